@@ -1,0 +1,263 @@
+"""What can go wrong, and the gateway's table of codes.
+
+The tree:
+
+    IhuyiVoiceError
+    ├── InvalidRequestError      refused by the local check (also a ValueError)
+    ├── QuotaExceededError       the per-number limit was reached; `retry_after` seconds
+    ├── NotSentError             nothing was written: no slot, DNS, connect, TLS, proxy
+    ├── OutcomeUnknownError      something may have been written and no readable answer came
+    └── GatewayError             the gateway answered with a code other than 2
+        ├── AuthenticationError          401, 402, 405
+        ├── AccessDeniedError            400, 4052
+        ├── AccountFrozenError           4050, 408
+        ├── InsufficientBalanceError     4051
+        ├── InvalidMobileError           403, 406
+        ├── BlockedMobileError           4030
+        ├── InvalidContentError          404, 407, 4070
+        ├── SubmitFailedError            0
+        └── UnrecognizedCodeError        every other code
+
+Nothing here sends, decides or logs. Texts carry no key, no password, no
+verification code, and numbers only masked: whoever raises keeps it so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+def _restore(
+    cls: type[IhuyiVoiceError], args: tuple[Any, ...], state: dict[str, Any]
+) -> IhuyiVoiceError:
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(state)
+    return error
+
+
+class IhuyiVoiceError(Exception):
+    """The root of everything this library raises about a request.
+
+    Attributes:
+        may_have_rung: True when a phone may have rung for this request. A
+            request whose error says True must not be repeated blindly.
+    """
+
+    may_have_rung: bool = False
+
+    def __reduce__(
+        self,
+    ) -> tuple[Any, tuple[type[IhuyiVoiceError], tuple[Any, ...], dict[str, Any]]]:
+        # The constructors take facts, `args` holds the finished text: the
+        # default pickling would call the one with the other.
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+class InvalidRequestError(IhuyiVoiceError, ValueError):
+    """The local check refused the request: nothing was sent, no phone rang."""
+
+
+class QuotaExceededError(IhuyiVoiceError):
+    """The limit of calls to one number was reached: nothing was sent, no phone rang.
+
+    Attributes:
+        retry_after: seconds until a call to this number is allowed again.
+    """
+
+    def __init__(self, masked_mobile: str, retry_after: float) -> None:
+        self.retry_after = retry_after
+        super().__init__(
+            f"the limit of calls to {masked_mobile} is reached; nothing was sent,"
+            f" no phone rang; allowed again in {retry_after:.1f} s"
+        )
+
+
+class NotSentError(IhuyiVoiceError):
+    """Nothing was written to the gateway: no phone rang, repeating is safe.
+
+    Raised when no slot came free in time, or when the name could not be
+    resolved, the connection, its TLS handshake or the proxy failed. The
+    original exception, where there is one, is the `__cause__`.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"not sent: {reason}; nothing was written, no phone rang, repeating is safe"
+        )
+
+
+class OutcomeUnknownError(IhuyiVoiceError):
+    """The request may have reached the gateway and no readable answer came back.
+
+    For a submit `may_have_rung` is True: do not repeat it blindly, a repeat
+    may ring the phone a second time. For a balance query it is False.
+    """
+
+    def __init__(self, reason: str, *, may_have_rung: bool = True) -> None:
+        self.may_have_rung = may_have_rung
+        advice = (
+            "the phone may have rung, do not repeat this blindly"
+            if may_have_rung
+            else "this was a balance query, no phone was involved, repeating is safe"
+        )
+        super().__init__(f"outcome unknown: {reason}; {advice}")
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """One row of the gateway's table of codes.
+
+    Attributes:
+        number: the code as the gateway sends it.
+        vendor_text: the vendor's own words for it (Chinese).
+        meaning: the same in English.
+        account_level: True when the account, not this one request, is the
+            problem, so that every further request would meet it too.
+    """
+
+    number: int
+    vendor_text: str
+    meaning: str
+    account_level: bool = False
+
+
+ACCEPTED = 2
+"""The code of success, for a submit and for a balance query."""
+
+CODES: dict[int, Code] = {
+    code.number: code
+    for code in (
+        Code(ACCEPTED, "提交成功", "accepted"),
+        Code(0, "提交失败", "submit failed"),
+        Code(400, "非法ip访问", "the caller's IP address is refused", account_level=True),
+        Code(401, "帐号不能为空", "the account (APIID) is missing", account_level=True),
+        Code(402, "密码不能为空", "the password is missing", account_level=True),
+        Code(
+            405,
+            "用户名或密码不正确",
+            "wrong account or password, or a wrong clock with the dynamic password",
+            account_level=True,
+        ),
+        Code(4050, "账号被冻结", "the account is frozen", account_level=True),
+        Code(4051, "剩余条数不足", "the balance is used up", account_level=True),
+        Code(
+            4052,
+            "访问ip与备案ip不符",
+            "the caller's IP address is not the registered one",
+            account_level=True,
+        ),
+        Code(
+            408,
+            "您的帐户疑被恶意利用,已被自动冻结,如有疑问请与客服联系。",
+            "the account was frozen automatically for suspected abuse",
+            account_level=True,
+        ),
+        Code(403, "手机号码不能为空", "the mobile number is missing"),
+        Code(406, "手机格式不正确", "the mobile number is malformed"),
+        Code(4030, "手机号码已被列入黑名单", "the mobile number is blacklisted"),
+        Code(404, "语音内容不能为空", "the content is missing"),
+        Code(407, "短信内容含有敏感字符", "the content has banned characters"),
+        Code(4070, "语音验证码内容必须为4-6位数字", "the content must be 4-6 digits"),
+    )
+}
+"""The vendor's table for the voice product; sibling products use the same
+numbers for other things, so no row is taken from them."""
+
+
+class GatewayError(IhuyiVoiceError):
+    """The gateway answered with a code other than 2: refused, not billed, no phone rang.
+
+    Attributes:
+        code: the gateway's code.
+        msg: the gateway's own words; their wording drifts, do not match on them.
+        meaning: the same in English, from the vendor's table.
+        account_level: True when every further request of this account would
+            be refused the same way.
+    """
+
+    codes: ClassVar[tuple[int, ...]] = ()
+
+    def __init__(self, code: int, msg: str, hint: str = "") -> None:
+        row = CODES.get(code)
+        self.code = code
+        self.msg = msg
+        self.meaning = (
+            row.meaning if row else "the voice product documents no such code"
+        )
+        self.account_level = row is not None and row.account_level
+        text = f"the gateway refused with code {code}: {self.meaning} (its words: {msg!r})"
+        super().__init__(f"{text}; {hint}" if hint else text)
+
+
+class AuthenticationError(GatewayError):
+    """401, 402, 405: account or password missing or wrong.
+
+    405 is also what a wrong local clock leads to with the dynamic password;
+    where the answer's `Date` header shows the clock off by more than a
+    minute, the text says by how much.
+    """
+
+    codes = (401, 402, 405)
+
+
+class AccessDeniedError(GatewayError):
+    """400, 4052: the caller's IP address is refused or not the registered one."""
+
+    codes = (400, 4052)
+
+
+class AccountFrozenError(GatewayError):
+    """4050, 408: the account is frozen, by the vendor or for suspected abuse."""
+
+    codes = (4050, 408)
+
+
+class InsufficientBalanceError(GatewayError):
+    """4051: the balance is used up."""
+
+    codes = (4051,)
+
+
+class InvalidMobileError(GatewayError):
+    """403, 406: the gateway finds the mobile number missing or malformed."""
+
+    codes = (403, 406)
+
+
+class BlockedMobileError(GatewayError):
+    """4030: the mobile number is on the vendor's blacklist."""
+
+    codes = (4030,)
+
+
+class InvalidContentError(GatewayError):
+    """404, 407, 4070: the gateway refuses the content."""
+
+    codes = (404, 407, 4070)
+
+
+class SubmitFailedError(GatewayError):
+    """0: the gateway failed to submit the call, without a reason."""
+
+    codes = (0,)
+
+
+class UnrecognizedCodeError(GatewayError):
+    """A code that the voice product does not document: number and text are kept."""
+
+
+_CLASS_BY_CODE: dict[int, type[GatewayError]] = {
+    code: cls for cls in GatewayError.__subclasses__() for code in cls.codes
+}
+
+
+def gateway_error(code: int, msg: str, hint: str = "") -> GatewayError:
+    """The error of the right class for a refusal.
+
+    Args:
+        code: the gateway's code, any but 2.
+        msg: the gateway's own words.
+        hint: what else is known, appended to the text.
+    """
+    return _CLASS_BY_CODE.get(code, UnrecognizedCodeError)(code, msg, hint)

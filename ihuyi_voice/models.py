@@ -1,0 +1,277 @@
+"""The values that go in and come out, and the masking that keeps them quiet.
+
+Frozen dataclasses; nothing here sends, signs or waits. What is printed of
+them shows neither a key nor a verification code, and numbers only masked.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+from urllib.parse import urlsplit
+
+from .errors import InvalidRequestError
+
+AnswerFormat = Literal["json", "xml"]
+
+DEFAULT_BASE_URL = "https://api.voice.ihuyi.com"
+
+
+def mask_mobile(mobile: str) -> str:
+    """`139****5678` for an 11-digit number; anything else shows no character of itself."""
+    if len(mobile) == 11 and mobile.isascii() and mobile.isdigit():
+        return f"{mobile[:3]}****{mobile[7:]}"
+    return "****"
+
+
+def generate_code(length: int = 6) -> str:
+    """A fresh verification code of `length` ASCII digits, drawn from `secrets`.
+
+    Args:
+        length: 4, 5 or 6: what the gateway reads out.
+
+    Raises:
+        InvalidRequestError: for any other length.
+    """
+    if isinstance(length, bool) or length not in (4, 5, 6):
+        msg = f"length must be 4, 5 or 6 digits, not {length!r}"
+        raise InvalidRequestError(msg)
+    return f"{secrets.randbelow(10**length):0{length}d}"
+
+
+class Secret:
+    """A string that no repr, no dataclass dump and no pickle shows.
+
+    `reveal()` is the one way to the value.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The value itself."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret('****')"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and secrets.compare_digest(
+            self._value.encode(), other._value.encode()
+        )
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Secret:
+        # `dataclasses.asdict` copies deeply; a secret is immutable.
+        return self
+
+    def __reduce__(self) -> str:
+        msg = "a Secret is not pickled: hand the key to the other process by environment or file"
+        raise TypeError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to reach the gateway and as whom; checked when it is made.
+
+    Attributes:
+        api_id: the account's APIID.
+        api_key: the account's APIKEY.
+        base_url: scheme and host, nothing more.
+        dynamic_password: sign each request (True) or send the key itself.
+        answer_format: what the gateway is asked to answer in.
+        timeout: seconds for one request, from the wait for a slot to the
+            last byte of the answer.
+        connect_timeout: seconds for one attempt to connect, TLS included.
+        connect_attempts: how often connecting is tried.
+        max_connections: how many requests may be in flight at once.
+
+    Raises:
+        ValueError: naming the setting that is wrong and what it takes.
+        TypeError: naming the setting that is of the wrong type.
+    """
+
+    api_id: str
+    api_key: Secret
+    base_url: str = DEFAULT_BASE_URL
+    dynamic_password: bool = True
+    answer_format: AnswerFormat = "json"
+    timeout: float = 15.0
+    connect_timeout: float = 5.0
+    connect_attempts: int = 3
+    max_connections: int = 100
+
+    def __post_init__(self) -> None:
+        _check_credential("api_id", self.api_id)
+        _check_credential("api_key", self.api_key.reveal())
+        object.__setattr__(self, "base_url", _checked_base_url(self.base_url))
+        if self.answer_format not in ("json", "xml"):
+            msg = f"answer_format must be 'json' or 'xml', not {self.answer_format!r}"
+            raise ValueError(msg)
+        _check_seconds("timeout", self.timeout)
+        _check_seconds("connect_timeout", self.connect_timeout)
+        check_count("connect_attempts", self.connect_attempts)
+        check_count("max_connections", self.max_connections)
+
+
+def _check_credential(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        msg = f"{name} must be a str, not {type(value).__name__}"
+        raise TypeError(msg)
+    if not value or value != value.strip():
+        msg = (
+            f"{name} is empty or has blanks around it;"
+            " copy it from the account's page without them"
+        )
+        raise ValueError(msg)
+    if not value.isprintable():
+        msg = f"{name} has a character that cannot be printed; copy it anew from the account's page"
+        raise ValueError(msg)
+
+
+def _checked_base_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except (ValueError, AttributeError, TypeError):
+        parts, host, port = None, None, None
+    # The URL itself is not shown: it may hold a user's name and password.
+    if parts is None or parts.scheme not in ("http", "https") or not host or port == 0:
+        msg = f"base_url must be http(s)://host[:port], like {DEFAULT_BASE_URL!r}"
+        raise ValueError(msg)
+    if parts.username is not None or parts.password is not None:
+        msg = "base_url must not hold a user name or password"
+        raise ValueError(msg)
+    if parts.path not in ("", "/") or "?" in url or "#" in url:
+        msg = (
+            "base_url must be scheme and host alone, without a path or query:"
+            " the path /webservice/voice.php is added by the client"
+        )
+        raise ValueError(msg)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _check_seconds(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        msg = f"{name} is in seconds, an int or a float, not {type(value).__name__}"
+        raise TypeError(msg)
+    if not math.isfinite(value) or value <= 0:
+        msg = f"{name} must be a finite number of seconds above 0, not {value!r}"
+        raise ValueError(msg)
+
+
+def check_count(name: str, value: int) -> None:
+    """Raise TypeError or ValueError unless `value` is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        msg = f"{name} must be an int, not {type(value).__name__}"
+        raise TypeError(msg)
+    if value < 1:
+        msg = f"{name} must be at least 1, not {value}"
+        raise ValueError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitRequest:
+    """One call to place. The repr shows neither the code nor the full number.
+
+    It is checked when it is submitted, not when it is made, so that a list of
+    them can be built from a file whose bad rows are reported one by one.
+
+    Attributes:
+        mobile: one mainland number; blanks, hyphens and a +86/0086/86 prefix
+            are stripped.
+        content: the verification code, a str of 4-6 ASCII digits.
+        idempotency_key: names the request across processes; needs a ledger.
+    """
+
+    mobile: str
+    content: str
+    idempotency_key: str | None = None
+
+    def __repr__(self) -> str:
+        # A row read from a file may hold anything at all, hence the str().
+        return (
+            f"SubmitRequest(mobile={mask_mobile(str(self.mobile))!r}, content='****',"
+            f" idempotency_key={self.idempotency_key!r})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer, whatever it says.
+
+    Attributes:
+        status: the HTTP status.
+        body: at most one byte more than an answer of the gateway may have.
+        date: the `Date` header, None where there was none.
+    """
+
+    status: int
+    body: bytes
+    date: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitResult:
+    """The gateway accepted the call (code 2): the phone rings, usually within 5 s.
+
+    Accepted does not mean answered by a person.
+
+    Attributes:
+        voice_id: the gateway's id of the call, 9 to 20 digits kept to the
+            digit, or None where the answer had none.
+        msg: the gateway's own words.
+        mobile: the number that was called, 11 digits. The repr masks it.
+    """
+
+    voice_id: str | None
+    msg: str
+    mobile: str
+
+    def __repr__(self) -> str:
+        return (
+            f"SubmitResult(voice_id={self.voice_id!r}, msg={self.msg!r},"
+            f" mobile={mask_mobile(self.mobile)!r})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """What the account has left.
+
+    Attributes:
+        remaining: calls left.
+        msg: the gateway's own words.
+    """
+
+    remaining: int
+    msg: str
+
+
+class OutcomeStatus(Enum):
+    """What became of a request; exactly one of these, always."""
+
+    INVALID = "invalid"
+    """The local check refused it: nothing was sent."""
+    LIMITED = "limited"
+    """The per-number limit was reached: nothing was sent."""
+    NOT_SENT = "not_sent"
+    """Nothing was written: no slot, DNS, connect, TLS or proxy failed."""
+    UNKNOWN = "unknown"
+    """Something may have been written and no readable answer came: the phone may have rung."""
+    REFUSED = "refused"
+    """The gateway answered with a code other than 2: no phone rang."""
+    ACCEPTED = "accepted"
+    """The gateway answered 2: the phone rings."""
+    REPLAYED = "replayed"
+    """Known from the ledger as done earlier: nothing was sent now."""
