@@ -1,1 +1,70 @@
+"""Voice-verification calls through iHuyi (互亿无线).
+
+No phone is rung twice for one request, every request ends in one stated
+outcome, and no secret leaks.
+
+    from ihuyi_voice import AsyncVoiceClient, VoiceClient
+
+`AsyncVoiceClient` is for asyncio, `VoiceClient` for blocking code; both place
+calls with `submit` and read what is left with `query_balance`.
+`ihuyi_voice.sandbox` holds a local gateway to try it against.
+"""
+
+from .client import AsyncVoiceClient
+from .errors import (
+    AccessDeniedError,
+    AccountFrozenError,
+    AuthenticationError,
+    BlockedMobileError,
+    GatewayError,
+    IhuyiVoiceError,
+    InsufficientBalanceError,
+    InvalidContentError,
+    InvalidMobileError,
+    InvalidRequestError,
+    NotSentError,
+    OutcomeUnknownError,
+    QuotaExceededError,
+    SubmitFailedError,
+    UnrecognizedCodeError,
+)
+from .models import Balance, OutcomeStatus, SubmitRequest, SubmitResult, generate_code
+from .quota import MemoryQuotaStore, QuotaStore, RecipientQuota
+from .sync import VoiceClient
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "AccessDeniedError",
+    "AccountFrozenError",
+    "AsyncVoiceClient",
+    "AuthenticationError",
+    "Balance",
+    "BlockedMobileError",
+    "GatewayError",
+    "IhuyiVoiceError",
+    "InsufficientBalanceError",
+    "InvalidContentError",
+    "InvalidMobileError",
+    "InvalidRequestError",
+    "MemoryQuotaStore",
+    "NotSentError",
+    "OutcomeStatus",
+    "OutcomeUnknownError",
+    "QuotaExceededError",
+    "QuotaStore",
+    "RecipientQuota",
+    "SubmitFailedError",
+    "SubmitRequest",
+    "SubmitResult",
+    "UnrecognizedCodeError",
+    "VoiceClient",
+    "__version__",
+    "generate_code",
+]
+
+for _name in __all__:
+    # So that reprs, tracebacks and pickles name the public place, not a room of it.
+    if hasattr(globals()[_name], "__module__"):
+        globals()[_name].__module__ = __name__
+del _name

@@ -92,9 +92,13 @@ class OutcomeUnknownError(IhuyiVoiceError):
 
     For a submit `may_have_rung` is True: do not repeat it blindly, a repeat
     may ring the phone a second time. For a balance query it is False.
+
+    Attributes:
+        reason: what happened, without the advice that the text adds.
     """
 
     def __init__(self, reason: str, *, may_have_rung: bool = True) -> None:
+        self.reason = reason
         self.may_have_rung = may_have_rung
         advice = (
             "the phone may have rung, do not repeat this blindly"

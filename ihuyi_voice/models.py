@@ -6,8 +6,8 @@ them shows neither a key nor a verification code, and numbers only masked.
 
 from __future__ import annotations
 
-import math
 import secrets
+import sys
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
@@ -36,7 +36,8 @@ def generate_code(length: int = 6) -> str:
     Raises:
         InvalidRequestError: for any other length.
     """
-    if isinstance(length, bool) or length not in (4, 5, 6):
+    # Neither True nor 4.0, which the comparison alone would take for 1 and 4.
+    if type(length) is not int or length not in (4, 5, 6):
         msg = f"length must be 4, 5 or 6 digits, not {length!r}"
         raise InvalidRequestError(msg)
     return f"{secrets.randbelow(10**length):0{length}d}"
@@ -95,6 +96,7 @@ class Settings:
         connect_timeout: seconds for one attempt to connect, TLS included.
         connect_attempts: how often connecting is tried.
         max_connections: how many requests may be in flight at once.
+        proxy: `http(s)://[user:password@]host[:port]`, or None for none.
 
     Raises:
         ValueError: naming the setting that is wrong and what it takes.
@@ -110,10 +112,11 @@ class Settings:
     connect_timeout: float = 5.0
     connect_attempts: int = 3
     max_connections: int = 100
+    proxy: Secret | None = None
 
     def __post_init__(self) -> None:
         _check_credential("api_id", self.api_id)
-        _check_credential("api_key", self.api_key.reveal())
+        _check_api_key(self.api_key)
         object.__setattr__(self, "base_url", _checked_base_url(self.base_url))
         if self.answer_format not in ("json", "xml"):
             msg = f"answer_format must be 'json' or 'xml', not {self.answer_format!r}"
@@ -122,6 +125,8 @@ class Settings:
         _check_seconds("connect_timeout", self.connect_timeout)
         check_count("connect_attempts", self.connect_attempts)
         check_count("max_connections", self.max_connections)
+        if self.proxy is not None:
+            _check_proxy(self.proxy.reveal())
 
 
 def _check_credential(name: str, value: object) -> None:
@@ -139,6 +144,13 @@ def _check_credential(name: str, value: object) -> None:
         raise ValueError(msg)
 
 
+def _check_api_key(value: object) -> None:
+    if not isinstance(value, Secret):
+        msg = f"api_key must be a Secret, not {type(value).__name__}"
+        raise TypeError(msg)
+    _check_credential("api_key", value.reveal())
+
+
 def _checked_base_url(url: str) -> str:
     try:
         parts = urlsplit(url)
@@ -146,7 +158,14 @@ def _checked_base_url(url: str) -> str:
     except (ValueError, AttributeError, TypeError):
         parts, host, port = None, None, None
     # The URL itself is not shown: it may hold a user's name and password.
-    if parts is None or parts.scheme not in ("http", "https") or not host or port == 0:
+    if (
+        parts is None
+        or parts.scheme not in ("http", "https")
+        or not host
+        or port == 0
+        or not url.isprintable()
+        or any(c in url for c in " \\")
+    ):
         msg = f"base_url must be http(s)://host[:port], like {DEFAULT_BASE_URL!r}"
         raise ValueError(msg)
     if parts.username is not None or parts.password is not None:
@@ -161,11 +180,24 @@ def _checked_base_url(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
+def _check_proxy(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except (ValueError, AttributeError, TypeError):
+        usable = False
+    if not usable:
+        # The URL itself is not shown: it may hold a password.
+        msg = "proxy must be http(s)://[user:password@]host[:port], or 'env' for the environment's"
+        raise ValueError(msg)
+
+
 def _check_seconds(name: str, value: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         msg = f"{name} is in seconds, an int or a float, not {type(value).__name__}"
         raise TypeError(msg)
-    if not math.isfinite(value) or value <= 0:
+    # Not math.isfinite: it cannot take an int beyond the floats.
+    if not 0 < value <= sys.float_info.max:
         msg = f"{name} must be a finite number of seconds above 0, not {value!r}"
         raise ValueError(msg)
 

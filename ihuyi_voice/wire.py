@@ -32,7 +32,7 @@ from .errors import (
     OutcomeUnknownError,
     gateway_error,
 )
-from .models import Balance, SubmitResult, mask_mobile
+from .models import Balance, SubmitResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -88,11 +88,13 @@ def _what_is_wrong_with_mobile(bare: str) -> str:
         return f"{expected}; it looks like several numbers: submit once per number"
     if bare.isdigit() and not bare.isascii():
         return f"{expected}; it has digits that are not ASCII: write them as 0-9"
-    if not (bare.isascii() and bare.lstrip("+").isdigit()):
+    if not (bare.isascii() and bare.removeprefix("+").isdigit()):
         return f"{expected}; it has characters other than digits"
+    if bare.startswith("+") and not bare.startswith("+86"):
+        return f"{expected}; its country code is not 86"
     if len(bare) == 11:
         return f"{expected}; its first two digits are not those of a mobile number"
-    return f"{expected}; it has {len(bare.lstrip('+'))} digits"
+    return f"{expected}; it has {len(bare.removeprefix('+'))} digits"
 
 
 def check_content(content: object) -> str:
@@ -308,6 +310,8 @@ def _readings(body: bytes) -> Iterator[str]:
         except UnicodeDecodeError:
             continue
     yield body.decode("utf-8", "replace")
+    # Of use where the second byte of a GBK character is a backslash.
+    yield body.decode("gb18030", "replace")
 
 
 def _xml_fields(body: bytes) -> Mapping[str, object]:
@@ -374,10 +378,13 @@ def _clock_hint(date: str, unix_time: int) -> str:
     from email.utils import parsedate_to_datetime
 
     try:
-        gateway_time = parsedate_to_datetime(date).timestamp()
+        gateway_time = parsedate_to_datetime(date)
     except (TypeError, ValueError, OverflowError):
         return ""
-    ahead = round(unix_time - gateway_time)
+    if gateway_time.tzinfo is None:
+        # It would be read in this machine's own zone, and be hours off.
+        return ""
+    ahead = round(unix_time - gateway_time.timestamp())
     if abs(ahead) <= 60:
         return ""
     way = "ahead of" if ahead > 0 else "behind"

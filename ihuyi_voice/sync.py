@@ -1,0 +1,320 @@
+"""The blocking client: one thread that owns the event loop, and plain wrappers.
+
+Nothing of the way of a request is decided here: every method hands a
+coroutine of `AsyncVoiceClient` to the thread and waits. Deadlines are kept in
+there; an interrupted wait cancels the coroutine, so that no call is placed
+after Ctrl-C has returned.
+
+The thread is a daemon and is stopped by a finaliser, so that a client that is
+never closed keeps neither the interpreter nor a forked child from exiting. A
+child does not touch what it inherited: it starts a thread of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import importlib.util
+import os
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, TypeVar
+
+import anyio
+from anyio.from_thread import BlockingPortal
+
+from .client import AsyncVoiceClient, options_from_env
+from .models import DEFAULT_BASE_URL
+from .quota import QuotaDefault
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Awaitable, Callable, Sequence
+    from types import TracebackType
+
+    import aiohttp
+    from typing_extensions import Self, Unpack
+
+    from .client import ClientOptions
+    from .models import AnswerFormat, Balance, SubmitResult
+    from .quota import RecipientQuota
+
+T = TypeVar("T")
+
+_CLOSED = "this client is closed: make a new one"
+
+
+class _LoopThread:
+    """A thread with an event loop, and one open client in it."""
+
+    def __init__(self, client: AsyncVoiceClient) -> None:
+        self.pid = os.getpid()
+        self._client = client
+        self._started: concurrent.futures.Future[BlockingPortal] = concurrent.futures.Future()
+        self._cancel_remaining = False
+        self._thread = threading.Thread(target=self._run, name="ihuyi-voice", daemon=True)
+        self._thread.start()
+        self.portal = self._started.result()
+
+    def stop(self, *, cancel_remaining: bool) -> None:
+        """End the loop and wait for it, from any thread but its own.
+
+        Calls on the way end by themselves, each within its own deadline,
+        unless they are to be cancelled. Does nothing in a forked child: the
+        thread is not there.
+        """
+        if os.getpid() != self.pid:
+            return
+        self._cancel_remaining = cancel_remaining
+        self._loop.call_soon_threadsafe(self._stop.set)
+        # The garbage collector may run a finaliser in any thread, this one included.
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        uvloop = importlib.util.find_spec("uvloop") is not None
+        try:
+            anyio.run(self._main, backend_options={"use_uvloop": uvloop})
+        except BaseException as exception:
+            if self._started.done():
+                raise
+            # Whoever waits for the start is told why there is none.
+            self._started.set_exception(exception)
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = anyio.Event()
+        async with self._client, BlockingPortal() as portal:
+            self._started.set_result(portal)
+            await self._stop.wait()
+            await portal.stop(cancel_remaining=self._cancel_remaining)
+
+
+class VoiceClient:
+    """Places voice-verification calls through iHuyi, blocking.
+
+    The same as `AsyncVoiceClient` in everything but the `await`. Safe to use
+    from many threads; usable after a fork, in parent and child. Use it with
+    `with`, or make it anywhere and call `close()` later or never.
+
+    Args:
+        api_id: the account's APIID.
+        api_key: the account's APIKEY; no repr, log or error shows it.
+        base_url: scheme and host of the gateway. Plain http is used only when
+            it says so.
+        dynamic_password: sign each request with a time-bound MD5 (True), or
+            send the key itself as the vendor also allows (False).
+        answer_format: "json" or "xml": what the gateway is asked to answer in.
+            Whatever it answers is read.
+        timeout: seconds for one request: from the wait for a slot over
+            connecting to the last byte of the answer.
+        connect_timeout: seconds for one attempt to connect, TLS included.
+        connect_attempts: how often connecting is tried, with random back-off,
+            within `timeout`. Nothing but connecting is ever tried again.
+        max_connections: how many requests may be on the way at once; further
+            ones wait for a slot.
+        ssl_context: for a private certificate authority; the system's by
+            default. Certificates are always verified unless it says otherwise.
+        proxy: `http(s)://[user:password@]host[:port]`, or "env" to take it
+            from the environment, which is ignored otherwise.
+        trace_configs: aiohttp trace configs, for instrumentation. Mind that
+            they are shown the signed body.
+        quota: the limit of calls per number, 2 a minute and 10 a day by
+            default; None for no limit.
+        clock: seconds since 1970; what is signed. Must be right to within the
+            gateway's tolerance, which is not published.
+        allow_running_loop: let a call block even where an event loop is
+            running in the same thread, which then stands still meanwhile.
+
+    Raises:
+        ValueError: a setting is wrong; the text says which and what it takes.
+        TypeError: a setting is of the wrong type.
+    """
+
+    def __init__(  # noqa: PLR0913 - the settings of one client, each with a default
+        self,
+        api_id: str,
+        api_key: str,
+        *,
+        base_url: str = DEFAULT_BASE_URL,
+        dynamic_password: bool = True,
+        answer_format: AnswerFormat = "json",
+        timeout: float = 15.0,
+        connect_timeout: float = 5.0,
+        connect_attempts: int = 3,
+        max_connections: int = 100,
+        ssl_context: ssl.SSLContext | None = None,
+        proxy: str | None = None,
+        trace_configs: Sequence[aiohttp.TraceConfig] = (),
+        quota: RecipientQuota | QuotaDefault | None = QuotaDefault.DEFAULT,
+        clock: Callable[[], float] = time.time,
+        allow_running_loop: bool = False,
+    ) -> None:
+        self._client = AsyncVoiceClient(
+            api_id,
+            api_key,
+            base_url=base_url,
+            dynamic_password=dynamic_password,
+            answer_format=answer_format,
+            timeout=timeout,
+            connect_timeout=connect_timeout,
+            connect_attempts=connect_attempts,
+            max_connections=max_connections,
+            ssl_context=ssl_context,
+            proxy=proxy,
+            trace_configs=trace_configs,
+            quota=quota,
+            clock=clock,
+        )
+        self._allow_running_loop = allow_running_loop
+        self._closed = False
+        self._lock = threading.Lock()
+        self._thread: _LoopThread | None = None
+        self._finalizer: weakref.finalize[..., VoiceClient] | None = None
+        _clients.add(self)
+
+    @classmethod
+    def from_env(cls, **overrides: Unpack[ClientOptions]) -> Self:
+        """A client for the account that the environment names.
+
+        Reads `IHUYI_VOICE_API_ID`, `IHUYI_VOICE_API_KEY` and, where it is set,
+        `IHUYI_VOICE_BASE_URL`.
+
+        Args:
+            **overrides: any argument of the class; they win over the environment.
+
+        Raises:
+            ValueError: a variable is not set, or as the class raises.
+        """
+        return cls(**options_from_env(overrides))
+
+    def submit(
+        self, mobile: str, content: str, *, idempotency_key: str | None = None
+    ) -> SubmitResult:
+        """Place one call that reads out a verification code.
+
+        Args:
+            mobile: one mainland number; blanks, hyphens and a +86/0086/86
+                prefix are stripped, then 1, 3-9 and nine digits must be left.
+            content: the code, a str of 4-6 ASCII digits.
+            idempotency_key: names the request across processes; needs a
+                ledger, without which it is an error.
+
+        Returns:
+            The gateway accepted the call: the phone rings, usually within 5 s.
+
+        Raises:
+            InvalidRequestError: the local check refused it; nothing was sent.
+            QuotaExceededError: the limit for this number is reached; nothing was sent.
+            NotSentError: nothing was written; repeating is safe.
+            OutcomeUnknownError: something may have been written and no readable
+                answer came: the phone may have rung, do not repeat it blindly.
+            GatewayError: the gateway refused; its subclass and code say why.
+            RuntimeError: the client is closed, or used where it cannot run.
+        """
+        return self._call("submit", lambda c: c.submit(mobile, content, idempotency_key=idempotency_key))
+
+    def query_balance(self) -> Balance:
+        """Ask how many calls the account has left.
+
+        Reading changes nothing, so it is tried again, up to `connect_attempts`
+        times within `timeout`, whatever way the transport failed.
+
+        Raises:
+            NotSentError: nothing was written.
+            OutcomeUnknownError: no readable answer came; `may_have_rung` is False.
+            GatewayError: the gateway refused; its subclass and code say why.
+            RuntimeError: the client is closed, or used where it cannot run.
+        """
+        return self._call("query_balance", lambda c: c.query_balance())
+
+    def close(self) -> None:
+        """Close the connections, after the calls on the way in other threads.
+
+        They end within their own deadlines. Closing twice does no harm; a
+        closed client cannot be used again.
+        """
+        with self._lock:
+            self._closed = True
+            thread, finalizer = self._thread, self._finalizer
+        if thread is not None and finalizer is not None and finalizer.detach():
+            thread.stop(cancel_remaining=False)
+
+    def __enter__(self) -> Self:
+        self._check_usable("submit")
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open" if self._thread else "not yet used"
+        return f"<{type(self).__name__} {self._client.base_url} {state}>"
+
+    def _call(self, name: str, start: Callable[[AsyncVoiceClient], Awaitable[T]]) -> T:
+        self._check_usable(name)
+        portal = self._running_thread().portal
+        future: concurrent.futures.Future[T] | None = None
+        try:
+            future = portal.start_task_soon(start, self._client)
+            return future.result()
+        except BaseException:
+            # Ctrl-C ends the wait alone; the call itself must end too.
+            if future is not None:
+                future.cancel()
+            raise
+
+    def _check_usable(self, name: str) -> None:
+        if self._closed:
+            raise RuntimeError(_CLOSED)
+        if self._allow_running_loop:
+            return
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        msg = (
+            f"VoiceClient.{name} would block the event loop that is running in this thread: write"
+            f" `await client.{name}(...)` with an AsyncVoiceClient (a notebook can await), or pass"
+            " allow_running_loop=True to block it all the same"
+        )
+        raise RuntimeError(msg)
+
+    def _running_thread(self) -> _LoopThread:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError(_CLOSED)
+            if self._thread is not None and self._thread.pid != os.getpid():
+                # Forked: the parent's loop and sockets are not ours to close.
+                _inherited.append(self._thread)
+                self._thread = None
+                self._client = self._client._twin()
+            if self._thread is None:
+                self._thread = _LoopThread(self._client)
+                self._finalizer = weakref.finalize(
+                    self, self._thread.stop, cancel_remaining=True
+                )
+            return self._thread
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()
+
+
+_clients: weakref.WeakSet[VoiceClient] = weakref.WeakSet()
+_inherited: list[_LoopThread] = []
+
+
+def _renew_locks() -> None:
+    # A fork may happen while another thread, which the child lacks, holds a lock.
+    for client in _clients:
+        client._renew_lock()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - absent on Windows alone
+    os.register_at_fork(after_in_child=_renew_locks)

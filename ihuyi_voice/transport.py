@@ -1,0 +1,270 @@
+"""How bytes reach the gateway and what is known when they do not.
+
+The only module that knows aiohttp, and the one place where its exceptions
+become ours. It sends what it is given once: no retry, no redirect, no
+decoding, no signing.
+
+Whether something may have been written is known, not guessed: every
+connection is handed out by `_Connector.connect`, and nothing can be written
+without one. An exception that comes before is a `NotSentError`, one that
+comes after is an `OutcomeUnknownError`. The exception's class only gives the
+words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Protocol
+
+import aiohttp
+from yarl import URL
+
+from .errors import NotSentError, OutcomeUnknownError
+from .models import Answer
+from .wire import CONTENT_TYPE, MAX_ANSWER_BYTES
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Sequence
+
+    from aiohttp.client_reqrep import ClientRequest
+    from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
+
+    from .errors import IhuyiVoiceError
+    from .models import Settings
+
+# Common servers close an idle connection after 5 s; one that is dropped just
+# when it is reused costs an unknown outcome.
+_KEEPALIVE_SECONDS = 4.0
+
+
+class Exchange:
+    """One request on its way: how long it may take and how far it got.
+
+    Attributes:
+        deadline: the moment, on `time.monotonic`, by which the answer's last
+            byte must have come.
+        may_have_been_written: False while it is certain that no byte was
+            written to the gateway.
+        connecting: the transport has asked for a connection.
+        connection: the connection it got.
+        expired: the deadline came first, and the connection was cut.
+    """
+
+    __slots__ = ("connecting", "connection", "deadline", "expired", "may_have_been_written")
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.may_have_been_written = False
+        self.connecting = False
+        self.connection: Connection | None = None
+        self.expired = False
+
+    def remaining(self) -> float:
+        """Seconds left until the deadline; negative when it has passed."""
+        return self.deadline - time.monotonic()
+
+
+class Transport(Protocol):
+    """The way to the gateway, in one method."""
+
+    async def post(self, target: str, body: bytes, exchange: Exchange) -> Answer:
+        """POST the form `body` to `target` (path and query) exactly once.
+
+        Raises:
+            NotSentError: certainly nothing was written.
+            OutcomeUnknownError: something may have been written, and no whole
+                answer came by the exchange's deadline.
+        """
+
+
+# Every exception of aiohttp's client by name (some are missing from the older
+# releases we allow): the words for it, and whether it can come up only before
+# a connection exists. The second matters only where aiohttp's session is
+# replaced, as test doubles do, so that our connector is never asked.
+_CONNECTING, _ANY_TIME = True, False
+WORDS: dict[str, tuple[str, bool]] = {
+    "ClientConnectorDNSError": ("the host name could not be resolved", _CONNECTING),
+    "ClientConnectorCertificateError": ("the server's certificate is not valid", _CONNECTING),
+    "ClientConnectorSSLError": ("the TLS handshake failed", _CONNECTING),
+    "ClientSSLError": ("the TLS handshake failed", _CONNECTING),
+    "ServerFingerprintMismatch": ("the server's certificate is not the pinned one", _CONNECTING),
+    "ClientProxyConnectionError": ("the proxy could not be reached", _CONNECTING),
+    "ClientHttpProxyError": ("the proxy refused to connect", _CONNECTING),
+    "UnixClientConnectorError": ("the connection could not be made", _CONNECTING),
+    "ClientConnectorError": ("the connection could not be made", _CONNECTING),
+    "ConnectionTimeoutError": ("connecting took too long", _CONNECTING),
+    "SocketTimeoutError": ("the connection fell silent", _ANY_TIME),
+    "ServerTimeoutError": ("the gateway took too long", _ANY_TIME),
+    "ServerDisconnectedError": ("the connection was closed without an answer", _ANY_TIME),
+    "ServerConnectionError": ("the connection broke", _ANY_TIME),
+    "ClientConnectionResetError": ("the connection was reset", _ANY_TIME),
+    "ClientOSError": ("the connection broke", _ANY_TIME),
+    "ClientConnectionError": ("the connection broke", _ANY_TIME),
+    "ClientPayloadError": ("the answer broke off", _ANY_TIME),
+    "UploadAbortedError": ("the request broke off", _ANY_TIME),
+    "ContentTypeError": ("the answer is not HTTP as it should be", _ANY_TIME),
+    "WSServerHandshakeError": ("the answer is not HTTP as it should be", _ANY_TIME),
+    "ClientResponseError": ("the answer is not HTTP as it should be", _ANY_TIME),
+    "WSMessageTypeError": ("the answer is not HTTP as it should be", _ANY_TIME),
+    "TooManyRedirects": ("the gateway redirected", _ANY_TIME),
+    "RedirectClientError": ("the gateway redirected", _ANY_TIME),
+    "InvalidUrlRedirectClientError": ("the gateway redirected", _ANY_TIME),
+    "NonHttpUrlRedirectClientError": ("the gateway redirected", _ANY_TIME),
+    "InvalidURL": ("the URL is not one", _CONNECTING),
+    "InvalidUrlClientError": ("the URL is not one", _CONNECTING),
+    "NonHttpUrlClientError": ("the URL is not one", _CONNECTING),
+    "ClientError": ("aiohttp failed", _ANY_TIME),
+    # Not aiohttp's: what the system or a caller's trace config may raise.
+    "ConnectionError": ("the connection broke", _ANY_TIME),
+    "TimeoutError": ("it took too long", _ANY_TIME),
+    "OSError": ("the system refused", _ANY_TIME),
+    "Exception": ("an unexpected exception", _ANY_TIME),
+}
+
+# Carries the exchange from `post` into the connector, through aiohttp.
+_current_exchange: ContextVar[Exchange] = ContextVar("ihuyi_voice_exchange")
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Hands out connections and notes that it did: the line between the phases."""
+
+    async def connect(
+        self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
+        exchange = _current_exchange.get()
+        exchange.connecting = True
+        connection = await super().connect(req, traces=traces, timeout=timeout)
+        exchange.connection = connection
+        exchange.may_have_been_written = True
+        return connection
+
+
+class AiohttpTransport:
+    """The `Transport` over one aiohttp session, which belongs to the running loop.
+
+    It never makes a request wait for a connection: whoever calls it limits
+    how many it has on the way.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        trace_configs: Sequence[aiohttp.TraceConfig] = (),
+    ) -> None:
+        self._base = URL(settings.base_url)
+        self._urls: dict[str, URL] = {}
+        self._timeout_seconds = settings.timeout
+        self._connect_seconds = settings.connect_timeout
+        self._timeout = _only_connecting(settings.connect_timeout)
+        self._proxy = None if settings.proxy is None else settings.proxy.reveal()
+        self._loop = asyncio.get_running_loop()
+        self._session = aiohttp.ClientSession(
+            connector=_Connector(
+                limit=0,
+                keepalive_timeout=_KEEPALIVE_SECONDS,
+                ssl=True if ssl_context is None else ssl_context,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Content-Type": CONTENT_TYPE, "User-Agent": "ihuyi-voice"},
+            # Nothing compressed is asked for, so a small answer cannot unpack
+            # into a large one.
+            skip_auto_headers=("Accept", "Accept-Encoding"),
+            auto_decompress=False,
+            timeout=self._timeout,
+            trust_env=False,
+            trace_configs=list(trace_configs),
+        )
+
+    async def post(self, target: str, body: bytes, exchange: Exchange) -> Answer:
+        """See `Transport.post`."""
+        remaining = exchange.remaining()
+        if remaining <= 0.0:
+            msg = f"the deadline of {self._timeout_seconds:g} s passed before it was its turn"
+            raise NotSentError(msg)
+        if self._session.closed:
+            msg = "the client was closed before it was its turn"
+            raise NotSentError(msg)
+        url = self._urls.get(target)
+        if url is None:
+            url = self._urls[target] = self._base.join(URL(target))
+        timeout = self._timeout
+        if remaining < self._connect_seconds:
+            timeout = _only_connecting(remaining)
+        token = _current_exchange.set(exchange)
+        deadline = self._loop.call_later(remaining, _expire, exchange)
+        try:
+            response = await self._session.post(
+                url, data=body, allow_redirects=False, timeout=timeout, proxy=self._proxy
+            )
+            try:
+                answer = await _read(response)
+            finally:
+                response.release()
+        except Exception as exception:  # noqa: BLE001 - translated, whatever it is
+            error = self._translate(exception, exchange)
+        else:
+            exchange.may_have_been_written = True
+            return answer
+        finally:
+            deadline.cancel()
+            _current_exchange.reset(token)
+        # Raised out here so that aiohttp's exception, whose text may quote
+        # the gateway, does not hang on as the context.
+        raise error from error.__cause__
+
+    async def aclose(self) -> None:
+        """Close every connection; requests on the way end as unknown."""
+        await self._session.close()
+
+    def _translate(self, exception: Exception, exchange: Exchange) -> IhuyiVoiceError:
+        names = (cls.__name__ for cls in type(exception).__mro__)
+        words, only_connecting = next(WORDS[name] for name in names if name in WORDS)
+        reason = f"{words} ({type(exception).__name__})"
+        if not exchange.may_have_been_written and (exchange.connecting or only_connecting):
+            error: IhuyiVoiceError = NotSentError(reason)
+            # The system's own words: aiohttp's exceptions may hold the proxy's password.
+            if isinstance(exception.__cause__, OSError):
+                error.__cause__ = exception.__cause__
+            return error
+        exchange.may_have_been_written = True
+        if exchange.expired:
+            reason = f"no whole answer within {self._timeout_seconds:g} s"
+        return OutcomeUnknownError(reason)
+
+
+def _only_connecting(seconds: float) -> aiohttp.ClientTimeout:
+    # aiohttp's timer for the whole request is dear; `_expire` does its work.
+    # It rounds long timeouts up to whole seconds unless the threshold is out of reach.
+    return aiohttp.ClientTimeout(total=None, connect=seconds, ceil_threshold=math.inf)
+
+
+def _expire(exchange: Exchange) -> None:
+    """Cut the connection at the deadline; the request then ends by itself.
+
+    Nothing is cancelled, so that a deadline and a cancellation cannot be
+    mistaken for each other. A connection that has been given back to the pool
+    has no transport here any more.
+    """
+    connection = exchange.connection
+    if connection is not None and connection.transport is not None:
+        exchange.expired = True
+        connection.transport.abort()
+
+
+async def _read(response: aiohttp.ClientResponse) -> Answer:
+    content = response.content
+    body = await content.readany()
+    while not content.at_eof() and len(body) <= MAX_ANSWER_BYTES:
+        body += await content.readany()
+    if len(body) > MAX_ANSWER_BYTES:
+        # The rest is not wanted, and the connection cannot be reused without it.
+        response.close()
+        body = body[: MAX_ANSWER_BYTES + 1]
+    return Answer(response.status, body, response.headers.get("Date"))
