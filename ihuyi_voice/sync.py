@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import importlib.util
 import os
 import threading
 import time
@@ -24,7 +23,9 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 from anyio.from_thread import BlockingPortal
 
+from ._loops import fast_loop_factory
 from .client import AsyncVoiceClient, options_from_env
+from .errors import OutcomeUnknownError
 from .models import DEFAULT_BASE_URL
 from .quota import QuotaDefault
 
@@ -73,9 +74,8 @@ class _LoopThread:
             self._thread.join()
 
     def _run(self) -> None:
-        uvloop = importlib.util.find_spec("uvloop") is not None
         try:
-            anyio.run(self._main, backend_options={"use_uvloop": uvloop})
+            anyio.run(self._main, backend_options={"loop_factory": fast_loop_factory()})
         except BaseException as exception:
             if self._started.done():
                 raise
@@ -264,6 +264,10 @@ class VoiceClient:
         try:
             future = portal.start_task_soon(start, self._client)
             return future.result()
+        except concurrent.futures.CancelledError:
+            # At the interpreter's exit, in a daemon thread.
+            reason = "the program ended while the request was on its way"
+            raise OutcomeUnknownError(reason, may_have_rung=name == "submit") from None
         except BaseException:
             # Ctrl-C ends the wait alone; the call itself must end too.
             if future is not None:

@@ -395,7 +395,7 @@ def _remaining(fields: Mapping[str, object]) -> int:
     value = fields.get("num")
     # A float is what a bare 20023.0 has become.
     number = str(value).strip() if isinstance(value, int | float | str) else ""
-    if not isinstance(value, bool) and (match := _whole_number(number)):
+    if match := _whole_number(number):
         return int(match[1])
     msg = "the answer has no readable balance"
     raise _UnreadableError(msg)

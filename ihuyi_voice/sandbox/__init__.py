@@ -1,0 +1,12 @@
+"""A local gateway for tests and first steps: it answers like the real one and rings no phone.
+
+It speaks HTTP and knows the gateway's codes and signing, never the clients.
+"""
+
+from __future__ import annotations
+
+from .chaos import Chaos
+from .gateway import SandboxGateway
+from .state import Attempt, Call
+
+__all__ = ["Attempt", "Call", "Chaos", "SandboxGateway"]

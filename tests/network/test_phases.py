@@ -25,7 +25,7 @@ from ihuyi_voice import (
     SubmitFailedError,
     SubmitResult,
 )
-from ihuyi_voice.transport import WORDS
+from ihuyi_voice.transport import WORDS, Exchange, _expire
 from tests.rogue import ACCEPTED, Connection, Rogue, http_answer
 
 if TYPE_CHECKING:
@@ -513,21 +513,27 @@ async def test_closed_while_waiting_for_the_answer() -> None:
     assert rogue.submits == 1
 
 
-async def test_a_deadline_does_not_touch_the_next_user_of_the_connection() -> None:
-    # The first answer is read whole; its deadline must die with it.
-    async def slow_second(connection: Connection) -> None:
-        await connection.read_request()
-        await connection.send(http_answer(ACCEPTED))
-        await connection.read_request()
-        await asyncio.sleep(0.4)
-        await connection.send(http_answer(ACCEPTED))
+async def test_a_late_deadline_does_not_touch_the_next_user_of_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Recorded(Exchange):
+        def __init__(self, deadline: float) -> None:
+            super().__init__(deadline)
+            exchanges.append(self)
 
-    rogue = Rogue(slow_second)
-    async with rogue.running(), client(rogue.url, timeout=0.5) as voice:
+    async def expire_the_first_during_the_second(connection: Connection) -> None:
+        while await connection.read_request():
+            _expire(exchanges[0] if len(exchanges) > 1 else Exchange(0.0))
+            await connection.send(http_answer(ACCEPTED))
+
+    exchanges: list[Exchange] = []
+    monkeypatch.setattr("ihuyi_voice.client.Exchange", Recorded)
+    rogue = Rogue(expire_the_first_during_the_second)
+    async with rogue.running(), client(rogue.url) as voice:
         await voice.submit(MOBILE, "1125")
-        await asyncio.sleep(0.2)
         assert SubmitResult("197362477", "ok", MOBILE) == await voice.submit(MOBILE, "1126")
     assert (2, 1) == (rogue.submits, rogue.connections)
+    assert [False, False] == [exchange.expired for exchange in exchanges]
 
 
 # --- the line itself ----------------------------------------------------------

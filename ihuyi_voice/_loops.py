@@ -1,0 +1,46 @@
+"""The event loop for threads and commands of our own: uvloop where it is installed.
+
+An application's loop is the application's business; this is for `VoiceClient`
+and the command line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+# Loaded here because nothing may register itself for the interpreter's exit
+# once the main thread has ended, and the loops load it at their first use.
+from concurrent.futures import ThreadPoolExecutor  # noqa: F401
+from functools import partial
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def fast_loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """What makes the fastest loop there is here."""
+    try:
+        import uvloop  # noqa: PLC0415 - an extra, and only this needs it
+    except ImportError:
+        return asyncio.new_event_loop
+
+    class ForkableLoop(uvloop.Loop):
+        """uvloop without libuv's thread pool.
+
+        At the exit of a forked child libuv joins the pool's threads, which
+        the child does not have, and crashes (uvloop 0.22, libuv 1.48).
+        uvloop uses the pool to look up addresses, numeric ones included.
+        """
+
+        async def getaddrinfo(  # type: ignore[no-untyped-def, override]
+            self, host, port, *, family=0, type=0, proto=0, flags=0  # noqa: A002, ANN001
+        ):
+            look_up = partial(socket.getaddrinfo, host, port, family, type, proto)
+            try:
+                return look_up(flags | socket.AI_NUMERICHOST)
+            except socket.gaierror:
+                return await self.run_in_executor(None, look_up, flags)
+
+    return ForkableLoop

@@ -1,0 +1,219 @@
+"""What may go wrong between the sandbox gateway and its caller, and the dice for it.
+
+Pure but for the seed that is drawn when none is given: a `Roll` says what is to
+happen to one answer, `server.py` does it to the socket.
+
+A submit may have rung the phone or not, and the fault says which:
+
+| fault | the submit | the caller sees |
+|---|---|---|
+| `close_before_reading` | not taken, not recorded | the connection closed |
+| `code` | recorded as refused, not placed, not billed | a readable refusal |
+| `no_answer` | taken | nothing, until it gives up or the gateway stops |
+| `close_after_placing` | taken | the connection closed |
+| `truncate` | taken | half a body under a full Content-Length, then the close |
+| `html_502` | taken | HTTP 502 with a page of HTML |
+| `garbage` | taken | HTTP 200 with random bytes or a page of HTML |
+
+"Taken" is judged and recorded as without chaos: placed when nothing is wrong
+with it, refused otherwise.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import orjson
+
+from ihuyi_voice.errors import ACCEPTED
+
+from .account import seconds
+
+Fault = Literal[
+    "close_before_reading",
+    "code",
+    "no_answer",
+    "close_after_placing",
+    "truncate",
+    "html_502",
+    "garbage",
+]
+
+# Also the order in which they are drawn: the first that strikes is the one.
+_FAULTS: tuple[Fault, ...] = (
+    "close_before_reading",
+    "code",
+    "no_answer",
+    "close_after_placing",
+    "truncate",
+    "html_502",
+    "garbage",
+)
+
+_LONGEST_CODE = 999_999_999
+
+_HTML_200 = b"<html><head><title>Welcome</title></head><body><h1>It works!</h1></body></html>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chaos:
+    """What goes wrong, and how often; checked when it is made.
+
+    Each answer of the gateway, to a Submit or a GetNum, draws anew. The faults
+    are drawn one by one in the order of the table in this module, each with
+    its own probability, and the first that strikes is the only one.
+
+    Attributes:
+        latency: seconds by which every answer is late. A submit is taken and
+            recorded when it arrives; only its answer waits.
+        latency_jitter: up to so many seconds more, drawn evenly for each answer.
+        close_before_reading: probability, 0 to 1, that the connection is
+            closed before the form is read: the submit is not taken.
+        code: this code is answered instead of placing the call. Any but 2,
+            of up to nine digits; None for no such answers.
+        code_probability: probability, 0 to 1, of answering `code`.
+        no_answer: probability, 0 to 1, that the connection is held open after
+            the submit was taken, and nothing is ever written to it.
+        close_after_placing: probability, 0 to 1, that the connection is
+            closed without an answer after the submit was taken.
+        truncate: probability, 0 to 1, that only the first half of the body
+            is sent, under the Content-Length of the whole.
+        html_502: probability, 0 to 1, of HTTP 502 with HTML instead of the answer.
+        garbage: probability, 0 to 1, of HTTP 200 with random bytes or HTML.
+        seed: the same seed draws the same faults for the same sequence of
+            requests; None draws a fresh one.
+
+    Raises:
+        ValueError: naming the setting that is wrong and what it takes.
+    """
+
+    latency: float = 0.0
+    latency_jitter: float = 0.0
+    close_before_reading: float = 0.0
+    code: int | None = None
+    code_probability: float = 1.0
+    no_answer: float = 0.0
+    close_after_placing: float = 0.0
+    truncate: float = 0.0
+    html_502: float = 0.0
+    garbage: float = 0.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        seconds("latency", self.latency)
+        seconds("latency_jitter", self.latency_jitter)
+        for name in (*_FAULTS, "code_probability"):
+            if name != "code":
+                _check_probability(name, getattr(self, name))
+        _check_code(self.code)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int | None):
+            msg = f"seed must be an int or None, not {self.seed!r}"
+            raise ValueError(msg)  # noqa: TRY004 - every wrong setting is a ValueError
+
+    def to_json(self) -> bytes:
+        """Every setting by its name, as `from_json` takes it."""
+        return orjson.dumps(self)
+
+    @classmethod
+    def from_json(cls, body: bytes) -> Chaos:
+        """The chaos that a JSON object describes; what it leaves out is off.
+
+        Raises:
+            ValueError: it is not a JSON object, has a key that is no setting,
+                or a value that its setting does not take.
+        """
+        try:
+            settings = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            msg = f"the body is not JSON: {error}"
+            raise ValueError(msg) from None
+        if not isinstance(settings, dict):
+            msg = 'the body must be a JSON object, such as {"no_answer": 0.1}'
+            raise ValueError(msg)  # noqa: TRY004 - a wrong body is a wrong value
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(settings.keys() - set(known)):
+            msg = f"unknown: {', '.join(unknown)}; there are {', '.join(known)}"
+            raise ValueError(msg)
+        return cls(**settings)
+
+
+def _check_probability(name: str, value: float) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= 1:
+        msg = f"{name} must be a probability between 0 and 1, not {value!r}"
+        raise ValueError(msg)
+
+
+def _check_code(code: int | None) -> None:
+    if code is None:
+        return
+    is_int = isinstance(code, int) and not isinstance(code, bool)
+    if not is_int or abs(code) > _LONGEST_CODE:
+        msg = f"code must be an int of up to nine digits or None, not {code!r}"
+        raise ValueError(msg)
+    if code == ACCEPTED:
+        msg = f"code must not be {ACCEPTED}: an accepted call that was not placed would be a lie"
+        raise ValueError(msg)
+
+
+NO_CHAOS = Chaos()
+
+
+@dataclass(frozen=True, slots=True)
+class Roll:
+    """What is to happen to one answer.
+
+    Attributes:
+        delay: seconds by which it is late.
+        fault: what goes wrong with it, None when nothing does.
+        code: what the fault `code` answers.
+        garbage: what the fault `garbage` sends.
+    """
+
+    delay: float = 0.0
+    fault: Fault | None = None
+    code: int | None = None
+    garbage: bytes = b""
+
+
+NOTHING_HAPPENS = Roll()
+
+
+class Dice:
+    """Draws a `Roll` for each answer, as a chaos and its seed have it."""
+
+    __slots__ = ("_calm", "_probabilities", "_random", "chaos")
+
+    def __init__(self, chaos: Chaos) -> None:
+        self.chaos = chaos
+        self._random = random.Random(chaos.seed)  # noqa: S311 - faults guard no secret
+        self._probabilities: list[tuple[Fault, float]] = [
+            (fault, probability)
+            for fault in _FAULTS
+            if (probability := _probability(chaos, fault)) > 0
+        ]
+        self._calm = not (self._probabilities or chaos.latency or chaos.latency_jitter)
+
+    def roll(self) -> Roll:
+        """What is to happen to the next answer."""
+        if self._calm:
+            return NOTHING_HAPPENS
+        delay = self.chaos.latency + self.chaos.latency_jitter * self._random.random()
+        for fault, probability in self._probabilities:
+            if self._random.random() < probability:
+                code = self.chaos.code if fault == "code" else None
+                return Roll(delay, fault, code, self._garbage() if fault == "garbage" else b"")
+        return Roll(delay)
+
+    def _garbage(self) -> bytes:
+        # Past a byte that begins neither XML nor JSON, any bytes will do.
+        return self._random.choice((_HTML_200, b"\xff" + self._random.randbytes(99)))
+
+
+def _probability(chaos: Chaos, fault: Fault) -> float:
+    if fault == "code":
+        return 0.0 if chaos.code is None else chaos.code_probability
+    probability: float = getattr(chaos, fault)
+    return probability

@@ -1,0 +1,168 @@
+"""The public class without HTTP: its settings, its record, its reset."""
+
+from __future__ import annotations
+
+import pytest
+
+from ihuyi_voice.sandbox import Attempt, Chaos, SandboxGateway
+from ihuyi_voice.sandbox.account import Account
+from ihuyi_voice.sandbox.chaos import NOTHING_HAPPENS
+from ihuyi_voice.sandbox.gateway import Setting
+from tests.sandbox.forms import MOBILE, NOW, balance_form, submit_form
+
+
+def submit(gateway: SandboxGateway, form: dict[str, str] | None = None) -> int:
+    form = submit_form() if form is None else form
+    return gateway.answer("Submit", form, "127.0.0.1", gateway.roll()).code
+
+
+def at_now() -> float:
+    return NOW
+
+
+def test_the_defaults_are_those_of_an_account_in_order() -> None:
+    gateway = SandboxGateway(clock=at_now)
+    assert Account() == Account(
+        **{name: getattr(gateway, name) for name in Account.__dataclass_fields__}
+    )
+    assert (False, Chaos()) == (gateway.frozen, gateway.chaos)
+    assert 2 == submit(gateway)
+
+
+def test_every_setting_counts_when_it_is_set_while_running() -> None:
+    gateway = SandboxGateway(clock=at_now)
+    gateway.api_id = "other"
+    assert 405 == submit(gateway)
+    gateway.api_id = "sandbox"
+    gateway.api_key = "other"
+    assert 405 == submit(gateway)
+    gateway.api_key = "sandbox-key"
+    gateway.blacklist |= {MOBILE}
+    assert 4030 == submit(gateway)
+    gateway.blacklist = []
+    gateway.banned_contents = ["1125"]
+    assert 407 == submit(gateway)
+    gateway.banned_contents = []
+    gateway.failing_mobiles = {"+86 139-1234-5678"}
+    assert 0 == submit(gateway)
+    gateway.failing_mobiles = []
+    gateway.allowed_ips = ["::1"]
+    assert 400 == submit(gateway)
+    gateway.allowed_ips = None
+    gateway.registered_ips = ["::1"]
+    assert 4052 == submit(gateway)
+    gateway.registered_ips = None
+    gateway.frozen = True
+    assert 4050 == submit(gateway)
+    gateway.frozen = False
+    gateway.balance = 0
+    assert 4051 == submit(gateway)
+    gateway.balance = 1
+    assert 2 == submit(gateway)
+    assert 0 == gateway.balance
+
+
+def test_ending_a_freeze_for_abuse() -> None:
+    gateway = SandboxGateway(abuse_limit=1, clock=at_now)
+    assert [401, 408] == [submit(gateway, {}), submit(gateway)]
+    assert gateway.frozen
+    gateway.frozen = False
+    assert 2 == submit(gateway)
+
+
+def test_addresses_are_compared_whatever_their_spelling() -> None:
+    gateway = SandboxGateway(allowed_ips=["0:0::1"])
+    assert frozenset({"::1"}) == gateway.allowed_ips
+
+
+def test_the_record_is_a_list_of_its_own() -> None:
+    gateway = SandboxGateway(clock=at_now)
+    submit(gateway)
+    gateway.calls.clear()
+    gateway.attempts.clear()
+    assert (1, 1) == (len(gateway.calls), len(gateway.attempts))
+
+
+def test_each_attempt_is_reported_and_a_balance_query_is_none() -> None:
+    seen: list[Attempt] = []
+    gateway = SandboxGateway(on_attempt=seen.append, clock=at_now)
+    submit(gateway)
+    submit(gateway, {})
+    gateway.answer("GetNum", balance_form(), "127.0.0.1", NOTHING_HAPPENS)
+    assert gateway.attempts == seen
+    assert [2, 401] == [attempt.code for attempt in seen]
+
+
+def test_reset_brings_back_how_it_was_constructed() -> None:
+    chaos = Chaos(code=4085, seed=1)
+    gateway = SandboxGateway(balance=7, frozen=True, blacklist=[MOBILE], chaos=chaos, clock=at_now)
+    gateway.frozen = False
+    gateway.chaos = Chaos()
+    gateway.blacklist = []
+    assert 2 == submit(gateway)
+    first_id = gateway.calls[0].voice_id
+    gateway.reset()
+    assert ([], [], 7, True, chaos) == (
+        gateway.calls, gateway.attempts, gateway.balance, gateway.frozen, gateway.chaos,
+    )  # fmt: skip
+    assert frozenset({MOBILE}) == gateway.blacklist
+    gateway.frozen = False
+    gateway.chaos = Chaos()
+    gateway.blacklist = []
+    submit(gateway)
+    gateway.reset()
+    assert 7 == gateway.balance
+    assert "100000001" == first_id
+
+
+def test_reset_leaves_an_account_unfrozen_that_was_so() -> None:
+    gateway = SandboxGateway(clock=at_now)
+    gateway.frozen = True
+    gateway.reset()
+    assert not gateway.frozen
+
+
+def test_the_repr_says_what_happened_so_far() -> None:
+    gateway = SandboxGateway(balance=3, clock=at_now)
+    submit(gateway)
+    submit(gateway, {})
+    assert "SandboxGateway(api_id='sandbox', balance=2, calls=1, attempts=2)" == repr(gateway)
+
+
+def test_a_setting_looked_up_on_the_class_is_itself() -> None:
+    assert isinstance(SandboxGateway.balance, Setting)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("api_id", "", "must be a str that is not empty, not ''"),
+        ("api_key", 5, "must be a str that is not empty, not 5"),
+        ("balance", -1, "must be an int of at least 0, not -1"),
+        ("balance", 1.5, "must be an int of at least 0, not 1.5"),
+        ("balance", True, "must be an int of at least 0, not True"),
+        ("time_window", -1, "must be a finite number of seconds of at least 0, not -1"),
+        ("time_window", "600", "must be a finite number of seconds of at least 0, not '600'"),
+        ("allowed_ips", ["localhost"], "must hold IP addresses: 'localhost' does not appear"),
+        ("registered_ips", "127.0.0.1", "must be several str, as a list or a set"),
+        ("blacklist", ["123"], "must hold mobile numbers: mobile must be a mainland number"),
+        ("blacklist", MOBILE, "must be several str, as a list or a set"),
+        ("failing_mobiles", 5, "must be several str, as a list or a set"),
+        ("banned_contents", [4444], "must be a str that is not empty, not 4444"),
+        ("frozen", 1, "must be True or False, not 1"),
+        ("abuse_limit", 0, "must be an int of at least 1, not 0"),
+        ("frequency_limit", "yes", "must be True or False, not 'yes'"),
+        ("calls_per_minute", 0, "must be an int of at least 1, not 0"),
+        ("calls_per_day", True, "must be an int of at least 1, not True"),
+        ("chaos", {"garbage": 1}, "must be a Chaos, not "),
+    ],
+)
+def test_a_wrong_setting_is_named(name: str, value: object, text: str) -> None:
+    settings = {name: value}
+    with pytest.raises(ValueError, match=f"{name} .*{text}|{name} {text}"):
+        SandboxGateway(**settings)  # type: ignore[arg-type]
+    gateway = SandboxGateway()
+    before = getattr(gateway, name)
+    with pytest.raises(ValueError, match=text):
+        setattr(gateway, name, value)
+    assert before == getattr(gateway, name)

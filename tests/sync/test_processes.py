@@ -1,0 +1,302 @@
+"""The blocking client in processes of its own: exit, fork, Ctrl-C, threads.
+
+Each case is a script run by a fresh interpreter, with a timeout, whose output
+must be exact, and whose warnings are shown.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ihuyi_voice.sandbox import Chaos, SandboxGateway
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PRELUDE = """
+import gc, logging, os, signal, sys, threading, time
+from ihuyi_voice import *
+client = VoiceClient.from_env(quota=None)
+def submit(n=0):
+    return client.submit(f"139{n:08d}", "1125").msg
+"""
+
+
+@pytest.fixture
+def gateway() -> Iterator[SandboxGateway]:
+    gateway = SandboxGateway()
+    with gateway.serve_in_thread() as url:
+        gateway_url[gateway] = url
+        yield gateway
+    del gateway_url[gateway]
+
+
+gateway_url: dict[SandboxGateway, str] = {}
+
+
+def start(gateway: SandboxGateway, script: str) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ,
+        "IHUYI_VOICE_API_ID": "sandbox",
+        "IHUYI_VOICE_API_KEY": "sandbox-key",
+        "IHUYI_VOICE_BASE_URL": gateway_url[gateway],
+        "PYTHONWARNINGS": "default",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONUTF8": "1",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", PRELUDE + textwrap.dedent(script)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
+
+
+def run(gateway: SandboxGateway, script: str) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of the script."""
+    with start(gateway, script) as process:
+        try:
+            out, err = process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    return process.returncode, out, err
+
+
+def test_exit_without_close(gateway: SandboxGateway) -> None:
+    assert (0, "提交成功\n", "") == run(gateway, "print(submit())")
+    assert len(gateway.calls) == 1
+
+
+def test_exit_without_use(gateway: SandboxGateway) -> None:
+    assert (0, "", "") == run(gateway, "")
+
+
+def test_close_twice_then_use(gateway: SandboxGateway) -> None:
+    script = """
+    with client:
+        print(submit())
+    client.close()
+    for use in (submit, client.query_balance, client.__enter__):
+        try:
+            use()
+        except RuntimeError as error:
+            print(error)
+    """
+    closed = "this client is closed: make a new one\n"
+    assert (0, "提交成功\n" + 3 * closed, "") == run(gateway, script)
+
+
+def test_close_before_use(gateway: SandboxGateway) -> None:
+    script = """
+    client.close()
+    client.close()
+    print(client)
+    """
+    expected = f"<VoiceClient {gateway_url[gateway]} closed>\n"
+    assert (0, expected, "") == run(gateway, script)
+
+
+def test_garbage_collected_without_close(gateway: SandboxGateway) -> None:
+    script = """
+    print(submit(), threading.active_count())
+    del client
+    gc.collect()
+    print(threading.active_count())
+    """
+    assert (0, "提交成功 2\n1\n", "") == run(gateway, script)
+
+
+def test_exit_with_a_call_in_flight_in_a_daemon_thread(gateway: SandboxGateway) -> None:
+    gateway.chaos = Chaos(no_answer=1.0)
+    script = """
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
+    def call():
+        try:
+            submit()
+        except OutcomeUnknownError:
+            pass
+    threading.Thread(target=call, daemon=True).start()
+    from urllib.request import urlopen
+    while b"139" not in urlopen(client._client.base_url + "/_sandbox/calls").read():
+        pass
+    print("leaving")
+    """
+    status, out, err = run(gateway, script)
+    assert (0, "") == (status, err)
+    leaving, log = out.splitlines()
+    assert leaving == "leaving"
+    # Cancelled on the way out, and said to be unknown, not lost.
+    assert log.startswith("submit 139****0000 unknown code=- voice_id=- ")
+    assert len(gateway.attempts) == 1
+
+
+def test_a_thread_with_a_call_in_flight_is_waited_for(gateway: SandboxGateway) -> None:
+    gateway.chaos = Chaos(latency=0.3)
+    script = """
+    threading.Thread(target=lambda: print(submit())).start()
+    print("leaving")
+    """
+    assert (0, "leaving\n提交成功\n", "") == run(gateway, script)
+
+
+def test_close_waits_for_calls_in_other_threads(gateway: SandboxGateway) -> None:
+    gateway.chaos = Chaos(latency=0.3)
+    script = """
+    thread = threading.Thread(target=lambda: print(submit()))
+    thread.start()
+    from urllib.request import urlopen
+    while not client._thread or not client._client._transport:
+        time.sleep(0)
+    while client._client._slots.value == 100:
+        time.sleep(0)
+    client.close()
+    thread.join()
+    print("closed")
+    """
+    assert (0, "提交成功\nclosed\n", "") == run(gateway, script)
+
+
+FORK = """
+pid = os.fork()
+if pid == 0:
+    {child}
+    sys.exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+print("parent", submit(2))
+"""
+
+
+@pytest.mark.parametrize("before", ["", "submit(0)"])
+@pytest.mark.parametrize("child", ["pass", "print('child', submit(1))"])
+def test_fork(gateway: SandboxGateway, before: str, child: str) -> None:
+    script = f"import warnings; warnings.simplefilter('ignore', DeprecationWarning)\n{before}\n"
+    expected = "child 提交成功\n" if child != "pass" else ""
+    assert (0, f"{expected}7\nparent 提交成功\n", "") == run(
+        gateway, script + FORK.format(child=child)
+    )
+    assert len(gateway.calls) == 1 + bool(before) + (child != "pass")
+
+
+def test_fork_while_another_thread_is_calling(gateway: SandboxGateway) -> None:
+    """Locks that the missing thread held must not hold up the child."""
+    script = """
+    import warnings
+    warnings.simplefilter("ignore", DeprecationWarning)
+    client = VoiceClient.from_env(quota=RecipientQuota(per_minute=100_000, per_day=100_000))
+    done = threading.Event()
+    def call():
+        while not done.is_set():
+            submit()
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    submit()
+    children = []
+    for n in range(10):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(submit(1 + n) != "提交成功")
+        children.append(os.waitpid(pid, 0)[1])
+    done.set()
+    for thread in threads:
+        thread.join()
+    print(children)
+    """
+    assert (0, f"{[0] * 10}\n", "") == run(gateway, script)
+
+
+def test_fifty_threads(gateway: SandboxGateway) -> None:
+    script = """
+    from concurrent.futures import ThreadPoolExecutor
+    with ThreadPoolExecutor(50) as pool:
+        print(len({client.submit(f"139{n:08d}", "1125").voice_id for n in ()}) or
+              len(set(pool.map(lambda n: client.submit(f"139{n:08d}", "1125").voice_id, range(500)))))
+    print(sum(thread.name == "ihuyi-voice" for thread in threading.enumerate()))
+    """
+    assert (0, "500\n1\n", "") == run(gateway, script)
+    assert len({call.mobile for call in gateway.calls}) == len(gateway.calls) == 500
+
+
+def test_ctrl_c_during_a_call_returns_at_once_and_cancels(gateway: SandboxGateway) -> None:
+    gateway.chaos = Chaos(no_answer=1.0)
+    script = """
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+    print("calling")
+    try:
+        submit()
+    except KeyboardInterrupt:
+        print("interrupted")
+    while client._client._slots.value < 100:
+        time.sleep(0)
+    client.close()
+    """
+    with start(gateway, script) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "calling\n"
+        while not gateway.attempts:
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+    assert (0, "") == (process.returncode, err)
+    interrupted, log = sorted(out.splitlines())
+    assert interrupted == "interrupted"
+    assert log.startswith("submit 139****0000 unknown code=- ")
+    assert len(gateway.attempts) == 1
+
+
+def test_refused_inside_a_running_loop_with_the_await_spelling(gateway: SandboxGateway) -> None:
+    script = """
+    import asyncio
+    async def main():
+        for use in (submit, client.query_balance, client.__enter__):
+            try:
+                use()
+            except RuntimeError as error:
+                print(error)
+    asyncio.run(main())
+    """
+    text = (
+        "VoiceClient.{0} would block the event loop that is running in this thread: write"
+        " `await client.{0}(...)` with an AsyncVoiceClient (a notebook can await), or pass"
+        " allow_running_loop=True to block it all the same\n"
+    )
+    expected = text.format("submit") + text.format("query_balance") + text.format("submit")
+    assert (0, expected, "") == run(gateway, script)
+    assert gateway.attempts == []
+
+
+def test_allow_running_loop(gateway: SandboxGateway) -> None:
+    script = """
+    import asyncio
+    client = VoiceClient.from_env(allow_running_loop=True)
+    async def main():
+        with client:
+            print(submit(), client.query_balance().remaining)
+    asyncio.run(main())
+    """
+    assert (0, "提交成功 999\n", "") == run(gateway, script)
+
+
+def test_a_thread_that_cannot_start_says_why(gateway: SandboxGateway) -> None:
+    script = """
+    def fail(*_, **__):
+        raise OSError("no more files")
+    import ihuyi_voice.client
+    ihuyi_voice.client.AiohttpTransport = fail
+    try:
+        submit()
+    except OSError as error:
+        print(error)
+    """
+    assert (0, "no more files\n", "") == run(gateway, script)
