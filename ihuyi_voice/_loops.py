@@ -34,7 +34,7 @@ def fast_loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
         uvloop uses the pool to look up addresses, numeric ones included.
         """
 
-        async def getaddrinfo(  # type: ignore[no-untyped-def, override]
+        async def getaddrinfo(  # type: ignore[no-untyped-def]
             self, host, port, *, family=0, type=0, proto=0, flags=0  # noqa: A002, ANN001
         ):
             look_up = partial(socket.getaddrinfo, host, port, family, type, proto)

@@ -454,12 +454,16 @@ def _stated(exception: BaseException, exchange: Exchange) -> BaseException:
     return NotSentError(reason)
 
 
+def status_of(error: IhuyiVoiceError) -> OutcomeStatus:
+    """The outcome that an error of this library states."""
+    return next(status for cls, status in _STATUS_BY_ERROR.items() if isinstance(error, cls))
+
+
 def _status(end: SubmitResult | Balance | BaseException, exchange: Exchange) -> OutcomeStatus:
     if not isinstance(end, BaseException):
         return OutcomeStatus.ACCEPTED
-    for error, status in _STATUS_BY_ERROR.items():
-        if isinstance(end, error):
-            return status
+    if isinstance(end, IhuyiVoiceError):
+        return status_of(end)
     # A cancellation.
     return OutcomeStatus.UNKNOWN if exchange.may_have_been_written else OutcomeStatus.NOT_SENT
 

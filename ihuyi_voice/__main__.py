@@ -1,0 +1,21 @@
+"""`ihuyi-voice` and `python -m ihuyi_voice`: the way into the command line.
+
+Apart from `cli.py` so that a missing extra is one clear line.
+"""
+
+import sys
+
+
+def main() -> None:
+    """Run the command line, or say what it needs."""
+    try:
+        from .cli import app  # noqa: PLC0415 - typer and rich are an extra
+    except ModuleNotFoundError as error:
+        if error.name not in ("typer", "rich"):
+            raise
+        sys.exit("the command line needs an extra: pip install 'ihuyi-voice[cli]'")
+    app(prog_name="ihuyi-voice")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,311 @@
+"""The command line: parse, call, print.
+
+Every way a request can end has an exit status of its own, and every error is
+one line on stderr. The API key is read from the environment, a file or a
+prompt; there is no option for it, because other users can read a process's
+arguments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import anyio
+import typer
+
+from ._loops import fast_loop_factory
+from .client import status_of
+from .errors import ACCEPTED, GatewayError, IhuyiVoiceError, OutcomeUnknownError
+from .errors import InvalidRequestError, QuotaExceededError
+from .models import DEFAULT_BASE_URL, OutcomeStatus, generate_code, mask_mobile
+from .sync import VoiceClient
+from .wire import check_content, check_mobile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .models import SubmitResult
+    from .sandbox import Attempt
+
+EXIT_STATUSES = {
+    OutcomeStatus.ACCEPTED: 0,
+    OutcomeStatus.INVALID: 2,
+    OutcomeStatus.REFUSED: 3,
+    OutcomeStatus.NOT_SENT: 4,
+    OutcomeStatus.LIMITED: 5,
+    OutcomeStatus.UNKNOWN: 6,
+}
+EXIT_USAGE = 2
+EXIT_BELOW = 7
+
+_STATUS_HELP = """
+
+Exit status: 0 accepted · 2 invalid number, content, option or credentials, nothing sent ·
+3 refused by the gateway · 4 not sent, repeating is safe · 5 over the limit for this number ·
+6 [bold]unknown: the phone may have rung[/bold], do not repeat blindly.
+"""
+
+app = typer.Typer(
+    name="ihuyi-voice",
+    help="Voice-verification calls through iHuyi (互亿无线): no phone rung twice,"
+    " every outcome stated, no secret leaked.\n\n"
+    "Credentials: IHUYI_VOICE_API_ID and IHUYI_VOICE_API_KEY in the environment, or --api-id and"
+    " --api-key-file, or a prompt. To try it without an account: [bold]ihuyi-voice demo[/bold].",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+ApiId = Annotated[
+    str | None,
+    typer.Option(envvar="IHUYI_VOICE_API_ID", help="The account's APIID.", show_default=False),
+]
+ApiKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="A file that holds the account's APIKEY and nothing else. Without it the key is read"
+        " from IHUYI_VOICE_API_KEY, or asked for.",
+        show_default=False,
+    ),
+]
+BaseUrl = Annotated[
+    str,
+    typer.Option(envvar="IHUYI_VOICE_BASE_URL", help="Scheme and host of the gateway."),
+]
+Timeout = Annotated[float, typer.Option(help="Seconds for one request, connecting included.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+
+
+@dataclass(frozen=True)
+class Account:
+    """Whom to call as, and through which gateway."""
+
+    api_id: str | None
+    api_key_file: Path | None
+    base_url: str
+    timeout: float
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator[VoiceClient]:
+        """An open client; what is wrong with the account ends the program."""
+        api_id = self.api_id or fail("no APIID: set IHUYI_VOICE_API_ID, or give --api-id")
+        try:
+            client = VoiceClient(
+                api_id, self._key(), base_url=self.base_url, timeout=self.timeout
+            )
+        except ValueError as error:
+            fail(str(error))
+        with client:
+            yield client
+
+    def _key(self) -> str:
+        if self.api_key_file is not None:
+            try:
+                return self.api_key_file.read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                fail(f"cannot read the API key file: {error}")
+        if key := os.environ.get("IHUYI_VOICE_API_KEY"):
+            return key
+        if sys.stdin.isatty():
+            key = typer.prompt("APIKEY", hide_input=True, err=True)
+            return str(key)
+        fail("no API key: set IHUYI_VOICE_API_KEY, or give --api-key-file")
+
+
+def fail(message: str, status: int = EXIT_USAGE) -> NoReturn:
+    """One line on stderr, and out."""
+    typer.echo(f"ihuyi-voice: {message}", err=True)
+    raise typer.Exit(status)
+
+
+@app.command(epilog=_STATUS_HELP)
+def submit(  # noqa: PLR0913 - one argument per option
+    mobile: Annotated[
+        str,
+        typer.Argument(
+            help="The mainland number to call. Blanks, hyphens and +86, 0086, 86 are stripped."
+        ),
+    ],
+    content: Annotated[
+        str | None,
+        typer.Option(
+            help="The verification code, 4-6 digits. Without it one of six digits is drawn and"
+            " printed.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    api_id: ApiId = None,
+    api_key_file: ApiKeyFile = None,
+    base_url: BaseUrl = DEFAULT_BASE_URL,
+    timeout: Timeout = 15.0,
+    as_json: AsJson = False,
+) -> None:
+    """Place [bold]one call[/bold] that reads out a verification code. A real phone rings."""
+    drawn = None if content is not None else generate_code()
+    code = content if content is not None else drawn or ""
+    result: SubmitResult | IhuyiVoiceError
+    try:
+        # Checked here too, so that a bad number does not ask for a key first.
+        number = check_mobile(mobile)
+        with Account(api_id, api_key_file, base_url, timeout).client() as client:
+            result = client.submit(number, check_content(code))
+    except InvalidRequestError as error:
+        number, drawn, result = "", None, error
+    except IhuyiVoiceError as error:
+        result = error
+    except KeyboardInterrupt:
+        result = OutcomeUnknownError("interrupted while the request was on its way")
+    status = OutcomeStatus.ACCEPTED
+    if isinstance(result, IhuyiVoiceError):
+        status = status_of(result)
+        if not result.may_have_rung:
+            drawn = None
+    report = _submit_report(number, status, result, drawn)
+    if as_json:
+        typer.echo(json.dumps(report, ensure_ascii=False))
+    else:
+        _print_submit(report)
+    raise typer.Exit(EXIT_STATUSES[status])
+
+
+def _submit_report(
+    number: str, status: OutcomeStatus, result: SubmitResult | IhuyiVoiceError, drawn: str | None
+) -> dict[str, object]:
+    """What became of a submit, for machines; a drawn code is told to whoever asked for it."""
+    report: dict[str, object] = {
+        "status": status.value,
+        "may_have_rung": True,
+        "mobile": mask_mobile(number),
+    }
+    if drawn is not None:
+        report["content"] = drawn
+    if not isinstance(result, IhuyiVoiceError):
+        return report | {"code": ACCEPTED, "msg": result.msg, "voice_id": result.voice_id}
+    report |= {"may_have_rung": result.may_have_rung, "error": str(result)}
+    if isinstance(result, GatewayError):
+        report |= {"code": result.code, "msg": result.msg}
+    if isinstance(result, QuotaExceededError):
+        report["retry_after"] = result.retry_after
+    return report
+
+
+def _print_submit(report: dict[str, object]) -> None:
+    code = f"  code {report['content']}" if "content" in report else ""
+    if "error" in report:
+        typer.echo(f"ihuyi-voice: {report['error']}{code}", err=True)
+    else:
+        typer.echo(f"accepted  {report['mobile']}{code}  voice id {report['voice_id'] or '-'}")
+
+
+@app.command(
+    epilog="Exit status: as of [bold]submit[/bold], and 7 when less is left than --fail-below."
+)
+def balance(  # noqa: PLR0913 - one argument per option
+    fail_below: Annotated[
+        int | None,
+        typer.Option(
+            help="Exit with status 7 when fewer calls than this are left.", show_default=False
+        ),
+    ] = None,
+    *,
+    api_id: ApiId = None,
+    api_key_file: ApiKeyFile = None,
+    base_url: BaseUrl = DEFAULT_BASE_URL,
+    timeout: Timeout = 15.0,
+    as_json: AsJson = False,
+) -> None:
+    """Print how many calls the account has [bold]left[/bold]. No phone rings."""
+    try:
+        with Account(api_id, api_key_file, base_url, timeout).client() as client:
+            remaining = client.query_balance().remaining
+    except IhuyiVoiceError as error:
+        status = status_of(error)
+        if as_json:
+            typer.echo(json.dumps({"status": status.value, "error": str(error)}, ensure_ascii=False))
+            raise typer.Exit(EXIT_STATUSES[status]) from None
+        fail(str(error), EXIT_STATUSES[status])
+    typer.echo(json.dumps({"remaining": remaining}) if as_json else str(remaining))
+    if fail_below is not None and remaining < fail_below:
+        raise typer.Exit(EXIT_BELOW)
+
+
+@app.command()
+def sandbox(
+    *,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port; 0 takes a free one.")] = 8765,
+    balance: Annotated[int, typer.Option(help="Calls the account has left.")] = 1000,
+    blacklist: Annotated[
+        list[str] | None,
+        typer.Option(help="A number refused with 4030; may be given again.", show_default=False),
+    ] = None,
+    abuse_limit: Annotated[
+        int | None,
+        typer.Option(
+            help="Freeze the account after so many refusals in a row.", show_default=False
+        ),
+    ] = None,
+    frequency_limit: Annotated[
+        bool, typer.Option(help="Refuse a third call to a number within a minute.")
+    ] = False,
+) -> None:
+    """Run a [bold]local gateway[/bold] that answers like the real one and rings nobody.
+
+    It prints its URL and credentials, then each call it is sent. Chaos is
+    switched on with PUT /_sandbox/chaos, for example
+    [bold]curl -X PUT -d '{"no_answer": 0.1}' URL/_sandbox/chaos[/bold]. Ctrl-C stops it.
+    """
+    from .sandbox import SandboxGateway  # noqa: PLC0415 - the other commands do without
+
+    try:
+        gateway = SandboxGateway(
+            balance=balance,
+            blacklist=blacklist or (),
+            abuse_limit=abuse_limit,
+            frequency_limit=frequency_limit,
+            on_attempt=_print_attempt,
+        )
+    except ValueError as error:
+        fail(str(error))
+
+    async def serve() -> None:
+        async with gateway.serve(host, port) as url:
+            typer.echo(
+                f"sandbox gateway on {url} (no phone will ring; Ctrl-C stops it)\n"
+                f"  export IHUYI_VOICE_BASE_URL={url}\n"
+                f"  export IHUYI_VOICE_API_ID={gateway.api_id}\n"
+                f"  export IHUYI_VOICE_API_KEY={gateway.api_key}"
+            )
+            await asyncio.Event().wait()
+
+    # Ctrl-C, where the loop turned it into a cancellation or did not.
+    with contextlib.suppress(KeyboardInterrupt):
+        try:
+            anyio.run(serve, backend_options={"loop_factory": fast_loop_factory()})
+        except OSError as error:
+            fail(f"cannot listen on {host} port {port}: {error.strerror or error}", 1)
+    typer.echo(f"{len(gateway.calls)} placed of {len(gateway.attempts)} submits")
+
+
+def _print_attempt(attempt: Attempt) -> None:
+    moment = time.strftime("%H:%M:%S", time.localtime(attempt.time))
+    what = f"placed {attempt.voice_id}" if attempt.placed else f"refused {attempt.code}"
+    # It is a stranger's form: as a literal, so that it cannot steer the terminal.
+    typer.echo(f"{moment}  {what}  mobile {attempt.mobile!a}  content {attempt.content!a}")
+
+
+@app.command()
+def demo() -> None:
+    """[bold]Try it out[/bold]: calls of every outcome against a local gateway. No phone rings."""
+    from .demo import run_demo  # noqa: PLC0415 - the other commands do without
+
+    run_demo()

@@ -1,0 +1,268 @@
+"""The error tree, the table of codes, what the texts say, and that errors pickle."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+
+import pytest
+
+from ihuyi_voice import errors
+from ihuyi_voice.errors import (
+    ACCEPTED,
+    CODES,
+    AccessDeniedError,
+    AccountFrozenError,
+    AuthenticationError,
+    BlockedMobileError,
+    GatewayError,
+    IhuyiVoiceError,
+    InsufficientBalanceError,
+    InvalidContentError,
+    InvalidMobileError,
+    InvalidRequestError,
+    NotSentError,
+    OutcomeUnknownError,
+    QuotaExceededError,
+    SubmitFailedError,
+    UnrecognizedCodeError,
+    gateway_error,
+)
+
+CLASS_BY_CODE: dict[int, type[GatewayError]] = {
+    0: SubmitFailedError,
+    400: AccessDeniedError,
+    401: AuthenticationError,
+    402: AuthenticationError,
+    403: InvalidMobileError,
+    404: InvalidContentError,
+    405: AuthenticationError,
+    406: InvalidMobileError,
+    407: InvalidContentError,
+    408: AccountFrozenError,
+    4030: BlockedMobileError,
+    4050: AccountFrozenError,
+    4051: InsufficientBalanceError,
+    4052: AccessDeniedError,
+    4070: InvalidContentError,
+}
+ACCOUNT_LEVEL = {400, 401, 402, 405, 408, 4050, 4051, 4052}
+MET_BUT_UNDOCUMENTED = [
+    1, 4053, 40501, 40502, 40505, 4071, 4072, 4073, 4074, 4075, 4076, 4077, 40722, 4080, 4081,
+    4082, 4083, 4084, 4085, 4086,
+]  # fmt: skip
+VENDOR_TEXTS = {
+    2: "提交成功",
+    0: "提交失败",
+    400: "非法ip访问",
+    401: "帐号不能为空",
+    402: "密码不能为空",
+    405: "用户名或密码不正确",
+    4050: "账号被冻结",
+    4051: "剩余条数不足",
+    4052: "访问ip与备案ip不符",
+    408: "您的帐户疑被恶意利用,已被自动冻结,如有疑问请与客服联系。",
+    403: "手机号码不能为空",
+    406: "手机格式不正确",
+    4030: "手机号码已被列入黑名单",
+    404: "语音内容不能为空",
+    407: "短信内容含有敏感字符",
+    4070: "语音验证码内容必须为4-6位数字",
+}
+
+EXAMPLES: list[IhuyiVoiceError] = [
+    IhuyiVoiceError("anything"),
+    InvalidRequestError("content must be a str of 4-6 digits; it is empty"),
+    QuotaExceededError("139****5678", 42.25),
+    NotSentError("the name could not be resolved"),
+    OutcomeUnknownError("the connection was reset"),
+    OutcomeUnknownError("the connection was reset", may_have_rung=False),
+    GatewayError(4711, "?"),
+    *(gateway_error(code, f"words {code}", "a hint") for code in CLASS_BY_CODE),
+    gateway_error(4085, "同一手机号验证码类内容发送超出限制"),
+]
+
+
+def public_errors() -> set[type[IhuyiVoiceError]]:
+    return {
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, IhuyiVoiceError)
+    }
+
+
+# --- the tree ---------------------------------------------------------------
+
+
+def drawn_tree() -> list[tuple[str, str, str]]:
+    """(parent, name, remark) of each line drawn in the module's docstring."""
+    rows: list[tuple[str, str, str]] = []
+    above: list[tuple[int, str]] = []
+    for line in (errors.__doc__ or "").splitlines():
+        match = re.fullmatch(r"([ │├└─]*)(\w+Error)\s*(.*)", line)
+        if not match:
+            continue
+        depth = len(match[1])
+        above = [(d, n) for d, n in above if d < depth]
+        rows.append((above[-1][1] if above else "", match[2], match[3]))
+        above.append((depth, match[2]))
+    return rows
+
+
+def test_the_drawn_tree_is_the_real_one() -> None:
+    real = {
+        (
+            cls.__bases__[0].__name__ if cls is not IhuyiVoiceError else "",
+            cls.__name__,
+        )
+        for cls in public_errors()
+    }
+    drawn = [(parent, name) for parent, name, _ in drawn_tree()]
+    assert sorted(real) == sorted(drawn)
+
+
+def test_the_drawn_codes_are_the_real_ones() -> None:
+    real = {cls.__name__: set(cls.codes) for cls in GatewayError.__subclasses__()}
+    drawn = {
+        name: {int(code) for code in re.findall(r"\d+", remark)}
+        for parent, name, remark in drawn_tree()
+        if parent == "GatewayError"
+    }
+    assert real == drawn
+
+
+def test_an_invalid_request_is_also_a_value_error() -> None:
+    assert (InvalidRequestError, IhuyiVoiceError, ValueError) == InvalidRequestError.__mro__[:3]
+
+
+# --- the table of codes -----------------------------------------------------
+
+
+@pytest.mark.parametrize(("code", "cls"), CLASS_BY_CODE.items())
+def test_each_documented_code_has_its_class(code: int, cls: type[GatewayError]) -> None:
+    assert cls is type(gateway_error(code, ""))
+
+
+@pytest.mark.parametrize("code", [*MET_BUT_UNDOCUMENTED, -1, 3, 200, 10**18])
+def test_an_undocumented_code_keeps_number_and_text(code: int) -> None:
+    error = gateway_error(code, "某种原因")
+
+    assert UnrecognizedCodeError is type(error)
+    assert (code, "某种原因", False) == (error.code, error.msg, error.account_level)
+    assert "the voice product documents no such code" == error.meaning
+    assert str(code) in str(error)
+    assert "某种原因" in str(error)
+
+
+def test_the_table_holds_exactly_the_codes_of_the_voice_product() -> None:
+    assert {ACCEPTED, *CLASS_BY_CODE} == set(CODES)
+
+
+def test_each_row_is_filed_under_its_own_number() -> None:
+    assert [*CODES] == [row.number for row in CODES.values()]
+
+
+@pytest.mark.parametrize(("code", "text"), VENDOR_TEXTS.items())
+def test_the_vendors_words_are_kept(code: int, text: str) -> None:
+    assert text == CODES[code].vendor_text
+
+
+@pytest.mark.parametrize("code", sorted(CLASS_BY_CODE))
+def test_account_level_is_true_for_exactly_the_accounts_codes(code: int) -> None:
+    assert (code in ACCOUNT_LEVEL) is gateway_error(code, "").account_level
+
+
+def test_success_is_not_account_level() -> None:
+    assert not CODES[ACCEPTED].account_level
+
+
+def test_every_meaning_is_english_and_its_own() -> None:
+    meanings = [row.meaning for row in CODES.values()]
+
+    assert len(meanings) == len(set(meanings))
+    assert all(meaning and meaning.isascii() for meaning in meanings)
+
+
+# --- what they say ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda e: f"{type(e).__name__}-{e}"[:60])
+def test_only_an_unknown_outcome_may_have_rung(error: IhuyiVoiceError) -> None:
+    expected = isinstance(error, OutcomeUnknownError) and "balance" not in str(error)
+    assert expected is error.may_have_rung
+
+
+def test_a_refusal_says_code_meaning_and_the_gateways_words() -> None:
+    assert (
+        "the gateway refused with code 4051: the balance is used up (its words: '剩余条数不足')"
+        == str(gateway_error(4051, "剩余条数不足"))
+    )
+
+
+def test_a_hint_is_appended() -> None:
+    assert str(gateway_error(405, "x")) + "; look at the clock" == str(
+        gateway_error(405, "x", "look at the clock")
+    )
+
+
+def test_a_refusal_has_the_gateways_facts() -> None:
+    error = gateway_error(405, "用户名或密码不正确")
+
+    assert (405, "用户名或密码不正确", True) == (error.code, error.msg, error.account_level)
+    assert CODES[405].meaning == error.meaning
+
+
+def test_the_limit_says_when_the_number_is_free_again() -> None:
+    error = QuotaExceededError("139****5678", 42.25)
+
+    assert 42.25 == error.retry_after
+    assert (
+        "the limit of calls to 139****5678 is reached; nothing was sent,"
+        " no phone rang; allowed again in 42.2 s" == str(error)
+    )
+
+
+def test_not_sent_says_that_repeating_is_safe() -> None:
+    assert (
+        "not sent: no slot came free; nothing was written, no phone rang, repeating is safe"
+        == str(NotSentError("no slot came free"))
+    )
+
+
+def test_an_unknown_outcome_says_not_to_repeat_it() -> None:
+    assert "outcome unknown: reset; the phone may have rung, do not repeat this blindly" == str(
+        OutcomeUnknownError("reset")
+    )
+
+
+def test_an_unknown_balance_says_that_repeating_is_safe() -> None:
+    assert (
+        "outcome unknown: reset; this was a balance query, no phone was involved,"
+        " repeating is safe" == str(OutcomeUnknownError("reset", may_have_rung=False))
+    )
+
+
+# --- pickling and copying ---------------------------------------------------
+
+
+def test_there_is_an_example_of_every_class() -> None:
+    assert public_errors() == {type(error) for error in EXAMPLES}
+
+
+def facts(error: IhuyiVoiceError) -> tuple[object, ...]:
+    return type(error), str(error), repr(error), error.args, error.may_have_rung, vars(error)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda e: f"{type(e).__name__}-{e}"[:60])
+def test_it_pickles_and_keeps_class_text_and_attributes(
+    error: IhuyiVoiceError, protocol: int
+) -> None:
+    assert facts(error) == facts(pickle.loads(pickle.dumps(error, protocol)))
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda e: f"{type(e).__name__}-{e}"[:60])
+def test_it_can_be_copied(error: IhuyiVoiceError) -> None:
+    assert facts(error) == facts(copy.copy(error))
+    assert facts(error) == facts(copy.deepcopy(error))

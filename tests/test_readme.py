@@ -1,0 +1,86 @@
+"""Every code block of the README is run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ihuyi_voice.sandbox import SandboxGateway
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+PYTHON = [block for language, block in BLOCKS if language == "python"]
+# The two commands of the set-up install from the package index: `.ci/run` runs them.
+SETUP = sorted({block.strip() for language, block in BLOCKS if "-m venv" in block})
+SHELL = [block for language, block in BLOCKS if language == "sh" and "-m venv" not in block]
+
+
+def test_every_block_is_of_a_kind_that_is_run() -> None:
+    assert {"python", "sh"} == {language for language, _ in BLOCKS}
+    assert (6, 2, 2) == (len(PYTHON), len(SHELL), len(SETUP))
+
+
+def test_ci_runs_the_two_commands_of_the_set_up_as_the_readme_has_them() -> None:
+    assert SETUP[0].endswith("ihuyi-voice demo")
+    assert SETUP[1].endswith("pytest")
+    if not (ROOT / ".ci" / "run").exists():
+        pytest.skip("the installed package is tested without its repository")
+    assert "README.md" in (ROOT / ".ci" / "run").read_text()
+
+
+def environment(url: str) -> dict[str, str]:
+    bin_folder = str(Path(sys.executable).parent)
+    return {
+        **os.environ,
+        "PATH": bin_folder + os.pathsep + os.environ["PATH"],
+        "IHUYI_VOICE_API_ID": "sandbox",
+        "IHUYI_VOICE_API_KEY": "sandbox-key",
+        "IHUYI_VOICE_BASE_URL": url,
+        "PYTHONUTF8": "1",
+    }
+
+
+@pytest.mark.parametrize("block", PYTHON)
+def test_the_python_runs(block: str, tmp_path: Path) -> None:
+    script = tmp_path / "readme.py"
+    calls = "".join(f"\n{name}()" for name in re.findall(r"^def (test_\w+)", block, re.MULTILINE))
+    script.write_text(block + calls, encoding="utf-8")
+    gateway = SandboxGateway()
+    with gateway.serve_in_thread() as url:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", str(script)],
+            env=environment(url),
+            capture_output=True,
+            encoding="utf-8",
+            timeout=60,
+            check=False,
+        )
+    assert (0, "") == (done.returncode, done.stderr)
+    if "from_env" in block:
+        assert len(gateway.calls) == 1
+        assert gateway.calls[0].voice_id in done.stdout
+        assert "999" in done.stdout or "query_balance" not in block
+
+
+@pytest.mark.parametrize("block", SHELL)
+def test_the_shell_commands_run(block: str, tmp_path: Path) -> None:
+    gateway = SandboxGateway()
+    with gateway.serve_in_thread() as url:
+        done = subprocess.run(
+            ["bash", "-eu", "-c", block.replace("http://127.0.0.1:8765", url)],
+            env=environment("http://nowhere.invalid"),
+            cwd=tmp_path,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=60,
+            check=False,
+        )
+    assert (0, "") == (done.returncode, done.stderr)
+    assert "1000\n" in done.stdout
+    assert len(gateway.calls) == block.count("submit")
