@@ -1,0 +1,351 @@
+"""The commands as a shell sees them: output, errors, exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+from urllib.request import urlopen
+
+import pytest
+from typer.testing import CliRunner
+
+from ihuyi_voice import BlockedMobileError, QuotaExceededError, VoiceClient
+from ihuyi_voice.cli import EXIT_STATUSES, app
+from ihuyi_voice.sandbox import Chaos, SandboxGateway
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from click.testing import Result
+
+MOBILE = "13912345678"
+
+
+@pytest.fixture
+def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[SandboxGateway]:
+    """A gateway that the environment points to."""
+    gateway = SandboxGateway(blacklist=["13800000000"])
+    with gateway.serve_in_thread() as url:
+        monkeypatch.setenv("IHUYI_VOICE_BASE_URL", url)
+        monkeypatch.setenv("IHUYI_VOICE_API_ID", "sandbox")
+        monkeypatch.setenv("IHUYI_VOICE_API_KEY", "sandbox-key")
+        yield gateway
+
+
+def run(*arguments: str, stdin: str | None = None) -> Result:
+    result = CliRunner().invoke(app, arguments, input=stdin)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result
+
+
+def one_line(text: str) -> str:
+    assert text.count("\n") == 1, text
+    return text.rstrip("\n")
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "ihuyi_voice", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONUTF8": "1"},
+    )
+
+
+# --- submit ------------------------------------------------------------------
+
+
+def test_a_drawn_code_is_printed_and_placed(gateway: SandboxGateway) -> None:
+    result = run("submit", "+86 139-1234-5678")
+    assert result.exit_code == 0
+    match = re.fullmatch(
+        r"accepted  139\*\*\*\*5678  code (\d{6})  voice id (\d+)", one_line(result.stdout)
+    )
+    assert match
+    assert [(MOBILE, match[1], match[2])] == [
+        (call.mobile, call.content, call.voice_id) for call in gateway.calls
+    ]
+
+
+def test_a_given_code_is_placed_and_not_repeated(gateway: SandboxGateway) -> None:
+    result = run("submit", MOBILE, "--content", "1125")
+    assert re.fullmatch(r"accepted  139\*\*\*\*5678  voice id \d+", one_line(result.stdout))
+    assert gateway.calls[0].content == "1125"
+
+
+def test_json_for_machines(gateway: SandboxGateway) -> None:
+    accepted = json.loads(run("submit", MOBILE, "--content", "1125", "--json").stdout)
+    assert accepted == {
+        "status": "accepted",
+        "may_have_rung": True,
+        "mobile": "139****5678",
+        "code": 2,
+        "msg": "提交成功",
+        "voice_id": gateway.calls[0].voice_id,
+    }
+    refused = run("submit", "13800000000", "--json")
+    assert json.loads(refused.stdout) == {
+        "status": "refused",
+        "may_have_rung": False,
+        "mobile": "138****0000",
+        "error": "the gateway refused with code 4030: the mobile number is blacklisted"
+        " (its words: '手机号码已被列入黑名单')",
+        "code": 4030,
+        "msg": "手机号码已被列入黑名单",
+    }
+
+
+@pytest.mark.parametrize(
+    ("mobile", "content", "words"),
+    [
+        ("1391234567", "1125", "it has 10 digits"),
+        ("１３９12345678", "1125", "not ASCII"),
+        (MOBILE, "12ab", "characters other than digits"),
+        (MOBILE, "", "it is empty"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_is_sent(
+    gateway: SandboxGateway, mobile: str, content: str, words: str
+) -> None:
+    result = run("submit", mobile, "--content", content)
+    assert (2, "") == (result.exit_code, result.stdout)
+    assert words in one_line(result.stderr)
+    assert gateway.attempts == []
+
+
+def test_a_refusal(gateway: SandboxGateway) -> None:
+    result = run("submit", "13800000000")
+    assert (3, "") == (result.exit_code, result.stdout)
+    assert "code 4030" in one_line(result.stderr)
+
+
+def test_nothing_sent(monkeypatch: pytest.MonkeyPatch, gateway: SandboxGateway) -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("IHUYI_VOICE_BASE_URL", f"http://127.0.0.1:{bound.getsockname()[1]}")
+        result = run("submit", MOBILE)
+    assert (4, "") == (result.exit_code, result.stdout)
+    assert "nothing was written, no phone rang" in one_line(result.stderr)
+
+
+def test_the_outcome_is_unknown_and_the_drawn_code_is_told(gateway: SandboxGateway) -> None:
+    gateway.chaos = Chaos(close_after_placing=1.0)
+    result = run("submit", MOBILE)
+    assert (6, "") == (result.exit_code, result.stdout)
+    line = one_line(result.stderr)
+    assert "the phone may have rung, do not repeat this blindly" in line
+    assert line.endswith(f"code {gateway.calls[0].content}")
+
+
+def test_over_the_limit(monkeypatch: pytest.MonkeyPatch, gateway: SandboxGateway) -> None:
+    def exceeded(*_: object, **__: object) -> None:
+        raise QuotaExceededError("139****5678", 12.0)
+
+    monkeypatch.setattr(VoiceClient, "submit", exceeded)
+    result = run("submit", MOBILE, "--json")
+    assert result.exit_code == 5
+    assert json.loads(result.stdout)["retry_after"] == 12.0
+    assert gateway.attempts == []
+
+
+def test_ctrl_c_during_a_submit_is_an_unknown_outcome(gateway: SandboxGateway) -> None:
+    gateway.chaos = Chaos(no_answer=1.0)
+    with start("submit", MOBILE, "--content", "1125") as process:
+        while not gateway.attempts:
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert (6, "") == (process.returncode, out)
+    assert "interrupted while the request was on its way" in one_line(err)
+
+
+def test_every_outcome_has_an_exit_status_of_its_own() -> None:
+    assert len(EXIT_STATUSES) == len(set(EXIT_STATUSES.values())) == 6
+
+
+# --- balance -----------------------------------------------------------------
+
+
+def test_balance(gateway: SandboxGateway) -> None:
+    assert (0, "1000\n", "") == (lambda r: (r.exit_code, r.stdout, r.stderr))(run("balance"))
+    assert json.loads(run("balance", "--json").stdout) == {"remaining": 1000}
+    assert run("balance", "--fail-below", "1000").exit_code == 0
+    below = run("balance", "--fail-below", "1001")
+    assert (7, "1000\n") == (below.exit_code, below.stdout)
+    assert gateway.attempts == []
+
+
+def test_a_refused_balance_query(monkeypatch: pytest.MonkeyPatch, gateway: SandboxGateway) -> None:
+    monkeypatch.setenv("IHUYI_VOICE_API_KEY", "wrong-key")
+    result = run("balance")
+    assert (3, "") == (result.exit_code, result.stdout)
+    assert "code 405" in one_line(result.stderr)
+    as_json = run("balance", "--json")
+    assert (3, "refused") == (as_json.exit_code, json.loads(as_json.stdout)["status"])
+    assert "wrong-key" not in result.stderr + as_json.stdout
+    assert gateway.attempts == []
+
+
+# --- credentials -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [["submit", MOBILE], ["balance"]])
+def test_unset_credentials_are_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch, gateway: SandboxGateway, command: list[str]
+) -> None:
+    monkeypatch.delenv("IHUYI_VOICE_API_KEY")
+    no_key = run(*command)
+    assert (2, "") == (no_key.exit_code, no_key.stdout)
+    assert one_line(no_key.stderr) == (
+        "ihuyi-voice: no API key: set IHUYI_VOICE_API_KEY, or give --api-key-file"
+    )
+    monkeypatch.delenv("IHUYI_VOICE_API_ID")
+    no_id = run(*command)
+    assert one_line(no_id.stderr) == (
+        "ihuyi-voice: no APIID: set IHUYI_VOICE_API_ID, or give --api-id"
+    )
+    assert gateway.attempts == []
+
+
+def test_the_key_from_a_file(
+    monkeypatch: pytest.MonkeyPatch, gateway: SandboxGateway, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("IHUYI_VOICE_API_KEY")
+    path = tmp_path / "key"
+    path.write_text("sandbox-key\n")
+    assert run("balance", "--api-key-file", str(path)).stdout == "1000\n"
+    path.write_text("")
+    assert "api_key is empty" in one_line(run("balance", "--api-key-file", str(path)).stderr)
+    path.write_bytes(b"\xff\xfe")
+    assert "cannot read" in one_line(run("balance", "--api-key-file", str(path)).stderr)
+    path.unlink()
+    assert "cannot read" in one_line(run("balance", "--api-key-file", str(path)).stderr)
+    assert gateway.balance == 1000
+
+
+def test_the_key_from_a_prompt_that_does_not_show_it(
+    monkeypatch: pytest.MonkeyPatch, gateway: SandboxGateway
+) -> None:
+    monkeypatch.delenv("IHUYI_VOICE_API_KEY")
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "ihuyi_voice", "balance"],
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        # A session of its own, so that the terminal is not this test's.
+        start_new_session=True,
+    ) as process:
+        assert process.stderr is not None
+        # What is typed before the prompt is thrown away.
+        prompt = process.stderr.read(len("APIKEY: "))
+        os.write(ours, b"sandbox-key\n")
+        out, err = process.communicate(timeout=20)
+    os.close(theirs)
+    os.close(ours)
+    assert (0, "1000\n") == (process.returncode, out)
+    assert prompt == "APIKEY: "
+    assert "sandbox-key" not in out + err
+    assert gateway.balance == 1000
+
+
+def test_there_is_no_option_for_the_key(gateway: SandboxGateway) -> None:
+    assert run("balance", "--api-key", "sandbox-key").exit_code == 2
+    assert gateway.balance == 1000
+
+
+def test_a_bad_base_url(gateway: SandboxGateway) -> None:
+    result = run("balance", "--base-url", "http://host/path")
+    assert result.exit_code == 2
+    assert "base_url must be scheme and host alone" in one_line(result.stderr)
+    assert gateway.balance == 1000
+
+
+# --- sandbox and demo --------------------------------------------------------
+
+
+def test_the_sandbox_prints_its_url_and_logs_each_call() -> None:
+    with start("sandbox", "--port", "0", "--balance", "5", "--blacklist", "13800000000") as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(4)]
+        match = re.match(r"sandbox gateway on (http://127\.0\.0\.1:\d+) ", lines[0])
+        assert match
+        assert f"  export IHUYI_VOICE_BASE_URL={match[1]}\n" == lines[1]
+        assert "  export IHUYI_VOICE_API_ID=sandbox\n" == lines[2]
+        assert "  export IHUYI_VOICE_API_KEY=sandbox-key\n" == lines[3]
+        with VoiceClient("sandbox", "sandbox-key", base_url=match[1]) as client:
+            client.submit(MOBILE, "1125")
+            assert client.query_balance().remaining == 4
+            with pytest.raises(BlockedMobileError):
+                client.submit("13800000000", "1125")
+        with urlopen(match[1] + "/_sandbox/calls") as answer:
+            assert json.load(answer)[0]["mobile"] == MOBILE
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert (0, "") == (process.returncode, err)
+    placed, refused, total = out.splitlines()
+    assert re.fullmatch(
+        r"\d\d:\d\d:\d\d  placed \d+  mobile '13912345678'  content '1125'", placed
+    )
+    assert re.fullmatch(
+        r"\d\d:\d\d:\d\d  refused 4030  mobile '13800000000'  content '1125'", refused
+    )
+    assert total == "1 placed of 2 submits"
+
+
+def test_a_sandbox_that_cannot_start_says_why() -> None:
+    bad = run("sandbox", "--balance", "-1")
+    assert bad.exit_code == 2
+    assert "balance" in one_line(bad.stderr)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        busy = run("sandbox", "--port", port)
+    assert busy.exit_code == 1
+    assert f"cannot listen on 127.0.0.1 port {port}" in one_line(busy.stderr)
+
+
+def test_the_demo_shows_every_outcome() -> None:
+    with start("demo") as process:
+        out, err = process.communicate(timeout=60)
+    assert (0, "") == (process.returncode, err)
+    for status in EXIT_STATUSES:
+        assert status.value[:7] in out
+    assert "Balance before 100, after 94: 6 calls placed." in out
+    assert "13912345678" not in out
+
+
+# --- help --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["submit", "balance", "sandbox", "demo"])
+def test_help(command: str) -> None:
+    assert command in run("--help").stdout
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert len(result.stdout) > 100
+
+
+def test_without_its_extra_the_command_says_what_it_needs() -> None:
+    script = (
+        "import sys; sys.modules['typer'] = None; from ihuyi_voice.__main__ import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=False
+    )
+    assert (1, "", "the command line needs an extra: pip install 'ihuyi-voice[cli]'\n") == (
+        done.returncode,
+        done.stdout,
+        done.stderr,
+    )
