@@ -10,12 +10,14 @@ calls with `submit` and read what is left with `query_balance`.
 `ihuyi_voice.sandbox` holds a local gateway to try it against.
 """
 
+from .bulk import BulkRun, is_account_level
 from .client import AsyncVoiceClient
 from .errors import (
     AccessDeniedError,
     AccountFrozenError,
     AuthenticationError,
     BlockedMobileError,
+    BulkStoppedError,
     GatewayError,
     IhuyiVoiceError,
     InsufficientBalanceError,
@@ -28,9 +30,17 @@ from .errors import (
     SubmitFailedError,
     UnrecognizedCodeError,
 )
-from .models import Balance, OutcomeStatus, SubmitRequest, SubmitResult, generate_code
+from .models import (
+    Balance,
+    BulkReport,
+    Outcome,
+    OutcomeStatus,
+    SubmitRequest,
+    SubmitResult,
+    generate_code,
+)
 from .quota import MemoryQuotaStore, QuotaStore, RecipientQuota
-from .sync import VoiceClient
+from .sync import BlockingBulkRun, VoiceClient
 
 __version__ = "0.1.0"
 
@@ -41,6 +51,10 @@ __all__ = [
     "AuthenticationError",
     "Balance",
     "BlockedMobileError",
+    "BlockingBulkRun",
+    "BulkReport",
+    "BulkRun",
+    "BulkStoppedError",
     "GatewayError",
     "IhuyiVoiceError",
     "InsufficientBalanceError",
@@ -49,6 +63,7 @@ __all__ = [
     "InvalidRequestError",
     "MemoryQuotaStore",
     "NotSentError",
+    "Outcome",
     "OutcomeStatus",
     "OutcomeUnknownError",
     "QuotaExceededError",
@@ -61,6 +76,7 @@ __all__ = [
     "VoiceClient",
     "__version__",
     "generate_code",
+    "is_account_level",
 ]
 
 for _name in __all__:

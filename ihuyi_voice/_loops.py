@@ -34,8 +34,15 @@ def fast_loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
         uvloop uses the pool to look up addresses, numeric ones included.
         """
 
-        async def getaddrinfo(  # type: ignore[no-untyped-def]
-            self, host, port, *, family=0, type=0, proto=0, flags=0  # noqa: A002, ANN001
+        async def getaddrinfo(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913 - uvloop's
+            self,
+            host,  # noqa: ANN001
+            port,  # noqa: ANN001
+            *,
+            family=0,  # noqa: ANN001
+            type=0,  # noqa: A002, ANN001
+            proto=0,  # noqa: ANN001
+            flags=0,  # noqa: ANN001
         ):
             look_up = partial(socket.getaddrinfo, host, port, family, type, proto)
             try:

@@ -22,7 +22,7 @@ import anyio
 import typer
 
 from ._loops import fast_loop_factory
-from .client import status_of
+from .requester import status_of
 from .errors import ACCEPTED, GatewayError, IhuyiVoiceError, OutcomeUnknownError
 from .errors import InvalidRequestError, QuotaExceededError
 from .models import DEFAULT_BASE_URL, OutcomeStatus, generate_code, mask_mobile

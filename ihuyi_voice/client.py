@@ -1,15 +1,14 @@
-"""The way of one request, for asyncio.
+"""The asyncio client: what a program makes, opens, uses and closes.
 
-Check, reserve the quota, wait for a slot, take the time and sign, POST,
-decode, settle the quota, return: each once and in this order. Only connecting
-is ever tried again, because only then is it certain that nothing was written.
+It keeps a program from using a client where it cannot work: closed, in a
+second event loop, without one. How a request is sent is `requester.py`'s
+business, how many are, `bulk.py`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
 import copy
-import logging
 import os
 import time
 from dataclasses import replace
@@ -17,49 +16,24 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import anyio
-
-from .errors import (
-    ACCEPTED,
-    GatewayError,
-    IhuyiVoiceError,
-    InvalidRequestError,
-    NotSentError,
-    OutcomeUnknownError,
-    QuotaExceededError,
-)
-from .models import (
-    DEFAULT_BASE_URL,
-    AnswerFormat,
-    Balance,
-    OutcomeStatus,
-    Secret,
-    Settings,
-    SubmitResult,
-    mask_mobile,
-)
+from .bulk import BulkRun, is_account_level
+from .models import DEFAULT_BASE_URL, AnswerFormat, Secret, Settings
 from .quota import QuotaDefault, RecipientQuota
-from .transport import AiohttpTransport, Exchange
-from .wire import (
-    BALANCE_TARGET,
-    SUBMIT_TARGET,
-    FormEncoder,
-    check_content,
-    check_mobile,
-    decode_balance,
-    decode_submit,
-)
+from .requester import Requester
+from .transport import AiohttpTransport
+from .wire import FormEncoder
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import TypedDict
 
     import aiohttp
     from typing_extensions import Self, Unpack
 
-    from .models import Answer
+    from .bulk import Rows, StopOn
+    from .models import Balance, SubmitResult
 
     class ClientOptions(TypedDict, total=False):
         """The keyword arguments of the clients, for `from_env`."""
@@ -78,25 +52,6 @@ if TYPE_CHECKING:
         trace_configs: Sequence[aiohttp.TraceConfig]
         quota: RecipientQuota | QuotaDefault | None
         clock: Callable[[], float]
-
-
-logger = logging.getLogger("ihuyi_voice")
-logger.addHandler(logging.NullHandler())
-
-# Back-off between attempts to connect: random between 0 and a bound that
-# starts here and doubles, in seconds.
-_BACKOFF_FIRST = 0.1
-_BACKOFF_MOST = 2.0
-
-
-
-_STATUS_BY_ERROR: dict[type[IhuyiVoiceError], OutcomeStatus] = {
-    InvalidRequestError: OutcomeStatus.INVALID,
-    QuotaExceededError: OutcomeStatus.LIMITED,
-    NotSentError: OutcomeStatus.NOT_SENT,
-    OutcomeUnknownError: OutcomeStatus.UNKNOWN,
-    GatewayError: OutcomeStatus.REFUSED,
-}
 
 
 class AsyncVoiceClient:
@@ -180,6 +135,7 @@ class AsyncVoiceClient:
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._transport: AiohttpTransport | None = None
+        self._requester: Requester | None = None
 
     @property
     def base_url(self) -> str:
@@ -225,24 +181,7 @@ class AsyncVoiceClient:
             GatewayError: the gateway refused; its subclass and code say why.
             RuntimeError: the client is closed, or used where it cannot run.
         """
-        transport = self._opened()
-        began = time.monotonic()
-        exchange = Exchange(began + self._settings.timeout)
-        number = ""
-        try:
-            if idempotency_key is not None:
-                msg = "idempotency_key needs a ledger, and this client has none"
-                raise InvalidRequestError(msg)  # noqa: TRY301 - logged like every refusal
-            number, code = check_mobile(mobile), check_content(content)
-            result = await self._submit_within_quota(transport, exchange, number, code)
-        except BaseException as exception:
-            error = _stated(exception, exchange)
-            _log("submit", number, error, exchange, began)
-            if error is exception:
-                raise
-            raise error from exception
-        _log("submit", number, result, exchange, began)
-        return result
+        return await self._opened().submit(mobile, content, idempotency_key)
 
     async def query_balance(self) -> Balance:
         """Ask how many calls the account has left.
@@ -256,28 +195,65 @@ class AsyncVoiceClient:
             GatewayError: the gateway refused; its subclass and code say why.
             RuntimeError: the client is closed, or used where it cannot run.
         """
-        transport = self._opened()
-        began = time.monotonic()
-        exchange = Exchange(began + self._settings.timeout)
-        try:
-            answer = await self._post(
-                transport,
-                BALANCE_TARGET,
-                self._encoder.balance,
-                exchange,
-                retry_on=(NotSentError, OutcomeUnknownError),
+        return await self._opened().query_balance()
+
+    def submit_many(
+        self,
+        requests: Rows,
+        *,
+        concurrency: int | None = None,
+        rate: float | None = None,
+        stop_on: StopOn | None = is_account_level,
+        max_failures_in_row: int | None = 20,
+        wait_for_quota: bool = False,
+    ) -> BulkRun:
+        """Place many calls; each row gets an outcome of its own.
+
+        A context manager: iterate what it gives for the outcomes, as they
+        finish, or let `finish()` run it to the end. Leaving the block early
+        starts no more and waits for what is in flight; a cancellation or
+        Ctrl-C stops at once, and what was in flight is reported as unknown.
+
+        Args:
+            requests: an iterable or async iterable of `SubmitRequest` or
+                (mobile, content) pairs, pulled lazily. A list, tuple, set or
+                deque is read in place; any other iterable is pulled by a
+                thread, so that it may block, and at most 32 rows ahead. An
+                iterable that never returns holds the block open.
+            concurrency: how many requests may be in flight at once;
+                `max_connections` by default and at most.
+            rate: starts per second, evenly spread; None for no limit.
+            stop_on: decides after each outcome whether to stop; by default at
+                a refusal of the whole account. None: never stop.
+            max_failures_in_row: also stop after so many unknown or not-sent
+                outcomes with none between them that reached the gateway; None
+                for no such limit. Not used when `stop_on` is None.
+            wait_for_quota: let a row over its number's limit wait its turn,
+                at most 1,000 at a time, while others overtake it, instead of
+                ending as limited.
+
+        Raises:
+            ValueError: an argument is wrong; the text says which.
+            TypeError: an argument is of the wrong type.
+            BulkStoppedError: from the iteration or `finish()`, once what was
+                in flight is reported, when the run was stopped.
+        """
+        most = self._settings.max_connections
+        if concurrency is not None and concurrency > most:
+            msg = (
+                f"concurrency is {concurrency}, and the client has max_connections={most}:"
+                " raise the one or lower the other"
             )
-            hide = (self._settings.api_key.reveal(),)
-            balance = decode_balance(answer, int(self._clock()), hide)
-        except OutcomeUnknownError as unknown:
-            error = OutcomeUnknownError(unknown.reason, may_have_rung=False)
-            _log("query_balance", "", error, exchange, began)
-            raise error from None
-        except BaseException as exception:
-            _log("query_balance", "", exception, exchange, began)
-            raise
-        _log("query_balance", "", balance, exchange, began)
-        return balance
+            raise ValueError(msg)
+        return BulkRun(
+            self._opened,
+            requests,
+            concurrency=most if concurrency is None else concurrency,
+            rate=rate,
+            stop_on=stop_on,
+            max_failures_in_row=max_failures_in_row,
+            wait_for_quota=wait_for_quota,
+        )
 
     async def aclose(self) -> None:
         """Close the connections. Requests still on the way end as unknown.
@@ -311,11 +287,12 @@ class AsyncVoiceClient:
     def _twin(self) -> Self:
         """A client of the same settings and quota that no loop has seen yet."""
         twin = copy.copy(self)
-        twin._closed, twin._loop, twin._transport = False, None, None
+        twin._closed = False
+        twin._loop = twin._transport = twin._requester = None
         return twin
 
-    def _opened(self) -> AiohttpTransport:
-        """The transport, made at the first use, or an error that says what is wrong."""
+    def _opened(self) -> Requester:
+        """What sends requests, made at the first use, or an error that says what is wrong."""
         if self._closed:
             msg = "this client is closed: make a new one"
             raise RuntimeError(msg)
@@ -328,13 +305,15 @@ class AsyncVoiceClient:
                 " VoiceClient in a thread"
             )
             raise RuntimeError(msg) from None
-        if self._transport is None:
+        if self._requester is None:
             self._loop = loop
-            self._slots = anyio.Semaphore(self._settings.max_connections, fast_acquire=True)
             self._transport = AiohttpTransport(
                 self._settings,
                 ssl_context=self._ssl_context,
                 trace_configs=self._trace_configs,
+            )
+            self._requester = Requester(
+                self._settings, self._encoder, self._transport, self._quota, self._clock
             )
         elif loop is not self._loop:
             msg = (
@@ -342,152 +321,7 @@ class AsyncVoiceClient:
                 " make one client per loop, or use VoiceClient, which brings its own"
             )
             raise RuntimeError(msg)
-        return self._transport
-
-    async def _submit_within_quota(
-        self, transport: AiohttpTransport, exchange: Exchange, mobile: str, content: str
-    ) -> SubmitResult:
-        if self._quota is None:
-            return await self._submit_once(transport, exchange, mobile, content)
-        reserved_at = await self._quota.reserve(mobile)
-        try:
-            return await self._submit_once(transport, exchange, mobile, content)
-        except BaseException:
-            if not exchange.may_have_been_written:
-                # Also on the way out of a cancellation.
-                with anyio.CancelScope(shield=True):
-                    await self._quota.release(mobile, reserved_at)
-            raise
-
-    async def _submit_once(
-        self, transport: AiohttpTransport, exchange: Exchange, mobile: str, content: str
-    ) -> SubmitResult:
-        answer = await self._post(
-            transport,
-            SUBMIT_TARGET,
-            lambda now: self._encoder.submit(mobile, content, now),
-            exchange,
-            retry_on=(NotSentError,),
-        )
-        hide = (self._settings.api_key.reveal(), content, mobile)
-        return decode_submit(answer, mobile, int(self._clock()), hide)
-
-    async def _post(
-        self,
-        transport: AiohttpTransport,
-        target: str,
-        encode: Callable[[int], bytes],
-        exchange: Exchange,
-        retry_on: tuple[type[IhuyiVoiceError], ...],
-    ) -> Answer:
-        """POST in a slot of our own; what is in `retry_on` is tried again."""
-        await self._acquire_slot(exchange)
-        try:
-            try:
-                return await transport.post(target, encode(int(self._clock())), exchange)
-            except retry_on as failure:
-                if self._settings.connect_attempts == 1:
-                    raise
-                failures = [failure]
-
-            async def attempt() -> Answer:
-                if failures:
-                    # The first attempt was made above, without the machinery.
-                    raise failures.pop()
-                return await transport.post(target, encode(int(self._clock())), exchange)
-
-            return await self._retry(attempt, exchange, retry_on)
-        finally:
-            self._slots.release()
-
-    async def _acquire_slot(self, exchange: Exchange) -> None:
-        if self._slots.value:
-            self._slots.acquire_nowait()
-            return
-        try:
-            with anyio.fail_after(exchange.remaining()):
-                await self._slots.acquire()
-        except TimeoutError:
-            msg = (
-                f"no slot came free within {self._settings.timeout:g} s"
-                f" (max_connections={self._settings.max_connections})"
-            )
-            raise NotSentError(msg) from None
-
-    async def _retry(
-        self,
-        attempt: Callable[[], Awaitable[Answer]],
-        exchange: Exchange,
-        retry_on: tuple[type[IhuyiVoiceError], ...],
-    ) -> Answer:
-        # Imported here because a connection that comes up at once never needs it.
-        from tenacity import (  # noqa: PLC0415
-            AsyncRetrying,
-            retry_if_exception_type,
-            stop_after_attempt,
-            stop_before_delay,
-            wait_random_exponential,
-        )
-
-        retrying = AsyncRetrying(
-            stop=stop_after_attempt(self._settings.connect_attempts)
-            | stop_before_delay(exchange.remaining()),
-            wait=wait_random_exponential(multiplier=_BACKOFF_FIRST, max=_BACKOFF_MOST),
-            retry=retry_if_exception_type(retry_on),
-            sleep=anyio.sleep,
-            reraise=True,
-        )
-        return await retrying(attempt)
-
-
-def _stated(exception: BaseException, exchange: Exchange) -> BaseException:
-    """One of the stated outcomes for whatever ended a submit.
-
-    A cancellation and its like pass as they are. Any other foreign exception
-    comes from what the caller handed in: a clock, a quota store.
-    """
-    if isinstance(exception, IhuyiVoiceError) or not isinstance(exception, Exception):
-        return exception
-    reason = f"an unexpected exception ({type(exception).__name__})"
-    if exchange.may_have_been_written:
-        return OutcomeUnknownError(reason)
-    return NotSentError(reason)
-
-
-def status_of(error: IhuyiVoiceError) -> OutcomeStatus:
-    """The outcome that an error of this library states."""
-    return next(status for cls, status in _STATUS_BY_ERROR.items() if isinstance(error, cls))
-
-
-def _status(end: SubmitResult | Balance | BaseException, exchange: Exchange) -> OutcomeStatus:
-    if not isinstance(end, BaseException):
-        return OutcomeStatus.ACCEPTED
-    if isinstance(end, IhuyiVoiceError):
-        return status_of(end)
-    # A cancellation.
-    return OutcomeStatus.UNKNOWN if exchange.may_have_been_written else OutcomeStatus.NOT_SENT
-
-
-def _log(
-    what: str,
-    mobile: str,
-    end: SubmitResult | Balance | BaseException,
-    exchange: Exchange,
-    began: float,
-) -> None:
-    """One line for one request, and nothing in it about a person or a secret."""
-    if not logger.isEnabledFor(logging.INFO):
-        return
-    status = _status(end, exchange)
-    logger.info(
-        "%s %s %s code=%s voice_id=%s %.0f ms",
-        what,
-        mask_mobile(mobile),
-        status.value,
-        ACCEPTED if status is OutcomeStatus.ACCEPTED else getattr(end, "code", "-"),
-        getattr(end, "voice_id", None) or "-",
-        (time.monotonic() - began) * 1000,
-    )
+        return self._requester
 
 
 def _environment_proxy(base_url: str) -> Secret | None:

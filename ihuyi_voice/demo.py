@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ._loops import fast_loop_factory
-from .client import AsyncVoiceClient, status_of
+from .client import AsyncVoiceClient
+from .requester import status_of
 from .errors import IhuyiVoiceError
 from .models import OutcomeStatus, mask_mobile
 from .sandbox import Chaos, SandboxGateway

@@ -7,6 +7,7 @@ The tree:
     ├── QuotaExceededError       the per-number limit was reached; `retry_after` seconds
     ├── NotSentError             nothing was written: no slot, DNS, connect, TLS, proxy
     ├── OutcomeUnknownError      something may have been written and no readable answer came
+    ├── BulkStoppedError         a bulk run stopped before its rows were done
     └── GatewayError             the gateway answered with a code other than 2
         ├── AuthenticationError          401, 402, 405
         ├── AccessDeniedError            400, 4052
@@ -25,7 +26,10 @@ verification code, and numbers only masked: whoever raises keeps it so.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from .models import BulkReport
 
 
 def _restore(
@@ -108,6 +112,28 @@ class OutcomeUnknownError(IhuyiVoiceError):
         super().__init__(f"outcome unknown: {reason}; {advice}")
 
 
+class BulkStoppedError(IhuyiVoiceError):
+    """A bulk run stopped before its rows were done; what was in flight was finished.
+
+    `may_have_rung` is True when any row's phone may have rung: do not run
+    the same rows again blindly.
+
+    Attributes:
+        cause: the error that stopped it; None where `stop_on` stopped it on
+            an outcome without one.
+        report: what became of the rows that were taken.
+    """
+
+    def __init__(self, cause: IhuyiVoiceError | None, report: BulkReport) -> None:
+        self.cause = cause
+        self.report = report
+        counts = {status.value: count for status, count in report.counts.items() if count}
+        self.may_have_rung = any(status in counts for status in ("accepted", "unknown"))
+        told = ", ".join(f"{count} {status}" for status, count in counts.items())
+        why = cause or "stop_on asked for it"
+        super().__init__(f"the bulk run stopped at row {report.stopped_at}: {why}; so far {told}")
+
+
 @dataclass(frozen=True, slots=True)
 class Code:
     """One row of the gateway's table of codes.
@@ -186,10 +212,8 @@ class GatewayError(IhuyiVoiceError):
         row = CODES.get(code)
         self.code = code
         self.msg = msg
-        self.meaning = (
-            row.meaning if row else "the voice product documents no such code"
-        )
-        self.account_level = row is not None and row.account_level
+        self.meaning: str = row.meaning if row else "the voice product documents no such code"
+        self.account_level: bool = row is not None and row.account_level
         text = f"the gateway refused with code {code}: {self.meaning} (its words: {msg!r})"
         super().__init__(f"{text}; {hint}" if hint else text)
 
@@ -202,49 +226,49 @@ class AuthenticationError(GatewayError):
     minute, the text says by how much.
     """
 
-    codes = (401, 402, 405)
+    codes: ClassVar[tuple[int, ...]] = (401, 402, 405)
 
 
 class AccessDeniedError(GatewayError):
     """400, 4052: the caller's IP address is refused or not the registered one."""
 
-    codes = (400, 4052)
+    codes: ClassVar[tuple[int, ...]] = (400, 4052)
 
 
 class AccountFrozenError(GatewayError):
     """4050, 408: the account is frozen, by the vendor or for suspected abuse."""
 
-    codes = (4050, 408)
+    codes: ClassVar[tuple[int, ...]] = (4050, 408)
 
 
 class InsufficientBalanceError(GatewayError):
     """4051: the balance is used up."""
 
-    codes = (4051,)
+    codes: ClassVar[tuple[int, ...]] = (4051,)
 
 
 class InvalidMobileError(GatewayError):
     """403, 406: the gateway finds the mobile number missing or malformed."""
 
-    codes = (403, 406)
+    codes: ClassVar[tuple[int, ...]] = (403, 406)
 
 
 class BlockedMobileError(GatewayError):
     """4030: the mobile number is on the vendor's blacklist."""
 
-    codes = (4030,)
+    codes: ClassVar[tuple[int, ...]] = (4030,)
 
 
 class InvalidContentError(GatewayError):
     """404, 407, 4070: the gateway refuses the content."""
 
-    codes = (404, 407, 4070)
+    codes: ClassVar[tuple[int, ...]] = (404, 407, 4070)
 
 
 class SubmitFailedError(GatewayError):
     """0: the gateway failed to submit the call, without a reason."""
 
-    codes = (0,)
+    codes: ClassVar[tuple[int, ...]] = (0,)
 
 
 class UnrecognizedCodeError(GatewayError):

@@ -6,14 +6,15 @@ them shows neither a key nor a verification code, and numbers only masked.
 
 from __future__ import annotations
 
+import base64
 import secrets
 import sys
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote_plus, unquote, urlsplit
 
-from .errors import InvalidRequestError
+from .errors import IhuyiVoiceError, InvalidRequestError
 
 AnswerFormat = Literal["json", "xml"]
 
@@ -127,6 +128,17 @@ class Settings:
         check_count("max_connections", self.max_connections)
         if self.proxy is not None:
             _check_proxy(self.proxy.reveal())
+
+    def never_shown(self) -> tuple[Secret, ...]:
+        """What a gateway or proxy is given and may send back, as it is spelt on the wire."""
+        key = self.api_key.reveal()
+        spellings = [key, quote_plus(key)]
+        if self.proxy is not None:
+            parts = urlsplit(self.proxy.reveal())
+            user, password = unquote(parts.username or ""), unquote(parts.password or "")
+            credentials = f"{user}:{password}".encode("latin-1", "replace")
+            spellings += [password, parts.password or "", base64.b64encode(credentials).decode()]
+        return tuple(Secret(spelling) for spelling in dict.fromkeys(spellings) if spelling)
 
 
 def _check_credential(name: str, value: object) -> None:
@@ -307,3 +319,45 @@ class OutcomeStatus(Enum):
     """The gateway answered 2: the phone rings."""
     REPLAYED = "replayed"
     """Known from the ledger as done earlier: nothing was sent now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one row of a bulk run.
+
+    Attributes:
+        index: the row's place in the source, from 0.
+        request: the row, or None where it was neither a request nor a pair.
+        status: what became of it.
+        result: the gateway's answer when it was accepted, else None.
+        error: why not, when it was not accepted, else None.
+    """
+
+    index: int
+    request: SubmitRequest | None
+    status: OutcomeStatus
+    result: SubmitResult | None
+    error: IhuyiVoiceError | None
+
+
+@dataclass(frozen=True, slots=True)
+class BulkReport:
+    """What has become of the rows of a bulk run that were taken so far.
+
+    Attributes:
+        counts: how many rows ended with each status, every status included.
+        elapsed: seconds since the run began, or that it took.
+        stopped_by: the error that stopped the run before its rows were done,
+            None where none did.
+        stopped_at: the index of the row that stopped it, None where none did.
+    """
+
+    counts: dict[OutcomeStatus, int]
+    elapsed: float
+    stopped_by: IhuyiVoiceError | None = None
+    stopped_at: int | None = None
+
+    @property
+    def total(self) -> int:
+        """How many rows have an outcome."""
+        return sum(self.counts.values())

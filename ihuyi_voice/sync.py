@@ -18,12 +18,14 @@ import os
 import threading
 import time
 import weakref
+from collections import deque
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 from anyio.from_thread import BlockingPortal
 
 from ._loops import fast_loop_factory
+from .bulk import is_account_level
 from .client import AsyncVoiceClient, options_from_env
 from .errors import OutcomeUnknownError
 from .models import DEFAULT_BASE_URL
@@ -37,11 +39,15 @@ if TYPE_CHECKING:
     import aiohttp
     from typing_extensions import Self, Unpack
 
+    from .bulk import BulkRun, Rows, StopOn
     from .client import ClientOptions
-    from .models import AnswerFormat, Balance, SubmitResult
+    from .models import AnswerFormat, Balance, BulkReport, Outcome, SubmitResult
     from .quota import RecipientQuota
 
 T = TypeVar("T")
+
+# Seconds by which a batch of outcomes waits for more of them.
+_LINGER = 0.005
 
 _CLOSED = "this client is closed: make a new one"
 
@@ -174,6 +180,11 @@ class VoiceClient:
         self._finalizer: weakref.finalize[..., VoiceClient] | None = None
         _clients.add(self)
 
+    @property
+    def base_url(self) -> str:
+        """Scheme and host of the gateway."""
+        return self._client.base_url
+
     @classmethod
     def from_env(cls, **overrides: Unpack[ClientOptions]) -> Self:
         """A client for the account that the environment names.
@@ -229,6 +240,59 @@ class VoiceClient:
         """
         return self._call("query_balance", lambda c: c.query_balance())
 
+    def submit_many(
+        self,
+        requests: Rows,
+        *,
+        concurrency: int | None = None,
+        rate: float | None = None,
+        stop_on: StopOn | None = is_account_level,
+        max_failures_in_row: int | None = 20,
+        wait_for_quota: bool = False,
+    ) -> BlockingBulkRun:
+        """Place many calls; each row gets an outcome of its own.
+
+        A context manager: iterate what it gives for the outcomes, as they
+        finish, or let `finish()` run it to the end. Leaving the block early
+        starts no more and waits for what is in flight; a cancellation or
+        Ctrl-C stops at once, and what was in flight is reported as unknown.
+
+        Args:
+            requests: an iterable or async iterable of `SubmitRequest` or
+                (mobile, content) pairs, pulled lazily. A list, tuple, set or
+                deque is read in place; any other iterable is pulled by a
+                thread, so that it may block, and at most 32 rows ahead. An
+                iterable that never returns holds the block open.
+            concurrency: how many requests may be in flight at once;
+                `max_connections` by default and at most.
+            rate: starts per second, evenly spread; None for no limit.
+            stop_on: decides after each outcome whether to stop; by default at
+                a refusal of the whole account. None: never stop.
+            max_failures_in_row: also stop after so many unknown or not-sent
+                outcomes with none between them that reached the gateway; None
+                for no such limit. Not used when `stop_on` is None.
+            wait_for_quota: let a row over its number's limit wait its turn,
+                at most 1,000 at a time, while others overtake it, instead of
+                ending as limited.
+
+        Raises:
+            ValueError: an argument is wrong; the text says which.
+            TypeError: an argument is of the wrong type.
+            BulkStoppedError: from the iteration or `finish()`, once what was
+                in flight is reported, when the run was stopped.
+        """
+        return BlockingBulkRun(
+            self,
+            lambda client: client.submit_many(
+                requests,
+                concurrency=concurrency,
+                rate=rate,
+                stop_on=stop_on,
+                max_failures_in_row=max_failures_in_row,
+                wait_for_quota=wait_for_quota,
+            ),
+        )
+
     def close(self) -> None:
         """Close the connections, after the calls on the way in other threads.
 
@@ -259,7 +323,14 @@ class VoiceClient:
 
     def _call(self, name: str, start: Callable[[AsyncVoiceClient], Awaitable[T]]) -> T:
         self._check_usable(name)
-        portal = self._running_thread().portal
+        return self._wait(self._running_thread().portal, name, start)
+
+    def _wait(
+        self,
+        portal: BlockingPortal,
+        name: str,
+        start: Callable[[AsyncVoiceClient], Awaitable[T]],
+    ) -> T:
         future: concurrent.futures.Future[T] | None = None
         try:
             future = portal.start_task_soon(start, self._client)
@@ -308,6 +379,88 @@ class VoiceClient:
 
     def _renew_lock(self) -> None:
         self._lock = threading.Lock()
+
+
+class BlockingBulkRun:
+    """One bulk run: iterate it for the outcomes, as they finish.
+
+    Made by `VoiceClient.submit_many`, and used with `with`. Outcomes cross
+    from the loop's thread in batches, because a hop between threads costs
+    more than a row; so an outcome may be some milliseconds old.
+    """
+
+    def __init__(
+        self, client: VoiceClient, start: Callable[[AsyncVoiceClient], BulkRun]
+    ) -> None:
+        self._client = client
+        # Made here, so that wrong arguments are told at once.
+        self._run = start(client._client)
+        self._start = start
+        self._batch: deque[Outcome] = deque()
+        self._portal: BlockingPortal | None = None
+
+    def __enter__(self) -> Self:
+        self._client._check_usable("submit_many")
+        if self._portal is None:
+            before = self._client._client
+            self._portal = self._client._running_thread().portal
+            if self._client._client is not before:
+                # Forked since it was made.
+                self._run = self._start(self._client._client)
+        self._context = self._portal.wrap_async_context_manager(self._run)
+        self._context.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._context.__exit__(exc_type, exc, traceback)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Outcome:
+        if not self._batch:
+            self._batch.extend(self._next_batch())
+            if not self._batch:
+                raise StopIteration
+        return self._batch.popleft()
+
+    def finish(self) -> BulkReport:
+        """Run to the end without looking at each outcome.
+
+        Raises:
+            BulkStoppedError: as iterating does.
+        """
+        for _ in self:
+            pass
+        return self.report
+
+    def stop(self) -> None:
+        """Start no more; what is in flight finishes and is reported, then iteration ends."""
+        if self._portal is not None:
+            self._portal.call(self._run.stop)
+
+    def abort(self) -> None:
+        """Stop at once: what is in flight is cancelled and reported, as unknown or not sent."""
+        if self._portal is not None:
+            self._portal.call(self._run.abort)
+
+    @property
+    def report(self) -> BulkReport:
+        """What has become of the rows taken so far; at any time, and after the block."""
+        return self._run.report
+
+    def _next_batch(self) -> list[Outcome]:
+        if self._portal is None:
+            msg = "a bulk run must be entered first: `with client.submit_many(...) as run:`"
+            raise RuntimeError(msg)
+        return self._client._wait(
+            self._portal, "submit_many", lambda _: self._run.next_batch(_LINGER)
+        )
 
 
 _clients: weakref.WeakSet[VoiceClient] = weakref.WeakSet()

@@ -58,11 +58,11 @@ class Exchange:
     __slots__ = ("connecting", "connection", "deadline", "expired", "may_have_been_written")
 
     def __init__(self, deadline: float) -> None:
-        self.deadline = deadline
-        self.may_have_been_written = False
-        self.connecting = False
+        self.deadline: float = deadline
+        self.may_have_been_written: bool = False
+        self.connecting: bool = False
         self.connection: Connection | None = None
-        self.expired = False
+        self.expired: bool = False
 
     def remaining(self) -> float:
         """Seconds left until the deadline; negative when it has passed."""
@@ -163,7 +163,7 @@ class AiohttpTransport:
         self._timeout_seconds = settings.timeout
         self._connect_seconds = settings.connect_timeout
         self._timeout = _only_connecting(settings.connect_timeout)
-        self._proxy = None if settings.proxy is None else settings.proxy.reveal()
+        self._proxy = settings.proxy
         self._loop = asyncio.get_running_loop()
         self._session = aiohttp.ClientSession(
             connector=_Connector(
@@ -201,7 +201,11 @@ class AiohttpTransport:
         deadline = self._loop.call_later(remaining, _expire, exchange)
         try:
             response = await self._session.post(
-                url, data=body, allow_redirects=False, timeout=timeout, proxy=self._proxy
+                url,
+                data=body,
+                allow_redirects=False,
+                timeout=timeout,
+                proxy=None if self._proxy is None else self._proxy.reveal(),
             )
             try:
                 answer = await _read(response)

@@ -80,11 +80,11 @@ def check_mobile(mobile: object) -> str:
     raise InvalidRequestError(_what_is_wrong_with_mobile(bare))
 
 
-def _what_is_wrong_with_mobile(bare: str) -> str:
+def _what_is_wrong_with_mobile(bare: str) -> str:  # noqa: PLR0911 - one per mistake
     expected = "mobile must be a mainland number: 1, then 3-9, then nine digits"
     if not bare:
         return f"{expected}; it is empty"
-    if any(c in bare for c in ",;，；、|/"):
+    if any(c in bare for c in ",;，；、|/"):  # noqa: RUF001 - as typed in Chinese
         return f"{expected}; it looks like several numbers: submit once per number"
     if bare.isdigit() and not bare.isascii():
         return f"{expected}; it has digits that are not ASCII: write them as 0-9"
@@ -127,9 +127,7 @@ def check_content(content: object) -> str:
 # --- signing and encoding ---------------------------------------------------
 
 
-def sign_submit(
-    account: str, api_key: str, mobile: str, content: str, time: str
-) -> str:
+def sign_submit(account: str, api_key: str, mobile: str, content: str, time: str) -> str:
     """The dynamic password of a submit, by the vendor's formula."""
     return _md5(account + api_key + mobile + content + time).hexdigest()
 
@@ -229,9 +227,7 @@ def decode_submit(
     raise OutcomeUnknownError(reason)
 
 
-def decode_balance(
-    answer: Answer, unix_time: int, hide: tuple[str, ...] = ()
-) -> Balance:
+def decode_balance(answer: Answer, unix_time: int, hide: tuple[str, ...] = ()) -> Balance:
     """What the gateway says is left; arguments and errors as `decode_submit`.
 
     An OutcomeUnknownError of a balance query says that no phone was involved.
@@ -244,14 +240,12 @@ def decode_balance(
     raise OutcomeUnknownError(reason, may_have_rung=False)
 
 
-def _read_accepted(
-    answer: Answer, unix_time: int, hide: tuple[str, ...]
-) -> Mapping[str, object]:
+def _read_accepted(answer: Answer, unix_time: int, hide: tuple[str, ...]) -> Mapping[str, object]:
     try:
         # A redirect is not followed and its body is nobody's answer.
         if 300 <= answer.status < 400:
             msg = "a redirect is not an answer"
-            raise _UnreadableError(msg)
+            raise _UnreadableError(msg)  # noqa: TRY301 - worded below like the others
         fields = _fields(answer.body)
         code = _code(fields)
     except _UnreadableError as error:
@@ -307,7 +301,7 @@ def _readings(body: bytes) -> Iterator[str]:
     for encoding in ("utf-8", "gb18030"):
         try:
             yield body.decode(encoding)
-        except UnicodeDecodeError:
+        except UnicodeDecodeError:  # noqa: PERF203 - two rounds
             continue
     yield body.decode("utf-8", "replace")
     # Of use where the second byte of a GBK character is a backslash.
@@ -316,9 +310,9 @@ def _readings(body: bytes) -> Iterator[str]:
 
 def _xml_fields(body: bytes) -> Mapping[str, object]:
     # Both are of use here alone, and an account asked for JSON never pays for them.
-    from xml.parsers.expat import ExpatError
+    from xml.parsers.expat import ExpatError  # noqa: PLC0415
 
-    import xmltodict
+    import xmltodict  # noqa: PLC0415
 
     if b"<!DOCTYPE" in body or b"<!ENTITY" in body:
         msg = "it declares a document type or an entity"
@@ -375,7 +369,7 @@ def _voice_id(fields: Mapping[str, object], hide: tuple[str, ...]) -> str | None
 
 def _clock_hint(date: str, unix_time: int) -> str:
     """What an answer's `Date` header says of the local clock, when that is news."""
-    from email.utils import parsedate_to_datetime
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - rarely needed
 
     try:
         gateway_time = parsedate_to_datetime(date)

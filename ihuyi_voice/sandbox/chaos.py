@@ -187,7 +187,7 @@ class Dice:
     __slots__ = ("_calm", "_probabilities", "_random", "chaos")
 
     def __init__(self, chaos: Chaos) -> None:
-        self.chaos = chaos
+        self.chaos: Chaos = chaos
         self._random = random.Random(chaos.seed)  # noqa: S311 - faults guard no secret
         self._probabilities: list[tuple[Fault, float]] = [
             (fault, probability)

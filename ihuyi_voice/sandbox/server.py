@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .gateway import SandboxGateway
     from .state import Method, Reply
 
-logger = logging.getLogger("ihuyi_voice.sandbox")
+logger: logging.Logger = logging.getLogger("ihuyi_voice.sandbox")
 
 CONTROL_PATH = "/_sandbox/"
 

@@ -155,7 +155,7 @@ class GatewayState:
     )
 
     def __init__(self, account: Account) -> None:
-        self.account = account
+        self.account: Account = account
         self.calls: list[Call] = []
         self.attempts: list[Attempt] = []
         self.frozen_with: int | None = None

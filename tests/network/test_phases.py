@@ -1,5 +1,4 @@
-"""For each phase in which a request can end: the class, `may_have_rung`, and
-how many submits the server saw."""
+"""Each phase in which a request can end: class, `may_have_rung`, submits the server saw."""
 
 from __future__ import annotations
 
@@ -39,7 +38,7 @@ KEY = "k3y-that-nobody-may-see"
 
 @pytest.fixture(autouse=True)
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ihuyi_voice.client._BACKOFF_FIRST", 0.001)
+    monkeypatch.setattr("ihuyi_voice.requester._BACKOFF_FIRST", 0.001)
 
 
 class CountingClock:
@@ -94,8 +93,8 @@ async def test_a_refused_connection_is_tried_again_and_signed_anew_each_time(
 async def test_back_off_stays_within_the_deadline(
     refused_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ihuyi_voice.client._BACKOFF_FIRST", 1e9)
-    monkeypatch.setattr("ihuyi_voice.client._BACKOFF_MOST", 1e9)
+    monkeypatch.setattr("ihuyi_voice.requester._BACKOFF_FIRST", 1e9)
+    monkeypatch.setattr("ihuyi_voice.requester._BACKOFF_MOST", 1e9)
     began = time.monotonic()
     _, signed = await not_sent(refused_url, connect_attempts=9)
     assert signed == 1
@@ -249,7 +248,7 @@ async def test_waiting_for_a_slot_until_the_deadline() -> None:
         rogue.running(),
         client(rogue.url, max_connections=1, timeout=0.05, quota=quota) as voice,
     ):
-        voice._slots.acquire_nowait()
+        voice._opened().slots.acquire_nowait()
         with pytest.raises(NotSentError, match=r"no slot came free within 0\.05 s") as caught:
             await voice.submit(MOBILE, "1125")
         assert not caught.value.may_have_rung
@@ -261,28 +260,29 @@ async def test_cancelled_while_waiting_for_a_slot() -> None:
     quota = RecipientQuota(per_minute=1, per_day=1)
     rogue = Rogue(answer_accepted)
     async with rogue.running(), client(rogue.url, max_connections=1, quota=quota) as voice:
-        voice._slots.acquire_nowait()
+        voice._opened().slots.acquire_nowait()
         waiting = asyncio.create_task(voice.submit(MOBILE, "1125"))
-        while not voice._slots.statistics().tasks_waiting:
+        while not voice._opened().slots.statistics().tasks_waiting:
             await asyncio.sleep(0)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
         await quota.reserve(MOBILE)
-        voice._slots.release()
-        assert voice._slots.value == 1
+        voice._opened().slots.release()
+        assert voice._opened().slots.value == 1
     assert rogue.connections == 0
 
 
 async def test_closed_while_waiting_for_a_slot() -> None:
     rogue = Rogue(answer_accepted)
     async with rogue.running(), client(rogue.url, max_connections=1) as voice:
-        voice._slots.acquire_nowait()
+        slots = voice._opened().slots
+        slots.acquire_nowait()
         waiting = asyncio.create_task(voice.submit(MOBILE, "1125"))
-        while not voice._slots.statistics().tasks_waiting:
+        while not slots.statistics().tasks_waiting:
             await asyncio.sleep(0)
         await voice.aclose()
-        voice._slots.release()
+        slots.release()
         with pytest.raises(NotSentError, match="the client was closed"):
             await waiting
     assert rogue.connections == 0
@@ -374,7 +374,9 @@ UNKNOWN: dict[str, tuple[Behaviour, int, str]] = {
     "one header a second": (drip_headers, 1, "no whole answer within 0.5 s"),
     "not HTTP": (cut(SECRETIVE + b"\r\n\r\n", then_hang=False), 1, "not HTTP"),
     "a header that is none": (
-        cut(b"HTTP/1.1 200 OK\r\n" + SECRETIVE + b"\r\n\r\n", then_hang=False), 1, "not HTTP"
+        cut(b"HTTP/1.1 200 OK\r\n" + SECRETIVE + b"\r\n\r\n", then_hang=False),
+        1,
+        "not HTTP",
     ),
     "200 with HTML": (answering(HTML), 1, "HTTP status 200, no readable answer"),
     "200 with nothing": (answering(b""), 1, "it is empty"),
@@ -392,9 +394,7 @@ UNKNOWN: dict[str, tuple[Behaviour, int, str]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("behaviour", "submits", "words"), UNKNOWN.values(), ids=UNKNOWN.keys()
-)
+@pytest.mark.parametrize(("behaviour", "submits", "words"), UNKNOWN.values(), ids=UNKNOWN.keys())
 async def test_the_outcome_is_unknown_and_nothing_is_sent_again(
     behaviour: Behaviour, submits: int, words: str
 ) -> None:
@@ -491,7 +491,7 @@ async def test_cancelled_while_waiting_for_the_answer() -> None:
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        assert voice._slots.value == 1
+        assert voice._opened().slots.value == 1
         assert 0.0 < await quota._store.reserve(MOBILE, time.monotonic(), quota._limits)
     assert rogue.submits == 1
 
@@ -527,7 +527,7 @@ async def test_a_late_deadline_does_not_touch_the_next_user_of_the_connection(
             await connection.send(http_answer(ACCEPTED))
 
     exchanges: list[Exchange] = []
-    monkeypatch.setattr("ihuyi_voice.client.Exchange", Recorded)
+    monkeypatch.setattr("ihuyi_voice.requester.Exchange", Recorded)
     rogue = Rogue(expire_the_first_during_the_second)
     async with rogue.running(), client(rogue.url) as voice:
         await voice.submit(MOBILE, "1125")
@@ -614,9 +614,7 @@ async def test_a_balance_query_that_cannot_be_sent(refused_url: str) -> None:
 
 async def test_a_refused_balance_query_tells_of_a_wrong_clock() -> None:
     rogue = Rogue(
-        answering(
-            b'{"code":405,"msg":"no"}', "200 OK", "Date: Tue, 14 Nov 2023 22:13:20 GMT"
-        )
+        answering(b'{"code":405,"msg":"no"}', "200 OK", "Date: Tue, 14 Nov 2023 22:13:20 GMT")
     )
     async with rogue.running():
         async with client(rogue.url, clock=lambda: 1_700_000_090.0) as voice:

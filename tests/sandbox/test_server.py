@@ -178,7 +178,7 @@ async def test_what_the_gateway_does_not_know_is_a_page_of_html(
     ("expected", "size"), [(b"<code>2</code>", MAX_BODY_BYTES), (b"413", MAX_BODY_BYTES + 1)]
 )
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_body_has_a_bound(expected: bytes, size: int, chunked: bool) -> None:  # noqa: FBT001
+async def test_a_body_has_a_bound(expected: bytes, size: int, chunked: bool) -> None:
     gateway = sandbox()
     body = encoded(submit_form()) + b"&rest="
     body += b"x" * (size - len(body))

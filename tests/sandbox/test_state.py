@@ -100,7 +100,7 @@ def test_a_refused_balance_query_has_num_0() -> None:
 
 
 def test_every_text_in_xml_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(state._TEXTS, 401, "<&>")  # noqa: SLF001 - no real text needs it
+    monkeypatch.setitem(state._TEXTS, 401, "<&>")
     root = ET.fromstring(submit(GatewayState(Account()), {}).body)  # noqa: S314 - our own
     assert "<&>" == root.findtext("{http://106.ihuyi.com/}msg")
 
@@ -192,7 +192,7 @@ def test_any_format_but_json_is_xml() -> None:
         (406, submit_form("1391234567")),
         (406, submit_form("139123456789")),
         (406, submit_form("+8613912345678")),
-        (406, submit_form("１３９12345678")),  # noqa: RUF001 - full-width digits are the case
+        (406, submit_form("１３９12345678")),
         (406, submit_form("13912345678,13912345679")),
         (4030, submit_form("13900000001")),
         (404, submit_form(MOBILE, "")),
@@ -200,7 +200,7 @@ def test_any_format_but_json_is_xml() -> None:
         (4070, submit_form(MOBILE, "123")),
         (4070, submit_form(MOBILE, "1234567")),
         (4070, submit_form(MOBILE, "12a4")),
-        (4070, submit_form(MOBILE, "１１２５")),  # noqa: RUF001 - full-width digits are the case
+        (4070, submit_form(MOBILE, "１１２５")),
         (407, submit_form(MOBILE, "4444")),
         (407, submit_form(MOBILE, "赌博")),
         (0, submit_form("13900000002")),

@@ -69,6 +69,7 @@ def test_stopping_is_prompt_while_an_answer_hangs() -> None:
     gateway.on_attempt = lambda _: placed.set()
     with gateway.serve_in_thread() as url:
         parts = urlsplit(url)
+        assert parts.port is not None
         connection = socket.create_connection((parts.hostname, parts.port), DEADLINE)
         connection.sendall(submit_bytes(submit_form()))
         assert placed.wait(DEADLINE)

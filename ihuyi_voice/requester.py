@@ -1,0 +1,320 @@
+"""The way of one request.
+
+Check, reserve the quota, wait for a slot, take the time and sign, POST,
+decode, settle the quota, return: each once and in this order. Only connecting
+is ever tried again, because only then is it certain that nothing was written.
+
+What a caller may get wrong about loops and closing is `client.py`'s business,
+many requests at once are `bulk.py`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import anyio
+
+from .errors import (
+    ACCEPTED,
+    GatewayError,
+    IhuyiVoiceError,
+    InvalidRequestError,
+    NotSentError,
+    OutcomeUnknownError,
+    QuotaExceededError,
+)
+from .models import Balance, OutcomeStatus, SubmitResult, mask_mobile
+from .transport import Exchange
+from .wire import (
+    BALANCE_TARGET,
+    SUBMIT_TARGET,
+    check_content,
+    check_mobile,
+    decode_balance,
+    decode_submit,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from .models import Answer, Settings
+    from .quota import RecipientQuota
+    from .transport import Transport
+    from .wire import FormEncoder
+
+logger = logging.getLogger("ihuyi_voice")
+logger.addHandler(logging.NullHandler())
+
+# Back-off between attempts to connect: random between 0 and a bound that
+# starts here and doubles, in seconds.
+_BACKOFF_FIRST = 0.1
+_BACKOFF_MOST = 2.0
+
+_STATUS_BY_ERROR: dict[type[IhuyiVoiceError], OutcomeStatus] = {
+    InvalidRequestError: OutcomeStatus.INVALID,
+    QuotaExceededError: OutcomeStatus.LIMITED,
+    NotSentError: OutcomeStatus.NOT_SENT,
+    OutcomeUnknownError: OutcomeStatus.UNKNOWN,
+    GatewayError: OutcomeStatus.REFUSED,
+}
+
+
+def status_of(error: IhuyiVoiceError) -> OutcomeStatus:
+    """The outcome that an error of this library states."""
+    return next(status for cls, status in _STATUS_BY_ERROR.items() if isinstance(error, cls))
+
+
+class Admitted(NamedTuple):
+    """A submit that passed the check, with its place in the quota."""
+
+    mobile: str
+    content: str
+    reserved_at: float | None
+
+
+class Requester:
+    """Sends requests over one transport, so many at a time, each with its deadline.
+
+    It belongs to the event loop it was made in.
+
+    Attributes:
+        slots: one for each request that may be on the way at once.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        encoder: FormEncoder,
+        transport: Transport,
+        quota: RecipientQuota | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self.slots = anyio.Semaphore(settings.max_connections, fast_acquire=True)
+        self._settings = settings
+        self._encoder = encoder
+        self._transport = transport
+        self._quota = quota
+        self._clock = clock
+        self._never_shown = settings.never_shown()
+
+    def exchange(self) -> Exchange:
+        """A request that starts now."""
+        return Exchange(time.monotonic() + self._settings.timeout)
+
+    async def submit(self, mobile: str, content: str, idempotency_key: str | None) -> SubmitResult:
+        """One call from the check to its outcome; see `AsyncVoiceClient.submit`."""
+        began = time.monotonic()
+        try:
+            admitted = await self.admit(mobile, content, idempotency_key)
+        except IhuyiVoiceError as error:
+            log_submit(mobile, error, status_of(error), began)
+            raise
+        return await self.place(admitted)
+
+    async def admit(
+        self, mobile: object, content: object, idempotency_key: object = None
+    ) -> Admitted:
+        """Check a submit and reserve its place in the quota; nothing is sent.
+
+        Raises:
+            InvalidRequestError, QuotaExceededError: it is not to be sent.
+            NotSentError: the quota's store failed.
+        """
+        if idempotency_key is not None:
+            msg = "idempotency_key needs a ledger, and this client has none"
+            raise InvalidRequestError(msg)
+        number, code = check_mobile(mobile), check_content(content)
+        if self._quota is None:
+            return Admitted(number, code, None)
+        try:
+            return Admitted(number, code, await self._quota.reserve(number))
+        except IhuyiVoiceError:
+            raise
+        except Exception as exception:
+            msg = f"the quota's store failed ({type(exception).__name__})"
+            raise NotSentError(msg) from exception
+
+    async def place(self, admitted: Admitted, exchange: Exchange | None = None) -> SubmitResult:
+        """Send what was admitted, once, and say what became of it.
+
+        The reservation is given back when nothing was written, and only then.
+        """
+        began = time.monotonic()
+        exchange = exchange or self.exchange()
+        mobile, content, _ = admitted
+        try:
+            answer = await self._post(
+                SUBMIT_TARGET,
+                lambda now: self._encoder.submit(mobile, content, now),
+                exchange,
+                retry_on=(NotSentError,),
+            )
+            # The number before the code, which may be a part of it.
+            hide = self._hide(mobile, content)
+            result = decode_submit(answer, mobile, int(self._clock()), hide)
+        except BaseException as exception:
+            error = _stated(exception, exchange)
+            if not exchange.may_have_been_written:
+                await self.give_back(admitted)
+            log_submit(mobile, error, _status(error, exchange), began)
+            if error is exception:
+                raise
+            raise error from exception
+        log_submit(mobile, result, OutcomeStatus.ACCEPTED, began)
+        return result
+
+    async def give_back(self, admitted: Admitted) -> None:
+        """Release the place in the quota of a submit that was not sent."""
+        if self._quota is None or admitted.reserved_at is None:
+            return
+        # Also on the way out of a cancellation. A store that fails here keeps
+        # the slot; what became of the request stays what it is.
+        with anyio.CancelScope(shield=True), contextlib.suppress(Exception):
+            await self._quota.release(admitted.mobile, admitted.reserved_at)
+
+    async def query_balance(self) -> Balance:
+        """See `AsyncVoiceClient.query_balance`."""
+        began = time.monotonic()
+        exchange = self.exchange()
+        try:
+            answer = await self._post(
+                BALANCE_TARGET,
+                self._encoder.balance,
+                exchange,
+                retry_on=(NotSentError, OutcomeUnknownError),
+            )
+            balance = decode_balance(answer, int(self._clock()), self._hide())
+        except OutcomeUnknownError as unknown:
+            error = OutcomeUnknownError(unknown.reason, may_have_rung=False)
+            _log("query_balance", "", error, OutcomeStatus.UNKNOWN, began)
+            raise error from None
+        except BaseException as exception:
+            _log("query_balance", "", exception, _status(exception, exchange), began)
+            raise
+        _log("query_balance", "", balance, OutcomeStatus.ACCEPTED, began)
+        return balance
+
+    def _hide(self, *of_this_request: str) -> tuple[str, ...]:
+        """What must not come back out of the gateway's words."""
+        return (*[secret.reveal() for secret in self._never_shown], *of_this_request)
+
+    async def _post(
+        self,
+        target: str,
+        encode: Callable[[int], bytes],
+        exchange: Exchange,
+        retry_on: tuple[type[IhuyiVoiceError], ...],
+    ) -> Answer:
+        """POST in a slot of our own; what is in `retry_on` is tried again."""
+        await self._acquire_slot(exchange)
+        try:
+            try:
+                return await self._transport.post(target, encode(int(self._clock())), exchange)
+            except retry_on as failure:
+                if self._settings.connect_attempts == 1:
+                    raise
+                failures = [failure]
+
+            async def attempt() -> Answer:
+                if failures:
+                    # The first attempt was made above, without the machinery.
+                    raise failures.pop()
+                return await self._transport.post(target, encode(int(self._clock())), exchange)
+
+            return await self._retry(attempt, exchange, retry_on)
+        finally:
+            self.slots.release()
+
+    async def _acquire_slot(self, exchange: Exchange) -> None:
+        if self.slots.value:
+            self.slots.acquire_nowait()
+            return
+        try:
+            with anyio.fail_after(exchange.remaining()):
+                await self.slots.acquire()
+        except TimeoutError:
+            msg = (
+                f"no slot came free within {self._settings.timeout:g} s"
+                f" (max_connections={self._settings.max_connections})"
+            )
+            raise NotSentError(msg) from None
+
+    async def _retry(
+        self,
+        attempt: Callable[[], Awaitable[Answer]],
+        exchange: Exchange,
+        retry_on: tuple[type[IhuyiVoiceError], ...],
+    ) -> Answer:
+        # Imported here because a connection that comes up at once never needs it.
+        from tenacity import (  # noqa: PLC0415
+            AsyncRetrying,
+            retry_if_exception_type,
+            stop_after_attempt,
+            stop_before_delay,
+            wait_random_exponential,
+        )
+
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(self._settings.connect_attempts)
+            | stop_before_delay(exchange.remaining()),
+            wait=wait_random_exponential(multiplier=_BACKOFF_FIRST, max=_BACKOFF_MOST),
+            retry=retry_if_exception_type(retry_on),
+            sleep=anyio.sleep,
+            reraise=True,
+        )
+        return await retrying(attempt)
+
+
+def _stated(exception: BaseException, exchange: Exchange) -> BaseException:
+    """One of the stated outcomes for whatever ended a submit.
+
+    A cancellation and its like pass as they are. Any other foreign exception
+    comes from what the caller handed in, such as the clock.
+    """
+    if isinstance(exception, IhuyiVoiceError) or not isinstance(exception, Exception):
+        return exception
+    reason = f"an unexpected exception ({type(exception).__name__})"
+    if exchange.may_have_been_written:
+        return OutcomeUnknownError(reason)
+    return NotSentError(reason)
+
+
+def _status(exception: BaseException, exchange: Exchange) -> OutcomeStatus:
+    if isinstance(exception, IhuyiVoiceError):
+        return status_of(exception)
+    # A cancellation.
+    return OutcomeStatus.UNKNOWN if exchange.may_have_been_written else OutcomeStatus.NOT_SENT
+
+
+def log_submit(
+    mobile: object, end: SubmitResult | BaseException, status: OutcomeStatus, began: float
+) -> None:
+    """The one line for one submit; `mobile` as it was given."""
+    _log("submit", mobile, end, status, began)
+
+
+def _log(
+    what: str,
+    mobile: object,
+    end: SubmitResult | Balance | BaseException,
+    status: OutcomeStatus,
+    began: float,
+) -> None:
+    """One line for one request, and nothing in it about a person or a secret."""
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    number = ""
+    with contextlib.suppress(InvalidRequestError):
+        number = check_mobile(mobile)
+    logger.info(
+        "%s %s %s code=%s voice_id=%s %.0f ms",
+        what,
+        mask_mobile(number),
+        status.value,
+        ACCEPTED if status is OutcomeStatus.ACCEPTED else getattr(end, "code", "-"),
+        getattr(end, "voice_id", None) or "-",
+        (time.monotonic() - began) * 1000,
+    )

@@ -1,0 +1,121 @@
+"""The checks, each in an environment of its own: `nox`, or `nox -s lint`.
+
+`.ci/run` runs all of them. Everything that is installed comes from a Python
+package index; nothing is fetched otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import nox
+from packaging.requirements import Requirement
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.error_on_external_run = True
+# On a developer's machine a Python may be missing; where CI runs, none may.
+nox.options.error_on_missing_interpreters = bool(os.environ.get("CI"))
+
+HERE = Path(__file__).parent
+PROJECT = nox.project.load_toml("pyproject.toml")["project"]
+PYTHONS = nox.project.python_versions({"project": PROJECT})
+
+# What the tests read, but for the package itself.
+READ_BY_TESTS = ("CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", "tests")
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """The tests on one Python, with the newest of everything."""
+    session.install("-e", ".[test]")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
+def lowest(session: nox.Session) -> None:
+    """The tests on the lowest Python with the lowest versions we say we work with."""
+    session.install("-e", ".[test]", *_lowest_pins())
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff, with every rule on but those that pyproject.toml gives a reason for."""
+    session.install("ruff")
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """The sources as we see them, and the types of the installed package as a user does."""
+    session.install(".[test]", "mypy", "pyright[nodejs]", "nox")
+    # Not editable, because type checkers are to find what a user would, and
+    # anew each time, because the version alone does not tell that it changed.
+    session.install("--force-reinstall", "--no-deps", ".")
+    for python in (PYTHONS[0], PYTHONS[-1]):
+        checked = ("ihuyi_voice", "tests", "noxfile.py")
+        session.run("mypy", f"--python-version={python}", *checked)
+    with tempfile.TemporaryDirectory() as elsewhere:
+        copies = [shutil.copy(path, elsewhere) for path in HERE.glob("tests/typing/*.py")]
+        with session.chdir(elsewhere):
+            session.run("mypy", f"--config-file={HERE / 'pyproject.toml'}", *copies)
+            session.run("pyright", "--verifytypes", "ihuyi_voice", "--ignoreexternal")
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """The tests against the built wheel, with the source tree out of sight."""
+    session.install("build")
+    with tempfile.TemporaryDirectory() as elsewhere:
+        session.run("python", "-m", "build", "--wheel", "--outdir", elsewhere)
+        (built,) = Path(elsewhere).glob("*.whl")
+        session.install(f"{built}[test]")
+        session.install("--force-reinstall", "--no-deps", str(built))
+        for name in READ_BY_TESTS:
+            _copy(HERE / name, Path(elsewhere, name))
+        with session.chdir(elsewhere):
+            session.run("python", "-c", _ASSERT_INSTALLED)
+            session.run("pytest", *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Every line and branch of package and tests, those run in other processes too."""
+    session.install("-e", ".[test]")
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report", "--fail-under=100")
+
+
+_ASSERT_INSTALLED = """
+import ihuyi_voice, pathlib, sysconfig
+package = pathlib.Path(ihuyi_voice.__file__).parent
+assert package.parent == pathlib.Path(sysconfig.get_path("purelib")), package
+assert (package / "py.typed").is_file()
+"""
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        shutil.copy(source, target)
+
+
+def _lowest_pins() -> list[str]:
+    """`name==bound` for each dependency that a user can get, from its `name>=bound`."""
+    extras = PROJECT["optional-dependencies"]
+    wanted = [Requirement(r) for r in PROJECT["dependencies"] + extras["cli"] + extras["speed"]]
+    pins = []
+    for requirement in wanted:
+        (bound,) = (s.version for s in requirement.specifier if s.operator == ">=")
+        marker = f"; {requirement.marker}" if requirement.marker else ""
+        pins.append(f"{requirement.name}=={bound}{marker}")
+    return pins

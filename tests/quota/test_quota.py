@@ -1,0 +1,544 @@
+"""The limit of calls per number: exact over any window, with no socket and no loop."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import math
+import re
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import ihuyi_voice.quota
+from ihuyi_voice import MemoryQuotaStore, QuotaExceededError, QuotaStore, RecipientQuota
+from ihuyi_voice.quota import DAY, MINUTE, QuotaDefault
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator, Sequence
+
+T = TypeVar("T")
+
+MOBILE = "13912345678"
+OTHER = "13812345678"
+BOTH = ((2, MINUTE), (10, DAY))
+
+
+def now(coroutine: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine returns that never waits for anything."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return cast("T", stop.value)
+    coroutine.close()
+    pytest.fail("it waits")
+
+
+class Clock:
+    """Stands still until it is set."""
+
+    def __init__(self, time: float = 0.0) -> None:
+        self.time = time
+
+    def __call__(self) -> float:
+        return self.time
+
+
+def granted(quota: RecipientQuota, mobile: str = MOBILE) -> float | None:
+    """None when a call is reserved, else the seconds to wait."""
+    try:
+        now(quota.reserve(mobile))
+    except QuotaExceededError as error:
+        return error.retry_after
+    return None
+
+
+# --- exact over any window ---------------------------------------------------
+
+# Whole seconds, so that nothing is rounded; most of them near a window's end.
+steps = st.one_of(
+    st.integers(0, 70),
+    st.sampled_from([0, 0, 1, 59, 60, 61, 3_600, 86_339, 86_340, 86_399, 86_400, 86_401]),
+)
+counts = st.one_of(st.none(), st.integers(1, 5))
+
+
+def oracle(standing: Sequence[int], at: int, limits: Sequence[tuple[int, float]]) -> float:
+    """How long to wait until one more fits, by trying every moment at which that may change."""
+
+    def fits(moment: float) -> bool:
+        return all(
+            sum(moment - seconds < reserved <= moment for reserved in standing) < count
+            for count, seconds in limits
+        )
+
+    moments = [float(at), *(t + seconds for t in standing for _, seconds in limits)]
+    return min(moment - at for moment in moments if moment >= at and fits(moment))
+
+
+@example(per_minute=2, per_day=10, walk=[(0, None)] * 12)
+@example(per_minute=1, per_day=2, walk=[(0, None), (60, None), (86_340, None), (0, None)])
+@given(
+    per_minute=counts,
+    per_day=counts,
+    walk=st.lists(st.tuples(steps, st.one_of(st.none(), st.integers(0, 4))), max_size=40),
+)
+def test_granted_and_refused_exactly_as_counting_every_window_has_it(
+    per_minute: int | None, per_day: int | None, walk: list[tuple[int, int | None]]
+) -> None:
+    if per_minute is None and per_day is None:
+        per_day = 3
+    clock = Clock()
+    quota = RecipientQuota(per_minute, per_day, clock=clock)
+    limits = [
+        (count, seconds) for count, seconds in ((per_minute, MINUTE), (per_day, DAY)) if count
+    ]
+    standing: list[int] = []
+    at = 0
+    for step, release in walk:
+        at += step
+        clock.time = float(at)
+        if release is not None:
+            # One of the latest; nothing that a client gives back is old.
+            if release < len(standing):
+                now(quota.release(MOBILE, float(standing.pop(-1 - release))))
+            continue
+        expected = oracle(standing, at, limits)
+        wait = granted(quota)
+        assert expected == (wait or 0.0)
+        if wait is None:
+            standing.append(at)
+        else:
+            assert wait > 0.0
+    # The promise itself, over every half-open window that begins with a reservation.
+    for count, seconds in limits:
+        for begin in standing:
+            assert sum(begin <= t < begin + seconds for t in standing) <= count
+
+
+@given(
+    start=st.floats(0.0, 4e9),
+    walk=st.lists(st.floats(0.0, 1e5), min_size=1, max_size=30),
+    per_minute=st.integers(1, 3),
+    per_day=st.integers(1, 6),
+)
+def test_waiting_for_exactly_so_long_makes_it_allowed(
+    start: float, walk: list[float], per_minute: int, per_day: int
+) -> None:
+    clock = Clock(start)
+    quota = RecipientQuota(per_minute, per_day, clock=clock)
+    reserved: list[float] = []
+    for step in walk:
+        clock.time += step
+        wait = granted(quota)
+        if wait is not None:
+            clock.time += wait
+            rest = granted(quota)
+            if rest is not None:
+                # The sum was rounded down: by less than anybody can wait.
+                assert rest <= 2.0 * math.ulp(clock.time)
+                clock.time = math.nextafter(clock.time + rest, math.inf)
+                assert granted(quota) is None
+        reserved.append(clock.time)
+    for count, seconds in ((per_minute, MINUTE), (per_day, DAY)):
+        for first, last in zip(reserved, reserved[count:], strict=False):
+            assert last - first >= seconds - 2.0 * math.ulp(last)
+
+
+@given(st.lists(st.tuples(st.sampled_from([MOBILE, OTHER]), steps), max_size=30))
+def test_one_number_is_nothing_to_another(calls: list[tuple[str, int]]) -> None:
+    clock = Clock()
+    shared = RecipientQuota(2, 3, clock=clock)
+    alone = {mobile: RecipientQuota(2, 3, clock=clock) for mobile in (MOBILE, OTHER)}
+    for mobile, step in calls:
+        clock.time += step
+        assert granted(alone[mobile], mobile) == granted(shared, mobile)
+
+
+def test_two_a_minute_and_ten_a_day_by_default() -> None:
+    clock = Clock()
+    quota = RecipientQuota(clock=clock)
+    outcomes: list[float | None] = []
+    for minute in range(5):
+        for second in (0.0, 1.0, 2.0):
+            clock.time = 61.0 * minute + second
+            outcomes.append(granted(quota))
+    # The last is the eleventh: for a day after the first, not for a minute.
+    assert [*4 * [None, None, 58.0], None, None, DAY - 246.0] == outcomes
+    clock.time = 305.0
+    assert DAY - 305.0 == granted(quota)
+    clock.time = DAY
+    assert granted(quota) is None
+
+
+def test_the_later_of_both_limits_counts() -> None:
+    clock = Clock()
+    quota = RecipientQuota(1, 1, clock=clock)
+    assert granted(quota) is None
+    clock.time = 30.0
+    assert DAY - 30.0 == granted(quota)
+
+
+@pytest.mark.parametrize(
+    ("per_minute", "per_day", "window"), [(1, None, MINUTE), (None, 1, DAY), (5, 1, DAY)]
+)
+def test_a_window_is_half_open(
+    per_minute: int | None, per_day: int | None, window: float
+) -> None:
+    clock = Clock()
+    quota = RecipientQuota(per_minute, per_day, clock=clock)
+    assert granted(quota) is None
+    clock.time = math.nextafter(window, 0.0)
+    assert 0.0 < (granted(quota) or 0.0) < 1e-10
+    clock.time = window
+    assert granted(quota) is None
+
+
+def test_a_refusal_reserves_nothing() -> None:
+    clock = Clock()
+    quota = RecipientQuota(1, None, clock=clock)
+    assert granted(quota) is None
+    for second in range(1, 60):
+        clock.time = float(second)
+        assert 60.0 - second == granted(quota)
+    clock.time = 60.0
+    assert granted(quota) is None
+
+
+def test_the_error_tells_the_masked_number_and_how_long() -> None:
+    quota = RecipientQuota(1, clock=Clock())
+    now(quota.reserve(MOBILE))
+    with pytest.raises(QuotaExceededError) as caught:
+        now(quota.reserve(MOBILE))
+    assert (60.0, False) == (caught.value.retry_after, caught.value.may_have_rung)
+    assert "139****5678" in str(caught.value)
+    assert MOBILE not in repr(caught.value) + repr(vars(caught.value))
+
+
+# --- giving back -------------------------------------------------------------
+
+
+def test_a_reservation_given_back_is_free_again() -> None:
+    clock = Clock(5.0)
+    quota = RecipientQuota(1, 1, clock=clock)
+    reserved_at = now(quota.reserve(MOBILE))
+    assert 5.0 == reserved_at
+    assert DAY == granted(quota)
+    now(quota.release(MOBILE, reserved_at))
+    assert granted(quota) is None
+
+
+def test_one_of_two_at_the_same_moment_is_given_back() -> None:
+    quota = RecipientQuota(2, clock=Clock())
+    first, second = now(quota.reserve(MOBILE)), now(quota.reserve(MOBILE))
+    assert (0.0, 0.0) == (first, second)
+    now(quota.release(MOBILE, first))
+    assert [None, 60.0] == [granted(quota), granted(quota)]
+
+
+def test_the_right_one_of_several_is_given_back() -> None:
+    clock = Clock()
+    quota = RecipientQuota(2, clock=clock)
+    for second in (0.0, 50.0):
+        clock.time = second
+        now(quota.reserve(MOBILE))
+    now(quota.release(MOBILE, 50.0))
+    clock.time = 55.0
+    assert [None, 5.0] == [granted(quota), granted(quota)]
+
+
+def test_giving_back_what_is_unknown_does_no_harm() -> None:
+    store = MemoryQuotaStore()
+    quota = RecipientQuota(1, 1, store, clock=Clock())
+    now(quota.release(MOBILE, 0.0))
+    now(quota.reserve(MOBILE))
+    now(quota.release(MOBILE, 1.0))
+    now(quota.release(OTHER, 0.0))
+    assert DAY == granted(quota)
+    assert 1 == len(store)
+    now(quota.release(MOBILE, 0.0))
+    now(quota.release(MOBILE, 0.0))
+    assert 0 == len(store)
+
+
+# --- shared ------------------------------------------------------------------
+
+
+@pytest.fixture
+def _hasty_threads() -> Iterator[None]:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("_hasty_threads")
+def test_many_threads_get_exactly_what_the_limit_allows() -> None:
+    threads_count, tries, limit = 16, 200, 1_000
+    quota = RecipientQuota(limit, None, clock=Clock())
+    start = threading.Barrier(threads_count)
+    reserved: list[int] = []
+
+    def reserve() -> None:
+        start.wait()
+        reserved.append(sum(granted(quota) is None for _ in range(tries)))
+
+    threads = [threading.Thread(target=reserve) for _ in range(threads_count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert limit == sum(reserved)
+    assert 60.0 == granted(quota)
+
+
+@pytest.mark.usefixtures("_hasty_threads")
+def test_threads_that_reserve_and_give_back_leave_nothing() -> None:
+    store = MemoryQuotaStore()
+    quota = RecipientQuota(1_000, None, store, clock=Clock())
+
+    def reserve_and_release() -> None:
+        for _ in range(300):
+            now(quota.release(MOBILE, now(quota.reserve(MOBILE))))
+
+    threads = [threading.Thread(target=reserve_and_release) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 0 == len(store)
+
+
+def test_a_store_is_shared_by_quotas() -> None:
+    store = MemoryQuotaStore()
+    clock = Clock()
+    first, second = (RecipientQuota(2, 2, store, clock=clock) for _ in range(2))
+    assert [None, None, DAY, DAY] == [granted(q) for q in (first, second, first, second)]
+    assert granted(RecipientQuota(3, 3, store, clock=clock)) is None
+
+
+# --- fork --------------------------------------------------------------------
+
+
+def test_a_lock_that_was_held_when_the_process_forked_is_renewed() -> None:
+    store = MemoryQuotaStore()
+    quota = RecipientQuota(1, 1, store, clock=Clock())
+    now(quota.reserve(MOBILE))
+    with store._lock:
+        ihuyi_voice.quota._renew_locks()
+        # What was reserved before is known in the child too.
+        assert [DAY, None] == [granted(quota, MOBILE), granted(quota, OTHER)]
+
+
+FORK = """
+import os
+from ihuyi_voice import MemoryQuotaStore, QuotaExceededError, RecipientQuota
+store = MemoryQuotaStore()
+quota = RecipientQuota(1, 1, store)
+with store._lock:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            quota.reserve("13912345678").send(None)
+        except StopIteration:
+            os._exit(7)
+        os._exit(1)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), len(store))
+"""
+
+
+def test_a_forked_child_is_not_held_up_by_the_parents_lock() -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", FORK], capture_output=True, check=False, timeout=30, text=True
+    )
+    # And what the child reserves, the parent does not know.
+    assert (0, "7 0\n", "") == (process.returncode, process.stdout, process.stderr)
+
+
+# --- memory ------------------------------------------------------------------
+
+
+def reserved(store: MemoryQuotaStore, number: int, at: float) -> None:
+    assert 0.0 == now(store.reserve(f"139{number:08d}", at, BOTH))
+
+
+def test_quiet_numbers_disappear() -> None:
+    store = MemoryQuotaStore()
+    for number in range(1_000):
+        reserved(store, number, float(number))
+    assert 1_000 == len(store)
+    # A day later each new number clears away up to two.
+    for number in range(1_000, 1_500):
+        reserved(store, number, 1_000.0 + DAY)
+    assert 500 == len(store)
+    reserved(store, 1_500, 1_000.0 + 2.0 * DAY)
+    assert 499 == len(store)
+
+
+def test_a_number_is_forgotten_neither_early_nor_late() -> None:
+    store = MemoryQuotaStore()
+    reserved(store, 1, 0.0)
+    reserved(store, 2, math.nextafter(DAY, 0.0))
+    assert 2 == len(store)
+    reserved(store, 2, DAY)
+    assert 1 == len(store)
+
+
+def test_a_number_that_is_called_again_is_not_quiet() -> None:
+    store = MemoryQuotaStore()
+    reserved(store, 1, 0.0)
+    reserved(store, 2, 1.0)
+    reserved(store, 1, 2.0)
+    reserved(store, 3, DAY + 1.0)
+    # The second number is forgotten; the first still knows its second call.
+    assert 2 == len(store)
+    assert 1.0 == now(store.reserve("13900000001", DAY + 1.0, ((1, DAY),)))
+
+
+def test_the_day_over_and_over_takes_no_more_memory() -> None:
+    store = MemoryQuotaStore()
+    largest = 0
+    for day in range(5):
+        for number in range(300):
+            reserved(store, 1_000 * day + number, day * DAY + 288.0 * number)
+            largest = max(largest, len(store))
+    assert 300 <= largest <= 302
+
+
+def test_stamps_that_no_window_can_hold_are_dropped() -> None:
+    store = MemoryQuotaStore()
+    for minute in range(100):
+        assert 0.0 == now(store.reserve(MOBILE, 60.0 * minute, ((1, MINUTE),)))
+    assert 1 == len(store._reservations[MOBILE])
+
+
+def bytes_per_number(stamps: int) -> float:
+    numbers = 10_000
+    store = MemoryQuotaStore()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for stamp in range(stamps):
+            for number in range(numbers):
+                reserved(store, number, 61.0 * stamp + number * 1e-4)
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert numbers == len(store)
+    return (after - before) / numbers
+
+
+def test_the_memory_per_number_is_as_stated() -> None:
+    """The number's own string counted in."""
+    words = " ".join((inspect.getdoc(MemoryQuotaStore) or "").split())
+    stated = re.search(
+        r"A number takes about (\d+) bytes when it was called once and about (\d+) with ten calls",
+        words,
+    )
+    assert stated
+    for stamps, figure in zip((1, 10), stated.groups(), strict=True):
+        assert int(figure) == pytest.approx(bytes_per_number(stamps), rel=0.15)
+
+
+# --- arguments, store and clock ----------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["per_minute", "per_day"])
+@pytest.mark.parametrize(
+    ("value", "exception", "words"),
+    [
+        (0, ValueError, "must be at least 1, not 0"),
+        (-1, ValueError, "must be at least 1, not -1"),
+        (2.0, TypeError, "must be an int, not float"),
+        ("2", TypeError, "must be an int, not str"),
+        (True, TypeError, "must be an int, not bool"),
+    ],
+)
+def test_a_limit_is_a_whole_number_of_at_least_one(
+    name: str, value: object, exception: type[Exception], words: str
+) -> None:
+    with pytest.raises(exception, match=f"^{name} {words}$"):
+        RecipientQuota(**cast("Any", {name: value}))
+
+
+def test_no_limit_at_all_is_spelt_otherwise() -> None:
+    words = "^per_minute and per_day are both None: pass quota=None to the client for no limit$"
+    with pytest.raises(ValueError, match=words):
+        RecipientQuota(None, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({}, "RecipientQuota(per_minute=2, per_day=10)"),
+        ({"per_minute": 1, "per_day": None}, "RecipientQuota(per_minute=1, per_day=None)"),
+        ({"per_minute": None}, "RecipientQuota(per_minute=None, per_day=10)"),
+    ],
+)
+def test_the_repr_says_the_limits(arguments: dict[str, Any], text: str) -> None:
+    quota = RecipientQuota(**arguments)
+    now(quota.reserve(MOBILE))
+    assert text == repr(quota)
+
+
+def test_the_repr_of_the_default_reads_as_what_it_makes() -> None:
+    assert "RecipientQuota()" == repr(QuotaDefault.DEFAULT)
+
+
+class Recording:
+    """A store of somebody else's."""
+
+    def __init__(self, wait: float = 0.0) -> None:
+        self.wait = wait
+        self.asked: list[tuple[object, ...]] = []
+
+    async def reserve(
+        self, mobile: str, now: float, limits: Sequence[tuple[int, float]]
+    ) -> float:
+        self.asked.append(("reserve", mobile, now, tuple(limits)))
+        return self.wait
+
+    async def release(self, mobile: str, reserved_at: float) -> None:
+        self.asked.append(("release", mobile, reserved_at))
+
+
+def test_a_store_is_asked_with_the_moment_and_the_limits() -> None:
+    store = Recording()
+    quota = RecipientQuota(1, 2, store, clock=Clock(17.0))
+    assert 17.0 == now(quota.reserve(MOBILE))
+    now(quota.release(MOBILE, 17.0))
+    assert [
+        ("reserve", MOBILE, 17.0, ((1, 60.0), (2, 86_400.0))),
+        ("release", MOBILE, 17.0),
+    ] == store.asked
+
+
+def test_what_a_store_says_to_wait_is_what_is_told() -> None:
+    quota = RecipientQuota(store=Recording(wait=12.5))
+    assert 12.5 == granted(quota)
+
+
+def test_both_stores_are_stores() -> None:
+    stores: list[QuotaStore] = [Recording(), MemoryQuotaStore()]
+    for store in stores:
+        assert 0.0 == now(store.reserve(MOBILE, 0.0, BOTH))
+
+
+def test_the_clock_is_monotonic_here_and_the_walls_where_machines_must_agree() -> None:
+    before = time.monotonic()
+    assert before <= now(RecipientQuota().reserve(MOBILE)) <= time.monotonic()
+    before = time.time()
+    reserved_at = now(RecipientQuota(store=Recording()).reserve(MOBILE))
+    assert before <= reserved_at <= time.time()
+    given = Clock(5.0)
+    assert 5.0 == now(RecipientQuota(clock=given).reserve(MOBILE))
+    assert 5.0 == now(RecipientQuota(store=Recording(), clock=given).reserve(MOBILE))

@@ -1,0 +1,219 @@
+"""Which module may know which: the arrows of the package, read from its imports.
+
+Imports for type checkers alone count as well: a room that names another knows it.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import ihuyi_voice
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PACKAGE = "ihuyi_voice"
+FOLDER = Path(ihuyi_voice.__file__).parent
+
+# Room: the rooms it stands on. It may import these and all that they stand on.
+# The sandbox is one room; a new module has to be given its place here.
+STANDS_ON = {
+    "errors": [],
+    "models": ["errors"],
+    "wire": ["models"],
+    "transport": ["wire"],
+    "quota": ["models"],
+    "requester": ["transport", "quota"],
+    "source": ["models"],
+    "bulk": ["requester", "source"],
+    "client": ["bulk"],
+    "_loops": [],
+    "sync": ["client", "_loops"],
+    "__init__": ["sync"],
+    "sandbox": ["wire"],
+    "demo": ["__init__", "sandbox"],
+    "cli": ["demo"],
+    "__main__": ["cli"],
+}
+
+# The exceptions, for type checkers alone: an error of a bulk run carries its report.
+KNOWN_TO_CHECKERS = {"errors": {"models"}}
+
+MODULES = {
+    ".".join(path.relative_to(FOLDER).with_suffix("").parts): path for path in FOLDER.rglob("*.py")
+}
+
+CLOCKS_AND_IO = {
+    "aiohttp",
+    "anyio",
+    "asyncio",
+    "datetime",
+    "io",
+    "logging",
+    "os",
+    "pathlib",
+    "selectors",
+    "socket",
+    "ssl",
+    "subprocess",
+    "threading",
+    "time",
+}
+
+ONLY_FOR_SOME = {
+    "ihuyi_voice.cli",
+    "ihuyi_voice.demo",
+    "ihuyi_voice.sandbox",
+    "rich",
+    "tenacity",
+    "typer",
+    "uvloop",
+    "xmltodict",
+}
+
+
+def room_of(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def allowed(room: str) -> set[str]:
+    """The room itself and everything under it."""
+    return {room}.union(*(allowed(lower) for lower in STANDS_ON[room]))
+
+
+def imports(source: str, module: str) -> Iterator[tuple[str, bool]]:
+    """Every module that is imported, by its full name, and whether at run time."""
+    tree = ast.parse(source)
+    for_checkers = {
+        id(node)
+        for test in ast.walk(tree)
+        if isinstance(test, ast.If) and ast.unparse(test.test) == "TYPE_CHECKING"
+        for statement in test.body
+        for node in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        for name in names_imported(node, module):
+            yield name, id(node) not in for_checkers
+
+
+def names_imported(node: ast.AST, module: str) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    # The path of the package that the dots start from.
+    here = [PACKAGE, *module.split(".")][: -node.level] if node.level else []
+    origin = ".".join([*here, *([node.module] if node.module else [])])
+    # What is taken may be a module itself, or a name in the one it is taken from.
+    taken = [f"{origin}.{alias.name}" for alias in node.names]
+    return [name if is_ours(name) else origin for name in taken]
+
+
+def is_ours(name: str) -> bool:
+    local = name.removeprefix(f"{PACKAGE}.")
+    return local != name and (local in MODULES or room_of(local) == local in STANDS_ON)
+
+
+def rooms_imported(source: str, module: str) -> Iterator[tuple[str, bool]]:
+    for name, at_run_time in imports(source, module):
+        if name.partition(".")[0] == PACKAGE:
+            local = name.removeprefix(PACKAGE).removeprefix(".")
+            yield room_of(local) or "__init__", at_run_time
+
+
+def backward_arrows(source: str, module: str) -> set[str]:
+    room = room_of(module)
+    return {
+        other
+        for other, at_run_time in rooms_imported(source, module)
+        if other not in allowed(room)
+        and (at_run_time or other not in KNOWN_TO_CHECKERS.get(room, set()))
+    }
+
+
+def run_time_imports(module: str) -> set[str]:
+    """The top-level packages that a module of ours imports when it runs."""
+    source = MODULES[module].read_text(encoding="utf-8")
+    return {name.partition(".")[0] for name, at_run_time in imports(source, module) if at_run_time}
+
+
+def test_every_module_has_its_room() -> None:
+    assert set() == {room_of(module) for module in MODULES} - set(STANDS_ON)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_no_arrow_runs_backwards(module: str) -> None:
+    assert set() == backward_arrows(MODULES[module].read_text(encoding="utf-8"), module)
+
+
+def test_only_the_transport_and_the_sandbox_know_aiohttp() -> None:
+    assert {"transport", "sandbox.server"} == {
+        module for module in MODULES if "aiohttp" in run_time_imports(module)
+    }
+
+
+@pytest.mark.parametrize("module", ["errors", "wire", "sandbox.state"])
+def test_the_pure_rooms_have_no_clock_and_no_io(module: str) -> None:
+    assert set() == run_time_imports(module) & CLOCKS_AND_IO
+
+
+def test_importing_the_package_imports_nothing_that_only_some_need() -> None:
+    script = "import ihuyi_voice, sys; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60
+    )
+    imported = set(done.stdout.split())
+    assert {"aiohttp", "ihuyi_voice.client"} <= imported
+    assert set() == imported & ONLY_FOR_SOME
+
+
+@pytest.mark.parametrize(
+    ("backward", "module", "source"),
+    [
+        ({"models"}, "errors", "from .models import Balance"),
+        ({"models"}, "errors", "from . import models"),
+        ({"client"}, "wire", "import ihuyi_voice.client"),
+        ({"client"}, "wire", "from ihuyi_voice.client import AsyncVoiceClient"),
+        ({"client"}, "wire", "def f():\n    from .client import AsyncVoiceClient"),
+        ({"wire"}, "errors", "if TYPE_CHECKING:\n    from .wire import FormEncoder"),
+        ({"sync"}, "client", "if TYPE_CHECKING:\n    from .sync import VoiceClient"),
+        ({"transport"}, "quota", "from .transport import Exchange"),
+        ({"__init__"}, "client", "from . import __version__"),
+        ({"__init__"}, "client", "import ihuyi_voice"),
+        ({"__init__"}, "sandbox.server", "from ihuyi_voice import AsyncVoiceClient"),
+        ({"client"}, "sandbox.server", "from ..client import AsyncVoiceClient"),
+        ({"client"}, "sandbox.server", "from .. import client"),
+        ({"sandbox"}, "__init__", "from .sandbox import SandboxGateway"),
+        ({"cli", "sandbox"}, "sync", "from . import cli, sandbox"),
+    ],
+)
+def test_an_arrow_that_runs_backwards_is_seen(backward: set[str], module: str, source: str) -> None:
+    assert backward == backward_arrows(source, module)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("client", "from .wire import sign_submit"),
+        ("errors", "if TYPE_CHECKING:\n    from .models import BulkReport"),
+        ("client", "import asyncio, aiohttp.web"),
+        ("sandbox.server", "from .state import JSON"),
+        ("sandbox.server", "from . import account as check"),
+        ("sandbox.server", "from ihuyi_voice.wire import PATH"),
+        ("cli", "from . import __version__"),
+        ("cli", "from .sandbox import SandboxGateway"),
+    ],
+)
+def test_an_arrow_that_runs_forwards_is_let_be(module: str, source: str) -> None:
+    assert set() == backward_arrows(source, module)
+
+
+def test_an_import_for_type_checkers_is_told_from_one_at_run_time() -> None:
+    source = "import typing\nif TYPE_CHECKING:\n    import aiohttp\nelse:\n    import ssl"
+    assert {("typing", True), ("aiohttp", False), ("ssl", True)} == set(imports(source, "wire"))
