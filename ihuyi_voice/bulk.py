@@ -417,7 +417,11 @@ def _request(row: object) -> SubmitRequest:
         return row
     if isinstance(row, tuple | list) and len(row) == 2:
         return SubmitRequest(row[0], row[1])
-    what = f"{type(row).__name__} of {len(row)}" if isinstance(row, tuple | list) else type(row).__name__
+    what = (
+        f"{type(row).__name__} of {len(row)}"
+        if isinstance(row, tuple | list)
+        else type(row).__name__
+    )
     msg = f"a row must be a SubmitRequest or a (mobile, content) pair, not a {what}"
     raise InvalidRequestError(msg)
 

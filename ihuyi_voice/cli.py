@@ -8,43 +8,43 @@ arguments.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-import os
-import sys
+import signal
 import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import anyio
 import typer
 
+from . import bulk_command
 from ._loops import fast_loop_factory
-from .requester import status_of
-from .errors import ACCEPTED, GatewayError, IhuyiVoiceError, OutcomeUnknownError
-from .errors import InvalidRequestError, QuotaExceededError
+from .cli_account import (
+    EXIT_BELOW,
+    EXIT_STATUSES,
+    Account,
+    ApiId,
+    ApiKeyFile,
+    AsJson,
+    BaseUrl,
+    Timeout,
+    fail,
+)
+from .errors import (
+    ACCEPTED,
+    GatewayError,
+    IhuyiVoiceError,
+    InvalidRequestError,
+    OutcomeUnknownError,
+    QuotaExceededError,
+)
 from .models import DEFAULT_BASE_URL, OutcomeStatus, generate_code, mask_mobile
+from .requester import status_of
 from .sync import VoiceClient
 from .wire import check_content, check_mobile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from .models import SubmitResult
     from .sandbox import Attempt
-
-EXIT_STATUSES = {
-    OutcomeStatus.ACCEPTED: 0,
-    OutcomeStatus.INVALID: 2,
-    OutcomeStatus.REFUSED: 3,
-    OutcomeStatus.NOT_SENT: 4,
-    OutcomeStatus.LIMITED: 5,
-    OutcomeStatus.UNKNOWN: 6,
-}
-EXIT_USAGE = 2
-EXIT_BELOW = 7
 
 _STATUS_HELP = """
 
@@ -63,67 +63,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-
-ApiId = Annotated[
-    str | None,
-    typer.Option(envvar="IHUYI_VOICE_API_ID", help="The account's APIID.", show_default=False),
-]
-ApiKeyFile = Annotated[
-    Path | None,
-    typer.Option(
-        help="A file that holds the account's APIKEY and nothing else. Without it the key is read"
-        " from IHUYI_VOICE_API_KEY, or asked for.",
-        show_default=False,
-    ),
-]
-BaseUrl = Annotated[
-    str,
-    typer.Option(envvar="IHUYI_VOICE_BASE_URL", help="Scheme and host of the gateway."),
-]
-Timeout = Annotated[float, typer.Option(help="Seconds for one request, connecting included.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
-
-
-@dataclass(frozen=True)
-class Account:
-    """Whom to call as, and through which gateway."""
-
-    api_id: str | None
-    api_key_file: Path | None
-    base_url: str
-    timeout: float
-
-    @contextlib.contextmanager
-    def client(self) -> Iterator[VoiceClient]:
-        """An open client; what is wrong with the account ends the program."""
-        api_id = self.api_id or fail("no APIID: set IHUYI_VOICE_API_ID, or give --api-id")
-        try:
-            client = VoiceClient(
-                api_id, self._key(), base_url=self.base_url, timeout=self.timeout
-            )
-        except ValueError as error:
-            fail(str(error))
-        with client:
-            yield client
-
-    def _key(self) -> str:
-        if self.api_key_file is not None:
-            try:
-                return self.api_key_file.read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                fail(f"cannot read the API key file: {error}")
-        if key := os.environ.get("IHUYI_VOICE_API_KEY"):
-            return key
-        if sys.stdin.isatty():
-            key = typer.prompt("APIKEY", hide_input=True, err=True)
-            return str(key)
-        fail("no API key: set IHUYI_VOICE_API_KEY, or give --api-key-file")
-
-
-def fail(message: str, status: int = EXIT_USAGE) -> NoReturn:
-    """One line on stderr, and out."""
-    typer.echo(f"ihuyi-voice: {message}", err=True)
-    raise typer.Exit(status)
+app.command(epilog=bulk_command.EXIT_HELP)(bulk_command.bulk)
 
 
 @app.command(epilog=_STATUS_HELP)
@@ -156,7 +96,7 @@ def submit(  # noqa: PLR0913 - one argument per option
     try:
         # Checked here too, so that a bad number does not ask for a key first.
         number = check_mobile(mobile)
-        with Account(api_id, api_key_file, base_url, timeout).client() as client:
+        with Account(api_id, api_key_file, base_url, timeout).client(VoiceClient) as client:
             result = client.submit(number, check_content(code))
     except InvalidRequestError as error:
         number, drawn, result = "", None, error
@@ -225,12 +165,14 @@ def balance(  # noqa: PLR0913 - one argument per option
 ) -> None:
     """Print how many calls the account has [bold]left[/bold]. No phone rings."""
     try:
-        with Account(api_id, api_key_file, base_url, timeout).client() as client:
+        with Account(api_id, api_key_file, base_url, timeout).client(VoiceClient) as client:
             remaining = client.query_balance().remaining
     except IhuyiVoiceError as error:
         status = status_of(error)
         if as_json:
-            typer.echo(json.dumps({"status": status.value, "error": str(error)}, ensure_ascii=False))
+            typer.echo(
+                json.dumps({"status": status.value, "error": str(error)}, ensure_ascii=False)
+            )
             raise typer.Exit(EXIT_STATUSES[status]) from None
         fail(str(error), EXIT_STATUSES[status])
     typer.echo(json.dumps({"remaining": remaining}) if as_json else str(remaining))
@@ -239,7 +181,7 @@ def balance(  # noqa: PLR0913 - one argument per option
 
 
 @app.command()
-def sandbox(
+def sandbox(  # noqa: PLR0913 - one argument per option
     *,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port; 0 takes a free one.")] = 8765,
@@ -278,21 +220,20 @@ def sandbox(
         fail(str(error))
 
     async def serve() -> None:
-        async with gateway.serve(host, port) as url:
-            typer.echo(
-                f"sandbox gateway on {url} (no phone will ring; Ctrl-C stops it)\n"
-                f"  export IHUYI_VOICE_BASE_URL={url}\n"
-                f"  export IHUYI_VOICE_API_ID={gateway.api_id}\n"
-                f"  export IHUYI_VOICE_API_KEY={gateway.api_key}"
-            )
-            await asyncio.Event().wait()
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async with gateway.serve(host, port) as url:
+                typer.echo(
+                    f"sandbox gateway on {url} (no phone will ring; Ctrl-C stops it)\n"
+                    f"  export IHUYI_VOICE_BASE_URL={url}\n"
+                    f"  export IHUYI_VOICE_API_ID={gateway.api_id}\n"
+                    f"  export IHUYI_VOICE_API_KEY={gateway.api_key}"
+                )
+                await anext(signals)
 
-    # Ctrl-C, where the loop turned it into a cancellation or did not.
-    with contextlib.suppress(KeyboardInterrupt):
-        try:
-            anyio.run(serve, backend_options={"loop_factory": fast_loop_factory()})
-        except OSError as error:
-            fail(f"cannot listen on {host} port {port}: {error.strerror or error}", 1)
+    try:
+        anyio.run(serve, backend_options={"loop_factory": fast_loop_factory()})
+    except OSError as error:
+        fail(f"cannot listen on {host} port {port}: {error.strerror or error}", 1)
     typer.echo(f"{len(gateway.calls)} placed of {len(gateway.attempts)} submits")
 
 

@@ -197,7 +197,7 @@ class AsyncVoiceClient:
         """
         return await self._opened().query_balance()
 
-    def submit_many(
+    def submit_many(  # noqa: PLR0913 - each with a default
         self,
         requests: Rows,
         *,

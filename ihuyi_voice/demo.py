@@ -1,4 +1,4 @@
-"""`ihuyi-voice demo`: every outcome once, against a sandbox of its own.
+"""`ihuyi-voice demo`: every outcome once, then a bulk run, against a sandbox of its own.
 
 Real HTTP on loopback, both clients, no account needed and no phone rung.
 """
@@ -6,6 +6,7 @@ Real HTTP on loopback, both clients, no account needed and no phone rung.
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,21 +15,21 @@ from rich.console import Console
 from rich.table import Table
 
 from ._loops import fast_loop_factory
+from .bulk_file import FileRow
+from .bulk_progress import COLOURS, SendOptions, Tally, outcome_table, send
 from .client import AsyncVoiceClient
-from .requester import status_of
 from .errors import IhuyiVoiceError
 from .models import OutcomeStatus, mask_mobile
+from .requester import status_of
 from .sandbox import Chaos, SandboxGateway
 from .sync import VoiceClient
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .models import SubmitResult
 
-COLOURS = {
-    OutcomeStatus.ACCEPTED: "green",
-    OutcomeStatus.REFUSED: "yellow",
-    OutcomeStatus.UNKNOWN: "bold red",
-}
+_BULK_ROWS = 500
 _BLACKLISTED = "13800000001"
 
 
@@ -45,7 +46,7 @@ class Shown:
 def run_demo() -> None:
     """Place the calls and print what became of each."""
     console = Console()
-    gateway = SandboxGateway(balance=100, blacklist=(_BLACKLISTED,))
+    gateway = SandboxGateway(balance=1000, blacklist=(_BLACKLISTED,))
     with gateway.serve_in_thread() as url:
         console.print(f"A sandbox gateway answers on {url}: real HTTP, and no phone rings.\n")
         with VoiceClient(gateway.api_id, gateway.api_key, base_url=url) as client:
@@ -54,10 +55,21 @@ def run_demo() -> None:
             rows += anyio.run(
                 _async, gateway, url, backend_options={"loop_factory": fast_loop_factory()}
             )
+            console.print(_table(rows))
+            console.print(f"\nA bulk run of {_BULK_ROWS} rows, some of them bad:")
+            gateway.chaos = Chaos(latency=0.02, close_after_placing=0.01, seed=1)
+            tally = anyio.run(
+                _bulk, gateway, url, console, backend_options={"loop_factory": fast_loop_factory()}
+            )
+            gateway.chaos = Chaos()
+            console.print(outcome_table(tally))
             after = client.query_balance().remaining
-    console.print(_table(rows))
-    console.print(f"\nBalance before {before}, after {after}: {len(gateway.calls)} calls placed.")
-    console.print("The gateway saw no request twice, whatever went wrong.", style="dim")
+    placed = len(gateway.calls)
+    console.print(f"\nBalance before {before}, after {after}: {placed} calls placed.")
+    seen = Counter((attempt.mobile, attempt.content) for attempt in gateway.attempts)
+    console.print(
+        f"The gateway saw {len(seen)} requests, none more than {max(seen.values())} time."
+    )
 
 
 def _blocking(client: VoiceClient) -> list[Shown]:
@@ -77,15 +89,32 @@ def _blocking(client: VoiceClient) -> list[Shown]:
     return rows
 
 
+async def _bulk(gateway: SandboxGateway, url: str, console: Console) -> Tally:
+    def rows() -> Iterator[FileRow]:
+        for n in range(_BULK_ROWS):
+            line = n + 2
+            if n % 100 == 50:
+                yield FileRow(line, problem="it has no number")
+            elif n % 100 == 60:
+                yield FileRow(line, _BLACKLISTED, f"{n:06d}")
+            else:
+                yield FileRow(line, f"151{n:08d}", f"{n:06d}")
+
+    async with AsyncVoiceClient(gateway.api_id, gateway.api_key, base_url=url) as client:
+        return await send(client, rows(), _BULK_ROWS, SendOptions(concurrency=20), console)
+
+
 async def _async(gateway: SandboxGateway, url: str) -> list[Shown]:
     rows = []
 
-    async def show(what: str, mobile: str, base_url: str, timeout: float = 15.0) -> None:
+    async def show(what: str, mobile: str, base_url: str, patience: float = 15.0) -> None:
         async with AsyncVoiceClient(
-            gateway.api_id, gateway.api_key, base_url=base_url, timeout=timeout
+            gateway.api_id, gateway.api_key, base_url=base_url, timeout=patience
         ) as client:
             try:
-                result: SubmitResult | IhuyiVoiceError = await client.submit(mobile, "1125")
+                result: SubmitResult | IhuyiVoiceError = await client.submit(
+                    mobile, f"{len(rows):04d}"
+                )
             except IhuyiVoiceError as error:
                 result = error
         rows.append(Shown("AsyncVoiceClient", what, mobile, result))
@@ -97,7 +126,7 @@ async def _async(gateway: SandboxGateway, url: str) -> list[Shown]:
         ("no answer within half a second", Chaos(no_answer=1.0)),
     ):
         gateway.chaos = chaos
-        await show(what, "13612345678", url, timeout=0.5)
+        await show(what, "13612345678", url, patience=0.5)
     gateway.chaos = Chaos()
     with socket.socket() as nobody:
         # Bound, so that the port is taken, and not listened on, so that nobody answers.

@@ -147,8 +147,7 @@ def _check_credential(name: str, value: object) -> None:
         raise TypeError(msg)
     if not value or value != value.strip():
         msg = (
-            f"{name} is empty or has blanks around it;"
-            " copy it from the account's page without them"
+            f"{name} is empty or has blanks around it; copy it from the account's page without them"
         )
         raise ValueError(msg)
     if not value.isprintable():

@@ -44,9 +44,7 @@ class QuotaStore(Protocol):
     seconds at most that many reservations may stand.
     """
 
-    async def reserve(
-        self, mobile: str, now: float, limits: Sequence[tuple[int, float]]
-    ) -> float:
+    async def reserve(self, mobile: str, now: float, limits: Sequence[tuple[int, float]]) -> float:
         """Reserve at `now` (seconds) if every limit allows it.
 
         Returns:
@@ -79,9 +77,7 @@ class MemoryQuotaStore:
         """How many numbers are remembered."""
         return len(self._reservations)
 
-    async def reserve(
-        self, mobile: str, now: float, limits: Sequence[tuple[int, float]]
-    ) -> float:
+    async def reserve(self, mobile: str, now: float, limits: Sequence[tuple[int, float]]) -> float:
         """See `QuotaStore.reserve`."""
         with self._lock:
             standing = self._reservations.get(mobile, ())

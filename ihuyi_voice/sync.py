@@ -224,7 +224,9 @@ class VoiceClient:
             GatewayError: the gateway refused; its subclass and code say why.
             RuntimeError: the client is closed, or used where it cannot run.
         """
-        return self._call("submit", lambda c: c.submit(mobile, content, idempotency_key=idempotency_key))
+        return self._call(
+            "submit", lambda c: c.submit(mobile, content, idempotency_key=idempotency_key)
+        )
 
     def query_balance(self) -> Balance:
         """Ask how many calls the account has left.
@@ -240,7 +242,7 @@ class VoiceClient:
         """
         return self._call("query_balance", lambda c: c.query_balance())
 
-    def submit_many(
+    def submit_many(  # noqa: PLR0913 - each with a default
         self,
         requests: Rows,
         *,
@@ -372,9 +374,7 @@ class VoiceClient:
                 self._client = self._client._twin()
             if self._thread is None:
                 self._thread = _LoopThread(self._client)
-                self._finalizer = weakref.finalize(
-                    self, self._thread.stop, cancel_remaining=True
-                )
+                self._finalizer = weakref.finalize(self, self._thread.stop, cancel_remaining=True)
             return self._thread
 
     def _renew_lock(self) -> None:
@@ -389,9 +389,7 @@ class BlockingBulkRun:
     more than a row; so an outcome may be some milliseconds old.
     """
 
-    def __init__(
-        self, client: VoiceClient, start: Callable[[AsyncVoiceClient], BulkRun]
-    ) -> None:
+    def __init__(self, client: VoiceClient, start: Callable[[AsyncVoiceClient], BulkRun]) -> None:
         self._client = client
         # Made here, so that wrong arguments are told at once.
         self._run = start(client._client)

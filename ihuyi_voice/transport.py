@@ -220,8 +220,12 @@ class AiohttpTransport:
             deadline.cancel()
             _current_exchange.reset(token)
         # Raised out here so that aiohttp's exception, whose text may quote
-        # the gateway, does not hang on as the context.
-        raise error from error.__cause__
+        # the gateway, does not hang on as the context. A task in pure Python
+        # resumes this coroutine while it handles it, hence the rest.
+        try:
+            raise error from error.__cause__
+        finally:
+            error.__context__ = None
 
     async def aclose(self) -> None:
         """Close every connection; requests on the way end as unknown."""

@@ -1,0 +1,304 @@
+"""What `ihuyi-voice bulk` does once its options are parsed: send, show, write down.
+
+The rows and the way of a request are others' business; this shows how far the
+run has come, writes each row's outcome as it finishes, and says at the end
+what became of them all.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TextIO
+
+import anyio
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .errors import CODES, BulkStoppedError, GatewayError
+from .models import OutcomeStatus, SubmitRequest, mask_mobile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from rich.console import Console
+    from rich.progress import TaskID
+
+    from .bulk import BulkRun
+    from .bulk_file import FileRow
+    from .client import AsyncVoiceClient
+    from .models import Outcome
+
+COLOURS = {
+    OutcomeStatus.ACCEPTED: "green",
+    OutcomeStatus.REFUSED: "yellow",
+    OutcomeStatus.UNKNOWN: "bold red",
+}
+_MEANINGS = {
+    OutcomeStatus.ACCEPTED: "the phone rings",
+    OutcomeStatus.REFUSED: "the voice product documents no such code",
+    OutcomeStatus.UNKNOWN: "the phone may have rung: do not repeat blindly",
+    OutcomeStatus.NOT_SENT: "nothing was sent: repeating is safe",
+    OutcomeStatus.LIMITED: "over the limit for this number: nothing was sent",
+    OutcomeStatus.INVALID: "a bad row: nothing was sent",
+    OutcomeStatus.REPLAYED: "done earlier: nothing was sent",
+}
+_COLUMNS = ("line", "mobile", "status", "code", "voice_id", "detail", "idempotency_key")
+# Seconds between two looks at the progress: on a terminal, and in plain lines.
+_REFRESH, _REFRESH_PLAIN = 0.1, 5.0
+
+
+@dataclass(frozen=True)
+class SendOptions:
+    """How to send: as the arguments of `submit_many`."""
+
+    concurrency: int | None = None
+    rate: float | None = None
+    wait_for_quota: bool = False
+
+
+@dataclass
+class Tally:
+    """What has become of the rows so far.
+
+    Attributes:
+        counts: rows by status and, for refusals, the gateway's code.
+        stopped: why the run stopped before its rows were done; "" if it did not.
+        interrupted: whether a person stopped it.
+    """
+
+    counts: Counter[tuple[OutcomeStatus, int | None]] = field(default_factory=Counter)
+    stopped: str = ""
+    interrupted: bool = False
+
+    def of(self, status: OutcomeStatus) -> int:
+        """How many rows ended so."""
+        return sum(count for (its, _), count in self.counts.items() if its is status)
+
+    @property
+    def total(self) -> int:
+        """How many rows have an outcome."""
+        return sum(self.counts.values())
+
+
+class OutFile:
+    """Writes one line per row, as they finish, each flushed.
+
+    Raises:
+        OSError: the file is there already, or cannot be made.
+    """
+
+    def __init__(self, path: Path, *, show_codes: bool) -> None:
+        self._show_codes = show_codes
+        self._file: TextIO = path.open("x", encoding="utf-8", newline="")
+        columns = (*_COLUMNS, "content") if show_codes else _COLUMNS
+        self._csv: csv.DictWriter[str] | None = None
+        if path.suffix.lower() not in (".jsonl", ".ndjson", ".json"):
+            self._csv = csv.DictWriter(self._file, columns)
+            self._csv.writeheader()
+            self._file.flush()
+
+    def write(self, row: FileRow, outcome: Outcome | None) -> None:
+        """Write what became of a row; None for one that was not sent because it is bad."""
+        line = {
+            "line": row.line,
+            "mobile": mask_mobile(row.mobile),
+            "status": (outcome.status if outcome else OutcomeStatus.INVALID).value,
+            "code": getattr(outcome and outcome.error, "code", None),
+            "voice_id": outcome.result.voice_id if outcome and outcome.result else None,
+            "detail": str(outcome.error or "") if outcome else row.problem,
+            "idempotency_key": row.key,
+        }
+        if self._show_codes:
+            line["content"] = row.content or None
+        if self._csv is not None:
+            self._csv.writerow(line)
+        else:
+            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class _Shown:
+    """The progress: a bar on a terminal, a plain line now and then elsewhere."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self._console = console
+        self._total = total
+        self._began = self._last = time.monotonic()
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        if console.is_terminal:
+            self._bar = Progress(
+                BarColumn(),
+                TaskProgressColumn(),
+                TextColumn("{task.description}"),
+                TimeRemainingColumn(),
+                console=console,
+                auto_refresh=False,
+            )
+            self._task = self._bar.add_task("", total=total)
+            self._bar.start()
+
+    def update(self, tally: Tally, *, last: bool = False) -> None:
+        now = time.monotonic()
+        if not last and now - self._last < (_REFRESH if self._bar else _REFRESH_PLAIN):
+            return
+        self._last = now
+        rate = tally.total / max(now - self._began, 1e-3)
+        words = (
+            f"accepted {tally.of(OutcomeStatus.ACCEPTED)}"
+            f"  refused {tally.of(OutcomeStatus.REFUSED)}"
+            f"  unknown {tally.of(OutcomeStatus.UNKNOWN)}  {rate:.0f}/s"
+        )
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=tally.total, description=words, refresh=True)
+        else:
+            left = (self._total - tally.total) / rate if rate else 0.0
+            line = f"{tally.total}/{self._total}  {words}  {left:.0f} s left"
+            self._console.print(line, highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+async def send(  # noqa: PLR0913, PLR0917 - what to send, how, and where to show it
+    client: AsyncVoiceClient,
+    rows: Iterable[FileRow],
+    total: int,
+    options: SendOptions,
+    console: Console,
+    out: OutFile | None = None,
+) -> Tally:
+    """Send the good rows, write and show what becomes of each.
+
+    Ctrl-C once starts no more and finishes what is in flight; twice stops at
+    once, and what was in flight is reported as unknown.
+
+    Raises:
+        BulkFileError: the file could not be read to its end.
+    """
+    sending = _Sending(_Shown(console, total), out)
+    run = client.submit_many(
+        sending.good(rows),
+        concurrency=options.concurrency,
+        rate=options.rate,
+        wait_for_quota=options.wait_for_quota,
+    )
+    failure: Exception | None = None
+    async with anyio.create_task_group() as group:
+        group.start_soon(sending.heed_signals, run)
+        try:
+            await sending.follow(run)
+        except Exception as error:  # noqa: BLE001 - raised below, where no group wraps it
+            failure = error
+        group.cancel_scope.cancel()
+    sending.finish()
+    if failure is not None:
+        raise failure
+    return sending.tally
+
+
+class _Sending:
+    """One bulk run of the command, on its way."""
+
+    def __init__(self, shown: _Shown, out: OutFile | None) -> None:
+        self.tally = Tally()
+        self._shown = shown
+        self._out = out
+        # Rows that were handed over and have no outcome yet, by their index,
+        # and bad ones that were passed over; both are filled by the thread
+        # that reads the file.
+        self._under_way: dict[int, FileRow] = {}
+        self._bad: deque[FileRow] = deque()
+
+    def good(self, rows: Iterable[FileRow]) -> Iterator[SubmitRequest]:
+        """The rows to send; the bad ones are put aside."""
+        index = 0
+        for row in rows:
+            if row.problem:
+                self._bad.append(row)
+                continue
+            self._under_way[index] = row
+            index += 1
+            yield SubmitRequest(row.mobile, row.content)
+
+    async def follow(self, run: BulkRun) -> None:
+        """Note each outcome until the run is over."""
+        try:
+            async with run:
+                async for outcome in run:
+                    self._note(run, self._under_way.pop(outcome.index), outcome)
+                    self._note_bad(run)
+                    self._shown.update(self.tally)
+                self._note_bad(run)
+        except BulkStoppedError as error:
+            self.tally.stopped = str(error.cause)
+            self._note_bad(run)
+
+    async def heed_signals(self, run: BulkRun) -> None:
+        """The first Ctrl-C stops the run, the second stops it at once."""
+        with anyio.open_signal_receiver(signal.SIGINT) as signals:
+            async for _ in signals:
+                if self.tally.interrupted:
+                    self._shown.say("Stopping now.")
+                    run.abort()
+                else:
+                    self.tally.interrupted = True
+                    self._shown.say(
+                        "Stopping: what is in flight is finished. Ctrl-C again stops it now."
+                    )
+                    run.stop()
+
+    def finish(self) -> None:
+        """Show the last of the progress."""
+        self._shown.update(self.tally, last=True)
+        self._shown.close()
+
+    def _note_bad(self, run: BulkRun) -> None:
+        while self._bad:
+            self._note(run, self._bad.popleft(), None)
+
+    def _note(self, run: BulkRun, row: FileRow, outcome: Outcome | None) -> None:
+        status = OutcomeStatus.INVALID if outcome is None else outcome.status
+        code = outcome.error.code if outcome and isinstance(outcome.error, GatewayError) else None
+        self.tally.counts[status, code] += 1
+        if self._out is None:
+            return
+        try:
+            self._out.write(row, outcome)
+        except OSError as error:
+            # Rows whose outcome cannot be written down must not be sent.
+            self._out = None
+            self.tally.stopped = f"cannot write the outcomes: {error.strerror or error}"
+            run.stop()
+
+
+def outcome_table(tally: Tally) -> Table:
+    """The rows by status and code."""
+    table = Table("outcome", "code", "meaning", "rows")
+    table.columns[-1].justify = "right"
+    for (status, code), count in sorted(
+        tally.counts.items(), key=lambda item: (-item[1], item[0][0].value)
+    ):
+        row = CODES.get(code) if code is not None else None
+        table.add_row(
+            status.value,
+            "" if code is None else str(code),
+            row.meaning if row else _MEANINGS[status],
+            str(count),
+            style=COLOURS.get(status, "cyan"),
+        )
+    return table
