@@ -98,6 +98,13 @@ def coverage(session: nox.Session) -> None:
     session.run("coverage", "report", "--fail-under=100")
 
 
+@nox.session
+def soak(session: nox.Session) -> None:
+    """The long bulk runs at their full size: every row accounted for, memory flat."""
+    session.install("-e", ".[test]")
+    session.run("pytest", "tests/soak", *session.posargs, env={"IHUYI_VOICE_SOAK": "1"})
+
+
 _ASSERT_INSTALLED = """
 import ihuyi_voice, pathlib, sysconfig
 package = pathlib.Path(ihuyi_voice.__file__).parent

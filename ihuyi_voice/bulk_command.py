@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import Annotated
@@ -29,7 +30,6 @@ from .cli_account import (
 from .client import AsyncVoiceClient
 from .errors import IhuyiVoiceError
 from .models import DEFAULT_BASE_URL, OutcomeStatus
-from .requester import status_of
 from .sync import VoiceClient
 
 EXIT_ALL_ACCEPTED = 0
@@ -38,7 +38,8 @@ EXIT_HELP = """
 
 Exit status: 0 all rows accepted · 3 some were not, and none is unknown (refused, limited, not
 sent, bad, or the run was stopped) · 6 [bold]some are unknown: their phones may have rung[/bold] ·
-2 nothing was sent: a bad option, file or credentials. With --dry-run: 0 all rows are good, 2 not.
+2 nothing was sent: a bad option, file or credentials, or no balance to be had. With --dry-run:
+0 all rows are good, 2 not.
 """
 
 
@@ -98,6 +99,8 @@ def bulk(  # noqa: PLR0913 - one argument per option
     Ctrl-C once starts no more and finishes what is in flight; twice stops at
     once.
     """
+    if rate is not None and not math.isfinite(rate):
+        fail("--rate must be a finite number of starts per second")
     account = Account(api_id, api_key_file, base_url, timeout)
     console = Console(stderr=True)
     with contextlib.closing(_open(file, limit)) as rows:
@@ -191,7 +194,7 @@ def _print_balance(console: Console, account: Account, check: Check) -> None:
         with account.client(VoiceClient) as client:
             remaining = client.query_balance().remaining
     except IhuyiVoiceError as error:
-        fail(f"no balance, so nothing is sent: {error}", EXIT_STATUSES[status_of(error)])
+        fail(f"no balance, so nothing is sent: {error}")
     _say(console, f"to send {check.good}, balance {remaining}")
     if remaining < check.good:
         _say(console, f"the balance is {check.good - remaining} short: the run will stop there")

@@ -6,6 +6,7 @@ and the line it stands in. Nothing is sent here.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -13,6 +14,7 @@ import shutil
 import sys
 import tempfile
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -78,7 +80,9 @@ class Check:
 
 
 class BulkFile:
-    """The rows of a file, or of standard input for "-", which is kept aside to be read twice.
+    """The rows of a file, or of standard input for "-".
+
+    Whatever can be read only once, such as a pipe, is kept aside to be read twice.
 
     Raises:
         BulkFileError: it cannot be opened.
@@ -88,7 +92,7 @@ class BulkFile:
         self.name = "standard input" if name == "-" else name
         self._limit = limit
         try:
-            self._bytes = _standard_input() if name == "-" else Path(name).open("rb")  # noqa: SIM115 - see `close`
+            self._bytes = _kept_aside(sys.stdin.buffer) if name == "-" else _readable_twice(name)
         except OSError as error:
             msg = f"cannot read {self.name}: {error.strerror or error}"
             raise BulkFileError(msg) from None
@@ -133,15 +137,19 @@ class BulkFile:
         except csv.Error as error:
             msg = f"{self.name} is not the CSV it looks like: {error}"
             raise BulkFileError(msg) from None
+        except OSError as error:
+            msg = f"cannot read {self.name} to its end: {error.strerror or error}"
+            raise BulkFileError(msg) from None
         finally:
             text.detach()
 
     def _not_utf8(self) -> str:
         self._bytes.seek(0)
-        start = self._bytes.read(1 << 20)
+        decoder = codecs.getincrementaldecoder("gb18030")()
         try:
-            # A character may be cut in two at the end of what was read.
-            start.decode("gb18030", "strict" if len(start) < 1 << 20 else "ignore")
+            for chunk in iter(partial(self._bytes.read, 1 << 20), b""):
+                decoder.decode(chunk)
+            decoder.decode(b"", final=True)
         except UnicodeDecodeError:
             return f"{self.name} is not UTF-8 text: save it as UTF-8, CSV or JSON lines"
         return (
@@ -150,9 +158,17 @@ class BulkFile:
         )
 
 
-def _standard_input() -> BinaryIO:
+def _readable_twice(name: str) -> BinaryIO:
+    stream = Path(name).open("rb")  # noqa: SIM115 - closed by BulkFile.close
+    if stream.seekable():
+        return stream
+    with stream:
+        return _kept_aside(stream)
+
+
+def _kept_aside(stream: BinaryIO) -> BinaryIO:
     copy = tempfile.TemporaryFile()  # noqa: SIM115 - closed by BulkFile.close
-    shutil.copyfileobj(sys.stdin.buffer, copy)
+    shutil.copyfileobj(stream, copy)
     return copy
 
 

@@ -7,6 +7,7 @@ what became of them all.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import signal
@@ -19,6 +20,7 @@ import anyio
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from .bulk_file import BulkFileError
 from .errors import CODES, BulkStoppedError, GatewayError
 from .models import OutcomeStatus, SubmitRequest, mask_mobile
 
@@ -95,7 +97,8 @@ class OutFile:
 
     def __init__(self, path: Path, *, show_codes: bool) -> None:
         self._show_codes = show_codes
-        self._file: TextIO = path.open("x", encoding="utf-8", newline="")
+        # A key from a JSON line may have a lone surrogate, which UTF-8 cannot express.
+        self._file: TextIO = path.open("x", encoding="utf-8", errors="backslashreplace", newline="")
         columns = (*_COLUMNS, "content") if show_codes else _COLUMNS
         self._csv: csv.DictWriter[str] | None = None
         if path.suffix.lower() not in (".jsonl", ".ndjson", ".json"):
@@ -123,8 +126,9 @@ class OutFile:
         self._file.flush()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; whatever could be written was flushed before."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 class _Shown:
@@ -185,10 +189,8 @@ async def send(  # noqa: PLR0913, PLR0917 - what to send, how, and where to show
     """Send the good rows, write and show what becomes of each.
 
     Ctrl-C once starts no more and finishes what is in flight; twice stops at
-    once, and what was in flight is reported as unknown.
-
-    Raises:
-        BulkFileError: the file could not be read to its end.
+    once, and what was in flight is reported as unknown. A file that can no
+    longer be read stops the run too.
     """
     sending = _Sending(_Shown(console, total), out)
     run = client.submit_many(
@@ -197,17 +199,11 @@ async def send(  # noqa: PLR0913, PLR0917 - what to send, how, and where to show
         rate=options.rate,
         wait_for_quota=options.wait_for_quota,
     )
-    failure: Exception | None = None
     async with anyio.create_task_group() as group:
         group.start_soon(sending.heed_signals, run)
-        try:
-            await sending.follow(run)
-        except Exception as error:  # noqa: BLE001 - raised below, where no group wraps it
-            failure = error
+        await sending.follow(run)
         group.cancel_scope.cancel()
     sending.finish()
-    if failure is not None:
-        raise failure
     return sending.tally
 
 
@@ -243,10 +239,12 @@ class _Sending:
                     self._note(run, self._under_way.pop(outcome.index), outcome)
                     self._note_bad(run)
                     self._shown.update(self.tally)
-                self._note_bad(run)
         except BulkStoppedError as error:
             self.tally.stopped = str(error.cause)
-            self._note_bad(run)
+        except BulkFileError as error:
+            # It was read to its end once: it changed since.
+            self.tally.stopped = str(error)
+        self._note_bad(run)
 
     async def heed_signals(self, run: BulkRun) -> None:
         """The first Ctrl-C stops the run, the second stops it at once."""

@@ -53,7 +53,7 @@ Exit status: 0 accepted · 2 invalid number, content, option or credentials, not
 6 [bold]unknown: the phone may have rung[/bold], do not repeat blindly.
 """
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="ihuyi-voice",
     help="Voice-verification calls through iHuyi (互亿无线): no phone rung twice,"
     " every outcome stated, no secret leaked.\n\n"

@@ -105,7 +105,7 @@ async def _bulk(gateway: SandboxGateway, url: str, console: Console) -> Tally:
 
 
 async def _async(gateway: SandboxGateway, url: str) -> list[Shown]:
-    rows = []
+    rows: list[Shown] = []
 
     async def show(what: str, mobile: str, base_url: str, patience: float = 15.0) -> None:
         async with AsyncVoiceClient(

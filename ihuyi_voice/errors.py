@@ -128,7 +128,7 @@ class BulkStoppedError(IhuyiVoiceError):
         self.cause = cause
         self.report = report
         counts = {status.value: count for status, count in report.counts.items() if count}
-        self.may_have_rung = any(status in counts for status in ("accepted", "unknown"))
+        self.may_have_rung: bool = any(status in counts for status in ("accepted", "unknown"))
         told = ", ".join(f"{count} {status}" for status, count in counts.items())
         why = cause or "stop_on asked for it"
         super().__init__(f"the bulk run stopped at row {report.stopped_at}: {why}; so far {told}")

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from .transport import Transport
     from .wire import FormEncoder
 
-logger = logging.getLogger("ihuyi_voice")
+logger: logging.Logger = logging.getLogger("ihuyi_voice")
 logger.addHandler(logging.NullHandler())
 
 # Back-off between attempts to connect: random between 0 and a bound that
@@ -109,8 +109,8 @@ class Requester:
         began = time.monotonic()
         try:
             admitted = await self.admit(mobile, content, idempotency_key)
-        except IhuyiVoiceError as error:
-            log_submit(mobile, error, status_of(error), began)
+        except BaseException as error:
+            log_submit(mobile, error, _status(error, written=False), began)
             raise
         return await self.place(admitted)
 
@@ -159,7 +159,7 @@ class Requester:
             error = _stated(exception, exchange)
             if not exchange.may_have_been_written:
                 await self.give_back(admitted)
-            log_submit(mobile, error, _status(error, exchange), began)
+            log_submit(mobile, error, _status(error, written=exchange.may_have_been_written), began)
             if error is exception:
                 raise
             raise error from exception
@@ -192,7 +192,13 @@ class Requester:
             _log("query_balance", "", error, OutcomeStatus.UNKNOWN, began)
             raise error from None
         except BaseException as exception:
-            _log("query_balance", "", exception, _status(exception, exchange), began)
+            _log(
+                "query_balance",
+                "",
+                exception,
+                _status(exception, written=exchange.may_have_been_written),
+                began,
+            )
             raise
         _log("query_balance", "", balance, OutcomeStatus.ACCEPTED, began)
         return balance
@@ -282,11 +288,11 @@ def _stated(exception: BaseException, exchange: Exchange) -> BaseException:
     return NotSentError(reason)
 
 
-def _status(exception: BaseException, exchange: Exchange) -> OutcomeStatus:
+def _status(exception: BaseException, *, written: bool) -> OutcomeStatus:
     if isinstance(exception, IhuyiVoiceError):
         return status_of(exception)
     # A cancellation.
-    return OutcomeStatus.UNKNOWN if exchange.may_have_been_written else OutcomeStatus.NOT_SENT
+    return OutcomeStatus.UNKNOWN if written else OutcomeStatus.NOT_SENT
 
 
 def log_submit(

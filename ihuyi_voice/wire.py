@@ -191,7 +191,8 @@ class FormEncoder:
 
 _is_integer = re.compile(r"-?[0-9]{1,18}").fullmatch
 _whole_number = re.compile(r"(-?[0-9]{1,18})(?:\.0*)?").fullmatch
-_is_id = re.compile(r"[!-~]{1,64}").fullmatch
+# Longer than any id that was met, and shorter than a signed password.
+_is_id = re.compile(r"[!-~]{1,31}").fullmatch
 _ID_NAMES = ("voiceid", "smsid")
 _bare_ids = re.compile(r'"(voiceid|smsid)"\s*:\s*([0-9]{18,40})(?![0-9.eE])').findall
 _hide_passwords = re.compile(r"[0-9a-fA-F]{32}").sub
@@ -345,11 +346,12 @@ def _msg(fields: Mapping[str, object], hide: tuple[str, ...]) -> str:
     value = fields.get("msg")
     if not isinstance(value, str):
         return ""
+    # The signed password first, because another secret may be a part of it.
+    if len(value) >= 32:
+        value = _hide_passwords("****", value)
     for secret in hide:
         if secret in value:
             value = value.replace(secret, "****")
-    if len(value) >= 32:
-        value = _hide_passwords("****", value)
     # Control characters would forge log lines and steer terminals.
     return value if value.isprintable() else " ".join(_printable(value).split())
 

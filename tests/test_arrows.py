@@ -37,8 +37,12 @@ STANDS_ON = {
     "sync": ["client", "_loops"],
     "__init__": ["sync"],
     "sandbox": ["wire"],
-    "demo": ["__init__", "sandbox"],
-    "cli": ["demo"],
+    "bulk_file": ["wire"],
+    "bulk_progress": ["__init__", "bulk_file"],
+    "demo": ["bulk_progress", "sandbox"],
+    "cli_account": ["__init__"],
+    "bulk_command": ["bulk_progress", "cli_account"],
+    "cli": ["demo", "bulk_command"],
     "__main__": ["cli"],
 }
 

@@ -17,14 +17,15 @@ import pytest
 from typer.testing import CliRunner
 
 from ihuyi_voice import BlockedMobileError, QuotaExceededError, VoiceClient
-from ihuyi_voice.cli import EXIT_STATUSES, app
+from ihuyi_voice.cli import app
+from ihuyi_voice.cli_account import EXIT_STATUSES
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from click.testing import Result
+    from typer.testing import Result
 
 MOBILE = "13912345678"
 
@@ -148,7 +149,9 @@ def test_the_outcome_is_unknown_and_the_drawn_code_is_told(gateway: SandboxGatew
 
 def test_over_the_limit(monkeypatch: pytest.MonkeyPatch, gateway: SandboxGateway) -> None:
     def exceeded(*_: object, **__: object) -> None:
-        raise QuotaExceededError("139****5678", 12.0)
+        raise QuotaExceededError(masked, 12.0)
+
+    masked = "139****5678"
 
     monkeypatch.setattr(VoiceClient, "submit", exceeded)
     result = run("submit", MOBILE, "--json")
@@ -176,7 +179,8 @@ def test_every_outcome_has_an_exit_status_of_its_own() -> None:
 
 
 def test_balance(gateway: SandboxGateway) -> None:
-    assert (0, "1000\n", "") == (lambda r: (r.exit_code, r.stdout, r.stderr))(run("balance"))
+    plain = run("balance")
+    assert (0, "1000\n", "") == (plain.exit_code, plain.stdout, plain.stderr)
     assert json.loads(run("balance", "--json").stdout) == {"remaining": 1000}
     assert run("balance", "--fail-below", "1000").exit_code == 0
     below = run("balance", "--fail-below", "1001")
@@ -294,9 +298,7 @@ def test_the_sandbox_prints_its_url_and_logs_each_call() -> None:
         out, err = process.communicate(timeout=20)
     assert (0, "") == (process.returncode, err)
     placed, refused, total = out.splitlines()
-    assert re.fullmatch(
-        r"\d\d:\d\d:\d\d  placed \d+  mobile '13912345678'  content '1125'", placed
-    )
+    assert re.fullmatch(r"\d\d:\d\d:\d\d  placed \d+  mobile '13912345678'  content '1125'", placed)
     assert re.fullmatch(
         r"\d\d:\d\d:\d\d  refused 4030  mobile '13800000000'  content '1125'", refused
     )
@@ -322,7 +324,9 @@ def test_the_demo_shows_every_outcome() -> None:
     assert (0, "") == (process.returncode, err)
     for status in EXIT_STATUSES:
         assert status.value[:7] in out
-    assert "Balance before 100, after 94: 6 calls placed." in out
+    assert "500/500  accepted 483  refused 2  unknown 7 " in out
+    assert "Balance before 1000, after 504: 496 calls placed." in out
+    assert "none more than 1 time." in out
     assert "13912345678" not in out
 
 

@@ -131,9 +131,7 @@ def test_used_in_and_closed_from_a_second_event_loop(url: str, gateway: SandboxG
     assert [MOBILE] == [attempt.mobile for attempt in gateway.attempts]
 
 
-def test_made_outside_any_loop_and_used_and_closed_later(
-    url: str, gateway: SandboxGateway
-) -> None:
+def test_made_outside_any_loop_and_used_and_closed_later(url: str, gateway: SandboxGateway) -> None:
     voice = AsyncVoiceClient("sandbox", "sandbox-key", base_url=url)
 
     async def use() -> str:
@@ -232,9 +230,7 @@ INVALID: dict[str, tuple[object, object, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("mobile", "content", "words"), INVALID.values(), ids=INVALID.keys()
-)
+@pytest.mark.parametrize(("mobile", "content", "words"), INVALID.values(), ids=INVALID.keys())
 async def test_a_bad_argument_is_refused_and_the_server_sees_nothing(
     mobile: str, content: str, words: str
 ) -> None:

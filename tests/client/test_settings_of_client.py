@@ -107,7 +107,10 @@ async def test_a_wrong_clock_is_pointed_out_where_it_may_be_the_reason_of_a_405(
     async with gateway.serve() as url:
         for clock, words in ((now - 3600.0, "3600 s behind"), (now + 61.0, "61 s ahead of")):
             async with AsyncVoiceClient(
-                "sandbox", "wrong", base_url=url, clock=lambda at=clock: at  # type: ignore[misc]
+                "sandbox",
+                "wrong",
+                base_url=url,
+                clock=lambda at=clock: at,  # type: ignore[misc]
             ) as voice:
                 with pytest.raises(AuthenticationError, match=words):
                     await voice.submit(MOBILE, "1125")
@@ -269,9 +272,7 @@ async def test_trace_configs_are_called_by_both_clients() -> None:
     events: list[str] = []
 
     def traced() -> aiohttp.TraceConfig:
-        async def start(
-            _: object, __: object, params: aiohttp.TraceRequestStartParams
-        ) -> None:
+        async def start(_: object, __: object, params: aiohttp.TraceRequestStartParams) -> None:
             events.append(f"{params.method} {params.url.path_qs}")
 
         async def end(_: object, __: object, params: aiohttp.TraceRequestEndParams) -> None:
@@ -396,9 +397,7 @@ class ListStore:
         self.standing: list[tuple[str, float]] = []
         self.asked: list[tuple[str, float, Sequence[tuple[int, float]]]] = []
 
-    async def reserve(
-        self, mobile: str, now: float, limits: Sequence[tuple[int, float]]
-    ) -> float:
+    async def reserve(self, mobile: str, now: float, limits: Sequence[tuple[int, float]]) -> float:
         await asyncio.sleep(0)
         if self.fail_reserve:
             msg = "the store is down"

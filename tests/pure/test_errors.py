@@ -16,6 +16,7 @@ from ihuyi_voice.errors import (
     AccountFrozenError,
     AuthenticationError,
     BlockedMobileError,
+    BulkStoppedError,
     GatewayError,
     IhuyiVoiceError,
     InsufficientBalanceError,
@@ -29,6 +30,7 @@ from ihuyi_voice.errors import (
     UnrecognizedCodeError,
     gateway_error,
 )
+from ihuyi_voice.models import BulkReport, OutcomeStatus
 
 CLASS_BY_CODE: dict[int, type[GatewayError]] = {
     0: SubmitFailedError,
@@ -81,6 +83,7 @@ EXAMPLES: list[IhuyiVoiceError] = [
     GatewayError(4711, "?"),
     *(gateway_error(code, f"words {code}", "a hint") for code in CLASS_BY_CODE),
     gateway_error(4085, "同一手机号验证码类内容发送超出限制"),
+    BulkStoppedError(None, BulkReport({OutcomeStatus.REFUSED: 1}, 0.1)),
 ]
 
 
