@@ -105,6 +105,13 @@ def soak(session: nox.Session) -> None:
     session.run("pytest", "tests/soak", *session.posargs, env={"IHUYI_VOICE_SOAK": "1"})
 
 
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """How fast it sends, beside its peers; minutes, or `nox -s bench -- --quick`."""
+    session.install(".[bench]")
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
 _ASSERT_INSTALLED = """
 import ihuyi_voice, pathlib, sysconfig
 package = pathlib.Path(ihuyi_voice.__file__).parent

@@ -115,7 +115,8 @@ class BulkRun:
         self._next_start = 0.0
         # Workers, and the wait that the holder of the turn is in.
         self._workers = 0
-        self._workers_waiting = 0
+        self._turn_taken = False
+        self._waiting_for_turn: deque[anyio.Event] = deque()
         self._pause: anyio.CancelScope | None = None
 
     async def __aenter__(self) -> Self:
@@ -124,7 +125,6 @@ class BulkRun:
             raise RuntimeError(msg)
         self._requester = self._open_requester()
         self._began = self._next_start = time.monotonic()
-        self._turn = anyio.Lock(fast_acquire=True)
         self._hired = anyio.create_task_group()
         self._group = anyio.create_task_group()
         await self._group.__aenter__()
@@ -164,11 +164,13 @@ class BulkRun:
         Raises:
             BulkStoppedError: as iterating does.
         """
-        if not await self._wait_for_outcome():
-            return []
-        if linger and self._ended is None and len(self._outcomes) < _UNREAD // 2:
-            await anyio.sleep(linger)
-        return [self._read() for _ in range(len(self._outcomes))]
+        batch: list[Outcome] = []
+        # Another reader may take them all while this one lingers.
+        while not batch and await self._wait_for_outcome():
+            if linger and self._ended is None and len(self._outcomes) < _UNREAD // 2:
+                await anyio.sleep(linger)
+            batch = [self._read() for _ in range(len(self._outcomes))]
+        return batch
 
     async def finish(self) -> BulkReport:
         """Run to the end without looking at each outcome.
@@ -191,7 +193,8 @@ class BulkRun:
     def abort(self) -> None:
         """Stop at once: what is in flight is cancelled and reported, as unknown or not sent."""
         self.stop()
-        self._hired.cancel_scope.cancel()
+        if self._began is not None:
+            self._hired.cancel_scope.cancel()
 
     @property
     def report(self) -> BulkReport:
@@ -277,6 +280,7 @@ class BulkRun:
 
     def _settle(self) -> None:
         """Rows that were taken and not started end here, so that none is lost."""
+        self.stop()
         for _, index, late, error in self._late:
             self._report_outcome(index, late, error)
         for row in self._source.leftovers():
@@ -296,14 +300,22 @@ class BulkRun:
     async def _work(self) -> None:
         try:
             while True:
-                self._workers_waiting += 1
-                async with self._turn:
-                    self._workers_waiting -= 1
+                # A lock that costs next to nothing while nobody waits for it. A
+                # cancellation is one of all workers, so no wake-up is ever lost.
+                while self._turn_taken:
+                    self._waiting_for_turn.append(anyio.Event())
+                    await self._waiting_for_turn[-1].wait()
+                self._turn_taken = True
+                try:
                     taken = await self._take()
-                    if taken is None:
-                        return
-                    if not self._workers_waiting and self._workers < self._concurrency:
-                        self._hire()
+                finally:
+                    self._turn_taken = False
+                    if self._waiting_for_turn:
+                        self._waiting_for_turn.popleft().set()
+                if taken is None:
+                    return
+                if not self._waiting_for_turn and self._workers < self._concurrency:
+                    self._hire()
                 await self._send(*taken)
         except Exception as exception:  # noqa: BLE001 - the source's or the predicate's own
             self._broken = exception
@@ -316,7 +328,9 @@ class BulkRun:
         except IhuyiVoiceError as error:
             end = error
         except BaseException:
-            # Cancelled: the row is not lost, whatever is known of it is said.
+            # Cancelled, perhaps from outside the run: the row is not lost,
+            # whatever is known of it is said, and it is no reason to stop.
+            self.stop()
             end = _stopped_before()
             if exchange.may_have_been_written:
                 end = OutcomeUnknownError("the run was stopped while this was on its way")
@@ -337,25 +351,40 @@ class BulkRun:
             if taken is None:
                 break
             index, row = taken
-            request: SubmitRequest | None = None
-            try:
-                request = _request(row)
-                admitted = await self._requester.admit(
-                    request.mobile, request.content, request.idempotency_key
-                )
-            except InvalidRequestError as error:
-                self._refuse(index, request, InvalidRequestError(f"row {index}: {error}"))
-            except QuotaExceededError as error:
-                if self._wait_for_quota and request is not None:
-                    due = time.monotonic() + error.retry_after
-                    heapq.heappush(self._late, (due, index, request, error))
-                else:
-                    self._refuse(index, request, error)
-            except IhuyiVoiceError as error:
-                self._refuse(index, request, error)
+            admitted = await self._admit(index, row)
+            if admitted is None:
+                continue
+            if not (self._interval or self._stopping) or await self._may_start(index, *admitted):
+                return index, *admitted
+        return None
+
+    async def _admit(self, index: int, row: object) -> tuple[SubmitRequest, Admitted] | None:
+        """The row as a request with its place in the quota; None, and it is settled or waits."""
+        request: SubmitRequest | None = None
+        try:
+            request = _request(row)
+            admitted = self._requester.check(
+                request.mobile, request.content, request.idempotency_key
+            )
+            if self._requester.quota is not None:
+                admitted = await self._requester.reserve(admitted)
+        except InvalidRequestError as error:
+            self._refuse(index, request, InvalidRequestError(f"row {index}: {error}"))
+        except QuotaExceededError as error:
+            if self._wait_for_quota and request is not None:
+                due = time.monotonic() + error.retry_after
+                heapq.heappush(self._late, (due, index, request, error))
             else:
-                if await self._may_start(index, request, admitted):
-                    return index, request, admitted
+                self._refuse(index, request, error)
+        except IhuyiVoiceError as error:
+            self._refuse(index, request, error)
+        except BaseException:
+            # Cancelled in the quota's store, which alone knows what it reserved.
+            self.stop()
+            self._report_outcome(index, request, _stopped_before())
+            raise
+        else:
+            return request, admitted
         return None
 
     async def _next_row(self) -> tuple[int, object] | None:
@@ -385,7 +414,7 @@ class BulkRun:
         """Wait for the rate; False, and the row is settled, when the run was stopped meanwhile."""
         may_start = False
         try:
-            if self._interval:
+            if self._interval and not self._stopping:
                 now = time.monotonic()
                 start = max(self._next_start, now - _CATCH_UP)
                 self._next_start = start + self._interval
@@ -395,6 +424,7 @@ class BulkRun:
             return may_start
         finally:
             if not may_start:
+                self.stop()
                 await self._requester.give_back(admitted)
                 self._report_outcome(index, request, _stopped_before())
 

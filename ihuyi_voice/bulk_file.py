@@ -141,7 +141,9 @@ class BulkFile:
             msg = f"cannot read {self.name} to its end: {error.strerror or error}"
             raise BulkFileError(msg) from None
         finally:
-            text.detach()
+            # A run that was stopped leaves this behind, and the file may be closed first.
+            if not self._bytes.closed:
+                text.detach()
 
     def _not_utf8(self) -> str:
         self._bytes.seek(0)

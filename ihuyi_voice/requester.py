@@ -38,7 +38,7 @@ from .wire import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from .models import Answer, Settings
     from .quota import RecipientQuota
@@ -82,6 +82,7 @@ class Requester:
 
     Attributes:
         slots: one for each request that may be on the way at once.
+        quota: the limit of calls per number, None for none.
     """
 
     def __init__(
@@ -96,9 +97,11 @@ class Requester:
         self._settings = settings
         self._encoder = encoder
         self._transport = transport
-        self._quota = quota
+        self.quota = quota
         self._clock = clock
-        self._never_shown = settings.never_shown()
+        never_shown = tuple(secret.reveal() for secret in settings.never_shown())
+        # In a closure, where no repr of this object's attributes shows it.
+        self._never_shown: Callable[[], tuple[str, ...]] = lambda: never_shown
 
     def exchange(self) -> Exchange:
         """A request that starts now."""
@@ -108,29 +111,34 @@ class Requester:
         """One call from the check to its outcome; see `AsyncVoiceClient.submit`."""
         began = time.monotonic()
         try:
-            admitted = await self.admit(mobile, content, idempotency_key)
+            admitted = await self.reserve(self.check(mobile, content, idempotency_key))
         except BaseException as error:
             log_submit(mobile, error, _status(error, written=False), began)
             raise
         return await self.place(admitted)
 
-    async def admit(
-        self, mobile: object, content: object, idempotency_key: object = None
-    ) -> Admitted:
-        """Check a submit and reserve its place in the quota; nothing is sent.
+    def check(self, mobile: object, content: object, idempotency_key: object = None) -> Admitted:
+        """A submit that may be sent as far as the local check is concerned.
 
         Raises:
-            InvalidRequestError, QuotaExceededError: it is not to be sent.
-            NotSentError: the quota's store failed.
+            InvalidRequestError: it may not.
         """
         if idempotency_key is not None:
             msg = "idempotency_key needs a ledger, and this client has none"
             raise InvalidRequestError(msg)
-        number, code = check_mobile(mobile), check_content(content)
-        if self._quota is None:
-            return Admitted(number, code, None)
+        return Admitted(check_mobile(mobile), check_content(content), None)
+
+    async def reserve(self, checked: Admitted) -> Admitted:
+        """Reserve its place in the quota; nothing is sent.
+
+        Raises:
+            QuotaExceededError: the number's limit is reached.
+            NotSentError: the quota's store failed.
+        """
+        if self.quota is None:
+            return checked
         try:
-            return Admitted(number, code, await self._quota.reserve(number))
+            return checked._replace(reserved_at=await self.quota.reserve(checked.mobile))
         except IhuyiVoiceError:
             raise
         except Exception as exception:
@@ -168,12 +176,12 @@ class Requester:
 
     async def give_back(self, admitted: Admitted) -> None:
         """Release the place in the quota of a submit that was not sent."""
-        if self._quota is None or admitted.reserved_at is None:
+        if self.quota is None or admitted.reserved_at is None:
             return
         # Also on the way out of a cancellation. A store that fails here keeps
         # the slot; what became of the request stays what it is.
         with anyio.CancelScope(shield=True), contextlib.suppress(Exception):
-            await self._quota.release(admitted.mobile, admitted.reserved_at)
+            await self.quota.release(admitted.mobile, admitted.reserved_at)
 
     async def query_balance(self) -> Balance:
         """See `AsyncVoiceClient.query_balance`."""
@@ -205,7 +213,7 @@ class Requester:
 
     def _hide(self, *of_this_request: str) -> tuple[str, ...]:
         """What must not come back out of the gateway's words."""
-        return (*[secret.reveal() for secret in self._never_shown], *of_this_request)
+        return (*self._never_shown(), *of_this_request)
 
     async def _post(
         self,
@@ -215,29 +223,21 @@ class Requester:
         retry_on: tuple[type[IhuyiVoiceError], ...],
     ) -> Answer:
         """POST in a slot of our own; what is in `retry_on` is tried again."""
-        await self._acquire_slot(exchange)
+        if self.slots.value:
+            self.slots.acquire_nowait()
+        else:
+            await self._wait_for_slot(exchange)
         try:
-            try:
-                return await self._transport.post(target, encode(int(self._clock())), exchange)
-            except retry_on as failure:
-                if self._settings.connect_attempts == 1:
-                    raise
-                failures = [failure]
-
-            async def attempt() -> Answer:
-                if failures:
-                    # The first attempt was made above, without the machinery.
-                    raise failures.pop()
-                return await self._transport.post(target, encode(int(self._clock())), exchange)
-
-            return await self._retry(attempt, exchange, retry_on)
+            return await self._transport.post(target, encode(int(self._clock())), exchange)
+        except retry_on as failure:
+            if self._settings.connect_attempts == 1:
+                raise
+            # Out here, so that a request that succeeds does not pay for it.
+            return await self._retry(failure, target, encode, exchange, retry_on)
         finally:
             self.slots.release()
 
-    async def _acquire_slot(self, exchange: Exchange) -> None:
-        if self.slots.value:
-            self.slots.acquire_nowait()
-            return
+    async def _wait_for_slot(self, exchange: Exchange) -> None:
         try:
             with anyio.fail_after(exchange.remaining()):
                 await self.slots.acquire()
@@ -250,7 +250,9 @@ class Requester:
 
     async def _retry(
         self,
-        attempt: Callable[[], Awaitable[Answer]],
+        failure: IhuyiVoiceError,
+        target: str,
+        encode: Callable[[int], bytes],
         exchange: Exchange,
         retry_on: tuple[type[IhuyiVoiceError], ...],
     ) -> Answer:
@@ -262,6 +264,14 @@ class Requester:
             stop_before_delay,
             wait_random_exponential,
         )
+
+        failures = [failure]
+
+        async def attempt() -> Answer:
+            if failures:
+                # The first attempt was made without the machinery.
+                raise failures.pop()
+            return await self._transport.post(target, encode(int(self._clock())), exchange)
 
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self._settings.connect_attempts)

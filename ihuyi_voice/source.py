@@ -188,7 +188,8 @@ class _ThreadSource(_BufferedSource):
                 self._tell(self._news)
                 if len(self._buffer) >= READ_AHEAD:
                     self._room.clear()
-                    if len(self._buffer) > READ_AHEAD // 2:
+                    # The pump may have been cancelled just before the room was cleared.
+                    if len(self._buffer) > READ_AHEAD // 2 and not self._unwanted:
                         self._room.wait()
                 if self._unwanted:
                     break

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import os
 import threading
 import time
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     import aiohttp
+    from anyio.abc import TaskStatus
     from typing_extensions import Self, Unpack
 
     from .bulk import BulkRun, Rows, StopOn
@@ -340,7 +342,7 @@ class VoiceClient:
         except concurrent.futures.CancelledError:
             # At the interpreter's exit, in a daemon thread.
             reason = "the program ended while the request was on its way"
-            raise OutcomeUnknownError(reason, may_have_rung=name == "submit") from None
+            raise OutcomeUnknownError(reason, may_have_rung=name != "query_balance") from None
         except BaseException:
             # Ctrl-C ends the wait alone; the call itself must end too.
             if future is not None:
@@ -391,22 +393,32 @@ class BlockingBulkRun:
 
     def __init__(self, client: VoiceClient, start: Callable[[AsyncVoiceClient], BulkRun]) -> None:
         self._client = client
-        # Made here, so that wrong arguments are told at once.
-        self._run = start(client._client)
         self._start = start
+        self._made_for = client._client
+        # Made here, so that wrong arguments are told at once.
+        self._run = start(self._made_for)
         self._batch: deque[Outcome] = deque()
-        self._portal: BlockingPortal | None = None
+        self._left = asyncio.Event()
+        self._thread: _LoopThread | None = None
+        self._over: concurrent.futures.Future[None] = concurrent.futures.Future()
 
     def __enter__(self) -> Self:
         self._client._check_usable("submit_many")
-        if self._portal is None:
-            before = self._client._client
-            self._portal = self._client._running_thread().portal
-            if self._client._client is not before:
-                # Forked since it was made.
-                self._run = self._start(self._client._client)
-        self._context = self._portal.wrap_async_context_manager(self._run)
-        self._context.__enter__()
+        if self._thread is not None:
+            msg = "a bulk run is used once: call submit_many again"
+            raise RuntimeError(msg)
+        self._thread = self._client._running_thread()
+        if self._client._client is not self._made_for:
+            # Forked since it was made.
+            self._run = self._start(self._client._client)
+        try:
+            portal = self._thread.portal
+            self._over, _ = portal.start_task(self._live, portal)
+        except BaseException:
+            # Ctrl-C just now: there will be no `__exit__` to end it.
+            self._soon(self._run.abort)
+            self._soon(self._left.set)
+            raise
         return self
 
     def __exit__(
@@ -415,17 +427,26 @@ class BlockingBulkRun:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._context.__exit__(exc_type, exc, traceback)
+        try:
+            self._leave(at_once=not isinstance(exc, Exception | None))
+        except BaseException:
+            # Ctrl-C while what was in flight finished.
+            self._leave(at_once=True)
+            raise
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Outcome:
-        if not self._batch:
-            self._batch.extend(self._next_batch())
-            if not self._batch:
+        # Several threads may read: whoever finds the batch empty fetches another.
+        while True:
+            try:
+                return self._batch.popleft()
+            except IndexError:
+                batch = self._next_batch()
+            if not batch:
                 raise StopIteration
-        return self._batch.popleft()
+            self._batch.extend(batch)
 
     def finish(self) -> BulkReport:
         """Run to the end without looking at each outcome.
@@ -439,13 +460,11 @@ class BlockingBulkRun:
 
     def stop(self) -> None:
         """Start no more; what is in flight finishes and is reported, then iteration ends."""
-        if self._portal is not None:
-            self._portal.call(self._run.stop)
+        self._soon(self._run.stop)
 
     def abort(self) -> None:
         """Stop at once: what is in flight is cancelled and reported, as unknown or not sent."""
-        if self._portal is not None:
-            self._portal.call(self._run.abort)
+        self._soon(self._run.abort)
 
     @property
     def report(self) -> BulkReport:
@@ -453,12 +472,46 @@ class BlockingBulkRun:
         return self._run.report
 
     def _next_batch(self) -> list[Outcome]:
-        if self._portal is None:
+        if self._thread is None:
             msg = "a bulk run must be entered first: `with client.submit_many(...) as run:`"
             raise RuntimeError(msg)
+        if self._thread.pid != os.getpid():
+            msg = "this bulk run belongs to the process that this one was forked from"
+            raise RuntimeError(msg)
+        self._client._check_usable("submit_many")
         return self._client._wait(
-            self._portal, "submit_many", lambda _: self._run.next_batch(_LINGER)
+            self._thread.portal, "submit_many", lambda _: self._run.next_batch(_LINGER)
         )
+
+    async def _live(self, portal: BlockingPortal, *, task_status: TaskStatus[None]) -> None:
+        """The run's block, in the loop's thread: until `__exit__` or the client's `close`."""
+        async with self._run, anyio.create_task_group() as watching:
+            watching.start_soon(self._leave_when_closed, portal)
+            task_status.started()
+            await self._left.wait()
+            watching.cancel_scope.cancel()
+
+    async def _leave_when_closed(self, portal: BlockingPortal) -> None:
+        await portal.sleep_until_stopped()
+        self._left.set()
+
+    def _leave(self, *, at_once: bool) -> None:
+        if at_once:
+            self._soon(self._run.abort)
+        self._soon(self._left.set)
+        if self._thread is not None and self._thread.pid == os.getpid():
+            # Cancelled at the interpreter's exit, in a daemon thread.
+            with contextlib.suppress(concurrent.futures.CancelledError):
+                self._over.result()
+
+    def _soon(self, act: Callable[[], object]) -> None:
+        """Do it in the loop's thread, from whichever thread; a forked child leaves it alone."""
+        if self._thread is None:
+            act()
+        elif self._thread.pid == os.getpid():
+            # A loop that is closed has no run to tell.
+            with contextlib.suppress(RuntimeError):
+                self._thread._loop.call_soon_threadsafe(act)
 
 
 _clients: weakref.WeakSet[VoiceClient] = weakref.WeakSet()

@@ -20,6 +20,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol
 
 import aiohttp
+from aiohttp.payload import BytesPayload
 from yarl import URL
 
 from .errors import NotSentError, OutcomeUnknownError
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 # Common servers close an idle connection after 5 s; one that is dropped just
 # when it is reused costs an unknown outcome.
 _KEEPALIVE_SECONDS = 4.0
+# Seconds until a second look at a request that has no connection to cut yet.
+_CLOSE_LOOK = 0.01
 
 
 class Exchange:
@@ -67,6 +70,22 @@ class Exchange:
     def remaining(self) -> float:
         """Seconds left until the deadline; negative when it has passed."""
         return self.deadline - time.monotonic()
+
+    def cut_off(self) -> bool:
+        """Cut the connection at the deadline; the request then ends by itself.
+
+        Nothing is cancelled, so that a deadline and a cancellation cannot be
+        mistaken for each other. A connection that has been given back to the
+        pool has no transport here any more, and is left alone.
+
+        Returns:
+            Whether there was a connection to cut.
+        """
+        if self.connection is None or self.connection.transport is None:
+            return False
+        self.expired = True
+        self.connection.transport.abort()
+        return True
 
 
 class Transport(Protocol):
@@ -165,6 +184,10 @@ class AiohttpTransport:
         self._timeout = _only_connecting(settings.connect_timeout)
         self._proxy = settings.proxy
         self._loop = asyncio.get_running_loop()
+        # What is on the way, and when to look at its deadlines next.
+        self._under_way: dict[Exchange, None] = {}
+        self._next_look = math.inf
+        self._timer: asyncio.TimerHandle | None = None
         self._session = aiohttp.ClientSession(
             connector=_Connector(
                 limit=0,
@@ -172,7 +195,7 @@ class AiohttpTransport:
                 ssl=True if ssl_context is None else ssl_context,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Content-Type": CONTENT_TYPE, "User-Agent": "ihuyi-voice"},
+            headers={"User-Agent": "ihuyi-voice"},
             # Nothing compressed is asked for, so a small answer cannot unpack
             # into a large one.
             skip_auto_headers=("Accept", "Accept-Encoding"),
@@ -198,11 +221,11 @@ class AiohttpTransport:
         if remaining < self._connect_seconds:
             timeout = _only_connecting(remaining)
         token = _current_exchange.set(exchange)
-        deadline = self._loop.call_later(remaining, _expire, exchange)
+        self._watch(exchange)
         try:
             response = await self._session.post(
                 url,
-                data=body,
+                data=BytesPayload(body, content_type=CONTENT_TYPE),
                 allow_redirects=False,
                 timeout=timeout,
                 proxy=None if self._proxy is None else self._proxy.reveal(),
@@ -217,7 +240,7 @@ class AiohttpTransport:
             exchange.may_have_been_written = True
             return answer
         finally:
-            deadline.cancel()
+            del self._under_way[exchange]
             _current_exchange.reset(token)
         # Raised out here so that aiohttp's exception, whose text may quote
         # the gateway, does not hang on as the context. A task in pure Python
@@ -227,8 +250,40 @@ class AiohttpTransport:
         finally:
             error.__context__ = None
 
+    def _watch(self, exchange: Exchange) -> None:
+        """See to it that the exchange ends at its deadline.
+
+        One timer serves all: a timer for each request is dear, and hardly
+        any of them would ever run out.
+        """
+        self._under_way[exchange] = None
+        if exchange.deadline < self._next_look:
+            self._look_at(exchange.deadline)
+
+    def _look_at(self, moment: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._next_look = moment
+        self._timer = self._loop.call_later(moment - time.monotonic(), self._look)
+
+    def _look(self) -> None:
+        """Cut off what is past its deadline, and look again at the next one."""
+        now = time.monotonic()
+        self._next_look, self._timer = math.inf, None
+        upcoming = math.inf
+        for exchange in self._under_way:
+            if exchange.deadline <= now and exchange.cut_off():
+                continue
+            # One that is past it and has no connection to cut is just about
+            # to get or to return one.
+            upcoming = min(upcoming, max(exchange.deadline, now + _CLOSE_LOOK))
+        if upcoming < math.inf:
+            self._look_at(upcoming)
+
     async def aclose(self) -> None:
         """Close every connection; requests on the way end as unknown."""
+        if self._timer is not None:
+            self._timer.cancel()
         await self._session.close()
 
     def _translate(self, exception: Exception, exchange: Exchange) -> IhuyiVoiceError:
@@ -248,22 +303,9 @@ class AiohttpTransport:
 
 
 def _only_connecting(seconds: float) -> aiohttp.ClientTimeout:
-    # aiohttp's timer for the whole request is dear; `_expire` does its work.
+    # aiohttp's timer for the whole request is dear; `_look` does its work.
     # It rounds long timeouts up to whole seconds unless the threshold is out of reach.
     return aiohttp.ClientTimeout(total=None, connect=seconds, ceil_threshold=math.inf)
-
-
-def _expire(exchange: Exchange) -> None:
-    """Cut the connection at the deadline; the request then ends by itself.
-
-    Nothing is cancelled, so that a deadline and a cancellation cannot be
-    mistaken for each other. A connection that has been given back to the pool
-    has no transport here any more.
-    """
-    connection = exchange.connection
-    if connection is not None and connection.transport is not None:
-        exchange.expired = True
-        connection.transport.abort()
 
 
 async def _read(response: aiohttp.ClientResponse) -> Answer:

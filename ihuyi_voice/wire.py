@@ -18,6 +18,7 @@ programs unless the line says otherwise:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from typing import TYPE_CHECKING
@@ -194,7 +195,7 @@ _whole_number = re.compile(r"(-?[0-9]{1,18})(?:\.0*)?").fullmatch
 # Longer than any id that was met, and shorter than a signed password.
 _is_id = re.compile(r"[!-~]{1,31}").fullmatch
 _ID_NAMES = ("voiceid", "smsid")
-_bare_ids = re.compile(r'"(voiceid|smsid)"\s*:\s*([0-9]{18,40})(?![0-9.eE])').findall
+_bare_ids = re.compile(rb'"(voiceid|smsid)"\s*:\s*([0-9]{18,40})(?![0-9.eE])').findall
 _hide_passwords = re.compile(r"[0-9a-fA-F]{32}").sub
 
 
@@ -276,24 +277,25 @@ def _fields(body: bytes) -> Mapping[str, object]:
 
 
 def _json_fields(body: bytes) -> Mapping[str, object]:
+    try:
+        # Nearly every answer is UTF-8, which orjson reads as it stands.
+        return _keep_long_ids(orjson.loads(body), body)
+    except orjson.JSONDecodeError:
+        pass
     for text in _readings(body):
-        try:
-            fields = orjson.loads(text)
-        except orjson.JSONDecodeError:
-            continue
-        # It starts with a brace, so it is an object.
-        return _keep_long_ids(fields, text)
+        with contextlib.suppress(orjson.JSONDecodeError):
+            return _keep_long_ids(orjson.loads(text), text.encode())
     msg = "it is not valid JSON"
     raise _UnreadableError(msg)
 
 
-def _keep_long_ids(fields: dict[str, object], text: str) -> dict[str, object]:
+def _keep_long_ids(fields: dict[str, object], text: bytes) -> dict[str, object]:
     """Bare ids beyond 64 bits have become floats: take their digits from the text."""
     for name in _ID_NAMES:
         value = fields.get(name)
         if isinstance(value, float):
-            digits = (d for n, d in _bare_ids(text) if n == name and float(d) == value)
-            fields[name] = next(digits, None)
+            found = ((n.decode(), d.decode()) for n, d in _bare_ids(text))
+            fields[name] = next((d for n, d in found if n == name and float(d) == value), None)
     return fields
 
 

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections import deque
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import quote_plus
@@ -631,8 +632,7 @@ def test_an_interrupted_blocking_request_lets_no_secret_out(witness: Witness) ->
 
     def interrupt(_: object) -> None:
         # Not before the main thread waits for what becomes of the call.
-        while sys._current_frames()[main_ident].f_code.co_name != "wait":
-            pass
+        deque(iter(lambda: sys._current_frames()[main_ident].f_code.co_name, "wait"), maxlen=0)
         signal.pthread_kill(main_ident, signal.SIGINT)
 
     gateway = SandboxGateway(

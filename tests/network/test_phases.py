@@ -24,7 +24,7 @@ from ihuyi_voice import (
     SubmitFailedError,
     SubmitResult,
 )
-from ihuyi_voice.transport import WORDS, Exchange, _expire
+from ihuyi_voice.transport import WORDS, Exchange
 from tests.rogue import ACCEPTED, Connection, Rogue, http_answer
 
 if TYPE_CHECKING:
@@ -521,14 +521,14 @@ async def test_a_late_deadline_does_not_touch_the_next_user_of_the_connection(
             super().__init__(deadline)
             exchanges.append(self)
 
-    async def expire_the_first_during_the_second(connection: Connection) -> None:
+    async def cut_off_the_first_during_the_second(connection: Connection) -> None:
         while await connection.read_request():
-            _expire(exchanges[0] if len(exchanges) > 1 else Exchange(0.0))
+            assert len(exchanges) == 1 or not exchanges[0].cut_off()
             await connection.send(http_answer(ACCEPTED))
 
     exchanges: list[Exchange] = []
     monkeypatch.setattr("ihuyi_voice.requester.Exchange", Recorded)
-    rogue = Rogue(expire_the_first_during_the_second)
+    rogue = Rogue(cut_off_the_first_during_the_second)
     async with rogue.running(), client(rogue.url) as voice:
         await voice.submit(MOBILE, "1125")
         assert SubmitResult("197362477", "ok", MOBILE) == await voice.submit(MOBILE, "1126")

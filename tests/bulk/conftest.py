@@ -1,0 +1,57 @@
+"""Every test of bulk runs is bounded; those on a loop are watched by it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+from blockbuster import blockbuster_ctx
+
+from tests.bulk.spies import Gateway, own_tasks, threads
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+# Seconds; no test comes near it.
+DEADLINE = 20
+
+
+@pytest.fixture(autouse=True)
+def _bounded() -> Iterator[None]:
+    def fail(*_: object) -> None:
+        # Nothing on the way may take it for one of its own timeouts.
+        msg = f"the test took more than {DEADLINE} s"
+        raise SystemExit(msg)
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(DEADLINE)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(autouse=True)
+def _logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="ihuyi_voice")
+
+
+@pytest.fixture
+async def watched() -> AsyncIterator[None]:
+    """Asyncio's debug mode, no blocking call, nothing left running."""
+    asyncio.get_running_loop().set_debug(True)
+    tasks, before = own_tasks(), threads()
+    with blockbuster_ctx("ihuyi_voice"):
+        yield
+    assert tasks == own_tasks()
+    assert before == threads()
+
+
+@pytest.fixture
+async def gateway(watched: None) -> AsyncIterator[Gateway]:
+    """A gateway on loopback that accepts everything, or holds what it is told to."""
+    gateway = Gateway()
+    async with gateway.running_server():
+        yield gateway

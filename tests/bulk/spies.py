@@ -1,0 +1,261 @@
+"""What bulk runs are watched with: a gateway that counts, sources that count.
+
+The gateway is the network tests' rogue, which answers over real sockets; it
+adds how many submits run at once and holds back the answers it is told to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import csv
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
+
+from ihuyi_voice import AsyncVoiceClient
+from ihuyi_voice.sandbox import SandboxGateway
+from tests.rogue import ACCEPTED, Connection, Rogue, http_answer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+
+    from ihuyi_voice import BulkReport, OutcomeStatus
+
+Pair = tuple[str, str]
+
+
+def mobile(n: int) -> str:
+    return f"139{n:08d}"
+
+
+def pair(n: int) -> Pair:
+    return mobile(n), "1125"
+
+
+def pairs(count: int) -> list[Pair]:
+    """Good rows, each with a number of its own."""
+    return [pair(n) for n in range(count)]
+
+
+def client(url: str, **options: object) -> AsyncVoiceClient:
+    defaults = {"base_url": url, "timeout": 10.0, "quota": None}
+    return AsyncVoiceClient("sandbox", "sandbox-key", **{**defaults, **options})  # type: ignore[arg-type]
+
+
+def sandbox(**options: object) -> SandboxGateway:
+    return SandboxGateway(**{"balance": 1_000_000, **options})  # type: ignore[arg-type]
+
+
+def counted(report: BulkReport) -> dict[OutcomeStatus, int]:
+    """The counts that are not 0."""
+    return {status: count for status, count in report.counts.items() if count}
+
+
+async def turns(count: int = 100) -> None:
+    """So many turns of the loop: whatever is ready to happen has happened."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - bounded by every test's deadline
+        await asyncio.sleep(0)
+
+
+def own_tasks() -> set[asyncio.Task[object]]:
+    """The loop's other tasks, but for a server's."""
+    return {
+        task
+        for task in asyncio.all_tasks() - {asyncio.current_task()}
+        if not getattr(task.get_coro(), "__qualname__", "").startswith(("Rogue.", "RequestHandler."))
+    }
+
+
+def threads() -> set[threading.Thread]:
+    return set(threading.enumerate())
+
+
+@contextlib.contextmanager
+def leaving_nothing() -> Iterator[None]:
+    """No task and no thread outlives the block, however it ends."""
+    tasks, before = own_tasks(), threads()
+    try:
+        yield
+    finally:
+        assert tasks == own_tasks()
+        assert before == threads()
+
+
+class Gateway:
+    """Answers submits over HTTP, and remembers.
+
+    Attributes:
+        url: where it listens.
+        mobiles: the number of every submit that arrived, in that order.
+        arrivals: when each arrived, by the loop's clock.
+        running: how many have arrived and are not answered.
+        most: the most that ever were.
+        answer: the answer's body for a number; None closes the connection.
+        held: whether the answer for a number waits for `release`.
+    """
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.mobiles: list[str] = []
+        self.arrivals: list[float] = []
+        self.running = 0
+        self.most = 0
+        self.answer: Callable[[str], bytes | None] = lambda _: ACCEPTED
+        self.held: Callable[[str], bool] = lambda _: False
+        self._released = asyncio.Event()
+
+    def hold(self) -> None:
+        """Answer nothing until `release`."""
+        self.held = lambda _: True
+
+    def release(self) -> None:
+        """Answer everything, from now on."""
+        self.held = lambda _: False
+        self._released.set()
+
+    async def arrived(self, count: int) -> None:
+        """Wait until so many submits have arrived."""
+        await until(lambda: len(self.mobiles) >= count)
+
+    async def __call__(self, connection: Connection) -> None:
+        while request := await connection.read_request():
+            number = parse_qs(request.partition(b"\r\n\r\n")[2].decode())["mobile"][0]
+            self.mobiles.append(number)
+            self.arrivals.append(asyncio.get_running_loop().time())
+            self.running += 1
+            self.most = max(self.most, self.running)
+            try:
+                if self.held(number):
+                    await self._released.wait()
+            finally:
+                self.running -= 1
+            answer = self.answer(number)
+            if answer is None:
+                return
+            await connection.send(http_answer(answer))
+
+    @contextlib.asynccontextmanager
+    async def running_server(self) -> AsyncIterator[str]:
+        async with Rogue(self).running() as rogue:
+            self.url = rogue.url
+            yield rogue.url
+
+
+class Spy:
+    """A source of rows that counts those it gave, and is looked at with each.
+
+    Attributes:
+        taken: how many rows were taken.
+        look: called after each.
+    """
+
+    def __init__(self, rows: Iterable[object]) -> None:
+        self._rows = list(rows)
+        self.taken = 0
+        self.look: Callable[[], None] = lambda: None
+
+    def __iter__(self) -> Iterator[object]:
+        for row in self._rows:
+            self.taken += 1
+            self.look()
+            yield row
+
+    async def each(self) -> AsyncIterator[object]:
+        rows = iter(self)
+        while True:
+            # Before a row is taken, so that none is lost when this is cancelled.
+            await asyncio.sleep(0)
+            for row in rows:
+                yield row
+                break
+            else:
+                return
+
+    def as_list(self) -> object:
+        spy = self
+
+        class Spied(list[object]):
+            def __iter__(self) -> Iterator[object]:
+                return iter(spy)
+
+        return Spied()
+
+    def as_tuple(self) -> object:
+        spy = self
+
+        class Spied(tuple[object, ...]):
+            __slots__ = ()
+
+            def __iter__(self) -> Iterator[object]:
+                return iter(spy)
+
+        return Spied()
+
+    def as_deque(self) -> object:
+        spy = self
+
+        class Spied(deque[object]):
+            def __iter__(self) -> Iterator[object]:
+                return iter(spy)
+
+        return Spied()
+
+    def as_generator(self) -> object:
+        return iter(self)
+
+    def as_iterable(self) -> object:
+        return self
+
+    def as_map(self) -> object:
+        return map(_same, self)
+
+    def as_async_generator(self) -> object:
+        return self.each()
+
+    def as_async_iterator(self) -> object:
+        rows = self.each()
+
+        class Spied:
+            def __aiter__(self) -> Spied:
+                return self
+
+            async def __anext__(self) -> object:
+                return await rows.__anext__()
+
+        return Spied()
+
+    def as_csv_reader(self) -> object:
+        def lines() -> Iterator[str]:
+            for row in self:
+                assert isinstance(row, tuple)
+                yield ",".join(row)
+
+        return csv.reader(lines())
+
+
+def _same(row: object) -> object:
+    return row
+
+
+IN_MEMORY = ("list", "tuple", "deque")
+READ_AHEAD_OF = (
+    "generator",
+    "iterable",
+    "map",
+    "async_generator",
+    "async_iterator",
+    "csv_reader",
+)
+
+
+def source(kind: str, spy: Spy) -> object:
+    """The spy's rows as an iterable of this kind."""
+    made: object = getattr(spy, f"as_{kind}")()
+    return made

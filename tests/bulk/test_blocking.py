@@ -1,0 +1,423 @@
+"""Bulk runs of the blocking client: the same outcomes, in batches, from any thread."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ihuyi_voice import (
+    AsyncVoiceClient,
+    BulkStoppedError,
+    InsufficientBalanceError,
+    Outcome,
+    OutcomeStatus,
+    QuotaExceededError,
+    RecipientQuota,
+    VoiceClient,
+)
+from ihuyi_voice.bulk import BulkRun
+from ihuyi_voice.sandbox import Chaos
+from ihuyi_voice.source import READ_AHEAD
+from tests.bulk.spies import Pair, Spy, counted, mobile, pair, pairs, sandbox, source, threads
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ihuyi_voice.sandbox import SandboxGateway
+    from ihuyi_voice.sync import BlockingBulkRun
+
+S = OutcomeStatus
+NOBODY_ANSWERS = Chaos(no_answer=1.0)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_outlives_a_test() -> Iterator[None]:
+    before = threads()
+    yield
+    assert before == threads()
+
+
+@pytest.fixture
+def gateway() -> SandboxGateway:
+    return sandbox()
+
+
+@pytest.fixture
+def url(gateway: SandboxGateway) -> Iterator[str]:
+    with gateway.serve_in_thread() as url:
+        yield url
+
+
+@pytest.fixture
+def voice(url: str) -> Iterator[VoiceClient]:
+    with client(url) as voice:
+        yield voice
+
+
+def client(url: str, **options: Any) -> VoiceClient:
+    defaults: dict[str, Any] = {"base_url": url, "quota": None, "timeout": 10.0}
+    return VoiceClient("sandbox", "sandbox-key", **{**defaults, **options})
+
+
+def in_flight(gateway: SandboxGateway, count: int) -> None:
+    """Wait until so many submits have arrived."""
+    while len(gateway.attempts) < count:
+        pass
+
+
+@pytest.mark.parametrize("kind", ["list", "tuple", "generator", "async_generator", "csv_reader"])
+def test_one_outcome_per_row(voice: VoiceClient, gateway: SandboxGateway, kind: str) -> None:
+    spy = Spy(pairs(100))
+    rows: Any = source(kind, spy)
+    with voice.submit_many(rows, concurrency=7) as run:
+        assert run is iter(run)
+        made = {outcome.index: outcome for outcome in run}
+        assert [] == list(run)
+    assert set(range(100)) == set(made)
+    for n, outcome in made.items():
+        assert S.ACCEPTED is outcome.status
+        assert outcome.request is not None
+        assert outcome.result is not None
+        assert mobile(n) == outcome.request.mobile == outcome.result.mobile
+    assert {S.ACCEPTED: 100} == counted(run.report)
+    assert 100 == len(gateway.calls) == spy.taken
+
+
+async def test_the_same_outcomes_as_the_async_client() -> None:
+    gateway = sandbox(blacklist={mobile(3)}, balance=500)
+    rows: Any = [*pairs(9), None, (mobile(1), 5), [mobile(2), "0000"], pair(4)]
+
+    def told(outcomes: list[Outcome]) -> list[tuple[int, object, S, str]]:
+        return sorted((o.index, repr(o.request), o.status, str(o.error)) for o in outcomes)
+
+    with gateway.serve_in_thread() as url:
+        async with AsyncVoiceClient("sandbox", "sandbox-key", base_url=url) as one:
+            async with one.submit_many(rows, concurrency=1) as run:
+                expected = told([outcome async for outcome in run])
+
+        def block() -> list[Outcome]:
+            with client(url, quota=RecipientQuota()) as two:
+                with two.submit_many(rows, concurrency=1) as run:
+                    return list(run)
+
+        with ThreadPoolExecutor(1) as pool:
+            assert expected == told(pool.submit(block).result())
+    assert 13 == len(expected)
+
+
+def test_finish_and_the_report_before_during_and_after(voice: VoiceClient) -> None:
+    run = voice.submit_many(pairs(30))
+    assert (0, 0.0) == (run.report.total, run.report.elapsed)
+    with run:
+        next(run)
+        assert 1 <= run.report.total <= 30
+        report = run.finish()
+    assert {S.ACCEPTED: 30} == counted(report)
+    assert report == run.report
+
+
+def test_outcomes_cross_the_threads_in_batches(
+    voice: VoiceClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hops: list[int] = []
+    next_batch = BulkRun.next_batch
+
+    async def counting(self: BulkRun, linger: float = 0.0) -> list[Outcome]:
+        batch = await next_batch(self, linger)
+        hops.append(len(batch))
+        return batch
+
+    monkeypatch.setattr(BulkRun, "next_batch", counting)
+    with voice.submit_many(pairs(1000)) as run:
+        assert 1000 == run.finish().total
+    assert 1000 == sum(hops)
+    assert 0 == hops[-1]
+    # In practice 256 and less at a time; a hop per row would be 1,000.
+    assert len(hops) < 200
+
+
+def test_an_outcome_does_not_wait_for_a_batch_to_fill(
+    voice: VoiceClient, gateway: SandboxGateway
+) -> None:
+    go_on = threading.Event()
+
+    def rows() -> Iterator[Pair]:
+        yield pair(0)
+        assert go_on.wait(10)
+        yield pair(1)
+
+    with voice.submit_many(rows()) as run:
+        assert 0 == next(run).index
+        go_on.set()
+        assert [1] == [outcome.index for outcome in run]
+
+
+def test_a_slow_consumer_slows_the_sending(voice: VoiceClient, gateway: SandboxGateway) -> None:
+    spy = Spy(pairs(2000))
+    rows: Any = spy.as_list()
+    with voice.submit_many(rows, concurrency=5) as run:
+        next(run)
+        while run._run._room is None or run._run._room.is_set():
+            pass
+        # The batch in hand, and what nobody has read yet.
+        assert len(gateway.attempts) <= 2 * 256 + 2 * 5
+        run.stop()
+        assert spy.taken == run.finish().total
+
+
+def test_several_threads_each_with_a_run_of_its_own(
+    voice: VoiceClient, gateway: SandboxGateway
+) -> None:
+    def send(thread: int) -> Counter[S]:
+        with voice.submit_many([pair(1000 * thread + n) for n in range(50)]) as run:
+            return Counter(outcome.status for outcome in run)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert [Counter({S.ACCEPTED: 50})] * 8 == list(pool.map(send, range(8)))
+    assert 400 == len({call.mobile for call in gateway.calls}) == len(gateway.calls)
+
+
+def test_several_threads_read_one_run(voice: VoiceClient) -> None:
+    """Each outcome goes to one of them, and none ends before the run does."""
+    with voice.submit_many(pairs(600), concurrency=30) as run, ThreadPoolExecutor(6) as pool:
+        read = [pool.submit(lambda: [outcome.index for outcome in run]) for _ in range(6)]
+        indices = [index for future in read for index in future.result()]
+    assert list(range(600)) == sorted(indices)
+
+
+class UsersError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kind", ["list", "generator"])
+def test_the_users_exception_leaves_bare(
+    voice: VoiceClient, gateway: SandboxGateway, kind: str
+) -> None:
+    spy, error = Spy(pairs(500)), UsersError()
+    rows: Any = source(kind, spy)
+    with pytest.raises(UsersError) as caught, voice.submit_many(rows, concurrency=5) as run:
+        for _ in run:
+            raise error
+    assert error is caught.value
+    assert (None, None) == (error.__cause__, error.__context__)
+    assert spy.taken == run.report.total < 500
+    assert len(gateway.calls) == run.report.counts[S.ACCEPTED]
+
+
+def test_leaving_early_awaits_what_is_in_flight(
+    voice: VoiceClient, gateway: SandboxGateway
+) -> None:
+    gateway.chaos = Chaos(latency=0.1)
+    rows: Any = iter(pairs(500))
+    with voice.submit_many(rows, concurrency=5) as run:
+        in_flight(gateway, 5)
+    assert {S.ACCEPTED: 5} == {s: n for s, n in counted(run.report).items() if s is not S.NOT_SENT}
+    # What was read ahead is reported, and the rest is its owner's.
+    assert 500 == len(list(rows)) + run.report.total
+    assert run.report.total <= 5 + READ_AHEAD
+    # Here too, what was not read before can be read afterwards.
+    assert run.report.total == len(list(run))
+
+
+def test_a_refusal_of_the_account(voice: VoiceClient, gateway: SandboxGateway) -> None:
+    gateway.balance = 50
+    spy = Spy(pairs(10_000))
+    rows: Any = spy.as_generator()
+    seen: list[Outcome] = []
+    with (
+        pytest.raises(BulkStoppedError, match="the balance is used up") as caught,
+        voice.submit_many(rows, concurrency=20) as run,
+    ):
+        seen.extend(run)
+    assert isinstance(caught.value.cause, InsufficientBalanceError)
+    assert 50 == len(gateway.calls) == caught.value.report.counts[S.ACCEPTED]
+    assert len(gateway.attempts) <= 70
+    assert spy.taken <= len(gateway.attempts) + READ_AHEAD
+    assert caught.value.report == run.report == run.finish()
+
+
+def test_what_the_source_and_the_predicate_raise_comes_out_bare(voice: VoiceClient) -> None:
+    error = UsersError()
+
+    def rows() -> Iterator[Pair]:
+        yield from pairs(5)
+        raise error
+
+    def stop_on(_: Outcome) -> bool:
+        raise error
+
+    with pytest.raises(UsersError) as caught, voice.submit_many(rows()) as run:
+        run.finish()
+    assert error is caught.value
+    assert {S.ACCEPTED: 5} == counted(run.report)
+    with pytest.raises(UsersError) as caught, voice.submit_many(pairs(5), stop_on=stop_on) as run:
+        run.finish()
+    assert error is caught.value
+
+
+def test_stop_from_another_thread(voice: VoiceClient, gateway: SandboxGateway) -> None:
+    gateway.chaos = Chaos(latency=0.1)
+
+    def stop() -> None:
+        in_flight(gateway, 5)
+        run.stop()
+
+    with voice.submit_many(pairs(500), concurrency=5) as run, ThreadPoolExecutor(1) as pool:
+        pool.submit(stop)
+        assert {S.ACCEPTED: 5} == counted(run.finish())
+
+
+def test_abort_from_another_thread(voice: VoiceClient, gateway: SandboxGateway) -> None:
+    gateway.chaos = NOBODY_ANSWERS
+
+    def abort() -> None:
+        in_flight(gateway, 5)
+        run.abort()
+
+    with voice.submit_many(pairs(500), concurrency=5) as run, ThreadPoolExecutor(1) as pool:
+        pool.submit(abort)
+        assert [S.UNKNOWN] * 5 == [outcome.status for outcome in run]
+    assert {S.UNKNOWN: 5} == counted(run.report)
+    assert run.report.elapsed < 5
+
+
+def test_stop_from_the_loops_own_thread(voice: VoiceClient) -> None:
+    """A predicate runs there, and must neither fail nor wait for itself."""
+
+    def stop_on(outcome: Outcome) -> bool:
+        if outcome.index == 10:
+            run.stop()
+        return False
+
+    with voice.submit_many(pairs(500), concurrency=1, stop_on=stop_on) as run:
+        assert 11 <= run.finish().total < 20
+
+
+@pytest.mark.parametrize("ending", ["stop", "abort"])
+def test_stopped_before_it_is_entered_or_after_all_is_over(url: str, ending: str) -> None:
+    with client(url) as voice:
+        run = voice.submit_many(pairs(5))
+        getattr(run, ending)()
+        with run:
+            assert 0 == run.finish().total
+        getattr(run, ending)()
+    getattr(run, ending)()
+    assert 0 == run.report.total
+
+
+def test_limited_rows_and_waiting_ones(url: str) -> None:
+    quota = RecipientQuota(per_minute=1, per_day=None)
+    quota._limits = ((1, 0.05),)
+    with client(url, quota=quota) as voice:
+        with voice.submit_many([pair(0), pair(0)]) as run:
+            one, two = sorted(run, key=lambda outcome: outcome.index)
+        assert (S.ACCEPTED, S.LIMITED) == (one.status, two.status)
+        assert isinstance(two.error, QuotaExceededError)
+        assert 0 < two.error.retry_after <= 0.05
+        with voice.submit_many([pair(1)] * 3, wait_for_quota=True) as run:
+            assert {S.ACCEPTED: 3} == counted(run.finish())
+
+
+def test_keeps_to_the_rate(voice: VoiceClient) -> None:
+    with voice.submit_many(pairs(31), rate=100) as run:
+        assert {S.ACCEPTED: 31} == counted(run.finish())
+    assert run.report.elapsed >= 0.3
+
+
+# --- misuse -----------------------------------------------------------------------
+
+
+def test_wrong_arguments_are_told_at_once() -> None:
+    voice = client("http://127.0.0.1:9", max_connections=7)
+    with pytest.raises(ValueError, match="concurrency is 8, and the client has max_connections=7"):
+        voice.submit_many([], concurrency=8)
+    with pytest.raises(ValueError, match="rate is in starts per second"):
+        voice.submit_many([], rate=0)
+    with pytest.raises(TypeError, match="requests must be an iterable or async iterable"):
+        voice.submit_many("13912345678")  # type: ignore[arg-type]
+    # None of which started a thread.
+    assert voice._thread is None
+
+
+def test_used_before_it_is_entered_and_twice(voice: VoiceClient) -> None:
+    run = voice.submit_many(pairs(9))
+    for use in (run.__next__, run.finish):
+        with pytest.raises(RuntimeError, match="must be entered first: `with client.submit_many"):
+            use()
+    with run:
+        with pytest.raises(RuntimeError, match="is used once: call submit_many again"):
+            run.__enter__()
+        # The one that was entered is not harmed.
+        assert 9 == run.finish().total
+    with pytest.raises(RuntimeError, match="is used once: call submit_many again"):
+        run.__enter__()
+
+
+def test_with_a_closed_client(url: str) -> None:
+    voice = client(url)
+    run = voice.submit_many(pairs(1))
+    voice.close()
+    with pytest.raises(RuntimeError, match="this client is closed: make a new one"):
+        run.__enter__()
+
+
+@pytest.mark.parametrize("thread", ["own", "another"])
+def test_closing_the_client_inside_the_block_ends_the_run(
+    url: str, gateway: SandboxGateway, thread: str
+) -> None:
+    """As leaving the block would: what is in flight finishes. Nothing waits for ever."""
+    gateway.chaos = Chaos(latency=0.1)
+    voice = client(url)
+    with voice.submit_many(pairs(500), concurrency=5) as run:
+        in_flight(gateway, 5)
+        if thread == "own":
+            voice.close()
+        else:
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(voice.close).result()
+        with pytest.raises(RuntimeError, match="this client is closed: make a new one"):
+            next(run)
+    assert {S.ACCEPTED: 5} == counted(run.report)
+
+
+def test_a_run_that_cannot_be_entered(voice: VoiceClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when Ctrl-C comes while it is: nothing is sent, and `close` need not wait for it."""
+    entered = BulkRun.__aenter__
+
+    async def interrupted(self: BulkRun) -> BulkRun:
+        raise UsersError
+
+    monkeypatch.setattr(BulkRun, "__aenter__", interrupted)
+    run = voice.submit_many(pairs(5))
+    with pytest.raises(UsersError):
+        run.__enter__()
+    monkeypatch.setattr(BulkRun, "__aenter__", entered)
+    with voice.submit_many(pairs(5)) as again:
+        assert 5 == again.finish().total
+    assert 0 == run.report.total
+
+
+async def test_refused_inside_a_running_loop(url: str) -> None:
+    voice = client(url)
+    run = voice.submit_many(pairs(1))
+    with pytest.raises(RuntimeError, match="VoiceClient.submit_many would block the event loop"):
+        run.__enter__()
+
+
+async def test_allowed_inside_a_running_loop(url: str) -> None:
+    with client(url, allow_running_loop=True) as voice, voice.submit_many(pairs(5)) as run:
+        assert {S.ACCEPTED: 5} == counted(run.finish())
+
+
+def test_from_env(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IHUYI_VOICE_API_ID", "sandbox")
+    monkeypatch.setenv("IHUYI_VOICE_API_KEY", "sandbox-key")
+    monkeypatch.setenv("IHUYI_VOICE_BASE_URL", url)
+    with VoiceClient.from_env(quota=None) as voice:
+        run: BlockingBulkRun = voice.submit_many(pairs(5))
+        with run:
+            assert {S.ACCEPTED: 5} == counted(run.finish())

@@ -1,0 +1,308 @@
+"""How many at once, how many a second, and no faster than somebody reads."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ihuyi_voice import OutcomeStatus, RecipientQuota
+from ihuyi_voice.bulk import _CATCH_UP
+from tests.bulk.spies import Gateway, Spy, client, counted, mobile, pair, pairs, turns, until
+
+if TYPE_CHECKING:
+    from ihuyi_voice.bulk import BulkRun
+
+S = OutcomeStatus
+FEW = 40
+NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 20, 100])
+async def test_never_more_in_flight_than_the_limit_which_is_reached(
+    gateway: Gateway, limit: int
+) -> None:
+    gateway.hold()
+    rows = Spy(pairs(2 * limit + 10))
+    async with client(gateway.url) as voice:
+        async with voice.submit_many(iter(rows), concurrency=limit) as run:  # type: ignore[arg-type]
+            await gateway.arrived(limit)
+            # Whatever would be sent beyond the limit has every chance to arrive.
+            await turns()
+            assert limit == gateway.running
+            gateway.release()
+            async for _ in run:
+                assert 0 <= gateway.running <= limit
+        assert 0 < gateway.most <= limit
+    assert limit == gateway.most
+    assert 2 * limit + 10 == len(gateway.mobiles) == run.report.total
+
+
+async def test_the_limit_is_kept_while_answers_come_and_go(gateway: Gateway) -> None:
+    """Every other answer is held, so that starts and ends mix."""
+    gateway.held = lambda number: int(number) % 2 == 1
+    async with client(gateway.url) as voice, voice.submit_many(pairs(80), concurrency=8) as run:
+        # One by one the slots fill with rows that are held.
+        await until(lambda: gateway.running == 8 and len(gateway.mobiles) >= 15)
+        await turns()
+        gateway.release()
+        assert {S.ACCEPTED: 80} == counted(await run.finish())
+    assert 8 == gateway.most
+
+
+async def test_by_default_as_many_as_the_client_has_connections(gateway: Gateway) -> None:
+    gateway.hold()
+    async with client(gateway.url, max_connections=7) as voice:
+        async with voice.submit_many(pairs(20)) as run:
+            await gateway.arrived(7)
+            await turns()
+            assert 7 == gateway.running
+            gateway.release()
+            await run.finish()
+    assert 7 == gateway.most
+
+
+async def test_two_runs_share_the_clients_connections(gateway: Gateway) -> None:
+    gateway.hold()
+    async with client(gateway.url, max_connections=5) as voice:
+        async with voice.submit_many(pairs(40)) as one, voice.submit_many(pairs(40)) as two:
+            await gateway.arrived(5)
+            await turns()
+            gateway.release()
+            reports = await asyncio.gather(one.finish(), two.finish())
+    assert [{S.ACCEPTED: 40}] * 2 == [counted(report) for report in reports]
+    assert 5 == gateway.most
+
+
+@pytest.mark.parametrize(
+    ("error", "options", "text"),
+    [
+        (ValueError, {"concurrency": 8}, "concurrency is 8, and the client has max_connections=7"),
+        (ValueError, {"concurrency": 0}, "concurrency must be at least 1, not 0"),
+        (ValueError, {"concurrency": -3}, "concurrency must be at least 1, not -3"),
+        (TypeError, {"concurrency": True}, "concurrency must be an int, not bool"),
+        (TypeError, {"concurrency": 1.5}, "concurrency must be an int, not float"),
+        (ValueError, {"rate": 0}, "rate is in starts per second, a number above 0 or None, not 0"),
+        (ValueError, {"rate": -1.0}, "not -1.0"),
+        (ValueError, {"rate": math.nan}, "not nan"),
+        (ValueError, {"rate": math.inf}, "not inf"),
+        (ValueError, {"rate": True}, "not True"),
+        (ValueError, {"rate": "5"}, "not '5'"),
+        (ValueError, {"max_failures_in_row": 0}, "max_failures_in_row must be at least 1, not 0"),
+        (TypeError, {"max_failures_in_row": True}, "max_failures_in_row must be an int, not bool"),
+        (TypeError, {"max_failures_in_row": "9"}, "max_failures_in_row must be an int, not str"),
+    ],
+)
+def test_arguments_are_checked_at_once(
+    error: type[Exception], options: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(error) as caught:
+        client(NOWHERE, max_connections=7).submit_many([], **options)
+    assert text in str(caught.value)
+
+
+# --- the rate ------------------------------------------------------------------
+
+
+async def test_starts_keep_to_the_rate_without_a_burst(gateway: Gateway) -> None:
+    """The n-th start comes no earlier than n intervals after the first could."""
+    began = asyncio.get_running_loop().time()
+    async with client(gateway.url) as voice:
+        async with voice.submit_many(pairs(100), rate=200.0) as run:
+            await run.finish()
+    assert 100 == len(gateway.arrivals)
+    for n, arrival in enumerate(gateway.arrivals):
+        assert arrival - began > n / 200.0 - 0.001
+    assert 0.49 < run.report.elapsed < 2.0
+
+
+async def test_after_a_hold_up_only_a_little_is_caught_up(gateway: Gateway) -> None:
+    """Else a gateway that was slow for a minute would get a minute's worth at once."""
+    rate, hold_up = 200, 0.3
+    gateway.held = lambda number: number == mobile(0)
+    async with client(gateway.url) as voice:
+        async with voice.submit_many(pairs(80), rate=rate, concurrency=1) as run:
+            await gateway.arrived(1)
+            asyncio.get_running_loop().call_later(hold_up, gateway.release)
+            await run.finish()
+    assert gateway.arrivals[1] - gateway.arrivals[0] > hold_up
+    most = rate * _CATCH_UP
+    for n in range(1, 80):
+        in_the_window = [at for at in gateway.arrivals[n:] if at < gateway.arrivals[n] + 0.02]
+        # What is caught up, and what falls due meanwhile. The backlog was 60.
+        assert len(in_the_window) <= most + 0.02 * rate + 2
+
+
+@pytest.mark.parametrize("ending", ["stop", "abort", "leave", "raise"])
+async def test_stopped_while_a_row_waits_for_the_rate(gateway: Gateway, ending: str) -> None:
+    """At once; the row in hand is not sent, and its place in the quota is free again."""
+    quota = RecipientQuota(per_minute=1, per_day=1)
+    spy = Spy(pairs(9))
+
+    async def leave(run: BulkRun) -> None:
+        await run.__anext__()
+        await until(lambda: run._pause is not None)
+        if ending == "raise":
+            raise KeyError
+        if ending != "leave":
+            getattr(run, ending)()
+
+    async with client(gateway.url, quota=quota) as voice:
+        run = voice.submit_many(spy.as_list(), rate=0.01)  # type: ignore[arg-type]
+        try:
+            async with run:
+                await leave(run)
+        except KeyError:
+            assert ending == "raise"
+        made = [outcome async for outcome in run]
+    assert (2, [mobile(0)]) == (spy.taken, gateway.mobiles)
+    assert [(1, S.NOT_SENT)] == [(outcome.index, outcome.status) for outcome in made]
+    assert {S.ACCEPTED: 1, S.NOT_SENT: 1} == counted(run.report)
+    await quota.reserve(mobile(1))
+    assert run.report.elapsed < 10
+
+
+async def test_stopped_in_the_quotas_store_the_rate_is_not_waited_for(gateway: Gateway) -> None:
+    store = SlowStore(mobile(1))
+    async with client(gateway.url, quota=RecipientQuota(store=store)) as voice:
+        async with voice.submit_many(pairs(9), rate=0.01) as run:
+            await run.__anext__()
+            await until(lambda: store.reserving == mobile(1))
+            run.stop()
+            store.go_on.set()
+            assert [S.NOT_SENT] == [outcome.status async for outcome in run]
+    assert [mobile(1)] == store.released
+    assert [mobile(0)] == gateway.mobiles
+
+
+@pytest.mark.parametrize("ending", ["abort", "cancel"])
+async def test_stopped_at_once_in_the_quotas_store_the_row_is_not_lost(
+    gateway: Gateway, ending: str
+) -> None:
+    store, spy = SlowStore(mobile(0)), Spy(pairs(9))
+    async with client(gateway.url, quota=RecipientQuota(store=store)) as voice:
+        run = voice.submit_many(spy.as_list())  # type: ignore[arg-type]
+
+        async def enter() -> None:
+            async with run:
+                await run.finish()
+
+        task = asyncio.create_task(enter())
+        await until(lambda: store.reserving == mobile(0))
+        if ending == "abort":
+            run.abort()
+        else:
+            task.cancel()
+        await asyncio.wait([task])
+    assert (ending == "cancel") is task.cancelled()
+    assert {S.NOT_SENT: 1} == counted(run.report)
+    assert 1 == spy.taken
+    assert [] == gateway.mobiles
+
+
+class SlowStore:
+    """A quota's store that is elsewhere, so that one number waits for it."""
+
+    def __init__(self, slow_for: str) -> None:
+        self._slow_for = slow_for
+        self.go_on = asyncio.Event()
+        self.reserving = ""
+        self.released: list[str] = []
+
+    async def reserve(self, number: str, now: float, limits: object) -> float:
+        self.reserving = number
+        if number == self._slow_for:
+            await self.go_on.wait()
+        return 0.0
+
+    async def release(self, number: str, reserved_at: float) -> None:
+        self.released.append(number)
+
+
+# --- back-pressure ---------------------------------------------------------------
+
+
+@pytest.fixture
+def _few_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ihuyi_voice.bulk._UNREAD", FEW)
+
+
+async def held_up(gateway: Gateway, run: BulkRun) -> None:
+    """Wait until the run starts no more because nobody reads."""
+    await until(lambda: run._room is not None and not run._room.is_set() and not gateway.running)
+    await turns()
+
+
+@pytest.mark.usefixtures("_few_unread")
+@pytest.mark.parametrize("kind", ["list", "generator"])
+async def test_a_slow_consumer_slows_the_sending(gateway: Gateway, kind: str) -> None:
+    spy = Spy(pairs(200))
+    rows: Any = spy.as_list() if kind == "list" else spy.as_generator()
+    async with client(gateway.url) as voice, voice.submit_many(rows, concurrency=5) as run:
+        await held_up(gateway, run)
+        assert FEW <= len(gateway.mobiles) < FEW + 5
+        assert spy.taken <= FEW + 5 + 32
+        seen = {(await run.__anext__()).index for _ in range(FEW // 2 - 5)}
+        await turns()
+        assert len(gateway.mobiles) < FEW + 5
+        # Half of them read, and it goes on.
+        sent = len(gateway.mobiles)
+        seen |= {(await run.__anext__()).index for _ in range(10)}
+        await gateway.arrived(sent + 1)
+        seen |= {outcome.index async for outcome in run}
+    assert set(range(200)) == seen
+
+
+async def test_by_default_a_few_hundred_outcomes_lie_unread(gateway: Gateway) -> None:
+    async with client(gateway.url) as voice:
+        async with voice.submit_many(pairs(1000), concurrency=9) as run:
+            await held_up(gateway, run)
+            assert 256 <= len(gateway.mobiles) < 256 + 9
+
+
+async def test_bad_rows_do_not_pile_up_either(gateway: Gateway) -> None:
+    spy = Spy([None] * 1000)
+    async with client(gateway.url) as voice:
+        async with voice.submit_many(spy.as_list()) as run:  # type: ignore[arg-type]
+            await held_up(gateway, run)
+            assert 256 == spy.taken
+            assert 1000 == (await run.finish()).total
+
+
+@pytest.mark.usefixtures("_few_unread")
+@pytest.mark.parametrize("ending", ["stop", "abort", "leave"])
+async def test_stopped_while_nobody_reads(gateway: Gateway, ending: str) -> None:
+    spy = Spy(pairs(1000))
+    async with client(gateway.url) as voice:
+        async with voice.submit_many(spy.as_list(), concurrency=5) as run:  # type: ignore[arg-type]
+            await held_up(gateway, run)
+            if ending != "leave":
+                getattr(run, ending)()
+        # What was not read before can be read afterwards.
+        made = [outcome.index async for outcome in run]
+    assert list(range(spy.taken)) == sorted(made)
+    assert {S.ACCEPTED: spy.taken} == counted(run.report)
+    assert len(gateway.mobiles) == spy.taken < FEW + 5
+
+
+async def test_two_readers_share_the_outcomes(gateway: Gateway) -> None:
+    """A reader whose batch was taken by the other goes on instead of ending."""
+    async with client(gateway.url) as voice, voice.submit_many(pairs(150)) as run:
+
+        async def read() -> int:
+            count = 0
+            while batch := await run.next_batch(0.005):
+                count += len(batch)
+                # The second is woken by the same outcome, lingers, and finds nothing.
+            return count
+
+        gateway.held = lambda number: number != pair(0)[0]
+        readers = [asyncio.create_task(read()) for _ in range(2)]
+        await gateway.arrived(100)
+        await until(lambda: run.report.total == 1 and not run._outcomes)
+        await turns()
+        assert not any(reader.done() for reader in readers)
+        gateway.release()
+        assert 150 == sum(await asyncio.gather(*readers))

@@ -1,0 +1,149 @@
+"""Rows over their number's limit: limited, or waiting their turn."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from ihuyi_voice import Outcome, OutcomeStatus, QuotaExceededError, RecipientQuota
+from tests.bulk.spies import Gateway, Spy, client, counted, mobile, pair, pairs, turns, until
+
+S = OutcomeStatus
+
+
+def short(seconds: float = 0.1) -> RecipientQuota:
+    """One call per number and so many seconds."""
+    quota = RecipientQuota(per_minute=1, per_day=None)
+    quota._limits = ((1, seconds),)
+    return quota
+
+
+async def test_a_limited_row_says_when_and_others_are_unaffected(gateway: Gateway) -> None:
+    quota = RecipientQuota(per_minute=2, per_day=None, clock=lambda: 1000.0)
+    rows = [pair(0), pair(1), pair(0), pair(0), pair(2), pair(0)]
+    async with client(gateway.url, quota=quota) as voice, voice.submit_many(rows) as run:
+        made: dict[int, Outcome] = {outcome.index: outcome async for outcome in run}
+    assert [S.ACCEPTED, S.ACCEPTED, S.ACCEPTED, S.LIMITED, S.ACCEPTED, S.LIMITED] == [
+        made[n].status for n in range(6)
+    ]
+    for n in (3, 5):
+        error = made[n].error
+        assert isinstance(error, QuotaExceededError)
+        assert 60.0 == error.retry_after
+    assert Counter({mobile(0): 2, mobile(1): 1, mobile(2): 1}) == Counter(gateway.mobiles)
+
+
+async def test_a_waiting_row_holds_no_slot_and_is_overtaken(gateway: Gateway) -> None:
+    """With one slot: the row over the limit is last, though its number was asked for first."""
+    rows = [pair(0), pair(0), *pairs(9)[1:]]
+    async with client(gateway.url, quota=short()) as voice:
+        async with voice.submit_many(rows, concurrency=1, wait_for_quota=True) as run:
+            made = [outcome async for outcome in run]
+    assert [0, *range(2, 10), 1] == [outcome.index for outcome in made]
+    assert {S.ACCEPTED: 10} == counted(run.report)
+    assert gateway.arrivals[-1] - gateway.arrivals[0] > 0.09
+
+
+async def test_many_rows_to_one_number_keep_its_limit(gateway: Gateway) -> None:
+    async with client(gateway.url, quota=short(0.05)) as voice:
+        async with voice.submit_many([pair(0)] * 8, wait_for_quota=True) as run:
+            assert {S.ACCEPTED: 8} == counted(await run.finish())
+    # One in each window, after the first.
+    assert run.report.elapsed >= 7 * 0.05
+
+
+async def test_a_row_comes_due_while_the_source_has_none_yet(gateway: Gateway) -> None:
+    """A source that is slow must not hold up a row whose turn has come."""
+
+    async def rows() -> Any:
+        yield pair(0)
+        yield pair(0)
+        await gateway.arrived(2)
+        yield pair(1)
+
+    async with client(gateway.url, quota=short()) as voice:
+        async with voice.submit_many(rows(), wait_for_quota=True) as run:
+            assert [0, 1, 2] == [outcome.index async for outcome in run]
+
+
+async def test_at_most_so_many_rows_wait(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ihuyi_voice.bulk._MOST_LATE", 5)
+    spy = Spy([pair(0)] * 7 + [pair(1)])
+    async with client(gateway.url, quota=short()) as voice:
+        async with voice.submit_many(spy.as_list(), wait_for_quota=True) as run:  # type: ignore[arg-type]
+            assert 0 == (await run.__anext__()).index
+            await until(lambda: len(run._late) == 5)
+            await turns()
+            # One was sent, five wait, and no more are taken before one's turn has come.
+            assert 6 == spy.taken
+            assert {S.ACCEPTED: 8} == counted(await run.finish())
+
+
+async def test_more_than_a_thousand_waiting_rows_are_bounded(gateway: Gateway) -> None:
+    spy = Spy([pair(0)] * 1500)
+    quota = RecipientQuota(per_minute=1, per_day=None)
+    async with client(gateway.url, quota=quota) as voice:
+        async with voice.submit_many(spy.as_list(), wait_for_quota=True) as run:  # type: ignore[arg-type]
+            await run.__anext__()
+            await until(lambda: len(run._late) == 1000)
+            await turns()
+            assert 1001 == spy.taken
+            run.stop()
+            made = [outcome.status async for outcome in run]
+    assert [S.LIMITED] * 1000 == made
+    assert {S.ACCEPTED: 1, S.LIMITED: 1000} == counted(run.report)
+
+
+@pytest.mark.parametrize("ending", ["stop", "abort", "leave"])
+async def test_rows_that_wait_when_the_run_is_stopped_end_limited(
+    gateway: Gateway, ending: str
+) -> None:
+    rows = [pair(0)] * 4
+    quota = RecipientQuota(per_minute=1, per_day=None)
+    async with client(gateway.url, quota=quota) as voice:
+        async with voice.submit_many(rows, wait_for_quota=True) as run:
+            await run.__anext__()
+            await until(lambda: len(run._late) == 3)
+            if ending != "leave":
+                getattr(run, ending)()
+        made = [outcome async for outcome in run]
+    assert [1, 2, 3] == sorted(outcome.index for outcome in made)
+    for outcome in made:
+        assert S.LIMITED is outcome.status
+        assert isinstance(outcome.error, QuotaExceededError)
+        assert 59 < outcome.error.retry_after <= 60
+    assert [mobile(0)] == gateway.mobiles
+
+
+async def test_a_refused_row_keeps_its_place_and_one_not_sent_gives_it_back(
+    gateway: Gateway,
+) -> None:
+    quota = RecipientQuota(per_minute=1, per_day=None)
+    gateway.answer = lambda _: b'{"code":406,"msg":"no","voiceid":"0"}'
+    async with client(gateway.url, quota=quota) as voice:
+        async with voice.submit_many([pair(0), pair(0)], concurrency=1) as run:
+            assert [S.REFUSED, S.LIMITED] == [outcome.status async for outcome in run]
+    async with client("http://127.0.0.1:9", quota=quota, connect_attempts=1) as voice:
+        async with voice.submit_many([pair(1), pair(1)], concurrency=1) as run:
+            assert [S.NOT_SENT, S.NOT_SENT] == [outcome.status async for outcome in run]
+
+
+class FailingStore:
+    async def reserve(self, number: str, now: float, limits: object) -> float:
+        raise OSError
+
+    async def release(self, number: str, reserved_at: float) -> None:
+        raise OSError
+
+
+async def test_a_store_that_fails_means_not_sent(gateway: Gateway) -> None:
+    quota = RecipientQuota(store=FailingStore())
+    async with client(gateway.url, quota=quota) as voice, voice.submit_many(pairs(3)) as run:
+        made = [outcome async for outcome in run]
+    assert [S.NOT_SENT] * 3 == [outcome.status for outcome in made]
+    assert "the quota's store failed (OSError)" in str(made[0].error)
+    assert [] == gateway.mobiles

@@ -1,0 +1,831 @@
+"""`ihuyi-voice bulk` and the bulk run of the demo: what is sent, said, written and returned."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pty
+import queue
+import re
+import resource
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections import Counter
+from contextlib import contextmanager
+from fcntl import ioctl
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from typer.testing import CliRunner
+
+from ihuyi_voice import bulk_progress
+from ihuyi_voice.cli import app
+from ihuyi_voice.requester import Requester
+from ihuyi_voice.sandbox import Attempt, Chaos, SandboxGateway
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from typer.testing import Result
+
+    from ihuyi_voice import SubmitResult
+
+A, B, C = "13912345678", "13812345678", "13712345678"
+BLACKLISTED = "13800000000"
+STATUSES = {"accepted", "refused", "unknown", "not_sent", "limited", "invalid", "replayed"}
+COLUMNS = ["line", "mobile", "status", "code", "voice_id", "detail", "idempotency_key"]
+
+Rows = list[tuple[str, str]]
+
+
+class Gateway(SandboxGateway):
+    """A sandbox whose submits can be waited for."""
+
+    def __init__(self) -> None:
+        self._arrivals: queue.SimpleQueue[Attempt] = queue.SimpleQueue()
+        super().__init__(blacklist=[BLACKLISTED], on_attempt=self._arrivals.put)
+
+    def wait_for(self, count: int, fault: str | None = None) -> None:
+        """Until so many more submits were taken that met this fault, or none."""
+        while count:
+            count -= self._arrivals.get(timeout=30).fault == fault
+
+    def at_the_balance_query(self, act: Callable[[], object]) -> None:
+        """Do this when the next request is taken, which is the balance query."""
+
+        def clock() -> float:
+            self.clock = time.time
+            act()
+            return time.time()
+
+        self.clock = clock
+
+    def after_the_balance_query(self, **chaos: Any) -> None:
+        """Let the chaos in for the submits alone."""
+        self.at_the_balance_query(lambda: setattr(self, "chaos", Chaos(**chaos)))
+
+
+@pytest.fixture
+def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
+    """A gateway that the environment points to."""
+    gateway = Gateway()
+    with gateway.serve_in_thread() as url:
+        monkeypatch.setenv("IHUYI_VOICE_BASE_URL", url)
+        monkeypatch.setenv("IHUYI_VOICE_API_ID", "sandbox")
+        monkeypatch.setenv("IHUYI_VOICE_API_KEY", "sandbox-key")
+        yield gateway
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "rows.csv"
+
+
+def bulk(*arguments: str | Path, stdin: str | None = None) -> Result:
+    result = CliRunner().invoke(app, ["bulk", *map(str, arguments)], input=stdin)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def write(path: Path, rows: Rows) -> None:
+    path.write_text("mobile,content\n" + "".join(f"{m},{c}\n" for m, c in rows))
+
+
+def many(count: int) -> Rows:
+    """Rows of which no two have the same number or code."""
+    return [(f"139{n:08d}", f"{n:06d}") for n in range(count)]
+
+
+def placed(gateway: SandboxGateway) -> list[tuple[str, str]]:
+    return [(call.mobile, call.content) for call in gateway.calls]
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_json_lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def statuses(path: Path) -> Counter[object]:
+    return Counter(line["status"] for line in read_json_lines(path))
+
+
+def flat(text: str) -> str:
+    """Without the lines and padding of a table."""
+    return re.sub(r"[\s│┃]+", " ", text)
+
+
+# --- a run -------------------------------------------------------------------
+
+
+def test_each_row_is_placed_and_the_table_says_so(gateway: Gateway, path: Path) -> None:
+    rows = many(30)
+    write(path, rows)
+    result = bulk(path, "--yes")
+    assert 0 == result.exit_code
+    assert sorted(rows) == sorted(placed(gateway))
+    assert re.search(r"outcome.*code.*meaning.*rows", result.stdout)
+    assert "accepted the phone rings 30" in flat(result.stdout)
+    first, balance, progress = result.stderr.splitlines()
+    assert f"{path}: rows 30, bad 0, duplicate numbers 0" == first
+    assert "to send 30, balance 1000" == balance
+    assert re.fullmatch(r"30/30  accepted 30  refused 0  unknown 0  \d+/s  0 s left", progress), (
+        progress
+    )
+
+
+def test_the_table_tells_statuses_and_codes_apart(gateway: Gateway, path: Path) -> None:
+    gateway.failing_mobiles = {B}
+    write(path, [(A, "1125")] * 3 + [(BLACKLISTED, "1125"), (B, "1125"), ("139", "1125")])
+    result = bulk(path, "--yes")
+    assert 3 == result.exit_code
+    table = flat(result.stdout)
+    assert "accepted the phone rings 2" in table
+    assert "limited over the limit for this number: nothing was sent 1" in table
+    assert "refused 4030 the mobile number is blacklisted 1" in table
+    assert re.search(r"refused 0 [^0-9]+ 1 ", table)
+    assert "invalid a bad row: nothing was sent 1" in table
+
+
+def test_a_refusal_by_a_code_that_no_table_has(gateway: Gateway, path: Path) -> None:
+    write(path, many(2))
+    gateway.after_the_balance_query(code=9999)
+    result = bulk(path, "--yes")
+    assert 3 == result.exit_code
+    assert "refused 9999 the voice product documents no such code 2" in flat(result.stdout)
+
+
+def test_some_are_unknown(gateway: Gateway, path: Path) -> None:
+    write(path, [*many(3), (BLACKLISTED, "1125")])
+    gateway.after_the_balance_query(close_after_placing=1.0)
+    result = bulk(path, "--yes")
+    assert 6 == result.exit_code
+    assert "unknown the phone may have rung: do not repeat blindly 4" in flat(result.stdout)
+    assert 3 == len(gateway.calls)
+
+
+def test_json_for_machines(gateway: Gateway, path: Path) -> None:
+    write(path, [(A, "1125")] * 3 + [(BLACKLISTED, "1125"), ("139", "1125")])
+    result = bulk(path, "--yes", "--json")
+    assert (3, 1) == (result.exit_code, result.stdout.count("\n"))
+    assert json.loads(result.stdout) == dict.fromkeys(STATUSES, 0) | {
+        "rows": 5,
+        "accepted": 2,
+        "limited": 1,
+        "refused": 1,
+        "invalid": 1,
+        "codes": {"4030": 1},
+        "stopped": "",
+        "interrupted": False,
+    }
+
+
+def test_standard_input(gateway: Gateway) -> None:
+    result = bulk("-", "--yes", stdin=f"{A},1125\n{B},0042\n")
+    assert (0, {(A, "1125"), (B, "0042")}) == (result.exit_code, set(placed(gateway)))
+    assert result.stderr.startswith("standard input: rows 2, ")
+
+
+def test_a_file_of_bad_rows_alone(gateway: Gateway, path: Path) -> None:
+    write(path, [("139", "1125")] * 3)
+    out = path.with_name("out.jsonl")
+    result = bulk(path, "--yes", "--json", "--out", out)
+    assert (3, 3) == (result.exit_code, json.loads(result.stdout)["invalid"])
+    assert {"invalid": 3} == statuses(out)
+    assert [] == gateway.attempts
+
+
+def test_as_a_new_user_would(gateway: Gateway, path: Path) -> None:
+    """A file saved by a spreadsheet: a BOM, a bad row, a duplicate and an empty line."""
+    text = f"mobile;content\r\n{A};1125\r\n1391234567;1125\r\n\r\n{A};482913\r\n{B};0042\r\n"
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert 2 == bulk(path, "--dry-run").exit_code
+    unasked = bulk(path)
+    assert (2, []) == (unasked.exit_code, gateway.attempts)
+    out = path.with_name("out.csv")
+    result = bulk(path, "--yes", "--out", out)
+    assert 3 == result.exit_code
+    dry = bulk(path, "--dry-run").stderr
+    assert unasked.stderr.startswith(dry)
+    assert result.stderr.startswith(dry)
+    assert dry == (
+        f"{path}: rows 4, bad 1, duplicate numbers 1\n"
+        "  line 3: mobile must be a mainland number: 1, then 3-9, then nine digits;"
+        " it has 10 digits\n"
+    )
+    assert {(A, "1125"), (A, "482913"), (B, "0042")} == set(placed(gateway))
+    assert 3 == len(gateway.attempts)
+    assert {"2": "accepted", "3": "invalid", "5": "accepted", "6": "accepted"} == {
+        line["line"]: line["status"] for line in read_csv(out)
+    }
+
+
+# --- before sending ----------------------------------------------------------
+
+
+def test_what_is_said_before_sending(gateway: Gateway, path: Path) -> None:
+    gateway.balance = 2
+    bad = "".join("none,1125,\n" for _ in range(7))
+    path.write_text(f"mobile,content,idempotency_key\n{A},,\n{A},,\n{B},1125,k\n{C},1125,\n{bad}")
+    result = bulk(path, "--yes", "--concurrency", "1")
+    problem = (
+        "mobile must be a mainland number: 1, then 3-9, then nine digits; it has characters other"
+        " than digits"
+    )
+    drawn = (
+        "rows without content: 2; a code is drawn for each, and written down only with --out and"
+        " --show-codes"
+    )
+    keys = (
+        "rows with an idempotency_key: 1; within this file a key is sent once, across runs nothing"
+        " remembers it"
+    )
+    assert [
+        f"{path}: rows 11, bad 7, duplicate numbers 1",
+        *(f"  line {line}: {problem}" for line in range(6, 11)),
+        "  and 2 more",
+        drawn,
+        keys,
+        "to send 4, balance 2",
+        "the balance is 2 short: the run will stop there",
+    ] == result.stderr.splitlines()[:-1]
+    assert 2 == len(gateway.calls)
+
+
+def test_it_does_not_ask_without_a_terminal(gateway: Gateway, path: Path) -> None:
+    write(path, many(2))
+    out = path.with_name("out.csv")
+    result = bulk(path, "--out", out, stdin="y\n")
+    assert (2, "") == (result.exit_code, result.stdout)
+    assert result.stderr.endswith("there is no terminal to ask on: give --yes to send\n")
+    assert ([], False) == (gateway.attempts, out.exists())
+
+
+@pytest.mark.parametrize(("answer", "calls"), [("y", 2), ("n", 0), ("", 0)])
+def test_it_asks_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, gateway: Gateway, path: Path, answer: str, calls: int
+) -> None:
+    """And once for the key, which it needs twice: for the balance and for the run."""
+    monkeypatch.delenv("IHUYI_VOICE_API_KEY")
+    write(path, many(2))
+    screen = Screen("bulk", str(path))
+    screen.wait_for("APIKEY: ")
+    screen.type("sandbox-key\n")
+    screen.wait_for("Place 2 calls? [y/N]: ")
+    screen.type(f"{answer}\n")
+    text = screen.read_to_end()
+    assert (0, calls) == (screen.status, len(gateway.attempts))
+    assert 1 == text.count("APIKEY")
+    assert "sandbox-key" not in text
+    assert ("nothing was sent" in text) == (not calls)
+
+
+@pytest.mark.parametrize(
+    ("rows", "status"), [([(A, "1125"), (B, "")], 0), ([(A, "1125"), (B, "x")], 2), ([], 0)]
+)
+def test_a_dry_run_needs_no_account_and_sends_nothing(
+    monkeypatch: pytest.MonkeyPatch, gateway: Gateway, path: Path, rows: Rows, status: int
+) -> None:
+    monkeypatch.delenv("IHUYI_VOICE_API_KEY")
+    monkeypatch.delenv("IHUYI_VOICE_API_ID")
+    gateway.at_the_balance_query(lambda: pytest.fail("it was asked"))
+    write(path, rows)
+    out = path.with_name("out.csv")
+    result = bulk(path, "--dry-run", "--out", out)
+    assert (status, "") == (result.exit_code, result.stdout)
+    assert result.stderr.startswith(f"{path}: rows {len(rows)}, bad {status // 2}, ")
+    assert ([], False) == (gateway.attempts, out.exists())
+
+
+@pytest.mark.parametrize("yes", [True, False])
+def test_no_credentials(monkeypatch: pytest.MonkeyPatch, path: Path, yes: bool) -> None:
+    monkeypatch.delenv("IHUYI_VOICE_API_ID", raising=False)
+    write(path, many(2))
+    result = bulk(path, *["--yes"] * yes)
+    assert (2, "") == (result.exit_code, result.stdout)
+    assert result.stderr.endswith(
+        "ihuyi-voice: no APIID: set IHUYI_VOICE_API_ID, or give --api-id\n"
+    )
+
+
+def test_a_file_that_cannot_be_read(gateway: Gateway, path: Path) -> None:
+    missing = bulk(path, "--yes")
+    assert (2, "", f"ihuyi-voice: cannot read {path}: No such file or directory\n") == (
+        missing.exit_code,
+        missing.stdout,
+        missing.stderr,
+    )
+    path.write_bytes(f"mobile\n{A}\n".encode() + "姓名\n".encode("gbk"))
+    gbk = bulk(path, "--yes")
+    assert (2, "") == (gbk.exit_code, gbk.stdout)
+    assert "it looks like GBK" in gbk.stderr
+    assert [] == gateway.attempts
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--rate", "0"),
+        ("--rate", "inf"),
+        ("--rate", "nan"),
+        ("--concurrency", "0"),
+        ("--limit", "0"),
+        ("--timeout", "0"),
+        ("--base-url", "ftp://host"),
+    ],
+)
+def test_a_bad_option(gateway: Gateway, path: Path, option: tuple[str, str]) -> None:
+    write(path, many(2))
+    result = bulk(path, "--yes", *option)
+    assert (2, "") == (result.exit_code, result.stdout)
+    assert option[0].strip("-").replace("-", "_") in result.stderr.replace("-", "_")
+    assert [] == gateway.attempts
+
+
+def test_without_a_balance_nothing_is_sent(
+    monkeypatch: pytest.MonkeyPatch, gateway: Gateway, path: Path
+) -> None:
+    write(path, many(2))
+    out = path.with_name("out.csv")
+
+    def refusal(*arguments: str) -> str:
+        result = bulk(path, "--yes", "--out", out, *arguments)
+        assert (2, "") == (result.exit_code, result.stdout)
+        assert ([], False) == (gateway.attempts, out.exists())
+        last: str = result.stderr.splitlines()[-1]
+        return last
+
+    gateway.frozen = True
+    assert refusal().startswith("ihuyi-voice: no balance, so nothing is sent: the gateway refused")
+    gateway.frozen = False
+    gateway.chaos = Chaos(html_502=1.0)
+    assert "no phone was involved" in refusal()
+    monkeypatch.setenv("IHUYI_VOICE_API_KEY", "wrong-key")
+    gateway.chaos = Chaos()
+    assert "code 405" in refusal()
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        assert "not sent" in refusal("--base-url", url)
+
+
+# --- how it sends ------------------------------------------------------------
+
+
+def test_limit(gateway: Gateway, path: Path) -> None:
+    write(path, [(A, "1125"), ("none", "1125"), (B, "1125"), (C, "1125")])
+    result = bulk(path, "--yes", "--limit", "3")
+    assert {(A, "1125"), (B, "1125")} == set(placed(gateway))
+    assert result.stderr.startswith(f"{path}: rows 3, bad 1, ")
+
+
+@pytest.mark.parametrize("limit", [1, 7])
+def test_concurrency(
+    monkeypatch: pytest.MonkeyPatch, gateway: Gateway, path: Path, limit: int
+) -> None:
+    write(path, many(40))
+    gateway.after_the_balance_query(latency=0.01)
+    place, running, seen = Requester.place, 0, []
+
+    async def spy(self: Requester, *arguments: Any) -> SubmitResult:
+        nonlocal running
+        running += 1
+        seen.append(running)
+        try:
+            return await place(self, *arguments)
+        finally:
+            running -= 1
+
+    monkeypatch.setattr(Requester, "place", spy)
+    assert 0 == bulk(path, "--yes", "--concurrency", str(limit)).exit_code
+    assert (1, limit, 40) == (min(seen), max(seen), len(seen))
+
+
+def test_rate(gateway: Gateway, path: Path) -> None:
+    write(path, many(11))
+    assert 0 == bulk(path, "--yes", "--rate", "40").exit_code
+    times = [attempt.time for attempt in gateway.attempts]
+    # Ten intervals of 25 ms, less what starts may catch up after a hold-up.
+    assert 0.14 < times[-1] - times[0] < 5.0
+
+
+def test_wait_for_quota(monkeypatch: pytest.MonkeyPatch, gateway: Gateway, path: Path) -> None:
+    monkeypatch.setattr("ihuyi_voice.quota.MINUTE", 0.3)
+    write(path, [(A, f"{n:04d}") for n in range(5)])
+    limited = json.loads(bulk(path, "--yes", "--json").stdout)
+    assert (2, 3) == (limited["accepted"], limited["limited"])
+    waited = bulk(path, "--yes", "--json", "--wait-for-quota")
+    assert (0, 5) == (waited.exit_code, json.loads(waited.stdout)["accepted"])
+    times = [attempt.time for attempt in gateway.attempts[2:]]
+    assert all(0.29 < third - first for first, third in zip(times, times[2:], strict=False))
+
+
+def test_a_refusal_of_the_account_stops_the_run(gateway: Gateway, path: Path) -> None:
+    gateway.balance = 5
+    write(path, many(200))
+    result = bulk(path, "--yes", "--concurrency", "2")
+    assert 3 == result.exit_code
+    assert (5, True) == (len(gateway.calls), len(gateway.attempts) <= 7)
+    assert re.search(r"\nStopped before the end: the gateway refused with code 4051", result.stdout)
+    gateway.reset()
+    gateway.balance = 5
+    report = json.loads(bulk(path, "--yes", "--concurrency", "2", "--json").stdout)
+    assert report["stopped"].startswith("the gateway refused with code 4051")
+    assert (5, False) == (report["accepted"], report["interrupted"])
+
+
+def test_a_gateway_that_fails_midway_stops_the_run(gateway: Gateway, path: Path) -> None:
+    write(path, many(500))
+    gateway.after_the_balance_query(html_502=1.0)
+    result = bulk(path, "--yes", "--concurrency", "5", "--json")
+    report = json.loads(result.stdout)
+    assert (6, True) == (result.exit_code, 20 <= report["unknown"] <= 25)
+    assert report["stopped"].startswith("outcome unknown: HTTP status 502")
+    assert len(gateway.attempts) == report["unknown"]
+
+
+def test_a_file_that_changes_after_the_check_stops_the_run(gateway: Gateway, path: Path) -> None:
+    write(path, many(3))
+    out = path.with_name("out.jsonl")
+    changed = f"{A},1125\nnone,1125\n{B},1125\n".encode() + b"x\n" * 9000 + b"\xff\xff\n"
+    gateway.at_the_balance_query(lambda: path.write_bytes(changed))
+    result = bulk(path, "--yes", "--json", "--out", out)
+    report = json.loads(result.stdout)
+    assert 3 == result.exit_code
+    assert report["stopped"].startswith(f"{path} is not UTF-8")
+    assert {(A, "1125"), (B, "1125")} == set(placed(gateway))
+    assert report["rows"] == sum(statuses(out).values())
+    assert (2, report["invalid"]) == (statuses(out)["accepted"], statuses(out)["invalid"])
+
+
+# --- --out -------------------------------------------------------------------
+
+
+MIXED = [(A, "1125"), (A, "482913"), (A, "7710"), (BLACKLISTED, "5519"), ("139", "6627")]
+
+
+def check_the_lines(lines: list[dict[str, str]], gateway: Gateway) -> None:
+    """One line for each row of `MIXED`; None and "" are the same here."""
+    by_line = {int(line["line"]): line for line in lines}
+    assert (5, [2, 3, 4, 5, 6]) == (len(lines), sorted(by_line))
+    assert ["accepted", "accepted", "limited", "refused", "invalid"] == [
+        by_line[n]["status"] for n in range(2, 7)
+    ]
+    ids = {call.content: call.voice_id for call in gateway.calls}
+    assert [ids["1125"], ids["482913"]] == [by_line[n]["voice_id"] for n in (2, 3)]
+    assert ["139****5678"] * 3 + ["138****0000", "****"] == [
+        by_line[n]["mobile"] for n in range(2, 7)
+    ]
+    assert "4030" == str(by_line[5]["code"])
+    assert not any(by_line[n]["code"] or by_line[n]["detail"] for n in (2, 3))
+    assert "the limit of calls to 139****5678 is reached" in by_line[4]["detail"]
+    assert "blacklisted" in by_line[5]["detail"]
+    assert "it has 3 digits" in by_line[6]["detail"]
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out", "out.txt"])
+def test_out_as_csv(gateway: Gateway, path: Path, name: str) -> None:
+    write(path, MIXED)
+    out = path.with_name(name)
+    assert 3 == bulk(path, "--yes", "--out", out).exit_code
+    lines = read_csv(out)
+    assert COLUMNS == list(lines[0])
+    check_the_lines(lines, gateway)
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.NDJSON", "out.json"])
+def test_out_as_json_lines(gateway: Gateway, path: Path, name: str) -> None:
+    write(path, MIXED)
+    out = path.with_name(name)
+    assert 3 == bulk(path, "--yes", "--out", out).exit_code
+    lines = read_json_lines(out)
+    assert [COLUMNS] * 5 == [list(line) for line in lines]
+    check_the_lines([{k: str(v or "") for k, v in line.items()} for line in lines], gateway)
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl"])
+def test_codes_and_numbers_stay_out_of_everything_written(
+    gateway: Gateway, path: Path, name: str
+) -> None:
+    write(path, [*MIXED, (B, "")])
+    out = path.with_name(name)
+    result = bulk(path, "--yes", "--out", out)
+    written = out.read_text(encoding="utf-8") + result.stdout + result.stderr
+    drawn = next(call.content for call in gateway.calls if call.mobile == B)
+    for secret in (A, B, BLACKLISTED, *(code for _, code in MIXED), drawn, "sandbox-key"):
+        assert not re.search(rf"(?<!\d){secret}(?!\d)", written)
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl"])
+def test_codes_are_written_when_they_are_asked_for(gateway: Gateway, path: Path, name: str) -> None:
+    write(path, [*MIXED, (B, "")])
+    out = path.with_name(name)
+    result = bulk(path, "--yes", "--out", out, "--show-codes")
+    lines = read_csv(out) if name == "out.csv" else read_json_lines(out)
+    drawn = next(call.content for call in gateway.calls if call.mobile == B)
+    # A bad row's content was not looked at, and is not repeated.
+    expected = {"2": "1125", "3": "482913", "4": "7710", "5": "5519", "6": "", "7": drawn}
+    assert expected == {str(line["line"]): line["content"] or "" for line in lines}
+    assert drawn not in result.stdout + result.stderr
+    assert A not in out.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl"])
+def test_keys_are_written_whatever_is_in_them(gateway: Gateway, path: Path, name: str) -> None:
+    path.write_text(f'["{A}", "1125", "a,b \\ud800"]\n["{B}", "1125"]\n["1", "1125", "姓名"]\n')
+    out = path.with_name(name)
+    assert 3 == bulk(path, "--yes", "--out", out).exit_code
+    lines = read_csv(out) if name == "out.csv" else read_json_lines(out)
+    keys = {str(line["line"]): line["idempotency_key"] or "" for line in lines}
+    surrogate = "\\ud800" if name == "out.csv" else "\ud800"
+    assert {"1": f"a,b {surrogate}", "2": "", "3": "姓名"} == keys
+
+
+def test_each_line_is_there_as_soon_as_its_row_is_done(gateway: Gateway, path: Path) -> None:
+    write(path, many(30))
+    out = path.with_name("out.jsonl")
+    seen: list[int] = []
+    gateway.on_attempt = lambda _: seen.append(len(read_json_lines(out)))
+    assert 0 == bulk(path, "--yes", "--concurrency", "1", "--out", out).exit_code
+    assert 30 == len(seen) == len(read_json_lines(out))
+    # The line of the row just before may be on its way.
+    assert all(n - 2 <= lines <= n for n, lines in enumerate(seen))
+
+
+def test_an_existing_file_is_not_written_over(gateway: Gateway, path: Path) -> None:
+    write(path, many(2))
+    gateway.at_the_balance_query(lambda: pytest.fail("it was asked"))
+    out = path.with_name("out.csv")
+    out.write_text("precious")
+    result = bulk(path, "--yes", "--out", out)
+    assert (2, "") == (result.exit_code, result.stdout)
+    assert f"{out} is there already: give --out a new file" in result.stderr
+    assert ("precious", []) == (out.read_text(), gateway.attempts)
+
+
+def test_a_file_that_cannot_be_made(gateway: Gateway, path: Path) -> None:
+    write(path, many(2))
+    result = bulk(path, "--yes", "--out", path / "out.csv")
+    assert (2, []) == (result.exit_code, gateway.attempts)
+    assert result.stderr.endswith(f"ihuyi-voice: cannot write {path}/out.csv: Not a directory\n")
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """As on a disk that fills up."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl"])
+def test_a_full_disk_stops_the_run(gateway: Gateway, path: Path, name: str) -> None:
+    write(path, many(300))
+    out = path.with_name(name)
+    with files_of_at_most(2000):
+        result = bulk(path, "--yes", "--concurrency", "4", "--out", out, "--json")
+    report = json.loads(result.stdout)
+    assert (3, "cannot write the outcomes: File too large") == (result.exit_code, report["stopped"])
+    assert 10 < report["accepted"] == len(gateway.calls) < 60
+    assert 2000 == out.stat().st_size
+
+
+# --- progress ----------------------------------------------------------------
+
+
+def test_plain_lines_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, gateway: Gateway, path: Path
+) -> None:
+    monkeypatch.setattr(bulk_progress, "_REFRESH_PLAIN", 0.0)
+    write(path, many(20))
+    result = bulk(path, "--yes", "--concurrency", "1")
+    lines = re.findall(
+        r"^(\d+)/20  accepted (\d+)  refused 0  unknown 0  \d+/s  \d+ s left$",
+        result.stderr,
+        re.MULTILINE,
+    )
+    assert [str(n) for n in range(1, 21)] == [done for done, _ in lines[:-1]]
+    assert all(done == accepted for done, accepted in lines)
+    assert ("20", "20") == lines[-1]
+
+
+def test_a_bar_on_a_terminal(gateway: Gateway, path: Path) -> None:
+    write(path, [*many(60), (BLACKLISTED, "1125")])
+    gateway.after_the_balance_query(latency=0.05)
+    screen = Screen("bulk", str(path), "--yes", "--concurrency", "10")
+    text = screen.read_to_end()
+    assert 3 == screen.status
+    shown = re.findall(r"(\d+)% accepted (\d+)  refused ([01])  unknown 0  \d+/s", text)
+    percents = [int(percent) for percent, *_ in shown]
+    assert sorted(percents) == percents
+    # More than the first and the last: it moved.
+    assert 2 < len(set(percents))
+    assert ("100", "60", "1") == shown[-1]
+    assert re.search(r"\d:\d\d:\d\d", text)
+    assert "outcome" in text
+
+
+# --- Ctrl-C ------------------------------------------------------------------
+
+
+def check_against_the_record(
+    rows: Rows, report: dict[str, Any], out: Path, gateway: Gateway
+) -> None:
+    """What is said of each row is what the gateway did, and the sums agree."""
+    lines = read_json_lines(out)
+    by_line = {line["line"]: line["status"] for line in lines}
+    assert len(by_line) == len(lines) == report["rows"] == sum(report[s] for s in STATUSES)
+    assert {s: report[s] for s in STATUSES if report[s]} == statuses(out)
+    seen = Counter((a.mobile, a.content) for a in gateway.attempts)
+    assert 1 == max(seen.values())
+    called = set(placed(gateway))
+    for line, row in enumerate(rows, 2):
+        status = by_line.get(line)
+        assert status in {"accepted", "unknown", "not_sent", None}
+        if status == "accepted":
+            assert row in called
+        elif status != "unknown":
+            assert row not in seen
+    assert report["accepted"] + report["unknown"] >= len(called)
+
+
+def test_ctrl_c_once_finishes_what_is_in_flight(gateway: Gateway, path: Path) -> None:
+    rows = many(900)
+    write(path, rows)
+    out = path.with_name("out.jsonl")
+    gateway.after_the_balance_query(latency=1.0)
+    with running(path, "--yes", "--json", "--concurrency", "20", "--out", out) as process:
+        gateway.wait_for(20)
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        stdout, stderr = process.communicate(timeout=30)
+    assert (3, True) == (process.returncode, time.monotonic() - began < 10)
+    assert "Stopping: what is in flight is finished. Ctrl-C again stops it now." in stderr
+    report = json.loads(stdout)
+    assert (True, "", 0) == (report["interrupted"], report["stopped"], report["unknown"])
+    assert 20 <= report["accepted"] == len(gateway.attempts) < 60
+    assert report["not_sent"] <= 33
+    check_against_the_record(rows, report, out, gateway)
+
+
+def test_ctrl_c_twice_stops_at_once(gateway: Gateway, path: Path) -> None:
+    rows = many(900)
+    write(path, rows)
+    out = path.with_name("out.jsonl")
+    gateway.after_the_balance_query(latency=0.02)
+    with running(path, "--yes", "--json", "--concurrency", "20", "--out", out) as process:
+        gateway.wait_for(50)
+        gateway.chaos = Chaos(no_answer=1.0)
+        # All twenty are held, and the fifteen seconds of the timeout have begun.
+        gateway.wait_for(20, "no_answer")
+        process.send_signal(signal.SIGINT)
+        said = ""
+        while "Ctrl-C again stops it now." not in said:
+            said += process.stderr.readline()  # type: ignore[union-attr]
+            assert process.poll() is None, said
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        stdout, stderr = process.communicate(timeout=30)
+    assert (6, True) == (process.returncode, time.monotonic() - began < 5)
+    assert "Stopping now." in stderr
+    report = json.loads(stdout)
+    assert (True, "", 20) == (report["interrupted"], report["stopped"], report["unknown"])
+    assert report["accepted"] + 20 == len(gateway.attempts)
+    assert 30 <= report["accepted"] < 900
+    check_against_the_record(rows, report, out, gateway)
+
+
+def test_an_interrupted_run_says_so(gateway: Gateway, path: Path) -> None:
+    write(path, many(200))
+    gateway.after_the_balance_query(latency=0.2)
+    with running(path, "--yes", "--concurrency", "5") as process:
+        gateway.wait_for(5)
+        process.send_signal(signal.SIGINT)
+        stdout, _ = process.communicate(timeout=30)
+    assert 3 == process.returncode
+    assert stdout.endswith("Interrupted before the end.\n")
+
+
+# --- the demo's bulk run -----------------------------------------------------
+
+
+def test_the_demo_runs_a_bulk() -> None:
+    result = CliRunner().invoke(app, ["demo"])
+    assert 0 == result.exit_code
+    _, told, bulk_run = result.stdout.partition("A bulk run of 500 rows, some of them bad:")
+    assert told
+    match = re.search(
+        r"^500/500  accepted (\d+)  refused (\d+)  unknown (\d+)  \d+/s", bulk_run, re.MULTILINE
+    )
+    assert match
+    accepted, refused, unknown = map(int, match.groups())
+    # Five rows are bad, five are to one blacklisted number, of which the limit lets two through.
+    assert (2, 490) == (refused, accepted + unknown)
+    table = flat(bulk_run)
+    for words in (
+        f"accepted the phone rings {accepted}",
+        f"unknown the phone may have rung: do not repeat blindly {unknown}",
+        "invalid a bad row: nothing was sent 5",
+        "limited over the limit for this number: nothing was sent 3",
+        "refused 4030 the mobile number is blacklisted 2",
+    ):
+        assert words in table
+    assert f"{accepted + unknown + 6} calls placed." in bulk_run
+
+
+def test_the_demo_shows_its_bar_on_a_terminal() -> None:
+    screen = Screen("demo")
+    text = screen.read_to_end()
+    assert 0 == screen.status
+    assert re.search(r"100% accepted \d+  refused 2  unknown \d+  \d+/s", text)
+    assert "calls placed." in text
+
+
+# --- the command in a process of its own -------------------------------------
+
+
+@contextmanager
+def running(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """A bulk run whose output is read; ended after a minute, come what may."""
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "ihuyi_voice", "bulk", *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONUTF8": "1"},
+    ) as process:
+        last = threading.Timer(60, process.kill)
+        last.start()
+        try:
+            yield process
+        finally:
+            last.cancel()
+            process.kill()
+
+
+class Screen:
+    """A command on a terminal of its own, 120 columns wide."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._ours, theirs = pty.openpty()
+        ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "ihuyi_voice", *arguments],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            env={**os.environ, "PYTHONUTF8": "1", "TERM": "xterm"},
+        )
+        os.close(theirs)
+        self._last = threading.Timer(60, self._process.kill)
+        self._last.start()
+        self._bytes = b""
+
+    @property
+    def status(self) -> int | None:
+        return self._process.returncode
+
+    def wait_for(self, words: str) -> None:
+        while words not in self._text():
+            assert self._read(), self._text()
+
+    def type(self, text: str) -> None:
+        os.write(self._ours, text.encode())
+
+    def read_to_end(self) -> str:
+        """All that was shown, once the command has ended."""
+        while self._read():
+            pass
+        self._process.wait()
+        self._last.cancel()
+        os.close(self._ours)
+        return self._text()
+
+    def _read(self) -> bool:
+        try:
+            more = os.read(self._ours, 65536)
+        except OSError:
+            # EIO is what Linux answers once nobody holds the other side.
+            return False
+        self._bytes += more
+        return True
+
+    def _text(self) -> str:
+        # Without what moves the cursor and colours the text.
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self._bytes.decode("utf-8", "replace"))

@@ -1,0 +1,384 @@
+"""The file of a bulk run: whatever is in it comes out as rows, or as one clear error."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from ihuyi_voice.bulk_file import BulkFile, BulkFileError, Check, FileRow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+A, B, C = "13912345678", "13812345678", "13712345678"
+BOM = b"\xef\xbb\xbf"
+GBK = "姓名"
+
+
+def read(path: Path, limit: int | None = None) -> list[FileRow]:
+    with closing(BulkFile(str(path), limit)) as file:
+        return list(file)
+
+
+def check(path: Path, limit: int | None = None) -> Check:
+    with closing(BulkFile(str(path), limit)) as file:
+        return file.check()
+
+
+def error_of(path: Path) -> str:
+    with closing(BulkFile(str(path))) as file, pytest.raises(BulkFileError) as caught:
+        file.check()
+    return str(caught.value)
+
+
+def sent(rows: Iterable[FileRow]) -> list[tuple[int, str, str, str | None]]:
+    """The rows that can be sent: line, number, code and key."""
+    return [(row.line, row.mobile, row.content, row.key) for row in rows if not row.problem]
+
+
+def problems(rows: Iterable[FileRow]) -> list[tuple[int, str]]:
+    return [(row.line, row.problem) for row in rows if row.problem]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "rows"
+
+
+# --- CSV ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", [b"", BOM])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_csv_with_a_header_in_any_order(path: Path, start: bytes, separator: str, end: str) -> None:
+    lines = [["Content", " MOBILE ", "note"], ["1125", A, "x"], [" 482913 ", B, "y"]]
+    text = end.join(separator.join(cells) for cells in lines)
+    path.write_bytes(start + text.encode())
+    assert [(2, A, "1125", None), (3, B, "482913", None)] == sent(read(path))
+
+
+@pytest.mark.parametrize("start", [b"", BOM, BOM + b"\n \n"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_csv_without_a_header_is_number_and_code(path: Path, start: bytes, separator: str) -> None:
+    path.write_bytes(start + f"{A}{separator}1125\n{B}{separator}0042\n".encode())
+    first = 1 + start.count(b"\n")
+    assert [(first, A, "1125", None), (first + 1, B, "0042", None)] == sent(read(path))
+
+
+def test_numbers_come_out_as_the_gateway_takes_them(path: Path) -> None:
+    path.write_text("mobile,content\n+86 139-1234-5678,1125\n0086 13812345678,1125\n")
+    assert [A, B] == [row.mobile for row in read(path)]
+
+
+def test_quoted_fields_and_the_lines_that_rows_end_in(path: Path) -> None:
+    text = f'mobile,note,content\n{A},"two\nlines",1125\n\n"{B}","a ""b"", c","0042"\n'
+    path.write_text(text)
+    assert [(3, A, "1125", None), (5, B, "0042", None)] == sent(read(path))
+
+
+def test_empty_lines_are_no_rows(path: Path) -> None:
+    path.write_text(f"\n  \nmobile,content\n\n{A},1125\n , \n\t\n{B},1125\n\n")
+    assert [(5, A, "1125", None), (8, B, "1125", None)] == sent(read(path))
+    assert (2, 0) == (check(path).rows, check(path).bad)
+
+
+def test_bad_rows_stay_in_their_place_and_say_why(path: Path) -> None:
+    path.write_text(f"mobile,content\n{A},1125\n1391234567,1125\n{B},12ab\n,1125\n{C},1125\n")
+    rows = read(path)
+    assert [2, 6] == [line for line, *_ in sent(rows)]
+    (line_3, short), (line_4, letters), (line_5, empty) = problems(rows)
+    assert (3, 4, 5) == (line_3, line_4, line_5)
+    assert short.startswith("mobile must be")
+    assert short.endswith("it has 10 digits")
+    assert letters.startswith("content must be")
+    assert empty.endswith("it is empty")
+    assert "12ab" not in letters
+
+
+def test_a_row_with_too_few_or_too_many_cells(path: Path) -> None:
+    path.write_text(f"content,mobile\n1125\n1125,{A},more,and more\n")
+    ((line, problem),) = problems(read(path))
+    assert (2, True) == (line, problem.startswith("mobile must be"))
+    assert [(3, A, "1125", None)] == sent(read(path))
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", " \t\n", "mobile,content\n", "\ufeff"])
+def test_a_file_without_rows(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    assert Check() == check(path)
+
+
+def test_broken_csv_is_one_clear_error(path: Path) -> None:
+    path.write_text(f'mobile,content\n"{A}" x,1125\n')
+    assert error_of(path).startswith(f"{path} is not the CSV it looks like: ")
+    path.write_text(f'mobile,content\n{A},"1125\n')
+    assert error_of(path).startswith(f"{path} is not the CSV it looks like: ")
+
+
+# --- JSON lines --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", [b"", BOM, b"\n \n"])
+def test_json_lines(path: Path, start: bytes) -> None:
+    lines = [
+        json.dumps({"mobile": A, "content": "1125", "more": [1]}),
+        "",
+        json.dumps([B, "0042", "key 1"]),
+        json.dumps({"idempotency_key": "key 2", "content": "1125", "mobile": C}),
+    ]
+    path.write_bytes(start + "\n".join(lines).encode())
+    first = 1 + start.count(b"\n")
+    assert [
+        (first, A, "1125", None),
+        (first + 2, B, "0042", "key 1"),
+        (first + 3, C, "1125", "key 2"),
+    ] == sent(read(path))
+
+
+def test_a_file_may_begin_with_an_array(path: Path) -> None:
+    path.write_text(f'["{A}", "1125"]\n["{B}"]\n[]\n')
+    rows = read(path)
+    assert [(1, False), (2, True)] == [(row.line, row.drawn) for row in rows if not row.problem]
+    assert [3] == [line for line, _ in problems(rows)]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", "it is not JSON"),
+        ("nothing", "it is not JSON"),
+        ("[" * 10_000, "it is not JSON"),
+        ('{"a":' * 10_000, "it is not JSON"),
+        ("1" * 5_000, "it is not"),
+        (f'"{A}"', 'it is not like {"mobile": "13912345678", "content": "1125"}'),
+        ("null", 'it is not like {"mobile": "13912345678", "content": "1125"}'),
+        (f'{{"mobile": {A}, "content": "1125"}}', "mobile must be a str"),
+        (f'{{"mobile": "{A}", "content": 1125}}', "content must be a str"),
+        (f'{{"mobile": "{A}", "content": false}}', "content must be a str"),
+        (f'{{"mobile": "{A}", "content": ["1125"]}}', "content must be a str"),
+        ('{"content": "1125"}', "mobile must be a str"),
+        (f'{{"mobile": "{A}", "idempotency_key": 7}}', "idempotency_key must be a string"),
+    ],
+)
+def test_a_bad_line_is_one_bad_row_that_names_the_column(path: Path, line: str, words: str) -> None:
+    path.write_text(f'["{B}", "1125"]\n{line}\n["{C}", "1125"]\n')
+    rows = read(path)
+    ((number, problem),) = problems(rows)
+    assert (2, [1, 3]) == (number, [row[0] for row in sent(rows)])
+    assert problem.startswith(words)
+    assert A not in problem.replace(words, "")
+
+
+# --- codes, keys, duplicates -------------------------------------------------
+
+
+def test_a_row_without_content_gets_a_code_of_its_own(path: Path) -> None:
+    path.write_text("mobile\n" + f"{A}\n" * 200)
+    rows = read(path)
+    assert {True} == {row.drawn for row in rows}
+    assert {6} == {len(row.content) for row in rows}
+    assert all(row.content.isascii() and row.content.isdigit() for row in rows)
+    # Of a million codes, 200 draws meet a handful of twins at the very most.
+    assert 190 < len({row.content for row in rows})
+    assert [row.content for row in rows] != [row.content for row in read(path)]
+    assert 200 == check(path).drawn
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"mobile,content\n{A},\n{A},  \n{B},1125\n",
+        f'["{A}", ""]\n{{"mobile": "{A}", "content": null}}\n["{B}", "1125"]\n',
+    ],
+)
+def test_empty_content_is_missing_content(path: Path, text: str) -> None:
+    path.write_text(text)
+    assert [True, True, False] == [row.drawn for row in read(path)]
+    assert [] == problems(read(path))
+    assert (2, 3) == (check(path).drawn, check(path).good)
+
+
+def test_no_code_is_drawn_for_a_bad_row(path: Path) -> None:
+    path.write_text("mobile\n1391234567\n")
+    assert (0, 1, 0) == (check(path).drawn, check(path).bad, check(path).good)
+
+
+def test_a_key_that_stands_twice_names_the_earlier_line(path: Path) -> None:
+    path.write_text(
+        f"mobile,content,idempotency_key\n{A},1125,one\n{B},1125,\n{C},1125,\n{A},1125,one\n"
+        f"{B},1125,two\n{C},1125,one\n"
+    )
+    assert [
+        (5, "its idempotency_key is that of line 2"),
+        (7, "its idempotency_key is that of line 2"),
+    ] == problems(read(path))
+    assert ["one", None, None, "two"] == [key for *_, key in sent(read(path))]
+    assert (4, 2) == (check(path).keys, check(path).bad)
+
+
+def test_duplicate_numbers_are_counted_however_they_are_written(path: Path) -> None:
+    path.write_text(f"mobile\n{A}\n+86{A}\n{B}\n139 1234 5678\n1391234567\n1391234567\n")
+    assert (6, 2, 2) == (check(path).rows, check(path).duplicates, check(path).bad)
+
+
+def test_the_first_few_problems_are_kept(path: Path) -> None:
+    path.write_text("mobile\n" + "none\n" * 7)
+    found = check(path)
+    assert (7, 7, 0) == (found.rows, found.bad, found.good)
+    assert [2, 3, 4, 5, 6] == [line for line, _ in found.problems]
+
+
+# --- the file as a whole -----------------------------------------------------
+
+
+def test_limit(path: Path) -> None:
+    path.write_text(f"mobile,content\n{A},1125\nnone,\n\n{B},1125\n{C},1125\n")
+    assert [2, 3] == [row.line for row in read(path, 2)]
+    assert (3, 1) == (check(path, 3).rows, check(path, 3).bad)
+    assert 4 == check(path, 100).rows
+    # What lies beyond the limit is not looked at.
+    path.write_bytes(path.read_bytes() + b"x" * 100_000 + b"\n" + GBK.encode("gbk"))
+    assert 2 == check(path, 2).rows
+
+
+def test_reading_twice_gives_the_same_rows(path: Path) -> None:
+    path.write_bytes(BOM + f"mobile,idempotency_key,content\n{A},k,1125\n{B},,x\n".encode())
+    with closing(BulkFile(str(path))) as file:
+        first = list(file)
+        assert [(2, A, "1125", "k")] == sent(first)
+        assert first == list(file)
+        assert file.check() == file.check()
+
+
+def test_gbk_is_told_and_how_to_convert_it(path: Path) -> None:
+    path.write_bytes(f"mobile,content,{GBK}\n{A},1125,{GBK}\n".encode("gbk"))
+    assert error_of(path) == (
+        f"{path} is not UTF-8; it looks like GBK. Save it as UTF-8, or convert it:"
+        " iconv -f GB18030 -t UTF-8 OLD > NEW"
+    )
+
+
+@pytest.mark.parametrize("shift", [0, 1, 2, 3])
+def test_gbk_far_into_the_file(path: Path, shift: int) -> None:
+    """Wherever it begins, and wherever a block of the file cuts a character in two."""
+    far = "x" * shift + f"\n{A},1125" * 70_000
+    assert len(far) > 1 << 20
+    path.write_bytes((f"mobile,content{far}\n" + GBK * 600_000).encode("gbk"))
+    assert "it looks like GBK" in error_of(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x89PNG\r\n\x1a\n\xff\xff",
+        "mobile,content\n".encode("utf-16"),
+        # A character of GBK cut off by the end of the file.
+        f"mobile\n{A}\n".encode() + GBK.encode("gbk")[:-1],
+        f"mobile{f'{chr(10)}{A}' * 100_000}".encode() + b"\xff\xff",
+    ],
+)
+def test_what_is_no_text_at_all(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    assert error_of(path) == f"{path} is not UTF-8 text: save it as UTF-8, CSV or JSON lines"
+
+
+def test_a_file_that_cannot_be_opened(path: Path) -> None:
+    with pytest.raises(BulkFileError, match=r"^cannot read .*rows: No such file or directory$"):
+        BulkFile(str(path))
+    with pytest.raises(BulkFileError, match=r"^cannot read .*: Is a directory$"):
+        BulkFile(str(path.parent))
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="only Linux has it")
+def test_a_file_that_opens_and_cannot_be_read() -> None:
+    assert error_of(Path("/proc/self/mem")) == (
+        "cannot read /proc/self/mem to its end: Input/output error"
+    )
+
+
+def test_a_pipe_is_read_twice_too(path: Path) -> None:
+    """As in `ihuyi-voice bulk <(a program that makes the rows)`."""
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_text, args=(f"mobile,content\n{A},1125\n",))
+    writer.start()
+    with closing(BulkFile(str(path))) as file:
+        writer.join()
+        assert [(2, A, "1125", None)] == sent(file)
+        assert [(2, A, "1125", None)] == sent(file)
+
+
+def test_standard_input_is_read_twice_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    stdin = io.TextIOWrapper(io.BytesIO(f"{A},1125\n{B},12ab\n".encode()))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    with closing(BulkFile("-")) as file:
+        assert "standard input" == file.name
+        assert [(1, A, "1125", None)] == sent(file)
+        assert (2, 1) == (file.check().rows, file.check().bad)
+    assert not stdin.closed
+
+
+def test_reprs_show_neither_number_nor_code(path: Path) -> None:
+    path.write_text(f"mobile,content\n{A},482913\n{B},48x913\n1371234567,482913\n")
+    shown = repr(read(path)) + repr(check(path))
+    assert "line=2" in shown
+    for secret in (A, B, "1371234567", "482913", "48x913"):
+        assert secret not in shown
+
+
+# --- any bytes ---------------------------------------------------------------
+
+_pieces = st.sampled_from(
+    [
+        *("mobile", "content", "idempotency_key", A, f"+86 {B}", "1125", "12ab", "k", "", " "),
+        *(",", ";", "\t", "\n", "\r", "\r\n", '"', "\0", "{", "}", "[", "]", ":", "\ufeff"),
+        *(f'{{"mobile":"{A}"}}', f'["{B}","1125","k"]', '"\\ud800"', "null", "1e999", GBK),
+    ]
+)
+_bytes = st.binary() | st.builds(
+    lambda pieces, encoding, tail: "".join(pieces).encode(encoding) + tail,
+    st.lists(_pieces),
+    st.sampled_from(["utf-8", "utf-8-sig", "gb18030", "utf-16"]),
+    st.binary(max_size=2),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@example(b"[" * 100_000)
+@example(b"," * 200_000)
+@example(b'"' + b"x" * 200_000)
+@example(f'["{A}","1125","\\ud800"]'.encode())
+@given(content=_bytes)
+def test_any_bytes_are_rows_or_one_clear_error(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any"
+    path.write_bytes(content)
+    with closing(BulkFile(str(path))) as file:
+        try:
+            first = list(file)
+        except BulkFileError:
+            with pytest.raises(BulkFileError):
+                file.check()
+            return
+        second = list(file)
+        found = file.check()
+    assert len(first) == found.rows
+    assert sum(bool(row.problem) for row in first) == found.bad
+    for before, after in itertools.zip_longest(first, second):
+        assert (before.line, before.mobile, before.key, before.problem, before.drawn) == (
+            (after.line, after.mobile, after.key, after.problem, after.drawn)
+        )
+        assert before.content == after.content or before.drawn
+        assert bool(before.mobile) == bool(before.content) == (not before.problem)
