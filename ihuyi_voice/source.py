@@ -125,7 +125,7 @@ class _BufferedSource:
         return rows
 
     def _make_room(self) -> None:
-        raise NotImplementedError
+        """Let the pump go on."""
 
 
 class _AsyncSource(_BufferedSource):

@@ -335,9 +335,8 @@ class VoiceClient:
         name: str,
         start: Callable[[AsyncVoiceClient], Awaitable[T]],
     ) -> T:
-        future: concurrent.futures.Future[T] | None = None
+        future = portal.start_task_soon(start, self._client)
         try:
-            future = portal.start_task_soon(start, self._client)
             return future.result()
         except concurrent.futures.CancelledError:
             # At the interpreter's exit, in a daemon thread.
@@ -345,8 +344,7 @@ class VoiceClient:
             raise OutcomeUnknownError(reason, may_have_rung=name != "query_balance") from None
         except BaseException:
             # Ctrl-C ends the wait alone; the call itself must end too.
-            if future is not None:
-                future.cancel()
+            future.cancel()
             raise
 
     def _check_usable(self, name: str) -> None:
@@ -440,10 +438,9 @@ class BlockingBulkRun:
     def __next__(self) -> Outcome:
         # Several threads may read: whoever finds the batch empty fetches another.
         while True:
-            try:
+            with contextlib.suppress(IndexError):
                 return self._batch.popleft()
-            except IndexError:
-                batch = self._next_batch()
+            batch = self._next_batch()
             if not batch:
                 raise StopIteration
             self._batch.extend(batch)

@@ -70,7 +70,7 @@ CANDIDATES = {
             "httpx.AsyncClient",
             "with_httpx:async_client",
             3_000,
-            600,
+            500,
             needs="httpx",
         ),
         Candidate("aiohttp", "aiohttp as people write it", "with_aiohttp:plain", 8_000, 1_500),

@@ -11,7 +11,7 @@ import contextlib
 import csv
 import threading
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from ihuyi_voice import AsyncVoiceClient
@@ -39,13 +39,13 @@ def pairs(count: int) -> list[Pair]:
     return [pair(n) for n in range(count)]
 
 
-def client(url: str, **options: object) -> AsyncVoiceClient:
-    defaults = {"base_url": url, "timeout": 10.0, "quota": None}
-    return AsyncVoiceClient("sandbox", "sandbox-key", **{**defaults, **options})  # type: ignore[arg-type]
+def client(url: str, **options: Any) -> AsyncVoiceClient:
+    defaults: dict[str, Any] = {"base_url": url, "timeout": 10.0, "quota": None}
+    return AsyncVoiceClient("sandbox", "sandbox-key", **{**defaults, **options})
 
 
-def sandbox(**options: object) -> SandboxGateway:
-    return SandboxGateway(**{"balance": 1_000_000, **options})  # type: ignore[arg-type]
+def sandbox(**options: Any) -> SandboxGateway:
+    return SandboxGateway(**{"balance": 1_000_000, **options})
 
 
 def counted(report: BulkReport) -> dict[OutcomeStatus, int]:
@@ -60,7 +60,7 @@ async def turns(count: int = 100) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - bounded by every test's deadline
+    while not condition():
         await asyncio.sleep(0)
 
 
@@ -69,7 +69,9 @@ def own_tasks() -> set[asyncio.Task[object]]:
     return {
         task
         for task in asyncio.all_tasks() - {asyncio.current_task()}
-        if not getattr(task.get_coro(), "__qualname__", "").startswith(("Rogue.", "RequestHandler."))
+        if not getattr(task.get_coro(), "__qualname__", "").startswith(
+            ("Rogue.", "RequestHandler.")
+        )
     }
 
 
@@ -161,13 +163,13 @@ class Spy:
         self.taken = 0
         self.look: Callable[[], None] = lambda: None
 
-    def __iter__(self) -> Iterator[object]:
+    def __iter__(self) -> Iterator[Any]:
         for row in self._rows:
             self.taken += 1
             self.look()
             yield row
 
-    async def each(self) -> AsyncIterator[object]:
+    async def each(self) -> AsyncIterator[Any]:
         rows = iter(self)
         while True:
             # Before a row is taken, so that none is lost when this is cancelled.
@@ -178,7 +180,7 @@ class Spy:
             else:
                 return
 
-    def as_list(self) -> object:
+    def as_list(self) -> Any:
         spy = self
 
         class Spied(list[object]):
@@ -187,7 +189,7 @@ class Spy:
 
         return Spied()
 
-    def as_tuple(self) -> object:
+    def as_tuple(self) -> Any:
         spy = self
 
         class Spied(tuple[object, ...]):
@@ -198,7 +200,7 @@ class Spy:
 
         return Spied()
 
-    def as_deque(self) -> object:
+    def as_deque(self) -> Any:
         spy = self
 
         class Spied(deque[object]):
@@ -207,19 +209,19 @@ class Spy:
 
         return Spied()
 
-    def as_generator(self) -> object:
+    def as_generator(self) -> Any:
         return iter(self)
 
-    def as_iterable(self) -> object:
+    def as_iterable(self) -> Any:
         return self
 
-    def as_map(self) -> object:
+    def as_map(self) -> Any:
         return map(_same, self)
 
-    def as_async_generator(self) -> object:
+    def as_async_generator(self) -> Any:
         return self.each()
 
-    def as_async_iterator(self) -> object:
+    def as_async_iterator(self) -> Any:
         rows = self.each()
 
         class Spied:
@@ -231,7 +233,7 @@ class Spy:
 
         return Spied()
 
-    def as_csv_reader(self) -> object:
+    def as_csv_reader(self) -> Any:
         def lines() -> Iterator[str]:
             for row in self:
                 assert isinstance(row, tuple)
@@ -255,7 +257,6 @@ READ_AHEAD_OF = (
 )
 
 
-def source(kind: str, spy: Spy) -> object:
+def source(kind: str, spy: Spy) -> Any:
     """The spy's rows as an iterable of this kind."""
-    made: object = getattr(spy, f"as_{kind}")()
-    return made
+    return getattr(spy, f"as_{kind}")()

@@ -95,14 +95,18 @@ async def test_the_same_outcomes_as_the_async_client() -> None:
         return sorted((o.index, repr(o.request), o.status, str(o.error)) for o in outcomes)
 
     with gateway.serve_in_thread() as url:
-        async with AsyncVoiceClient("sandbox", "sandbox-key", base_url=url) as one:
-            async with one.submit_many(rows, concurrency=1) as run:
-                expected = told([outcome async for outcome in run])
+        async with (
+            AsyncVoiceClient("sandbox", "sandbox-key", base_url=url) as one,
+            one.submit_many(rows, concurrency=1) as run,
+        ):
+            expected = told([outcome async for outcome in run])
 
         def block() -> list[Outcome]:
-            with client(url, quota=RecipientQuota()) as two:
-                with two.submit_many(rows, concurrency=1) as run:
-                    return list(run)
+            with (
+                client(url, quota=RecipientQuota()) as two,
+                two.submit_many(rows, concurrency=1) as run,
+            ):
+                return list(run)
 
         with ThreadPoolExecutor(1) as pool:
             assert expected == told(pool.submit(block).result())
@@ -193,6 +197,10 @@ class UsersError(Exception):
     pass
 
 
+def raise_after(_: Outcome, error: Exception) -> None:
+    raise error
+
+
 @pytest.mark.parametrize("kind", ["list", "generator"])
 def test_the_users_exception_leaves_bare(
     voice: VoiceClient, gateway: SandboxGateway, kind: str
@@ -200,8 +208,7 @@ def test_the_users_exception_leaves_bare(
     spy, error = Spy(pairs(500)), UsersError()
     rows: Any = source(kind, spy)
     with pytest.raises(UsersError) as caught, voice.submit_many(rows, concurrency=5) as run:
-        for _ in run:
-            raise error
+        raise_after(next(run), error)
     assert error is caught.value
     assert (None, None) == (error.__cause__, error.__context__)
     assert spy.taken == run.report.total < 500
@@ -346,7 +353,7 @@ def test_wrong_arguments_are_told_at_once() -> None:
 def test_used_before_it_is_entered_and_twice(voice: VoiceClient) -> None:
     run = voice.submit_many(pairs(9))
     for use in (run.__next__, run.finish):
-        with pytest.raises(RuntimeError, match="must be entered first: `with client.submit_many"):
+        with pytest.raises(RuntimeError, match=r"must be entered first: `with client\.submit_many"):
             use()
     with run:
         with pytest.raises(RuntimeError, match="is used once: call submit_many again"):
@@ -404,7 +411,7 @@ def test_a_run_that_cannot_be_entered(voice: VoiceClient, monkeypatch: pytest.Mo
 async def test_refused_inside_a_running_loop(url: str) -> None:
     voice = client(url)
     run = voice.submit_many(pairs(1))
-    with pytest.raises(RuntimeError, match="VoiceClient.submit_many would block the event loop"):
+    with pytest.raises(RuntimeError, match=r"VoiceClient\.submit_many would block the event loop"):
         run.__enter__()
 
 

@@ -47,10 +47,6 @@ S = OutcomeStatus
 KINDS = ["list", "generator", "async_generator"]
 
 
-def rows_of(kind: str, spy: Spy) -> Any:
-    return source(kind, spy)
-
-
 # --- leaving the block ---------------------------------------------------------
 
 
@@ -62,9 +58,8 @@ async def test_leaving_early_starts_no_more_and_awaits_what_is_in_flight(
     gateway.held = lambda number: number != mobile(0)
     with leaving_nothing():
         async with client(gateway.url) as voice:
-            async with voice.submit_many(rows_of(kind, spy), concurrency=6) as run:
-                async for _ in run:
-                    break
+            async with voice.submit_many(source(kind, spy), concurrency=6) as run:
+                assert 0 == (await run.__anext__()).index
                 await gateway.arrived(7)
                 asyncio.get_running_loop().call_soon(gateway.release)
             assert 7 == len(gateway.mobiles)
@@ -97,10 +92,12 @@ class UsersError(Exception):
 async def test_the_users_exception_leaves_bare(gateway: Gateway, kind: str) -> None:
     error, spy = UsersError(), Spy(pairs(500))
     with leaving_nothing(), pytest.raises(UsersError) as caught:  # noqa: PT012
-        async with client(gateway.url) as voice:
-            async with voice.submit_many(rows_of(kind, spy), concurrency=6) as run:
-                async for _ in run:
-                    raise error
+        async with (
+            client(gateway.url) as voice,
+            voice.submit_many(source(kind, spy), concurrency=6) as run,
+        ):
+            await run.__anext__()
+            raise error
     assert error is caught.value
     assert error.__cause__ is None
     assert error.__context__ is None
@@ -116,7 +113,7 @@ async def test_what_ends_a_program_stops_at_once(gateway: Gateway, error: BaseEx
     spy = Spy(pairs(50))
     caught: BaseException | None = None
     async with client(gateway.url) as voice:
-        run = voice.submit_many(rows_of("list", spy), concurrency=6)
+        run = voice.submit_many(spy.as_list(), concurrency=6)
         with leaving_nothing():
             try:
                 async with run:
@@ -129,19 +126,20 @@ async def test_what_ends_a_program_stops_at_once(gateway: Gateway, error: BaseEx
 
 
 async def test_an_async_generator_around_a_run_can_be_closed(gateway: Gateway) -> None:
+    gateway.held = lambda number: number != mobile(0)
     async with client(gateway.url) as voice:
         run = voice.submit_many(pairs(500), concurrency=3)
 
         async def indices() -> Any:
             async with run:
-                async for outcome in run:
-                    yield outcome.index
+                yield (await run.__anext__()).index
 
         with leaving_nothing():
             made = indices()
-            await made.__anext__()
+            assert 0 == await made.__anext__()
+            await gateway.arrived(4)
             await made.aclose()
-    assert run.report.total == len(gateway.mobiles) or run.report.counts[S.UNKNOWN]
+    assert {S.ACCEPTED: 1, S.UNKNOWN: 3} == counted(run.report)
 
 
 # --- cancellation ------------------------------------------------------------------
@@ -171,7 +169,7 @@ async def test_a_cancelled_task(
     gateway.hold()
     spy = Spy(pairs(500))
     async with client(gateway.url) as voice:
-        run = voice.submit_many(rows_of(kind, spy), concurrency=6)
+        run = voice.submit_many(source(kind, spy), concurrency=6)
 
         async def use() -> None:
             async with run:
@@ -199,14 +197,10 @@ async def test_a_cancelled_scope_around_the_block(
 ) -> None:
     """It reaches the workers without the block's doing; still no predicate is asked."""
     gateway.hold()
-    spy = Spy(pairs(500))
-
-    def never(_: Outcome) -> bool:
-        raise UsersError
-
+    spy, asked = Spy(pairs(500)), Asked()
     async with client(gateway.url) as voice:
         run = voice.submit_many(
-            rows_of(kind, spy), concurrency=6, max_failures_in_row=1, stop_on=never
+            source(kind, spy), concurrency=6, max_failures_in_row=1, stop_on=asked
         )
         with leaving_nothing(), pytest.raises(TimeoutError):  # noqa: PT012
             with anyio.fail_after(30) as scope:
@@ -216,18 +210,21 @@ async def test_a_cancelled_scope_around_the_block(
                     scope.deadline = -1.0
                     await run.finish()
         check_cancelled(run, spy, gateway, caplog)
+    assert [] == asked
+
+
+class Asked(list[S]):
+    """A predicate that keeps the status of every outcome it was asked about."""
+
+    def __call__(self, outcome: Outcome) -> bool:
+        self.append(outcome.status)
+        return False
 
 
 async def test_a_cancelled_scope_while_a_row_waits_for_the_rate(gateway: Gateway) -> None:
-    spy = Spy(pairs(500))
-
-    def never(outcome: Outcome) -> bool:
-        if outcome.status is not S.ACCEPTED:
-            raise UsersError
-        return False
-
+    spy, asked = Spy(pairs(500)), Asked()
     async with client(gateway.url) as voice:
-        run = voice.submit_many(rows_of("list", spy), rate=0.01, stop_on=never)
+        run = voice.submit_many(spy.as_list(), rate=0.01, stop_on=asked)
         with leaving_nothing(), anyio.CancelScope() as scope:
             async with run:
                 await run.__anext__()
@@ -235,28 +232,25 @@ async def test_a_cancelled_scope_while_a_row_waits_for_the_rate(gateway: Gateway
                 scope.cancel()
                 await run.finish()
     assert {S.ACCEPTED: 1, S.NOT_SENT: 1} == counted(run.report)
-    assert 2 == spy.taken
+    assert (2, [S.ACCEPTED]) == (spy.taken, asked)
 
 
-if sys.version_info >= (3, 11):
-
-    async def test_asyncio_timeout_around_the_block(
-        gateway: Gateway, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        gateway.hold()
-        spy = Spy(pairs(500))
-        async with client(gateway.url) as voice:
-            run = voice.submit_many(rows_of("list", spy), concurrency=6)
-            with leaving_nothing(), pytest.raises(TimeoutError):  # noqa: PT012
-                async with asyncio.timeout(None) as timeout:
-                    async with run:
-                        await gateway.arrived(6)
-                        timeout.reschedule(asyncio.get_running_loop().time())
-                        await run.finish()
-            task = asyncio.current_task()
-            assert task is not None
-            assert 0 == task.cancelling()
-            check_cancelled(run, spy, gateway, caplog)
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout is new in 3.11")
+async def test_asyncio_timeout_around_the_block(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    any_asyncio: Any = asyncio
+    gateway.hold()
+    spy = Spy(pairs(500))
+    async with client(gateway.url) as voice:
+        run = voice.submit_many(spy.as_list(), concurrency=6)
+        with leaving_nothing(), pytest.raises(TimeoutError):  # noqa: PT012
+            async with any_asyncio.timeout(None) as timeout, run:
+                await gateway.arrived(6)
+                timeout.reschedule(asyncio.get_running_loop().time())
+                await run.finish()
+        assert 0 == any_asyncio.current_task().cancelling()
+        check_cancelled(run, spy, gateway, caplog)
 
 
 async def test_every_task_of_the_loop_cancelled_at_once(
@@ -266,7 +260,7 @@ async def test_every_task_of_the_loop_cancelled_at_once(
     gateway.hold()
     spy = Spy(pairs(500))
     async with client(gateway.url) as voice:
-        run = voice.submit_many(rows_of("list", spy), concurrency=6)
+        run = voice.submit_many(spy.as_list(), concurrency=6)
 
         async def consume() -> None:
             async with run:
@@ -290,13 +284,15 @@ async def test_stop_lets_what_is_in_flight_finish(gateway: Gateway, kind: str) -
     gateway.hold()
     spy = Spy(pairs(500))
     with leaving_nothing():
-        async with client(gateway.url) as voice:
-            async with voice.submit_many(rows_of(kind, spy), concurrency=6) as run:
-                await gateway.arrived(6)
-                run.stop()
-                run.stop()
-                gateway.release()
-                made = [outcome async for outcome in run]
+        async with (
+            client(gateway.url) as voice,
+            voice.submit_many(source(kind, spy), concurrency=6) as run,
+        ):
+            await gateway.arrived(6)
+            run.stop()
+            run.stop()
+            gateway.release()
+            made = [outcome async for outcome in run]
     assert 6 == len(gateway.mobiles)
     assert {mobile(n) for n in range(6)} == {
         outcome.result.mobile for outcome in made if outcome.result
@@ -314,7 +310,7 @@ async def test_abort_reports_each_row_in_flight_through_the_iteration(
     spy = Spy(pairs(500))
     with leaving_nothing():
         async with client(gateway.url) as voice:
-            run = voice.submit_many(rows_of(kind, spy), concurrency=6, max_failures_in_row=1)
+            run = voice.submit_many(source(kind, spy), concurrency=6, max_failures_in_row=1)
             async with run:
                 await gateway.arrived(6)
                 run.abort()
@@ -354,10 +350,9 @@ async def test_abort_while_connecting_is_not_sent(watched: None) -> None:
 async def test_stopped_as_soon_as_entered(gateway: Gateway, kind: str, ending: str) -> None:
     spy = Spy(pairs(500))
     with leaving_nothing():
-        async with client(gateway.url) as voice:
-            async with voice.submit_many(rows_of(kind, spy)) as run:
-                getattr(run, ending)()
-                report = await run.finish()
+        async with client(gateway.url) as voice, voice.submit_many(source(kind, spy)) as run:
+            getattr(run, ending)()
+            report = await run.finish()
     assert set(counted(report)) <= {S.NOT_SENT}
     assert spy.taken == report.total <= READ_AHEAD
     assert [] == gateway.mobiles
@@ -404,10 +399,13 @@ async def test_fifty_calls_left_ten_thousand_rows(watched: None, kind: str) -> N
     ahead = 0 if kind == "list" else READ_AHEAD
     seen: list[Outcome] = []
     with leaving_nothing(), pytest.raises(BulkStoppedError) as caught:  # noqa: PT012
-        async with gateway.serve() as url, client(url) as voice:
-            async with voice.submit_many(rows_of(kind, spy), concurrency=20) as run:
-                async for outcome in run:
-                    seen.append(outcome)  # noqa: PERF401 - what was read before it raised
+        async with (
+            gateway.serve() as url,
+            client(url) as voice,
+            voice.submit_many(source(kind, spy), concurrency=20) as run,
+        ):
+            async for outcome in run:
+                seen.append(outcome)  # noqa: PERF401 - what was read before it raised
     assert 50 < len(gateway.attempts) <= 70
     assert spy.taken <= len(gateway.attempts) + ahead
     error = caught.value
@@ -437,7 +435,7 @@ async def test_an_account_that_is_refused_from_the_first(
     gateway, spy = sandbox(**options), Spy(pairs(1000))
     async with gateway.serve() as url, client(url) as voice:
         with pytest.raises(BulkStoppedError) as caught:
-            async with voice.submit_many(rows_of("list", spy), concurrency=4) as run:
+            async with voice.submit_many(spy.as_list(), concurrency=4) as run:
                 await run.finish()
         assert isinstance(caught.value.cause, cause)
         assert spy.taken == len(gateway.attempts) == run.report.total <= 4
@@ -464,10 +462,12 @@ async def test_the_refusal_stops_a_row_that_waits_for_the_rate(watched: None) ->
 
 async def test_who_leaves_early_is_not_told_of_the_refusal(watched: None) -> None:
     gateway = sandbox(balance=0)
-    async with gateway.serve() as url, client(url) as voice:
-        async with voice.submit_many(pairs(9), concurrency=1) as run:
-            async for _ in run:
-                break
+    async with (
+        gateway.serve() as url,
+        client(url) as voice,
+        voice.submit_many(pairs(9), concurrency=1) as run,
+    ):
+        assert S.REFUSED is (await run.__anext__()).status
     assert isinstance(run.report.stopped_by, InsufficientBalanceError)
 
 
@@ -502,13 +502,14 @@ async def test_a_predicate_sees_every_outcome_until_it_says_stop(gateway: Gatewa
 
 async def test_without_stop_on_nothing_stops(gateway: Gateway) -> None:
     gateway.answer = lambda _: b'{"code":4051,"msg":"x","voiceid":"0"}'
-    async with client(gateway.url) as voice:
-        async with voice.submit_many(pairs(60), stop_on=None) as run:
-            assert {S.REFUSED: 60} == counted(await run.finish())
+    async with client(gateway.url) as voice, voice.submit_many(pairs(60), stop_on=None) as run:
+        assert {S.REFUSED: 60} == counted(await run.finish())
     gateway.answer = lambda _: None
-    async with client(gateway.url) as voice:
-        async with voice.submit_many(pairs(60), stop_on=None, max_failures_in_row=1) as run:
-            assert {S.UNKNOWN: 60} == counted(await run.finish())
+    async with (
+        client(gateway.url) as voice,
+        voice.submit_many(pairs(60), stop_on=None, max_failures_in_row=1) as run,
+    ):
+        assert {S.UNKNOWN: 60} == counted(await run.finish())
 
 
 @pytest.mark.parametrize("status", [S.ACCEPTED, S.INVALID, S.UNKNOWN])
@@ -524,10 +525,12 @@ async def test_what_a_predicate_raises_comes_out_bare(
         return False
 
     rows: Any = Spy([*pairs(10), None, *pairs(500)[10:]])
-    with leaving_nothing(), pytest.raises(UsersError) as caught:  # noqa: PT012
-        async with client(gateway.url) as voice:
-            async with voice.submit_many(rows.as_list(), concurrency=4, stop_on=stop_on) as run:
-                await run.finish()
+    with leaving_nothing(), pytest.raises(UsersError) as caught:
+        async with (
+            client(gateway.url) as voice,
+            voice.submit_many(rows.as_list(), concurrency=4, stop_on=stop_on) as run,
+        ):
+            await run.finish()
     assert error is caught.value
     assert rows.taken == run.report.total < 30
 
@@ -554,10 +557,10 @@ async def test_a_gateway_that_is_down_stops_the_run(
     for row in pairs(500):
         rows += [row, None]
     spy = Spy(rows)
-    options = {} if most == 20 else {"max_failures_in_row": most}
+    options: dict[str, Any] = {} if most == 20 else {"max_failures_in_row": most}
     with pytest.raises(BulkStoppedError) as caught:  # noqa: PT012
         async with client(down_url, connect_attempts=1) as voice:
-            run = voice.submit_many(rows_of("list", spy), concurrency=1, **options)  # type: ignore[arg-type]
+            run = voice.submit_many(spy.as_list(), concurrency=1, **options)
             async with run:
                 await run.finish()
     assert isinstance(caught.value.cause, NotSentError)
@@ -570,10 +573,12 @@ async def test_a_gateway_that_is_down_stops_the_run(
 
 async def test_unknowns_stop_the_run_with_those_in_flight(gateway: Gateway) -> None:
     gateway.answer = lambda _: None
-    with pytest.raises(BulkStoppedError) as caught:  # noqa: PT012
-        async with client(gateway.url) as voice:
-            async with voice.submit_many(pairs(500), concurrency=10) as run:
-                await run.finish()
+    with pytest.raises(BulkStoppedError) as caught:
+        async with (
+            client(gateway.url) as voice,
+            voice.submit_many(pairs(500), concurrency=10) as run,
+        ):
+            await run.finish()
     assert isinstance(caught.value.cause, OutcomeUnknownError)
     assert caught.value.may_have_rung
     assert 20 <= run.report.counts[S.UNKNOWN] == run.report.total <= 29
@@ -598,9 +603,11 @@ async def test_an_answer_between_them_begins_the_count_anew(
 
 async def test_any_number_of_failures_with_none(gateway: Gateway) -> None:
     gateway.answer = lambda _: None
-    async with client(gateway.url) as voice:
-        async with voice.submit_many(pairs(60), max_failures_in_row=None) as run:
-            assert {S.UNKNOWN: 60} == counted(await run.finish())
+    async with (
+        client(gateway.url) as voice,
+        voice.submit_many(pairs(60), max_failures_in_row=None) as run,
+    ):
+        assert {S.UNKNOWN: 60} == counted(await run.finish())
 
 
 # --- misuse ------------------------------------------------------------------------------
@@ -629,7 +636,7 @@ async def test_used_twice(gateway: Gateway) -> None:
 async def test_with_a_closed_client(gateway: Gateway) -> None:
     spy = Spy(pairs(1))
     async with client(gateway.url) as voice:
-        run = voice.submit_many(rows_of("generator", spy))
+        run = voice.submit_many(iter(spy))
     with pytest.raises(RuntimeError, match="this client is closed: make a new one"):
         await run.__aenter__()
     assert (0, 0) == (spy.taken, run.report.total)
@@ -645,13 +652,9 @@ def test_in_another_loop() -> None:
     voice = client("http://127.0.0.1:9")
     run = voice.submit_many(pairs(1))
 
-    async def use() -> None:
-        async with run:
-            run.abort()
-
     loop = asyncio.new_event_loop()
     loop.run_until_complete(voice.__aenter__())
     with pytest.raises(RuntimeError, match="belongs to another event loop"):
-        asyncio.run(use())
+        asyncio.run(run.__aenter__())
     loop.run_until_complete(voice.aclose())
     loop.close()

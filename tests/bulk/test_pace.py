@@ -27,7 +27,7 @@ async def test_never_more_in_flight_than_the_limit_which_is_reached(
     gateway.hold()
     rows = Spy(pairs(2 * limit + 10))
     async with client(gateway.url) as voice:
-        async with voice.submit_many(iter(rows), concurrency=limit) as run:  # type: ignore[arg-type]
+        async with voice.submit_many(iter(rows), concurrency=limit) as run:
             await gateway.arrived(limit)
             # Whatever would be sent beyond the limit has every chance to arrive.
             await turns()
@@ -54,24 +54,26 @@ async def test_the_limit_is_kept_while_answers_come_and_go(gateway: Gateway) -> 
 
 async def test_by_default_as_many_as_the_client_has_connections(gateway: Gateway) -> None:
     gateway.hold()
-    async with client(gateway.url, max_connections=7) as voice:
-        async with voice.submit_many(pairs(20)) as run:
-            await gateway.arrived(7)
-            await turns()
-            assert 7 == gateway.running
-            gateway.release()
-            await run.finish()
+    async with client(gateway.url, max_connections=7) as voice, voice.submit_many(pairs(20)) as run:
+        await gateway.arrived(7)
+        await turns()
+        assert 7 == gateway.running
+        gateway.release()
+        await run.finish()
     assert 7 == gateway.most
 
 
 async def test_two_runs_share_the_clients_connections(gateway: Gateway) -> None:
     gateway.hold()
-    async with client(gateway.url, max_connections=5) as voice:
-        async with voice.submit_many(pairs(40)) as one, voice.submit_many(pairs(40)) as two:
-            await gateway.arrived(5)
-            await turns()
-            gateway.release()
-            reports = await asyncio.gather(one.finish(), two.finish())
+    async with (
+        client(gateway.url, max_connections=5) as voice,
+        voice.submit_many(pairs(40)) as one,
+        voice.submit_many(pairs(40)) as two,
+    ):
+        await gateway.arrived(5)
+        await turns()
+        gateway.release()
+        reports = await asyncio.gather(one.finish(), two.finish())
     assert [{S.ACCEPTED: 40}] * 2 == [counted(report) for report in reports]
     assert 5 == gateway.most
 
@@ -109,9 +111,8 @@ def test_arguments_are_checked_at_once(
 async def test_starts_keep_to_the_rate_without_a_burst(gateway: Gateway) -> None:
     """The n-th start comes no earlier than n intervals after the first could."""
     began = asyncio.get_running_loop().time()
-    async with client(gateway.url) as voice:
-        async with voice.submit_many(pairs(100), rate=200.0) as run:
-            await run.finish()
+    async with client(gateway.url) as voice, voice.submit_many(pairs(100), rate=200.0) as run:
+        await run.finish()
     assert 100 == len(gateway.arrivals)
     for n, arrival in enumerate(gateway.arrivals):
         assert arrival - began > n / 200.0 - 0.001
@@ -122,11 +123,13 @@ async def test_after_a_hold_up_only_a_little_is_caught_up(gateway: Gateway) -> N
     """Else a gateway that was slow for a minute would get a minute's worth at once."""
     rate, hold_up = 200, 0.3
     gateway.held = lambda number: number == mobile(0)
-    async with client(gateway.url) as voice:
-        async with voice.submit_many(pairs(80), rate=rate, concurrency=1) as run:
-            await gateway.arrived(1)
-            asyncio.get_running_loop().call_later(hold_up, gateway.release)
-            await run.finish()
+    async with (
+        client(gateway.url) as voice,
+        voice.submit_many(pairs(80), rate=rate, concurrency=1) as run,
+    ):
+        await gateway.arrived(1)
+        asyncio.get_running_loop().call_later(hold_up, gateway.release)
+        await run.finish()
     assert gateway.arrivals[1] - gateway.arrivals[0] > hold_up
     most = rate * _CATCH_UP
     for n in range(1, 80):
@@ -150,7 +153,7 @@ async def test_stopped_while_a_row_waits_for_the_rate(gateway: Gateway, ending: 
             getattr(run, ending)()
 
     async with client(gateway.url, quota=quota) as voice:
-        run = voice.submit_many(spy.as_list(), rate=0.01)  # type: ignore[arg-type]
+        run = voice.submit_many(spy.as_list(), rate=0.01)
         try:
             async with run:
                 await leave(run)
@@ -166,13 +169,15 @@ async def test_stopped_while_a_row_waits_for_the_rate(gateway: Gateway, ending: 
 
 async def test_stopped_in_the_quotas_store_the_rate_is_not_waited_for(gateway: Gateway) -> None:
     store = SlowStore(mobile(1))
-    async with client(gateway.url, quota=RecipientQuota(store=store)) as voice:
-        async with voice.submit_many(pairs(9), rate=0.01) as run:
-            await run.__anext__()
-            await until(lambda: store.reserving == mobile(1))
-            run.stop()
-            store.go_on.set()
-            assert [S.NOT_SENT] == [outcome.status async for outcome in run]
+    async with (
+        client(gateway.url, quota=RecipientQuota(store=store)) as voice,
+        voice.submit_many(pairs(9), rate=0.01) as run,
+    ):
+        await run.__anext__()
+        await until(lambda: store.reserving == mobile(1))
+        run.stop()
+        store.go_on.set()
+        assert [S.NOT_SENT] == [outcome.status async for outcome in run]
     assert [mobile(1)] == store.released
     assert [mobile(0)] == gateway.mobiles
 
@@ -183,7 +188,7 @@ async def test_stopped_at_once_in_the_quotas_store_the_row_is_not_lost(
 ) -> None:
     store, spy = SlowStore(mobile(0)), Spy(pairs(9))
     async with client(gateway.url, quota=RecipientQuota(store=store)) as voice:
-        run = voice.submit_many(spy.as_list())  # type: ignore[arg-type]
+        run = voice.submit_many(spy.as_list())
 
         async def enter() -> None:
             async with run:
@@ -256,19 +261,17 @@ async def test_a_slow_consumer_slows_the_sending(gateway: Gateway, kind: str) ->
 
 
 async def test_by_default_a_few_hundred_outcomes_lie_unread(gateway: Gateway) -> None:
-    async with client(gateway.url) as voice:
-        async with voice.submit_many(pairs(1000), concurrency=9) as run:
-            await held_up(gateway, run)
-            assert 256 <= len(gateway.mobiles) < 256 + 9
+    async with client(gateway.url) as voice, voice.submit_many(pairs(1000), concurrency=9) as run:
+        await held_up(gateway, run)
+        assert 256 <= len(gateway.mobiles) < 256 + 9
 
 
 async def test_bad_rows_do_not_pile_up_either(gateway: Gateway) -> None:
     spy = Spy([None] * 1000)
-    async with client(gateway.url) as voice:
-        async with voice.submit_many(spy.as_list()) as run:  # type: ignore[arg-type]
-            await held_up(gateway, run)
-            assert 256 == spy.taken
-            assert 1000 == (await run.finish()).total
+    async with client(gateway.url) as voice, voice.submit_many(spy.as_list()) as run:
+        await held_up(gateway, run)
+        assert 256 == spy.taken
+        assert 1000 == (await run.finish()).total
 
 
 @pytest.mark.usefixtures("_few_unread")
@@ -276,7 +279,7 @@ async def test_bad_rows_do_not_pile_up_either(gateway: Gateway) -> None:
 async def test_stopped_while_nobody_reads(gateway: Gateway, ending: str) -> None:
     spy = Spy(pairs(1000))
     async with client(gateway.url) as voice:
-        async with voice.submit_many(spy.as_list(), concurrency=5) as run:  # type: ignore[arg-type]
+        async with voice.submit_many(spy.as_list(), concurrency=5) as run:
             await held_up(gateway, run)
             if ending != "leave":
                 getattr(run, ending)()

@@ -66,9 +66,8 @@ def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     with process:
         try:
             out, err = process.communicate(timeout=15)
-        except subprocess.TimeoutExpired:
+        finally:
             process.kill()
-            raise
     return process.returncode, out, err
 
 

@@ -38,18 +38,22 @@ async def test_a_limited_row_says_when_and_others_are_unaffected(gateway: Gatewa
 async def test_a_waiting_row_holds_no_slot_and_is_overtaken(gateway: Gateway) -> None:
     """With one slot: the row over the limit is last, though its number was asked for first."""
     rows = [pair(0), pair(0), *pairs(9)[1:]]
-    async with client(gateway.url, quota=short()) as voice:
-        async with voice.submit_many(rows, concurrency=1, wait_for_quota=True) as run:
-            made = [outcome async for outcome in run]
+    async with (
+        client(gateway.url, quota=short()) as voice,
+        voice.submit_many(rows, concurrency=1, wait_for_quota=True) as run,
+    ):
+        made = [outcome async for outcome in run]
     assert [0, *range(2, 10), 1] == [outcome.index for outcome in made]
     assert {S.ACCEPTED: 10} == counted(run.report)
-    assert gateway.arrivals[-1] - gateway.arrivals[0] > 0.09
+    assert run.report.elapsed >= 0.1
 
 
 async def test_many_rows_to_one_number_keep_its_limit(gateway: Gateway) -> None:
-    async with client(gateway.url, quota=short(0.05)) as voice:
-        async with voice.submit_many([pair(0)] * 8, wait_for_quota=True) as run:
-            assert {S.ACCEPTED: 8} == counted(await run.finish())
+    async with (
+        client(gateway.url, quota=short(0.05)) as voice,
+        voice.submit_many([pair(0)] * 8, wait_for_quota=True) as run,
+    ):
+        assert {S.ACCEPTED: 8} == counted(await run.finish())
     # One in each window, after the first.
     assert run.report.elapsed >= 7 * 0.05
 
@@ -63,37 +67,41 @@ async def test_a_row_comes_due_while_the_source_has_none_yet(gateway: Gateway) -
         await gateway.arrived(2)
         yield pair(1)
 
-    async with client(gateway.url, quota=short()) as voice:
-        async with voice.submit_many(rows(), wait_for_quota=True) as run:
-            assert [0, 1, 2] == [outcome.index async for outcome in run]
+    async with (
+        client(gateway.url, quota=short()) as voice,
+        voice.submit_many(rows(), wait_for_quota=True) as run,
+    ):
+        assert [0, 1, 2] == [outcome.index async for outcome in run]
 
 
-async def test_at_most_so_many_rows_wait(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_at_most_so_many_rows_wait(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ihuyi_voice.bulk._MOST_LATE", 5)
     spy = Spy([pair(0)] * 7 + [pair(1)])
-    async with client(gateway.url, quota=short()) as voice:
-        async with voice.submit_many(spy.as_list(), wait_for_quota=True) as run:  # type: ignore[arg-type]
-            assert 0 == (await run.__anext__()).index
-            await until(lambda: len(run._late) == 5)
-            await turns()
-            # One was sent, five wait, and no more are taken before one's turn has come.
-            assert 6 == spy.taken
-            assert {S.ACCEPTED: 8} == counted(await run.finish())
+    async with (
+        client(gateway.url, quota=short()) as voice,
+        voice.submit_many(spy.as_list(), wait_for_quota=True) as run,
+    ):
+        assert 0 == (await run.__anext__()).index
+        await until(lambda: len(run._late) == 5)
+        await turns()
+        # One was sent, five wait, and no more are taken before one's turn has come.
+        assert 6 == spy.taken
+        assert {S.ACCEPTED: 8} == counted(await run.finish())
 
 
 async def test_more_than_a_thousand_waiting_rows_are_bounded(gateway: Gateway) -> None:
     spy = Spy([pair(0)] * 1500)
     quota = RecipientQuota(per_minute=1, per_day=None)
-    async with client(gateway.url, quota=quota) as voice:
-        async with voice.submit_many(spy.as_list(), wait_for_quota=True) as run:  # type: ignore[arg-type]
-            await run.__anext__()
-            await until(lambda: len(run._late) == 1000)
-            await turns()
-            assert 1001 == spy.taken
-            run.stop()
-            made = [outcome.status async for outcome in run]
+    async with (
+        client(gateway.url, quota=quota) as voice,
+        voice.submit_many(spy.as_list(), wait_for_quota=True) as run,
+    ):
+        await run.__anext__()
+        await until(lambda: len(run._late) == 1000)
+        await turns()
+        assert 1001 == spy.taken
+        run.stop()
+        made = [outcome.status async for outcome in run]
     assert [S.LIMITED] * 1000 == made
     assert {S.ACCEPTED: 1, S.LIMITED: 1000} == counted(run.report)
 
@@ -124,12 +132,16 @@ async def test_a_refused_row_keeps_its_place_and_one_not_sent_gives_it_back(
 ) -> None:
     quota = RecipientQuota(per_minute=1, per_day=None)
     gateway.answer = lambda _: b'{"code":406,"msg":"no","voiceid":"0"}'
-    async with client(gateway.url, quota=quota) as voice:
-        async with voice.submit_many([pair(0), pair(0)], concurrency=1) as run:
-            assert [S.REFUSED, S.LIMITED] == [outcome.status async for outcome in run]
-    async with client("http://127.0.0.1:9", quota=quota, connect_attempts=1) as voice:
-        async with voice.submit_many([pair(1), pair(1)], concurrency=1) as run:
-            assert [S.NOT_SENT, S.NOT_SENT] == [outcome.status async for outcome in run]
+    async with (
+        client(gateway.url, quota=quota) as voice,
+        voice.submit_many([pair(0), pair(0)], concurrency=1) as run,
+    ):
+        assert [S.REFUSED, S.LIMITED] == [outcome.status async for outcome in run]
+    async with (
+        client("http://127.0.0.1:9", quota=quota, connect_attempts=1) as voice,
+        voice.submit_many([pair(1), pair(1)], concurrency=1) as run,
+    ):
+        assert [S.NOT_SENT, S.NOT_SENT] == [outcome.status async for outcome in run]
 
 
 class FailingStore:
@@ -137,7 +149,7 @@ class FailingStore:
         raise OSError
 
     async def release(self, number: str, reserved_at: float) -> None:
-        raise OSError
+        """Never called: nothing was reserved."""
 
 
 async def test_a_store_that_fails_means_not_sent(gateway: Gateway) -> None:

@@ -90,12 +90,12 @@ def quota() -> RecipientQuota:
 
 
 async def test_two_thousand_rows_with_every_chaos(gateway: SandboxGateway) -> None:
-    async with gateway.serve() as url:
-        async with AsyncVoiceClient(
-            "sandbox", "sandbox-key", base_url=url, quota=quota(), **OPTIONS
-        ) as voice:
-            async with voice.submit_many(iter(rows()), max_failures_in_row=None) as run:
-                made = [outcome async for outcome in run]
+    async with (
+        gateway.serve() as url,
+        AsyncVoiceClient("sandbox", "sandbox-key", base_url=url, quota=quota(), **OPTIONS) as voice,
+        voice.submit_many(iter(rows()), max_failures_in_row=None) as run,
+    ):
+        made = [outcome async for outcome in run]
     assert check(gateway, made) == +Counter(run.report.counts)
 
 

@@ -22,9 +22,9 @@ S = OutcomeStatus
 GOOD = mobile(1)
 
 
-async def outcomes(gateway: Gateway, rows: object, **options: Any) -> dict[int, Outcome]:
+async def outcomes(gateway: Gateway, rows: Any, **options: Any) -> dict[int, Outcome]:
     """The outcome of each row, by its index."""
-    async with client(gateway.url) as voice, voice.submit_many(rows, **options) as run:  # type: ignore[arg-type]
+    async with client(gateway.url) as voice, voice.submit_many(rows, **options) as run:
         made = [outcome async for outcome in run]
     by_index = {outcome.index: outcome for outcome in made}
     assert len(by_index) == len(made) == run.report.total
@@ -68,7 +68,10 @@ MALFORMED: list[tuple[object, str]] = [
     ({"mobile": GOOD}, "a row must be a SubmitRequest or a (mobile, content) pair, not a dict"),
     ((), "a row must be a SubmitRequest or a (mobile, content) pair, not a tuple of 0"),
     ((GOOD,), "a row must be a SubmitRequest or a (mobile, content) pair, not a tuple of 1"),
-    ([GOOD, "1", "2"], "a row must be a SubmitRequest or a (mobile, content) pair, not a list of 3"),
+    (
+        [GOOD, "1", "2"],
+        "a row must be a SubmitRequest or a (mobile, content) pair, not a list of 3",
+    ),
     (("", "1125"), "mobile must be a mainland number: 1, then 3-9, then nine digits; it is empty"),
     (
         ("1391234567", "1125"),
@@ -80,8 +83,10 @@ MALFORMED: list[tuple[object, str]] = [
     ),
     (
         (GOOD, 1125),
-        "content must be a str of 4-6 digits, not int: an int loses leading zeros,"
-        " write '0042' in quotes",
+        (
+            "content must be a str of 4-6 digits, not int: an int loses leading zeros,"
+            " write '0042' in quotes"
+        ),
     ),
     ((GOOD, "12ab"), "content must be a str of 4-6 digits; it has characters other than digits"),
     ((GOOD, None), "content must be a str of 4-6 digits, not NoneType"),
@@ -159,7 +164,8 @@ async def test_outcomes_and_reports_pickle_and_are_plain_values(gateway: Gateway
 async def test_the_report_before_during_and_after(gateway: Gateway) -> None:
     gateway.held = lambda number: number == mobile(2)
     async with client(gateway.url) as voice:
-        run = voice.submit_many([*pairs(3), None])
+        rows: Any = [*pairs(3), None]
+        run = voice.submit_many(rows)
         before = run.report
         assert (0, 0.0, {}, None) == (
             before.total,

@@ -353,3 +353,16 @@ def test_without_its_extra_the_command_says_what_it_needs() -> None:
         done.stdout,
         done.stderr,
     )
+
+
+def test_a_module_of_its_own_that_is_missing_is_not_taken_for_the_extra() -> None:
+    script = (
+        "import sys; sys.modules['ihuyi_voice.bulk_command'] = None;"
+        " from ihuyi_voice.__main__ import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=False
+    )
+    assert (1, "") == (done.returncode, done.stdout)
+    assert "bulk_command" in done.stderr
+    assert "pip install" not in done.stderr

@@ -24,6 +24,7 @@ from ihuyi_voice import (
     SubmitFailedError,
     SubmitResult,
 )
+from ihuyi_voice.requester import Admitted
 from ihuyi_voice.transport import WORDS, Exchange
 from tests.rogue import ACCEPTED, Connection, Rogue, http_answer
 
@@ -430,7 +431,7 @@ async def test_a_gigabyte_is_not_read() -> None:
         nonlocal sent
         await connection.read_request()
         await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
-        while sent < 1_000_000_000:
+        while True:
             await connection.send(bytes(65536))
             sent += 65536
 
@@ -534,6 +535,22 @@ async def test_a_late_deadline_does_not_touch_the_next_user_of_the_connection(
         assert SubmitResult("197362477", "ok", MOBILE) == await voice.submit(MOBILE, "1126")
     assert (2, 1) == (rogue.submits, rogue.connections)
     assert [False, False] == [exchange.expired for exchange in exchanges]
+
+
+async def test_an_earlier_deadline_is_kept_beside_a_later_one() -> None:
+    rogue = Rogue(never_answer)
+    async with rogue.running(), client(rogue.url, timeout=60.0) as voice:
+        patient = asyncio.create_task(voice.submit(MOBILE, "1125"))
+        while rogue.submits < 1:
+            await asyncio.sleep(0)
+        soon = Exchange(time.monotonic() + 0.1)
+        with pytest.raises(OutcomeUnknownError):
+            await voice._opened().place(Admitted(MOBILE, "1126", None), soon)
+        assert not patient.done()
+        patient.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await patient
+    assert rogue.submits == 2
 
 
 # --- the line itself ----------------------------------------------------------

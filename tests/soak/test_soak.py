@@ -38,7 +38,7 @@ MB = 1_000_000
 # allocator may take for it.
 BYTES_PER_NUMBER = 200 * 2
 # Of resident memory, which comes in pages and goes back late.
-MOST_GROWTH = 10 * MB if FULL else 2 * MB
+MOST_GROWTH = 10 * MB if FULL else 0.8 * MB
 
 CHAOS = {
     "latency": 0.001,

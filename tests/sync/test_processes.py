@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ihuyi_voice import VoiceClient
+from ihuyi_voice._loops import fast_loop_factory
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
 
 if TYPE_CHECKING:
@@ -65,10 +67,9 @@ def run(gateway: SandboxGateway, script: str) -> tuple[int, str, str]:
     """Exit status, stdout and stderr of the script."""
     with start(gateway, script) as process:
         try:
-            out, err = process.communicate(timeout=30)
-        except subprocess.TimeoutExpired:
+            out, err = process.communicate(timeout=60)
+        finally:
             process.kill()
-            raise
     return process.returncode, out, err
 
 
@@ -190,6 +191,7 @@ def test_fork(gateway: SandboxGateway, before: str, child: str) -> None:
 
 def test_fork_while_another_thread_is_calling(gateway: SandboxGateway) -> None:
     """Locks that the missing thread held must not hold up the child."""
+    gateway.balance = 1_000_000
     script = """
     import warnings
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -300,3 +302,39 @@ def test_a_thread_that_cannot_start_says_why(gateway: SandboxGateway) -> None:
         print(error)
     """
     assert (0, "no more files\n", "") == run(gateway, script)
+
+
+def test_a_loop_that_fails_at_its_end_is_not_silent(gateway: SandboxGateway) -> None:
+    script = """
+    submit()
+    async def fail():
+        raise OSError("too late")
+    client._client.aclose = fail
+    client.close()
+    """
+    status, out, err = run(gateway, script)
+    assert (0, "") == (status, out)
+    assert "OSError: too late" in err
+
+
+def test_the_collector_may_finalise_in_the_loops_own_thread(gateway: SandboxGateway) -> None:
+    client = VoiceClient("sandbox", "sandbox-key", base_url=gateway_url[gateway])
+    client.query_balance()
+    thread = client._thread
+    assert thread is not None
+    thread.portal.call(lambda: thread.stop(cancel_remaining=True))
+    thread._thread.join(timeout=10)
+    assert not thread._thread.is_alive()
+    assert client._finalizer is not None
+    client._finalizer.detach()
+
+
+def test_the_faster_loop_looks_names_up_without_libuvs_threads() -> None:
+    pytest.importorskip("uvloop", reason="the extra `speed` is not installed")
+    loop = fast_loop_factory()()
+    try:
+        found = loop.run_until_complete(loop.getaddrinfo("localhost", 80))
+        assert 80 in {address[4][1] for address in found}
+        loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
+        loop.close()
