@@ -95,7 +95,8 @@ def coverage(session: nox.Session) -> None:
     On the newest Python: up to 3.11 the tracer loses the frames around a loop
     in which a coroutine was cancelled.
     """
-    session.install("-e", ".[test]")
+    # With the peers of the benchmark, whose tests are skipped elsewhere.
+    session.install("-e", ".[test,bench]")
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *session.posargs)
     session.run("coverage", "combine", "--quiet")

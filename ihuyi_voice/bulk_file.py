@@ -89,7 +89,7 @@ class BulkFile:
     """
 
     def __init__(self, name: str, limit: int | None = None) -> None:
-        self.name = "standard input" if name == "-" else name
+        self.name: str = "standard input" if name == "-" else name
         self._limit = limit
         try:
             self._bytes = _kept_aside(sys.stdin.buffer) if name == "-" else _readable_twice(name)

@@ -93,7 +93,7 @@ class Requester:
         quota: RecipientQuota | None,
         clock: Callable[[], float],
     ) -> None:
-        self.slots = anyio.Semaphore(settings.max_connections, fast_acquire=True)
+        self.slots: anyio.Semaphore = anyio.Semaphore(settings.max_connections, fast_acquire=True)
         self._settings = settings
         self._encoder = encoder
         self._transport = transport
