@@ -51,6 +51,9 @@ T = TypeVar("T")
 # Seconds by which a batch of outcomes waits for more of them.
 _LINGER = 0.005
 
+# Seconds that closing a client waits for its loop to close, once it is idle.
+_LOOP_CLOSING_SECONDS = 2.0
+
 _CLOSED = "this client is closed: make a new one"
 
 
@@ -62,6 +65,7 @@ class _LoopThread:
         self._client = client
         self._started: concurrent.futures.Future[BlockingPortal] = concurrent.futures.Future()
         self._cancel_remaining = False
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ihuyi-voice", daemon=True)
         self._thread.start()
         self.portal = self._started.result()
@@ -79,7 +83,10 @@ class _LoopThread:
         self._loop.call_soon_threadsafe(self._stop.set)
         # The garbage collector may run a finaliser in any thread, this one included.
         if threading.current_thread() is not self._thread:
-            self._thread.join()
+            self._ended.wait()
+            # Every request has its outcome and every connection is closed. The
+            # loop's own closing was seen to hang (uvloop 0.21): not worth a wait.
+            self._thread.join(timeout=_LOOP_CLOSING_SECONDS)
 
     def _run(self) -> None:
         try:
@@ -89,6 +96,8 @@ class _LoopThread:
                 raise
             # Whoever waits for the start is told why there is none.
             self._started.set_exception(exception)
+        finally:
+            self._ended.set()
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -97,6 +106,7 @@ class _LoopThread:
             self._started.set_result(portal)
             await self._stop.wait()
             await portal.stop(cancel_remaining=self._cancel_remaining)
+        self._ended.set()
 
 
 class VoiceClient:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,9 +22,9 @@ DEADLINE = 20
 
 @pytest.fixture(autouse=True)
 def _bounded() -> Iterator[None]:
-    # As Ctrl-C would: nothing on the way may take it for a timeout of its own.
+    # As Ctrl-C would, and for the last resort: it also ends what blocks a loop.
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    signal.alarm(DEADLINE)
+    signal.alarm(2 * DEADLINE)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
@@ -37,10 +38,14 @@ def _logged(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.fixture
 async def watched() -> AsyncIterator[None]:
     """Asyncio's debug mode, no blocking call, nothing left running."""
-    asyncio.get_running_loop().set_debug(True)
+    loop = asyncio.get_running_loop()
+    loop.set_debug(True)
+    # Nothing on the way can take it for a timeout of its own.
+    deadline = loop.call_later(DEADLINE, sys.exit, f"the test took more than {DEADLINE} s")
     tasks, before = own_tasks(), threads()
     with blockbuster_ctx("ihuyi_voice"):
         yield
+    deadline.cancel()
     assert tasks == own_tasks()
     assert before == threads()
 

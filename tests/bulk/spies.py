@@ -14,14 +14,14 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
-from ihuyi_voice import AsyncVoiceClient
+from ihuyi_voice import AsyncVoiceClient, OutcomeStatus
 from ihuyi_voice.sandbox import SandboxGateway
 from tests.rogue import ACCEPTED, Connection, Rogue, http_answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
-    from ihuyi_voice import BulkReport, OutcomeStatus
+    from ihuyi_voice import BulkReport, Outcome
 
 Pair = tuple[str, str]
 
@@ -148,6 +148,14 @@ class Gateway:
         async with Rogue(self).running() as rogue:
             self.url = rogue.url
             yield rogue.url
+
+
+class Asked(list[OutcomeStatus]):
+    """A predicate that keeps the status of every outcome it was asked about."""
+
+    def __call__(self, outcome: Outcome) -> bool:
+        self.append(outcome.status)
+        return False
 
 
 class Spy:

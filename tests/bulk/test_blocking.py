@@ -185,7 +185,7 @@ def test_several_threads_each_with_a_run_of_its_own(
     assert 400 == len({call.mobile for call in gateway.calls}) == len(gateway.calls)
 
 
-def test_several_threads_read_one_run(voice: VoiceClient) -> None:
+def test_several_threads_read_one_run(voice: VoiceClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each outcome goes to one of them, and none ends before the run does."""
     with voice.submit_many(pairs(600), concurrency=30) as run, ThreadPoolExecutor(6) as pool:
         read = [pool.submit(lambda: [outcome.index for outcome in run]) for _ in range(6)]

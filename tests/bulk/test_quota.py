@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import anyio
 import pytest
 
 from ihuyi_voice import Outcome, OutcomeStatus, QuotaExceededError, RecipientQuota
-from tests.bulk.spies import Gateway, Spy, client, counted, mobile, pair, pairs, turns, until
+from tests.bulk.spies import Asked, Gateway, Spy, client, counted, mobile, pair, pairs, turns, until
 
 S = OutcomeStatus
 
@@ -39,13 +40,13 @@ async def test_a_waiting_row_holds_no_slot_and_is_overtaken(gateway: Gateway) ->
     """With one slot: the row over the limit is last, though its number was asked for first."""
     rows = [pair(0), pair(0), *pairs(9)[1:]]
     async with (
-        client(gateway.url, quota=short()) as voice,
+        client(gateway.url, quota=short(1.5)) as voice,
         voice.submit_many(rows, concurrency=1, wait_for_quota=True) as run,
     ):
         made = [outcome async for outcome in run]
     assert [0, *range(2, 10), 1] == [outcome.index for outcome in made]
     assert {S.ACCEPTED: 10} == counted(run.report)
-    assert run.report.elapsed >= 0.1
+    assert run.report.elapsed >= 1.5
 
 
 async def test_many_rows_to_one_number_keep_its_limit(gateway: Gateway) -> None:
@@ -125,6 +126,24 @@ async def test_rows_that_wait_when_the_run_is_stopped_end_limited(
         assert isinstance(outcome.error, QuotaExceededError)
         assert 59 < outcome.error.retry_after <= 60
     assert [mobile(0)] == gateway.mobiles
+
+
+async def test_a_cancelled_scope_while_rows_wait(gateway: Gateway) -> None:
+    """No predicate is asked about rows that end because of it."""
+    asked = Asked()
+    quota = RecipientQuota(per_minute=1, per_day=None)
+    rows = [pair(0)] * 4
+    async with client(gateway.url, quota=quota) as voice:
+        with anyio.CancelScope() as scope:
+            async with voice.submit_many(rows, wait_for_quota=True, stop_on=asked) as run:
+                await run.__anext__()
+                await until(lambda: len(run._late) == 3)
+                scope.cancel()
+                # The run ends before whoever uses it has noticed.
+                with anyio.CancelScope(shield=True):
+                    await until(lambda: run._ended is not None)
+    assert {S.ACCEPTED: 1, S.LIMITED: 3} == counted(run.report)
+    assert [S.ACCEPTED] == asked
 
 
 async def test_a_refused_row_keeps_its_place_and_one_not_sent_gives_it_back(
