@@ -20,6 +20,7 @@ from enum import Enum
 from typing import Protocol
 
 import anyio
+import anyio.lowlevel
 
 READ_AHEAD = 32
 """How many rows may have been taken from a source without having been started."""
@@ -182,7 +183,7 @@ class _ThreadSource(_BufferedSource):
                 # Having said so it ends at once; a join would block the loop meanwhile.
                 # Whether it takes a round is the threads' timing, hence the exclusion.
                 while thread.is_alive():  # pragma: no cover
-                    await anyio.sleep(0)
+                    await anyio.lowlevel.checkpoint()
 
     def _pull(self) -> None:
         try:
