@@ -72,8 +72,10 @@ def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 
 def interrupted(url: str, gateway: SandboxGateway, script: str) -> tuple[int, str, str]:
-    """The same, with Ctrl-C once five submits have arrived."""
+    """The same, with Ctrl-C once it is in the block and five submits have arrived."""
     process = start(url, script)
+    assert process.stdout is not None
+    assert "in the block\n" == process.stdout.readline()
     while len(gateway.attempts) < 5:
         assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGINT)
@@ -87,6 +89,7 @@ def test_ctrl_c_in_the_consuming_thread(gateway: SandboxGateway, url: str, where
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
     try:
         with client, client.submit_many(rows, concurrency=5) as run:
+            print("in the block")
             {where}
     except KeyboardInterrupt as interrupt:
         print(told(run.report), run.report.elapsed < 10, interrupt.__context__)
@@ -248,6 +251,7 @@ def test_ctrl_c_in_asyncio_run(gateway: SandboxGateway, url: str) -> None:
         global run
         async with AsyncVoiceClient.from_env(quota=None) as voice:
             async with voice.submit_many(iter(rows), concurrency=5) as run:
+                print("in the block")
                 await run.finish()
     try:
         asyncio.run(main())

@@ -279,6 +279,26 @@ async def test_a_stop_just_as_the_thread_finds_its_buffer_full(watched: None) ->
     assert [] == rows.leftovers()
 
 
+async def test_the_last_moments_of_the_thread_are_awaited_without_blocking_the_loop(
+    watched: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+
+    class Lingering(threading.Thread):
+        def run(self) -> None:
+            super().run()
+            assert go_on.wait(10)
+
+    monkeypatch.setattr("threading.Thread", Lingering)
+    rows = _ThreadSource(pairs(3))
+    pump = asyncio.create_task(rows.pump())
+    await until(lambda: rows._ended)
+    await turns()
+    assert not pump.done()
+    go_on.set()
+    await pump
+
+
 async def test_a_thread_whose_loop_is_gone_ends_all_the_same() -> None:
     rows = _ThreadSource(pairs(3))
     rows._loop, rows._left = asyncio.new_event_loop(), anyio.Event()
