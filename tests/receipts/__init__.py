@@ -1,0 +1,1 @@
+"""Tests of receipts: reading them, and taking them over real HTTP."""

@@ -1,0 +1,333 @@
+"""Reading a receipt: any form in, a receipt or the one error out."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+import pickle
+import subprocess
+import sys
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
+from urllib.parse import parse_qs, urlencode
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from multidict import MultiDict
+from starlette.datastructures import FormData, UploadFile
+
+from ihuyi_voice.receipt_form import parse_receipt_body
+from ihuyi_voice.receipts import (
+    RECEIPT_REPLY,
+    InvalidReceiptError,
+    Receipt,
+    ReceiptFields,
+    parse_receipt,
+)
+from tests.pure import BOUNDED, MOBILE
+
+FORM = {
+    "code": "2",
+    "msg": "已送达",
+    "mobilephone": MOBILE,
+    "voiceid": "197362477",
+    "report_time": "2017-08-02 14:31:51",
+}
+BEIJING = timezone(timedelta(hours=8))
+AT = datetime(2017, 8, 2, 14, 31, 51, tzinfo=BEIJING)
+
+
+def form(**fields: str | None) -> dict[str, str]:
+    """A receipt's form with some fields changed, or left out where None."""
+    changed = {**FORM, **fields}
+    return {name: value for name, value in changed.items() if value is not None}
+
+
+def form_with(name: str, value: str, instead_of: str) -> dict[str, str]:
+    """A receipt's form in which a field has another name and value."""
+    return {**form(**{instead_of: None}), name: value}
+
+
+def why(given: dict[str, str]) -> str:
+    with pytest.raises(InvalidReceiptError) as caught:
+        parse_receipt(given)
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
+    return str(caught.value)
+
+
+def test_the_reply_is_the_bare_text() -> None:
+    assert "success" == RECEIPT_REPLY
+
+
+def test_every_field_is_read() -> None:
+    receipt = parse_receipt(FORM)
+    assert Receipt("197362477", MOBILE, True, 2, "已送达", AT, ReceiptFields(FORM)) == receipt
+    assert FORM == dict(receipt.raw)
+
+
+def test_the_time_is_that_of_beijing() -> None:
+    at = parse_receipt(FORM).reported_at
+    assert at is not None
+    assert datetime(2017, 8, 2, 6, 31, 51, tzinfo=timezone.utc) == at
+    assert timedelta(hours=8) == at.utcoffset()
+
+
+@pytest.mark.parametrize("name", ["voiceid", "smsid", "task_id", "taskid", "SmsId", " voiceid "])
+@pytest.mark.parametrize("voice_id", ["60495654", "18446744073709551616", "00123456789012345678"])
+def test_the_id_is_read_to_the_digit_under_any_of_its_names(name: str, voice_id: str) -> None:
+    assert voice_id == parse_receipt(form_with(name, f" {voice_id}\r\n", "voiceid")).voice_id
+
+
+def test_the_first_name_that_has_an_id_counts() -> None:
+    ids = {"taskid": "4", "task_id": "3", "smsid": "2", "voiceid": "1"}
+    for name, voice_id in reversed(ids.items()):
+        assert voice_id == parse_receipt({**FORM, **ids}).voice_id
+        ids[name] = "0"
+    assert parse_receipt({**FORM, **ids}).voice_id is None
+
+
+@pytest.mark.parametrize("none", ["", " ", "0", "00", "1 2", "１", "x" * 32, "\x00", None])
+def test_what_is_no_id_is_none(none: str | None) -> None:
+    assert parse_receipt(form(voiceid=none)).voice_id is None
+
+
+@pytest.mark.parametrize("name", ["mobilephone", "mobile", "MobilePhone"])
+@pytest.mark.parametrize(
+    "spelt", [MOBILE, f"+86{MOBILE}", f"86{MOBILE}", f"0086{MOBILE}", " 139 1234-5678 "]
+)
+def test_a_mainland_number_is_eleven_digits_however_it_is_spelt(name: str, spelt: str) -> None:
+    assert MOBILE == parse_receipt(form_with(name, spelt, "mobilephone")).mobile
+
+
+@pytest.mark.parametrize("other", ["139****5678", "010-12345678", "+852 1234 5678", "12345"])
+def test_another_number_is_kept_as_it_came(other: str) -> None:
+    assert other == parse_receipt(form(mobilephone=f" {other} ")).mobile
+
+
+@pytest.mark.parametrize("none", ["", " ", None])
+def test_no_number_is_none(none: str | None) -> None:
+    assert parse_receipt(form(mobilephone=none)).mobile is None
+    assert MOBILE == parse_receipt(form(mobilephone=none, mobile=MOBILE)).mobile
+
+
+@pytest.mark.parametrize("code", ["0", "-1", "3", "4081", " 12 "])
+def test_only_two_is_delivered(code: str) -> None:
+    receipt = parse_receipt(form(code=code))
+    assert (False, int(code)) == (receipt.delivered, receipt.code)
+    assert parse_receipt(form(code=" 2 ")).delivered
+
+
+@pytest.mark.parametrize(
+    ("at", "spelt"),
+    [
+        (AT, "2017-08-02 14:31:51"),
+        (AT, "2017/8/2 14:31:51"),
+        (AT, "2017-08-02T14:31:51"),
+        (AT, "2017-08-02  14:31:51\r\n"),
+        (AT, "20170802143151"),
+        (AT.replace(second=0), "2017-08-02 14:31"),
+        (AT.replace(hour=4), "2017-8-2 4:31:51"),
+        (None, ""),
+        (None, " "),
+        (None, None),
+    ],
+)
+def test_a_time_is_read_in_the_spellings_that_leave_no_doubt(
+    at: datetime | None, spelt: str | None
+) -> None:
+    assert at == parse_receipt(form(report_time=spelt)).reported_at
+
+
+@pytest.mark.parametrize(
+    ("msg", "came"),
+    [("", ""), ("已 送达", " 已 送达\r\n"), ("a INFO b", "a\r\nINFO b"), ("a [2J", "a\x1b[2J")],
+)
+def test_the_words_steer_no_terminal_and_forge_no_log_line(msg: str, came: str) -> None:
+    assert msg == parse_receipt(form(msg=came)).msg
+    assert "" == parse_receipt(form(msg=None)).msg
+
+
+@pytest.mark.parametrize(
+    ("reason", "fields"),
+    [
+        ("it has no code", {"code": None}),
+        ("its code is not a whole number", {"code": ""}),
+        ("its code is not a whole number", {"code": "DELIVRD"}),
+        ("its code is not a whole number", {"code": "2.0"}),
+        ("its code is not a whole number", {"code": "２"}),
+        ("its code is not a whole number", {"code": "9" * 5000}),
+        ("its code is not a whole number", {"code": MOBILE}),
+        ("its mobile number has other characters than a number", {"mobilephone": "<b>"}),
+        ("its mobile number has other characters than a number", {"mobilephone": "1" * 33}),
+        ("its mobile number has other characters than a number", {"mobilephone": "****"}),
+        ("its report_time is not a time like 2017-08-02 14:31:51", {"report_time": "yesterday"}),
+        (
+            "its report_time is not a time like 2017-08-02 14:31:51",
+            {"report_time": "2017-13-02 14:31:51"},
+        ),
+        (
+            "its report_time is not a time like 2017-08-02 14:31:51",
+            {"report_time": "0000-01-02 14:31:51"},
+        ),
+        (
+            "its report_time is not a time like 2017-08-02 14:31:51",
+            {"report_time": "2017-08-02 14:31:51Z"},
+        ),
+        (
+            "it has neither an id nor a mobile number, so it tells of no call",
+            {"voiceid": "0", "mobilephone": None},
+        ),
+    ],
+)
+def test_it_says_what_cannot_be_read_and_shows_none_of_it(
+    reason: str, fields: dict[str, str | None]
+) -> None:
+    assert reason == why(form(**fields))
+
+
+def test_an_empty_form_is_no_receipt() -> None:
+    assert "it has no code" == why({})
+
+
+def test_the_error_is_a_value_error() -> None:
+    assert issubclass(InvalidReceiptError, ValueError)
+
+
+# --- what forms are made of -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        FORM,
+        MultiDict(FORM),
+        FormData(FORM),
+        parse_qs(urlencode(FORM)),
+        {name: (value,) for name, value in FORM.items()},
+        {**FORM, "code": ["1", "2"]},
+        dict([*FORM.items(), ("none", None), ("empty", []), (5, "five")]),
+    ],
+)
+def test_a_form_may_come_from_any_framework(given: dict[str, str]) -> None:
+    receipt = parse_receipt(given)
+    assert parse_receipt(FORM) == receipt
+    assert FORM == dict(receipt.raw)
+
+
+def test_an_uploaded_file_is_left_out() -> None:
+    uploaded = UploadFile(io.BytesIO(b"2"), filename="code")
+    assert FORM == dict(parse_receipt(FormData({**FORM, "file": uploaded})).raw)
+
+
+# --- the value --------------------------------------------------------------
+
+
+def test_neither_the_receipt_nor_its_fields_show_the_number() -> None:
+    receipt = parse_receipt(form(msg=f"{MOBILE} 已送达", mobilephone=f"+86{MOBILE}"))
+    assert (
+        "Receipt(voice_id='197362477', mobile='139****5678', delivered=True, code=2,"
+        " msg='139****5678 已送达', reported_at=datetime.datetime(2017, 8, 2, 14, 31, 51,"
+        " tzinfo=datetime.timezone(datetime.timedelta(seconds=28800), 'UTC+8')),"
+        " raw=<5 fields>)" == repr(receipt)
+    )
+    assert "mobile='****'" in repr(parse_receipt(form(mobilephone="010-12345678")))
+    assert "mobile=None" in repr(parse_receipt(form(mobilephone=None)))
+    assert MOBILE not in f"{receipt}{receipt.raw}{receipt.raw!r}"
+
+
+def test_the_number_is_not_shown_even_where_it_does_not_belong() -> None:
+    receipt = parse_receipt(form(voiceid=MOBILE, **{MOBILE: "x"}))
+    assert "139****5678 code=2 voice_id=139****5678" == receipt.log_text()
+    assert MOBILE not in repr(receipt)
+
+
+def test_a_receipt_is_read_only_and_can_be_passed_on() -> None:
+    given = dict(FORM)
+    receipt = parse_receipt(given)
+    given["code"] = "3"
+    assert "2" == receipt.raw["code"]
+    with pytest.raises(TypeError):
+        receipt.raw["code"] = "3"  # type: ignore[index]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        receipt.code = 3  # type: ignore[misc]
+    for same in (pickle.loads(pickle.dumps(receipt)), copy.deepcopy(receipt)):
+        assert same == receipt
+        assert hash(same) == hash(receipt)
+    assert dataclasses.asdict(receipt)["raw"] == FORM
+    assert 5 == len(receipt.raw)
+
+
+# --- bodies -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "gbk", "gb18030"])
+@pytest.mark.parametrize("quoted", [True, False])
+def test_a_body_is_read_in_utf_8_and_in_gbk(encoding: str, quoted: bool) -> None:
+    body = urlencode(FORM, encoding=encoding).encode()
+    if not quoted:
+        # Nor are its bytes always quoted by whoever writes a form by hand.
+        body = "&".join(f"{k}={v}" for k, v in FORM.items()).encode(encoding)
+    assert parse_receipt(FORM) == parse_receipt_body(body)
+
+
+def test_the_code_survives_words_that_cannot_be_decoded() -> None:
+    receipt = parse_receipt_body(b"code=2&smsid=7&msg=ok+%FF%FF")
+    assert ("7", "ok \ufffd\ufffd") == (receipt.voice_id, receipt.msg)
+
+
+def test_of_a_field_that_is_sent_twice_the_last_counts() -> None:
+    assert 3 == parse_receipt_body(b"code=2&smsid=7&code=3").code
+
+
+def test_a_body_of_very_many_fields_is_no_receipt() -> None:
+    assert 2 == parse_receipt_body(b"code=2&smsid=7" + b"&x=y" * 98).code
+    with pytest.raises(InvalidReceiptError, match="more than 100 fields"):
+        parse_receipt_body(b"code=2&smsid=7" + b"&x=y" * 99)
+
+
+# --- anything at all --------------------------------------------------------
+
+NAMES = [*FORM, "smsid", "task_id", "taskid", "mobile", "CODE", " code"]
+values = (
+    st.text()
+    | st.sampled_from([*FORM.values(), "0", "-1", "+86", "20170802143151", "9999-99-99 99:99"])
+    | st.from_regex(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}")
+)
+
+
+def check(receipt: Receipt) -> None:
+    assert receipt.delivered is (2 == receipt.code)
+    assert receipt.voice_id or receipt.mobile
+    assert f"{receipt.msg}{receipt.voice_id}{receipt.mobile}{receipt!r}".isprintable()
+    assert receipt.reported_at is None or receipt.reported_at.tzinfo is not None
+    assert receipt.mobile is None or len(receipt.mobile) < 8 or receipt.mobile not in repr(receipt)
+
+
+@BOUNDED
+@given(st.dictionaries(st.text() | st.sampled_from(NAMES), values))
+def test_any_mapping_is_a_receipt_or_the_one_error(given: dict[str, str]) -> None:
+    for given_too in (given, {**FORM, **given}):
+        with suppress(InvalidReceiptError):
+            receipt = parse_receipt(given_too)
+            check(receipt)
+            assert given_too == dict(receipt.raw)
+
+
+@BOUNDED
+@given(st.binary(), st.binary())
+def test_any_body_is_a_receipt_or_the_one_error(head: bytes, tail: bytes) -> None:
+    for body in (head, head + b"&code=2&smsid=7&msg=" + tail):
+        with suppress(InvalidReceiptError):
+            check(parse_receipt_body(body))
+
+
+# --- what it costs to import ------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["aiohttp.web", "starlette"])
+def test_no_server_is_imported_with_it(name: str) -> None:
+    # Importing what is None in there is an ImportError.
+    script = f"import sys; sys.modules[{name!r}] = None; import ihuyi_voice.receipts"
+    subprocess.run([sys.executable, "-c", script], timeout=60, check=True)
