@@ -166,12 +166,14 @@ def test_no_arrow_runs_backwards(module: str) -> None:
 
 
 def test_only_those_that_speak_http_know_aiohttp() -> None:
-    assert {"transport", "receipts", "sandbox.server"} == {
+    assert {"transport", "receipts", "sandbox.push", "sandbox.server"} == {
         module for module in MODULES if "aiohttp" in run_time_imports(module)
     }
 
 
-@pytest.mark.parametrize("module", ["errors", "wire", "sandbox.state"])
+@pytest.mark.parametrize(
+    "module", ["errors", "wire", "sandbox.state", "sandbox.record", "sandbox.guard"]
+)
 def test_the_pure_rooms_have_no_clock_and_no_io(module: str) -> None:
     assert set() == run_time_imports(module) & CLOCKS_AND_IO
 

@@ -7,6 +7,6 @@ from __future__ import annotations
 
 from .chaos import Chaos
 from .gateway import SandboxGateway
-from .state import Attempt, Call
+from .record import Attempt, Call, PushTry, ReceiptPush
 
-__all__ = ["Attempt", "Call", "Chaos", "SandboxGateway"]
+__all__ = ["Attempt", "Call", "Chaos", "PushTry", "ReceiptPush", "SandboxGateway"]

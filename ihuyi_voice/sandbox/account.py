@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from ihuyi_voice.wire import check_mobile
 
@@ -36,6 +37,11 @@ class Account:
     frequency_limit: bool = False
     calls_per_minute: int = 2
     calls_per_day: int = 10
+    receipt_url: str | None = None
+    receipt_delay: float = 1.0
+    receipt_interval: float = 60.0
+    receipt_timeout: float = 5.0
+    receipt_id: str = "voiceid"
 
 
 def credential(name: str, value: str) -> str:
@@ -87,6 +93,22 @@ def seconds(name: str, value: float) -> float:
 def seconds_or_none(name: str, value: float | None) -> float | None:
     """A finite number of seconds, at least 0, or None for no limit."""
     return None if value is None else seconds(name, value)
+
+
+def url_or_none(name: str, value: str | None) -> str | None:
+    """An http or https URL with a host, or None for none."""
+    if value is None:
+        return None
+    try:
+        parts = urlsplit(credential(name, value))
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_url = False
+    if not is_url:
+        # It may hold a secret path or a password, so it is not repeated here.
+        msg = f"{name} must be a URL such as http://127.0.0.1:8000/receipts, or None"
+        raise ValueError(msg)
+    return value
 
 
 def ips_or_none(name: str, value: Iterable[str] | None) -> frozenset[str] | None:

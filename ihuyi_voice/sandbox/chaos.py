@@ -15,6 +15,7 @@ A submit may have rung the phone or not, and the fault says which:
 | `html_502` | taken | HTTP 502 with a page of HTML |
 | `garbage` | taken | HTTP 200 with random bytes or a page of HTML |
 
+What is written to the socket instead of the answer, if anything, is `as_sent`.
 "Taken" is judged and recorded as without chaos: placed when nothing is wrong
 with it, refused otherwise.
 """
@@ -54,6 +55,7 @@ _FAULTS: tuple[Fault, ...] = (
 
 _LONGEST_CODE = 999_999_999
 
+BAD_GATEWAY = b"<html><head><title>502</title></head><body><h1>502 Bad Gateway</h1></body></html>"
 _HTML_200 = b"<html><head><title>Welcome</title></head><body><h1>It works!</h1></body></html>"
 
 
@@ -82,6 +84,9 @@ class Chaos:
             is sent, under the Content-Length of the whole.
         html_502: probability, 0 to 1, of HTTP 502 with HTML instead of the answer.
         garbage: probability, 0 to 1, of HTTP 200 with random bytes or HTML.
+        receipt_undelivered: probability, 0 to 1, that the receipt of a placed
+            call says that it was not delivered. No fault of an answer, and
+            drawn from dice of its own.
         seed: the same seed draws the same faults for the same sequence of
             requests; None draws a fresh one.
 
@@ -99,12 +104,13 @@ class Chaos:
     truncate: float = 0.0
     html_502: float = 0.0
     garbage: float = 0.0
+    receipt_undelivered: float = 0.0
     seed: int | None = None
 
     def __post_init__(self) -> None:
         seconds("latency", self.latency)
         seconds("latency_jitter", self.latency_jitter)
-        for name in (*_FAULTS, "code_probability"):
+        for name in (*_FAULTS, "code_probability", "receipt_undelivered"):
             if name != "code":
                 _check_probability(name, getattr(self, name))
         _check_code(self.code)
@@ -181,14 +187,28 @@ class Roll:
 NOTHING_HAPPENS = Roll()
 
 
+def as_sent(body: bytes, roll: Roll) -> tuple[int, bytes]:
+    """The HTTP status and the body that are sent for an answer; status 0 when nothing is."""
+    if roll.fault is None or roll.fault == "code":
+        return 200, body
+    if roll.fault == "truncate":
+        return 200, body[: len(body) // 2]
+    if roll.fault == "html_502":
+        return 502, BAD_GATEWAY
+    if roll.fault == "garbage":
+        return 200, roll.garbage
+    return 0, b""
+
+
 class Dice:
     """Draws a `Roll` for each answer, as a chaos and its seed have it."""
 
-    __slots__ = ("_calm", "_probabilities", "_random", "chaos")
+    __slots__ = ("_calm", "_of_receipts", "_probabilities", "_random", "chaos")
 
     def __init__(self, chaos: Chaos) -> None:
         self.chaos: Chaos = chaos
         self._random = random.Random(chaos.seed)  # noqa: S311 - faults guard no secret
+        self._of_receipts = random.Random(chaos.seed)  # noqa: S311 - likewise
         self._probabilities: list[tuple[Fault, float]] = [
             (fault, probability)
             for fault in _FAULTS
@@ -206,6 +226,10 @@ class Dice:
                 code = self.chaos.code if fault == "code" else None
                 return Roll(delay, fault, code, self._garbage() if fault == "garbage" else b"")
         return Roll(delay)
+
+    def roll_receipt(self) -> bool:
+        """Whether the next call is delivered."""
+        return self._of_receipts.random() >= self.chaos.receipt_undelivered
 
     def _garbage(self) -> bytes:
         # Past a byte that begins neither XML nor JSON, any bytes will do.

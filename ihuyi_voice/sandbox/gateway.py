@@ -13,48 +13,23 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 from copy import copy
 from functools import partial
+from secrets import token_hex
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any
 
 from . import account as check
 from .account import Account
 from .chaos import NO_CHAOS, Chaos, Dice, Roll
+from .record import DEFAULT_KEEP, Record
 from .server import serving
-from .state import Attempt, Call, GatewayState, Method, Reply
+from .setting import Setting
+from .state import GatewayState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 
-Kept = TypeVar("Kept")
-Given = TypeVar("Given")
-
-
-class Setting(Generic[Kept, Given]):
-    """An attribute of `SandboxGateway` that is checked whenever it is set."""
-
-    def __init__(self, checked: Callable[[str, Given], Kept]) -> None:
-        self._checked = checked
-        self._name = ""
-
-    def __set_name__(self, owner: type[SandboxGateway], name: str) -> None:
-        self._name = name
-
-    @overload
-    def __get__(self, gateway: None, owner: type[SandboxGateway]) -> Setting[Kept, Given]: ...
-    @overload
-    def __get__(self, gateway: SandboxGateway, owner: type[SandboxGateway]) -> Kept: ...
-    def __get__(
-        self, gateway: SandboxGateway | None, owner: type[SandboxGateway]
-    ) -> Setting[Kept, Given] | Kept:
-        if gateway is None:
-            return self
-        kept: Kept = getattr(gateway._state.account, self._name)  # noqa: SLF001
-        return kept
-
-    def __set__(self, gateway: SandboxGateway, value: Given) -> None:
-        kept = self._checked(self._name, value)
-        with gateway._lock:  # noqa: SLF001
-            setattr(gateway._state.account, self._name, kept)  # noqa: SLF001
+    from .record import Attempt, Call, Changes, Position, ReceiptPush
+    from .state import Method, Reply
 
 
 class SandboxGateway:
@@ -91,6 +66,15 @@ class SandboxGateway:
         calls_per_minute: with `frequency_limit`, one more within 60 s gets 4081.
         calls_per_day: with `frequency_limit`, one more within 24 hours gets 4082.
         chaos: what goes wrong between the gateway and its callers.
+        receipt_url: where the receipt of each call that is placed over HTTP is
+            pushed to, an http or https URL. None: nowhere.
+        receipt_delay: seconds after which a call has ended and is reported.
+        receipt_interval: seconds by which the wait grows after a push that was
+            not answered with `success`; there are three pushes at most.
+        receipt_timeout: seconds that the receiver has for an answer.
+        receipt_id: the name of the receipt's field that holds the voice id.
+        keep: how many attempts are remembered, and how many calls; the oldest
+            beyond it are forgotten.
         on_attempt: called with each `Attempt` once it is recorded, in the
             thread that serves; it must neither block nor raise.
         clock: seconds since 1970; also what the `Date` of an answer shows.
@@ -115,6 +99,11 @@ class SandboxGateway:
     frequency_limit: Setting[bool, bool] = Setting(check.flag)
     calls_per_minute: Setting[int, int] = Setting(check.count)
     calls_per_day: Setting[int, int] = Setting(check.count)
+    receipt_url: Setting[str | None, str | None] = Setting(check.url_or_none)
+    receipt_delay: Setting[float, float] = Setting(check.seconds)
+    receipt_interval: Setting[float, float] = Setting(check.seconds)
+    receipt_timeout: Setting[float, float] = Setting(check.seconds)
+    receipt_id: Setting[str, str] = Setting(check.credential)
 
     def __init__(  # noqa: PLR0913 - one argument per setting, all of them named
         self,
@@ -134,11 +123,17 @@ class SandboxGateway:
         calls_per_minute: int = 2,
         calls_per_day: int = 10,
         chaos: Chaos = NO_CHAOS,
+        receipt_url: str | None = None,
+        receipt_delay: float = 1.0,
+        receipt_interval: float = 60.0,
+        receipt_timeout: float = 5.0,
+        receipt_id: str = "voiceid",
+        keep: int = DEFAULT_KEEP,
         on_attempt: Callable[[Attempt], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._lock = Lock()
-        self._state = GatewayState(Account())
+        self._state = GatewayState(Account(), Record(_new_epoch()))
         self.api_id = api_id
         self.api_key = api_key
         self.balance = balance
@@ -154,14 +149,20 @@ class SandboxGateway:
         self.calls_per_minute = calls_per_minute
         self.calls_per_day = calls_per_day
         self.chaos = chaos
+        self.receipt_url = receipt_url
+        self.receipt_delay = receipt_delay
+        self.receipt_interval = receipt_interval
+        self.receipt_timeout = receipt_timeout
+        self.receipt_id = receipt_id
+        self.keep = keep
         self.on_attempt = on_attempt
         self.clock = clock
-        self._initially = copy(self._state.account), frozen, chaos
+        self._initially = copy(self._state.account), frozen, chaos, keep
 
     def __repr__(self) -> str:
         return (
             f"SandboxGateway(api_id={self.api_id!r}, balance={self.balance},"
-            f" calls={len(self._state.calls)}, attempts={len(self._state.attempts)})"
+            f" calls={self.placed}, attempts={self.taken})"
         )
 
     @property
@@ -190,21 +191,70 @@ class SandboxGateway:
             self._dice = dice
 
     @property
-    def calls(self) -> list[Call]:
-        """Every call placed so far, oldest first; a list of its own."""
+    def keep(self) -> int:
+        """How many attempts are remembered, and how many calls."""
+        return self._state.record.keep
+
+    @keep.setter
+    def keep(self, keep: int) -> None:
+        check.count("keep", keep)
         with self._lock:
-            return self._state.calls.copy()
+            self._state.record.resize(keep)
+
+    @property
+    def calls(self) -> list[Call]:
+        """The last `keep` calls that were placed, oldest first; a list of its own."""
+        with self._lock:
+            return list(self._state.record.calls)
 
     @property
     def attempts(self) -> list[Attempt]:
-        """Every submit taken so far, placed or refused, oldest first; a list of its own."""
+        """The last `keep` submits, placed or refused, oldest first; a list of its own."""
         with self._lock:
-            return self._state.attempts.copy()
+            return list(self._state.record.attempts)
+
+    @property
+    def receipts(self) -> list[ReceiptPush]:
+        """The receipts of the attempts remembered; the one that changed last comes last."""
+        with self._lock:
+            return self._state.record.pushes
+
+    @property
+    def taken(self) -> int:
+        """How many submits there were since the start or the last reset, remembered or not."""
+        return self._state.record.taken
+
+    @property
+    def placed(self) -> int:
+        """How many calls there were since the start or the last reset, remembered or not."""
+        return self._state.record.placed
+
+    def settings(self) -> dict[str, object]:
+        """Every setting that `change` takes, by its name."""
+        return {name: getattr(self, name) for name in _CHECKS}
+
+    def change(self, settings: Mapping[str, object]) -> None:
+        """Set several settings, or none when one of them is wrong.
+
+        Raises:
+            ValueError: naming the setting that is wrong and what it takes.
+        """
+        if unknown := sorted(settings.keys() - _CHECKS.keys()):
+            msg = f"unknown: {', '.join(unknown)}; there are {', '.join(_CHECKS)}"
+            raise ValueError(msg)
+        checked = {name: _CHECKS[name](name, value) for name, value in settings.items()}
+        for name, value in checked.items():
+            setattr(self, name, value)
+
+    def clear(self) -> None:
+        """Forget all calls and attempts, and the receipts still to be pushed; no more."""
+        with self._lock:
+            self._state.record.clear(_new_epoch())
 
     def reset(self) -> None:
-        """Forget all calls and attempts; settings and chaos become what they were at first."""
-        account, frozen, chaos = self._initially
-        state = GatewayState(copy(account))
+        """Clear, and settings and chaos become what they were at first."""
+        account, frozen, chaos, keep = self._initially
+        state = GatewayState(copy(account), Record(_new_epoch(), keep))
         if frozen:
             state.freeze()
         with self._lock:
@@ -227,12 +277,38 @@ class SandboxGateway:
         """
         now = self.clock()
         with self._lock:
-            reply = self._state.answer(
-                method, form, ip, now, forced_code=roll.code, fault=roll.fault
-            )
+            reply = self._state.answer(method, form, ip, now, roll=roll)
         if reply.attempt is not None and self.on_attempt is not None:
             self.on_attempt(reply.attempt)
         return reply
+
+    def roll_receipt(self) -> bool:
+        """Draw whether the next call is delivered."""
+        with self._lock:
+            return self._dice.roll_receipt()
+
+    def changes(self, since: Position, limit: int) -> Changes:
+        """What was recorded after a position; at most `limit` attempts of it."""
+        with self._lock:
+            return self._state.record.since(since, limit)
+
+    def find(self, number: int) -> tuple[Attempt, ReceiptPush | None] | None:
+        """The attempt with that number and its receipt; None when it is not remembered."""
+        with self._lock:
+            return self._state.record.find(number)
+
+    @property
+    def epoch(self) -> str:
+        """Names the record; another after each `clear` or `reset`."""
+        return self._state.record.epoch
+
+    def put_receipt(self, epoch: str, push: ReceiptPush) -> bool:
+        """Remember how a receipt stands; False when that record is no more."""
+        with self._lock:
+            if epoch != self._state.record.epoch:
+                return False
+            self._state.record.put(push)
+        return True
 
     @asynccontextmanager
     async def serve(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
@@ -288,6 +364,23 @@ class SandboxGateway:
             asyncio.run(serve())
         except Exception as error:  # noqa: BLE001 - raised where serve_in_thread was entered
             started.set_exception(error)
+
+
+def _new_epoch() -> str:
+    return token_hex(4)
+
+
+# What may be changed from outside while it runs: all but the credentials, and
+# the chaos, which has a place of its own.
+_CHECKS: dict[str, Callable[[str, Any], object]] = {
+    "frozen": check.flag,
+    **{
+        name: setting.checked
+        for name, setting in vars(SandboxGateway).items()
+        if isinstance(setting, Setting) and name not in ("api_id", "api_key")
+    },
+    "keep": check.count,
+}
 
 
 def _checked_chaos(chaos: object) -> Chaos:

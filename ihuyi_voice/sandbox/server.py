@@ -1,4 +1,4 @@
-"""The sandbox gateway over HTTP: the gateway's own path, and `/_sandbox/` to steer it.
+"""The sandbox gateway over HTTP: the gateway's own path, the inbox page, and `/_sandbox/`.
 
 It reads requests, hands them to the gateway, writes the answers, and does to
 the socket what the chaos says. It judges nothing and remembers nothing.
@@ -16,13 +16,17 @@ from email.utils import formatdate
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-import orjson
 from aiohttp import web
 
 from ihuyi_voice.wire import CONTENT_TYPE, PATH
 
-from .chaos import NO_CHAOS, Chaos
-from .state import JSON, parse_form
+from .chaos import as_sent
+from .control import CONTROL_PATH, EVENTS, Answer, Controls, error, page
+from .feed import Feed
+from .guard import refusal
+from .page_files import HEADERS
+from .push import Pusher
+from .state import parse_form
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -32,8 +36,6 @@ if TYPE_CHECKING:
     from .state import Method, Reply
 
 logger: logging.Logger = logging.getLogger("ihuyi_voice.sandbox")
-
-CONTROL_PATH = "/_sandbox/"
 
 MAX_BODY_BYTES = 64 * 1024
 """No form of a submit comes near it; a longer body is refused with 413."""
@@ -46,12 +48,20 @@ _BACKLOG = 1024
 # For requests whose body is still under way when the server stops.
 _SHUTDOWN_SECONDS = 0.25
 
+# The page is told what happened at most ten times a second, and shown every
+# 15 s that the server still lives.
+_TURN_SECONDS = 0.1
+_TURNS_UNTIL_A_SIGN = 150
+_SIGN_OF_LIFE = b":\n\n"
+_RECONNECT = b"retry: 1000\n\n"
+
 
 @asynccontextmanager
 async def serving(gateway: SandboxGateway, host: str, port: int) -> AsyncIterator[str]:
     """Serve `gateway` over HTTP and yield the base URL; stop promptly at the end."""
     stopping = asyncio.Event()
-    requests = _Requests(gateway, stopping)
+    pusher = Pusher(gateway)
+    requests = _Requests(gateway, host, pusher, stopping)
     # With the cancellation, an answer that never comes ends when its caller leaves.
     server = web.Server(requests.answer, handler_cancellation=True, access_log=None)
     runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_SECONDS)
@@ -65,6 +75,7 @@ async def serving(gateway: SandboxGateway, host: str, port: int) -> AsyncIterato
     finally:
         stopping.set()
         await runner.cleanup()
+        await pusher.close()
         # The transports close their sockets in the loop's next turn.
         await asyncio.sleep(0)
 
@@ -84,25 +95,22 @@ def _warn_unless_loopback(address: str, port: int) -> None:
 class _Requests:
     """Answers each request of one server."""
 
-    def __init__(self, gateway: SandboxGateway, stopping: asyncio.Event) -> None:
+    def __init__(
+        self, gateway: SandboxGateway, asked: str, pusher: Pusher, stopping: asyncio.Event
+    ) -> None:
         self._gateway = gateway
+        self._asked = asked
+        self._pusher = pusher
         self._stopping = stopping
         self._dated = (0, formatdate(0, usegmt=True))
-        self._controls = {
-            ("GET", "calls"): self._get_calls,
-            ("GET", "attempts"): self._get_attempts,
-            ("POST", "reset"): self._reset,
-            ("GET", "chaos"): self._get_chaos,
-            ("PUT", "chaos"): self._put_chaos,
-            ("DELETE", "chaos"): self._delete_chaos,
-        }
+        self._controls = Controls(gateway)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.rel_url.raw_path
         if path == PATH:
             return await self._answer_gateway(request)
-        if path.startswith(CONTROL_PATH):
-            return await self._answer_control(request, path.removeprefix(CONTROL_PATH))
+        if path == "/" or path.startswith(CONTROL_PATH):
+            return await self._answer_page(request)
         return _page(404, f"Not Found: the gateway answers at {PATH}")
 
     # --- the gateway's own path
@@ -123,6 +131,8 @@ class _Requests:
             return _too_large()
         form = query if request.method == "GET" else _form(request, body)
         reply = self._gateway.answer(method, form, request.remote or "", roll)
+        if reply.call is not None and self._gateway.receipt_url is not None:
+            self._pusher.schedule(reply)
         await self._pause(roll.delay)
         return await self._send(request, reply, roll)
 
@@ -132,22 +142,20 @@ class _Requests:
                 await asyncio.wait_for(self._stopping.wait(), seconds)
 
     async def _send(self, request: web.BaseRequest, reply: Reply, roll: Roll) -> web.StreamResponse:
-        answer = web.Response(
-            body=reply.body,
-            headers={
-                "Content-Type": reply.content_type,
-                "Date": self._date(reply.time),
-                "Server": "ihuyi-voice-sandbox",
-            },
-        )
         if roll.fault is None or roll.fault == "code":
-            return answer
-        if roll.fault == "html_502":
-            return _page(502, "Bad Gateway")
-        if roll.fault == "garbage":
-            return web.Response(body=roll.garbage, content_type="text/html")
+            return web.Response(
+                body=reply.body,
+                headers={
+                    "Content-Type": reply.content_type,
+                    "Date": self._date(reply.time),
+                    "Server": "ihuyi-voice-sandbox",
+                },
+            )
+        status, body = as_sent(reply.body, roll)
+        if roll.fault in ("html_502", "garbage"):
+            return web.Response(status=status, body=body, content_type="text/html")
         if roll.fault == "truncate":
-            return await _send_half(request, reply)
+            return await _send_half(request, reply, body)
         if roll.fault == "no_answer":
             await self._stopping.wait()
         return _close(request)
@@ -161,45 +169,43 @@ class _Requests:
             self._dated = second, text
         return text
 
-    # --- /_sandbox/
+    # --- the page and /_sandbox/
 
-    async def _answer_control(self, request: web.BaseRequest, name: str) -> web.Response:
-        control = self._controls.get((request.method, name))
-        if control is None:
-            methods = [method for method, known in self._controls if known == name]
-            if not methods:
-                return _error(404, f"there is no {CONTROL_PATH}{name}")
-            return _error(405, f"use {' or '.join(methods)}", {"Allow": ", ".join(methods)})
-        if request.method != "GET" and _is_from_another_site(request):
-            return _error(403, "refused: the request comes from a page of another site")
+    async def _answer_page(self, request: web.BaseRequest) -> web.StreamResponse:
+        refused = refusal(request.method, request.headers, self._asked, _own_address(request))
+        if refused is not None:
+            return _response(error(403, refused))
+        path, is_get = request.rel_url.raw_path, request.method == "GET"
+        if path == "/":
+            return _response(page()) if is_get else _response(error(405, "use GET"))
+        name = path.removeprefix(CONTROL_PATH)
+        if name == EVENTS and is_get:
+            return await self._stream(request)
         body = await _body(request)
         if body is None:
             return _too_large()
-        return control(body)
+        return _response(self._controls.answer(request.method, name, body))
 
-    def _get_calls(self, _: bytes) -> web.Response:
-        return _json(orjson.dumps(self._gateway.calls))
-
-    def _get_attempts(self, _: bytes) -> web.Response:
-        return _json(orjson.dumps(self._gateway.attempts))
-
-    def _reset(self, _: bytes) -> web.Response:
-        self._gateway.reset()
-        return _json(b'{"reset":true}')
-
-    def _get_chaos(self, _: bytes) -> web.Response:
-        return _json(self._gateway.chaos.to_json())
-
-    def _put_chaos(self, body: bytes) -> web.Response:
-        try:
-            self._gateway.chaos = Chaos.from_json(body)
-        except ValueError as error:
-            return _error(400, str(error))
-        return self._get_chaos(body)
-
-    def _delete_chaos(self, body: bytes) -> web.Response:
-        self._gateway.chaos = NO_CHAOS
-        return self._get_chaos(body)
+    async def _stream(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Tell one page what happens, a few times a second, until it leaves."""
+        query = parse_form(request.rel_url.raw_query_string)
+        feed = Feed(self._gateway, request.headers.get("Last-Event-ID", query.get("after", "")))
+        stream = web.StreamResponse(headers={"Content-Type": "text/event-stream", **HEADERS})
+        await stream.prepare(request)
+        # A page that leaves in the middle of an event is nothing to complain about.
+        with suppress(ConnectionError):
+            await stream.write(_RECONNECT)
+            quiet = 0
+            while not self._stopping.is_set():
+                event = feed.event()
+                quiet = 0 if event else quiet + 1
+                if quiet and quiet % _TURNS_UNTIL_A_SIGN == 0:
+                    event = _SIGN_OF_LIFE
+                if event:
+                    await stream.write(event)
+                # Even when there is more, others have their turn in between.
+                await (asyncio.sleep(0) if feed.more else self._pause(_TURN_SECONDS))
+        return stream
 
 
 async def _body(request: web.BaseRequest) -> bytes | None:
@@ -224,11 +230,11 @@ def _form(request: web.BaseRequest, body: bytes) -> dict[str, str]:
     return parse_form(body.decode("utf-8", "replace"))
 
 
-def _is_from_another_site(request: web.BaseRequest) -> bool:
-    """True for a browser's request from a page that the sandbox did not serve."""
-    origin = request.headers.get("Origin")
-    host = request.headers.get("Host", "")
-    return origin is not None and origin.partition("://")[2].lower() != host.lower()
+def _own_address(request: web.BaseRequest) -> str:
+    """The address that the caller has reached; empty once the caller has left."""
+    transport = request.transport
+    name = None if transport is None else transport.get_extra_info("sockname")
+    return "" if name is None else str(name[0])
 
 
 def _close(request: web.BaseRequest) -> web.Response:
@@ -237,11 +243,11 @@ def _close(request: web.BaseRequest) -> web.Response:
     return web.Response()
 
 
-async def _send_half(request: web.BaseRequest, reply: Reply) -> web.StreamResponse:
+async def _send_half(request: web.BaseRequest, reply: Reply, half: bytes) -> web.StreamResponse:
     answer = web.StreamResponse(headers={"Content-Type": reply.content_type})
     answer.content_length = len(reply.body)
     await answer.prepare(request)
-    await answer.write(reply.body[: len(reply.body) // 2])
+    await answer.write(half)
     # Closing sends what is buffered first.
     request.protocol.force_close()
     return answer
@@ -256,10 +262,5 @@ def _too_large() -> web.Response:
     return _page(413, f"Content Too Large: more than {MAX_BODY_BYTES} bytes")
 
 
-def _json(body: bytes) -> web.Response:
-    return web.Response(body=body, headers={"Content-Type": JSON})
-
-
-def _error(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:
-    body = orjson.dumps({"error": text})
-    return web.Response(status=status, body=body, headers={"Content-Type": JSON, **(headers or {})})
+def _response(answer: Answer) -> web.Response:
+    return web.Response(body=answer.body, status=answer.status, headers=answer.headers)

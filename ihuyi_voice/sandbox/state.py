@@ -24,16 +24,22 @@ import orjson
 from ihuyi_voice.errors import ACCEPTED, CODES
 from ihuyi_voice.wire import sign_balance, sign_submit
 
+from .chaos import NOTHING_HAPPENS, as_sent
+from .record import Attempt, Call, Record
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .account import Account
+    from .chaos import Roll
 
 Method = Literal["Submit", "GetNum"]
 
 STALE_TIME = 40501
 MINUTE_LIMIT = 4081
 DAY_LIMIT = 4082
+
+MASK = "********"
 
 FIRST_VOICE_ID = 100_000_001
 
@@ -56,55 +62,9 @@ _DAY = 86_400.0
 _is_mobile = re.compile(r"1[3-9][0-9]{9}").fullmatch
 _is_content = re.compile(r"[0-9]{4,6}").fullmatch
 _is_time = re.compile(r"[0-9]{10}").fullmatch
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A call that was placed: with the real gateway this phone would have rung.
-
-    Attributes:
-        mobile: the number, as it was sent.
-        content: the verification code that would have been read out.
-        voice_id: the id that was answered.
-        time: when the submit was taken, in seconds since 1970 by the gateway's clock.
-    """
-
-    mobile: str
-    content: str
-    voice_id: str
-    time: float
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """A submit that was taken, placed or refused.
-
-    Attributes:
-        mobile: the number as it was sent, "" when there was none.
-        content: the content as it was sent, "" when there was none.
-        code: the gateway's verdict; 2 when the call was placed.
-        msg: the gateway's words for it.
-        voice_id: the id of the call, None when it was refused.
-        time: when it was taken, in seconds since 1970 by the gateway's clock.
-        ip: where it came from.
-        fields: the names of the form's fields, in the order they were sent.
-        fault: the chaos that struck the answer, None when it was sent as is.
-    """
-
-    mobile: str
-    content: str
-    code: int
-    msg: str
-    voice_id: str | None
-    time: float
-    ip: str
-    fields: tuple[str, ...]
-    fault: str | None = None
-
-    @property
-    def placed(self) -> bool:
-        """True when the call was placed: the phone would have rung."""
-        return self.voice_id is not None
+_PLAIN_FIELDS = frozenset({"account", "mobile", "content", "time", "format"})
+# A password under a name that is not quite the gateway's is none the less one.
+_is_secret_name = re.compile(r".*(pass|pwd|key|secret)", re.IGNORECASE | re.DOTALL).match
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +100,7 @@ class GatewayState:
         account: the settings, changed from outside; its balance also from here.
         frozen_with: the code that a frozen account is answered, None while it
             is not frozen.
-        calls: every call placed, oldest first.
-        attempts: every submit taken, oldest first.
+        record: what was submitted, and the calls that were placed.
     """
 
     __slots__ = (
@@ -149,15 +108,13 @@ class GatewayState:
         "_placed_at",
         "_refused_in_a_row",
         "account",
-        "attempts",
-        "calls",
         "frozen_with",
+        "record",
     )
 
-    def __init__(self, account: Account) -> None:
+    def __init__(self, account: Account, record: Record | None = None) -> None:
         self.account: Account = account
-        self.calls: list[Call] = []
-        self.attempts: list[Attempt] = []
+        self.record: Record = record or Record()
         self.frozen_with: int | None = None
         self._refused_in_a_row = 0
         self._last_id = FIRST_VOICE_ID - 1
@@ -172,15 +129,14 @@ class GatewayState:
         self.frozen_with = None
         self._refused_in_a_row = 0
 
-    def answer(  # noqa: PLR0913 - what is known of a request
+    def answer(
         self,
         method: Method,
         form: Mapping[str, str],
         ip: str,
         now: float,
         *,
-        forced_code: int | None = None,
-        fault: str | None = None,
+        roll: Roll = NOTHING_HAPPENS,
     ) -> Reply:
         """Judge one form, record it when it is a submit, and answer.
 
@@ -189,12 +145,12 @@ class GatewayState:
             form: the fields, whatever they are; unknown ones are ignored.
             ip: where the request came from.
             now: seconds since 1970.
-            forced_code: refuse with this code instead of judging.
-            fault: recorded with the attempt, has no other effect.
+            roll: the fault `code` refuses with its code instead of judging;
+                any other is recorded with the attempt and has no effect here.
         """
         if method == "GetNum":
-            return self._get_num(form, ip, now, forced_code)
-        return self._submit(form, ip, now, forced_code, fault)
+            return self._get_num(form, ip, now, roll.code)
+        return self._submit(form, ip, now, roll)
 
     def _get_num(
         self, form: Mapping[str, str], ip: str, now: float, forced_code: int | None
@@ -212,10 +168,9 @@ class GatewayState:
         form: Mapping[str, str],
         ip: str,
         now: float,
-        forced_code: int | None,
-        fault: str | None,
+        roll: Roll,
     ) -> Reply:
-        code = forced_code
+        code = roll.code
         if code is None:
             code = self._submit_refusal(form, ip, now)
             self._watch_for_abuse(refused=code is not None)
@@ -225,17 +180,30 @@ class GatewayState:
             code, call = ACCEPTED, self._place(form, now)
             voice_id, last_field = call.voice_id, ("voiceid", call.voice_id)
         msg = _text(code)
-        mobile, content = form.get("mobile", ""), form.get("content", "")
-        attempt = Attempt(mobile, content, code, msg, voice_id, now, ip, tuple(form), fault)
-        self.attempts.append(attempt)
         body, content_type = _written(form, "SubmitResult", code, msg, last_field)
+        status, sent = as_sent(body, roll)
+        attempt = Attempt(
+            form.get("mobile", ""),
+            form.get("content", ""),
+            code,
+            msg,
+            voice_id,
+            now,
+            ip,
+            tuple(form),
+            roll.fault,
+            _masked(form, self.account.api_key),
+            status,
+            sent,
+            self.record.taken + 1,
+        )
+        self.record.add(attempt, call)
         return Reply(body, content_type, code, now, call, attempt)
 
     def _place(self, form: Mapping[str, str], now: float) -> Call:
         self._last_id += 1
         call = Call(form["mobile"], form["content"], str(self._last_id), now)
         self.account.balance -= 1
-        self.calls.append(call)
         if self.account.frequency_limit:
             self._placed_at.setdefault(call.mobile, []).append(now)
         return call
@@ -340,6 +308,18 @@ class GatewayState:
         if sum(at > now - _MINUTE for at in recent) >= self.account.calls_per_minute:
             return MINUTE_LIMIT
         return DAY_LIMIT if len(recent) >= self.account.calls_per_day else None
+
+
+def _masked(form: Mapping[str, str], api_key: str) -> tuple[str, ...]:
+    """The values, but for what is or may be a secret."""
+    return tuple(
+        MASK if value and (_may_be_secret(name) or api_key in value) else value
+        for name, value in form.items()
+    )
+
+
+def _may_be_secret(name: str) -> bool:
+    return name not in _PLAIN_FIELDS and _is_secret_name(name) is not None
 
 
 def _text(code: int) -> str:

@@ -32,7 +32,7 @@ def request_bytes(
     method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None
 ) -> bytes:
     """The request as it goes over the wire, asking for the connection to be closed."""
-    lines = {"Host": "sandbox.test", "Connection": "close"}
+    lines = {"Host": "localhost", "Connection": "close"}
     if body:
         lines["Content-Length"] = str(len(body))
     lines |= headers or {}

@@ -153,7 +153,7 @@ async def test_a_post_takes_its_fields_from_the_body_alone() -> None:
 @pytest.mark.parametrize(
     ("status", "method", "target"),
     [
-        (404, "GET", "/"),
+        (404, "GET", "/webservice"),
         (404, "POST", "/webservice/sms.php?method=Submit"),
         (404, "POST", PATH),
         (404, "POST", f"{PATH}?method=submit"),

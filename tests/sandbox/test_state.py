@@ -12,6 +12,7 @@ import pytest
 from ihuyi_voice.errors import CODES
 from ihuyi_voice.sandbox import Attempt, Call, state
 from ihuyi_voice.sandbox.account import Account
+from ihuyi_voice.sandbox.chaos import Roll
 from ihuyi_voice.sandbox.state import FIRST_VOICE_ID, GatewayState, Method, Reply, parse_form
 from tests.sandbox.forms import (
     CONTENT,
@@ -109,7 +110,8 @@ def test_every_code_of_the_table_is_answered_in_the_vendors_words() -> None:
     gateway = GatewayState(Account())
     for code in CODES.values():
         form = submit_form(format="json")
-        reply = gateway.answer("Submit", form, IP, NOW, forced_code=code.number)
+        roll = Roll(fault="code", code=code.number)
+        reply = gateway.answer("Submit", form, IP, NOW, roll=roll)
         assert code.vendor_text == json.loads(reply.body)["msg"]
 
 
@@ -121,9 +123,13 @@ def test_a_placed_call_is_recorded_and_billed() -> None:
     reply = submit(gateway, submit_form(), NOW + 0.5)
     call = Call(MOBILE, CONTENT, FIRST_ID, NOW + 0.5)
     fields = ("account", "password", "mobile", "content", "time")
-    attempt = Attempt(MOBILE, CONTENT, 2, "提交成功", FIRST_ID, NOW + 0.5, IP, fields)
-    assert [call] == gateway.calls
-    assert [attempt] == gateway.attempts
+    values = ("sandbox", state.MASK, MOBILE, CONTENT, str(NOW))
+    attempt = Attempt(
+        MOBILE, CONTENT, 2, "提交成功", FIRST_ID, NOW + 0.5, IP, fields,
+        None, values, 200, reply.body, 1,
+    )  # fmt: skip
+    assert [call] == list(gateway.record.calls)
+    assert [attempt] == list(gateway.record.attempts)
     assert attempt.placed
     assert 4 == gateway.account.balance
     assert (2, NOW + 0.5, call, attempt) == (reply.code, reply.time, reply.call, reply.attempt)
@@ -133,9 +139,13 @@ def test_a_refused_submit_is_recorded_and_not_billed() -> None:
     gateway = GatewayState(Account(balance=5))
     reply = submit(gateway, without(submit_form(), "account"))
     fields = ("password", "mobile", "content", "time")
-    attempt = Attempt(MOBILE, CONTENT, 401, "帐号不能为空", None, NOW, IP, fields)
-    assert [] == gateway.calls
-    assert [attempt] == gateway.attempts
+    values = (state.MASK, MOBILE, CONTENT, str(NOW))
+    attempt = Attempt(
+        MOBILE, CONTENT, 401, "帐号不能为空", None, NOW, IP, fields,
+        None, values, 200, reply.body, 1,
+    )  # fmt: skip
+    assert [] == list(gateway.record.calls)
+    assert [attempt] == list(gateway.record.attempts)
     assert not attempt.placed
     assert 5 == gateway.account.balance
     assert (401, None, attempt) == (reply.code, reply.call, reply.attempt)
@@ -144,14 +154,14 @@ def test_a_refused_submit_is_recorded_and_not_billed() -> None:
 def test_a_balance_query_is_no_attempt() -> None:
     gateway = GatewayState(Account())
     assert None is get_num(gateway, balance_form()).attempt
-    assert [] == gateway.attempts
+    assert [] == list(gateway.record.attempts)
 
 
 def test_voice_ids_are_unique_and_rise() -> None:
     gateway = GatewayState(Account())
     for _ in range(100):
         submit(gateway, submit_form())
-    ids = [int(call.voice_id) for call in gateway.calls]
+    ids = [int(call.voice_id) for call in gateway.record.calls]
     assert list(range(FIRST_VOICE_ID, FIRST_VOICE_ID + 100)) == ids
     assert 9 <= len(FIRST_ID)
 
@@ -289,10 +299,12 @@ def test_an_account_that_the_vendor_froze_stays_4050_through_abuse() -> None:
 
 def test_a_forced_code_is_answered_instead_of_placing_and_is_no_abuse() -> None:
     gateway = GatewayState(Account(abuse_limit=1))
-    reply = gateway.answer("Submit", submit_form(), IP, NOW, forced_code=4085, fault="code")
+    roll = Roll(fault="code", code=4085)
+    reply = gateway.answer("Submit", submit_form(), IP, NOW, roll=roll)
     assert (4085, None) == (reply.code, reply.call)
-    assert [(4085, "未知错误", "code")] == [(a.code, a.msg, a.fault) for a in gateway.attempts]
-    assert 4085 == gateway.answer("GetNum", balance_form(), IP, NOW, forced_code=4085).code
+    (refused,) = gateway.record.attempts
+    assert (4085, "未知错误", "code") == (refused.code, refused.msg, refused.fault)
+    assert 4085 == gateway.answer("GetNum", balance_form(), IP, NOW, roll=roll).code
     assert 2 == submit(gateway, submit_form()).code
 
 
@@ -406,7 +418,7 @@ def imported(path: Path) -> set[str]:
 
 
 def test_the_state_knows_no_loop_no_socket_and_no_clock() -> None:
-    ours = {"ihuyi_voice.errors", "ihuyi_voice.wire", ".account"}
+    ours = {"ihuyi_voice.errors", "ihuyi_voice.wire", ".account", ".chaos", ".record"}
     pure = {"__future__", "collections.abc", "dataclasses", "re", "typing"}
     written = {"orjson", "urllib.parse", "xml.sax.saxutils"}
     assert ours | pure | written == imported(Path(state.__file__))

@@ -1,0 +1,149 @@
+"""What the inbox page is told as it happens: server-sent events, one reader's way through them.
+
+Pure but for the gateway's lock. A reader that is slow, or away for a while,
+is owed nothing: the gateway's record is its queue. If it has fallen behind by
+more than is kept, or the record was cleared, it is told to begin anew. The
+gateway, for its part, does not know who reads.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import orjson
+
+from .record import Position
+from .state import MASK
+
+if TYPE_CHECKING:
+    from .gateway import SandboxGateway
+    from .record import Attempt, ReceiptPush
+
+MOST_ATTEMPTS = 1000
+"""Attempts in one event; what is more comes in the next."""
+
+_LONGEST_TEXT = 64
+_LARGEST_EXACT = 2**53 - 1
+
+
+class Feed:
+    """The events for one reader.
+
+    Attributes:
+        more: True when the next event is ready at once.
+    """
+
+    def __init__(self, gateway: SandboxGateway, last_event_id: str = "") -> None:
+        self._gateway = gateway
+        self._position = _position(last_event_id)
+        self._settings: dict[str, object] = {}
+        self.more: bool = False
+
+    def event(self) -> bytes:
+        """Everything that changed since the last one; b"" when nothing did.
+
+        One event holds all of it, so that a reader whose connection ends
+        between two has either all or nothing of each.
+        """
+        changes = self._gateway.changes(self._position, MOST_ATTEMPTS)
+        settings = shown_settings(self._gateway)
+        told: dict[str, object] = {}
+        if changes.anew:
+            told["anew"] = True
+        if settings != self._settings:
+            told["settings"] = settings
+        if changes.attempts:
+            key = self._gateway.api_key
+            told["attempts"] = [summary(attempt, key) for attempt in changes.attempts]
+        if changes.pushes:
+            told["receipts"] = [receipt(push) for push in changes.pushes]
+        self._position, self._settings, self.more = changes.position, settings, changes.more
+        if not told:
+            return b""
+        at = changes.position
+        event_id = f"{at.epoch}.{at.number}.{at.revision}"
+        return b"id: %b\ndata: %b\n\n" % (event_id.encode(), orjson.dumps(told, default=_plain))
+
+
+def _position(event_id: str) -> Position:
+    """Where a reader was; the very beginning for an id that is none."""
+    epoch, *numbers = event_id.split(".")
+    if len(numbers) != 2 or not all(n.isascii() and n.isdigit() and len(n) < 16 for n in numbers):
+        return Position()
+    return Position(epoch, int(numbers[0]), int(numbers[1]))
+
+
+def shown_settings(gateway: SandboxGateway) -> dict[str, object]:
+    """What `/_sandbox/settings` answers and the page shows; without the API key."""
+    settings: dict[str, object] = {"api_id": gateway.api_id}
+    settings |= gateway.settings()
+    settings |= {"chaos": gateway.chaos, "taken": gateway.taken, "placed": gateway.placed}
+    return {name: _bounded(value) for name, value in settings.items()}
+
+
+def settings_json(gateway: SandboxGateway) -> bytes:
+    """The settings as a JSON object."""
+    return orjson.dumps(shown_settings(gateway), default=_plain)
+
+
+def _bounded(value: object) -> object:
+    # Beyond it neither JSON nor a browser has exact integers.
+    return min(value, _LARGEST_EXACT) if isinstance(value, int) else value
+
+
+def summary(attempt: Attempt, api_key: str) -> dict[str, object]:
+    """An attempt as a row of the list; `api_key` is masked where it was sent as something else."""
+    return {
+        "number": attempt.number,
+        "time": attempt.time,
+        "mobile": _short(attempt.mobile, api_key),
+        "content": _short(attempt.content, api_key),
+        "code": attempt.code,
+        "msg": attempt.msg,
+        "voice_id": attempt.voice_id,
+        "fault": attempt.fault,
+    }
+
+
+def details(attempt: Attempt, push: ReceiptPush | None, api_key: str) -> bytes:
+    """All there is to know of an attempt, as a JSON object."""
+    shown = summary(attempt, api_key) | {
+        "ip": attempt.ip,
+        "form": list(zip(attempt.fields, attempt.values, strict=True)),
+        "status": attempt.status,
+        "answer": attempt.answer.decode("utf-8", "replace"),
+        "receipt": None if push is None else receipt(push),
+    }
+    return orjson.dumps(shown)
+
+
+def receipt(push: ReceiptPush) -> dict[str, object]:
+    """A receipt as the page shows it."""
+    return {
+        "number": push.number,
+        "code": push.code,
+        "msg": push.msg,
+        "accepted": push.accepted,
+        "ended": push.ended,
+        "tries": push.tries,
+    }
+
+
+def _short(text: str, api_key: str) -> str:
+    if api_key in text:
+        return MASK
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"
+
+
+def _plain(value: object) -> object:
+    """What orjson does not know: sets as sorted lists, bytes as text."""
+    if isinstance(value, frozenset):
+        return sorted(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    raise TypeError
+
+
+def records_json(records: object) -> bytes:
+    """Calls, attempts or receipts, all of them, as a JSON array."""
+    return orjson.dumps(records, default=_plain)

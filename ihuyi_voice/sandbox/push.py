@@ -1,0 +1,169 @@
+"""Receipts: for each call that was placed, the gateway's word on how it ended, pushed to a URL.
+
+As far as GATEWAY.md's facts go: a form is POSTed, the receiver has to answer
+the bare text `success`, otherwise the push is repeated, three in all, the wait
+growing by 60 s each time. The sandbox's own choice, because nothing is known:
+the words, the code of a call that was not delivered, that the bare text means
+these seven bytes under status 200, and that a push of a call that was cleared
+is dropped.
+
+Answers never wait for pushes: a bounded number of them is under way, the rest
+wait for their turn, and beyond a bound a receipt is given up at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar
+
+from ihuyi_voice.errors import ACCEPTED
+
+from .record import PushTry, ReceiptPush
+
+if TYPE_CHECKING:
+    from .gateway import SandboxGateway
+    from .state import Reply
+
+MOST_TRIES = 3
+RECEIPT_REPLY = b"success"
+
+DELIVERED = (ACCEPTED, "已接听")
+UNDELIVERED = (0, "未接听")
+
+# Under way at once, and waiting: for their time or for their turn.
+_CONCURRENT = 8
+_MOST_WAITING = 10_000
+
+_BEIJING = timezone(timedelta(hours=8), "Beijing")
+_MOST_SHOWN = 60
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A receipt that is still to be pushed.
+
+    Attributes:
+        epoch: of the record that its attempt is in.
+        push: how it stands.
+        url: where it goes.
+        id_field: the name under which it holds the voice id.
+    """
+
+    epoch: str
+    push: ReceiptPush
+    url: str
+    id_field: str
+
+
+class Pusher:
+    """Pushes the receipts of one server's calls, in that server's loop."""
+
+    def __init__(self, gateway: SandboxGateway) -> None:
+        self._gateway = gateway
+        self._session: ClientSession | None = None
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._due: deque[_Pending] = deque()
+        self._workers: set[asyncio.Task[None]] = set()
+
+    def schedule(self, reply: Reply) -> None:
+        """Have the receipt of a call that was just placed pushed when its time has come."""
+        gateway, call, attempt = self._gateway, reply.call, reply.attempt
+        url = gateway.receipt_url
+        if call is None or attempt is None or url is None:
+            return
+        code, msg = DELIVERED if gateway.roll_receipt() else UNDELIVERED
+        delay = gateway.receipt_delay
+        push = ReceiptPush(attempt.number, call.voice_id, call.mobile, code, msg, call.time + delay)
+        pending = _Pending(gateway.epoch, push, url, gateway.receipt_id)
+        if len(self._timers) + len(self._due) >= _MOST_WAITING:
+            self._note(pending, "not pushed: too many others wait", ended=True)
+        elif gateway.put_receipt(pending.epoch, push):
+            self._later(delay, pending)
+
+    async def close(self) -> None:
+        """Drop what has not been pushed and let go of every connection."""
+        for timer in self._timers:
+            timer.cancel()
+        self._due.clear()
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+
+    def _later(self, delay: float, pending: _Pending) -> None:
+        def is_due() -> None:
+            self._timers.discard(timer)
+            self._due.append(pending)
+            if len(self._workers) < _CONCURRENT:
+                worker = loop.create_task(self._work())
+                self._workers.add(worker)
+                worker.add_done_callback(self._workers.discard)
+
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(delay, is_due)
+        self._timers.add(timer)
+
+    async def _work(self) -> None:
+        while self._due:
+            pending = self._due.popleft()
+            if pending.epoch == self._gateway.epoch:
+                await self._push(pending)
+
+    async def _push(self, pending: _Pending) -> None:
+        result = await self._post(pending)
+        tries = len(pending.push.tries) + 1
+        accepted = result is None
+        ended = accepted or tries == MOST_TRIES
+        kept = self._note(pending, result or "success", accepted=accepted, ended=ended)
+        if kept and not ended:
+            self._later(tries * self._gateway.receipt_interval, pending)
+
+    def _note(self, pending: _Pending, result: str, *, accepted: bool = False, ended: bool) -> bool:
+        attempted = PushTry(self._gateway.clock(), accepted, result)
+        pending.push = pending.push.tried(attempted, ended=ended)
+        return self._gateway.put_receipt(pending.epoch, pending.push)
+
+    async def _post(self, pending: _Pending) -> str | None:
+        """Push once; None when it was accepted, otherwise what went wrong."""
+        timeout = self._gateway.receipt_timeout
+        if self._session is None:
+            self._session = ClientSession(cookie_jar=DummyCookieJar())
+        try:
+            async with self._session.post(
+                pending.url,
+                data=receipt_form(pending.push, pending.id_field),
+                allow_redirects=False,
+                timeout=ClientTimeout(total=timeout),
+            ) as response:
+                body = bytearray()
+                while len(body) <= _MOST_SHOWN and (chunk := await response.content.readany()):
+                    body += chunk
+        except asyncio.TimeoutError:
+            return f"no answer within {timeout:g} s"
+        except (ClientError, OSError, ValueError) as error:
+            return f"not delivered: {error or type(error).__name__}"[:200]
+        if response.status == 200 and body == RECEIPT_REPLY:
+            return None
+        if 300 <= response.status < 400:
+            return f"answered {response.status}, a redirect, which is not followed"
+        text = body.decode("utf-8", "backslashreplace")
+        cut = "…" if len(body) > _MOST_SHOWN else ""
+        return f"answered {response.status} {text[:_MOST_SHOWN]!r}{cut}, not 'success'"
+
+
+def receipt_form(push: ReceiptPush, id_field: str) -> dict[str, str]:
+    """The fields that are pushed; `report_time` is Beijing's wall time."""
+    reported = datetime.fromtimestamp(push.reported_at, _BEIJING)
+    return {
+        "code": str(push.code),
+        "msg": push.msg,
+        "mobilephone": push.mobile,
+        id_field: push.voice_id,
+        "report_time": reported.strftime("%Y-%m-%d %H:%M:%S"),
+    }
