@@ -35,6 +35,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from traceback import extract_tb
 from typing import TYPE_CHECKING, NamedTuple
@@ -49,7 +50,7 @@ from .receipt_form import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import Mapping
 
     import anyio
     from aiohttp import web
@@ -96,6 +97,10 @@ class _UnderWay:
         self.taken = False
 
 
+# Gives the next piece of a body, empty at its end.
+_Read = Callable[[], Awaitable[bytes]]
+
+
 class _Answer(NamedTuple):
     """What a push is answered, as text/plain."""
 
@@ -105,6 +110,7 @@ class _Answer(NamedTuple):
 
 _TOO_LARGE = _Answer(413, f"more than {MAX_RECEIPT_BYTES} bytes")
 _POST_ONLY = _Answer(405, "POST a receipt")
+_BROKEN_OFF = _Answer(400, "not a receipt: its body broke off")
 
 
 class _Pushes:
@@ -121,9 +127,9 @@ class _Pushes:
         self._taken: OrderedDict[_Key, None] = OrderedDict()
         self._under_way: dict[_Key, _UnderWay] = {}
 
-    async def answer(self, chunks: AsyncIterator[bytes]) -> _Answer:
+    async def answer(self, read: _Read) -> _Answer:
         body = bytearray()
-        async for chunk in chunks:
+        while chunk := await read():
             body += chunk
             if len(body) > MAX_RECEIPT_BYTES:
                 return _TOO_LARGE
@@ -225,10 +231,13 @@ def aiohttp_receipt_handler(
     async def handle(request: web.Request) -> web.StreamResponse:
         from aiohttp import web  # noqa: PLC0415 - only for those who serve with it
 
-        if request.method != "POST":
-            answer = _POST_ONLY
-        else:
-            answer = await pushes.answer(request.content.iter_any())
+        answer = _POST_ONLY
+        if request.method == "POST":
+            try:
+                answer = await pushes.answer(request.content.readany)
+            except (ConnectionError, web.RequestPayloadError):
+                # The caller left, or what it sent is no body: half a receipt is none.
+                answer = _BROKEN_OFF
         response = web.Response(status=answer.status, text=answer.text)
         if answer is _POST_ONLY:
             response.headers["Allow"] = "POST"
@@ -272,7 +281,7 @@ class ReceiptApp:
     ) -> _Answer:
         if scope["method"] != "POST":
             return _POST_ONLY
-        return await self._pushes.answer(_chunks(receive))
+        return await self._pushes.answer(_reading(receive))
 
 
 def asgi_receipt_app(
@@ -297,16 +306,23 @@ class _DisconnectedError(Exception):
     """The caller left before its body was whole; never leaves this module."""
 
 
-async def _chunks(receive: Callable[[], Awaitable[Mapping[str, object]]]) -> AsyncIterator[bytes]:
+def _reading(receive: Callable[[], Awaitable[Mapping[str, object]]]) -> _Read:
     more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _DisconnectedError
-        body = message.get("body", b"")
-        if isinstance(body, bytes):
-            yield body
-        more = bool(message.get("more_body", False))
+
+    async def read() -> bytes:
+        nonlocal more
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _DisconnectedError
+            more = bool(message.get("more_body", False))
+            piece = message.get("body")
+            # A piece may be empty before the end.
+            if isinstance(piece, bytes) and piece:
+                return piece
+        return b""
+
+    return read
 
 
 async def _send(send: Callable[[dict[str, object]], Awaitable[None]], answer: _Answer) -> None:
