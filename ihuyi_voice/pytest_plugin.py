@@ -1,0 +1,75 @@
+"""Fixtures for pytest, there as soon as the package is installed.
+
+    async def test_a_login_calls_with_its_code(voice_gateway):
+        await login.start("13912345678")        # code under test, made with from_env()
+        assert await login.finish("13912345678", voice_gateway.last_code("13912345678"))
+
+`voice_gateway` is a gateway of the test's own that rings no phone, and
+`voice_client` a blocking client bound to it. To annotate a test:
+`from ihuyi_voice.pytest_plugin import VoiceGateway`.
+
+Every run of pytest imports this module, so it imports nothing but pytest until
+a fixture is used. `-p no:ihuyi_voice` leaves it out altogether.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .sync import VoiceClient
+    from .voice_gateway import VoiceGateway
+
+__all__ = ["VoiceGateway", "voice_client", "voice_gateway"]
+
+
+def __getattr__(name: str) -> object:
+    if name == "VoiceGateway":
+        from .voice_gateway import VoiceGateway  # noqa: PLC0415 - what nobody uses costs nothing
+
+        return VoiceGateway
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+@pytest.fixture
+def voice_gateway() -> Iterator[VoiceGateway]:
+    """A fresh sandbox gateway for this test, which `from_env()` leads to.
+
+    It answers like the real gateway, in a thread of its own, and rings no
+    phone. During the test `IHUYI_VOICE_API_ID`, `IHUYI_VOICE_API_KEY` and
+    `IHUYI_VOICE_BASE_URL` name it; a client that was made before the test, as
+    when a module is imported, does not know it.
+
+    `last_code(mobile)` is the code of the last call to a number,
+    `wait_for_call(mobile, timeout=5)` and `await wait_for_call_async(...)` wait for
+    the next; `calls`, `attempts` and the settings are those of `SandboxGateway`.
+    """
+    from .voice_gateway import VoiceGateway  # noqa: PLC0415 - what nobody uses costs nothing
+
+    gateway = VoiceGateway()
+    # Not the fixture monkeypatch: a test may undo all that is done with that.
+    with gateway.serve_in_thread() as gateway.url, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("IHUYI_VOICE_API_ID", gateway.api_id)
+        environment.setenv("IHUYI_VOICE_API_KEY", gateway.api_key)
+        environment.setenv("IHUYI_VOICE_BASE_URL", gateway.url)
+        yield gateway
+
+
+@pytest.fixture
+def voice_client(voice_gateway: VoiceGateway) -> Iterator[VoiceClient]:
+    """A blocking client of `voice_gateway`, closed after the test.
+
+    Without the limit of two calls a minute to a number, which a test that calls
+    the same one a third time would run into; `VoiceClient.from_env()` has it.
+    In an asynchronous test make an `AsyncVoiceClient.from_env()` instead.
+    """
+    from .sync import VoiceClient  # noqa: PLC0415 - what nobody uses costs nothing
+
+    gateway = voice_gateway
+    with VoiceClient(gateway.api_id, gateway.api_key, base_url=gateway.url, quota=None) as client:
+        yield client

@@ -1,0 +1,176 @@
+"""`VoiceGateway`: the sandbox as a test looks at it; the pytest fixture of that name gives one.
+
+It adds to the sandbox what a test asks for: which code was read out to a
+number, and a wait for the next call. Nothing here knows pytest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from threading import Condition
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio import to_thread
+
+from .sandbox import SandboxGateway
+from .wire import check_mobile
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .sandbox import Attempt, Call
+    from .sandbox.chaos import Roll
+    from .sandbox.state import Method, Reply
+
+
+class VoiceGateway(SandboxGateway):
+    """A `SandboxGateway` with its URL and with what a test asserts.
+
+    Everything that can be set of a sandbox can be set of it, at any time:
+    `voice_gateway.blacklist = ["13912345678"]`, `voice_gateway.chaos = Chaos(...)`.
+
+    Numbers are given in any spelling that `submit` takes.
+
+    Attributes:
+        url: its base URL while it is served, such as `http://127.0.0.1:41234`.
+    """
+
+    url: str = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._call_placed = Condition()
+        # The calls that a wait has returned, by identity: two calls may be equal.
+        self._returned: dict[int, Call] = {}
+
+    def answer(self, method: Method, form: Mapping[str, str], ip: str, roll: Roll) -> Reply:
+        """As the sandbox answers; whoever waits for a call is woken."""
+        reply = super().answer(method, form, ip, roll)
+        if reply.call is not None:
+            with self._call_placed:
+                self._call_placed.notify_all()
+        return reply
+
+    def last_code(self, mobile: str) -> str:
+        """The verification code of the last call placed to a number.
+
+        Raises:
+            AssertionError: none was placed; the text says to which numbers
+                calls were placed and what was refused.
+            InvalidRequestError: `mobile` is no mainland number.
+        """
+        __tracebackhide__ = True
+        number = check_mobile(mobile)
+        for call in reversed(self.calls):
+            if call.mobile == number:
+                return call.content
+        msg = f"no call was placed to {number}; {self._what_was_there()}"
+        raise AssertionError(msg)
+
+    def wait_for_call(self, mobile: str, timeout: float = 5.0) -> Call:
+        """The next call to a number, waited for; for tests that are not asynchronous.
+
+        The next is the oldest that no wait has returned yet, so that the first
+        wait gives the first call, the second wait the second, whether they
+        were placed before it or are placed while it waits.
+
+        Args:
+            mobile: the number.
+            timeout: seconds.
+
+        Raises:
+            AssertionError: none was placed in time; the text says what was.
+            InvalidRequestError: `mobile` is no mainland number.
+            RuntimeError: an event loop runs in this thread, and would stand
+                still with the code under test in it.
+        """
+        __tracebackhide__ = True
+        number = check_mobile(mobile)
+        _refuse_in_a_running_loop()
+        return self._wait(_Wait(number), timeout)
+
+    async def wait_for_call_async(self, mobile: str, timeout: float = 5.0) -> Call:  # noqa: ASYNC109
+        """As `wait_for_call`, for tests that are asynchronous: the loop runs on.
+
+        A wait that is cancelled leaves the call to the next one.
+        """
+        __tracebackhide__ = True
+        wait = _Wait(check_mobile(mobile))
+        # Not one of the threads that the code under test may need.
+        limiter = anyio.CapacityLimiter(1)
+        try:
+            return await to_thread.run_sync(
+                self._wait, wait, timeout, abandon_on_cancel=True, limiter=limiter
+            )
+        except BaseException:
+            self._give_up(wait)
+            raise
+
+    def _wait(self, wait: _Wait, timeout: float) -> Call:
+        __tracebackhide__ = True
+        with self._call_placed:
+            self._call_placed.wait_for(lambda: self._is_over(wait), timeout)
+            if wait.call is not None:
+                return wait.call
+        msg = (
+            f"no call was placed to {wait.number} within {timeout} s that no wait had returned"
+            f" before; {self._what_was_there()}"
+        )
+        raise AssertionError(msg)
+
+    def _is_over(self, wait: _Wait) -> bool:
+        if wait.call is None and not wait.given_up:
+            wait.call = self._next_call(wait.number)
+            if wait.call is not None:
+                self._returned[id(wait.call)] = wait.call
+        return wait.given_up or wait.call is not None
+
+    def _give_up(self, wait: _Wait) -> None:
+        with self._call_placed:
+            wait.given_up = True
+            if wait.call is not None:
+                del self._returned[id(wait.call)]
+            self._call_placed.notify_all()
+
+    def _next_call(self, number: str) -> Call | None:
+        for call in self.calls:
+            if call.mobile == number and id(call) not in self._returned:
+                return call
+        return None
+
+    def _what_was_there(self) -> str:
+        """For a failing test: the numbers that were called, and every refusal."""
+        attempts = self.attempts
+        placed = Counter(attempt.mobile for attempt in attempts if attempt.placed)
+        refused = [_refusal(attempt) for attempt in attempts if not attempt.placed]
+        calls = ", ".join(f"{number} ({count})" for number, count in placed.items())
+        return f"calls placed: {calls or 'none'}; refused: {'; '.join(refused) or 'none'}"
+
+
+class _Wait:
+    """One wait for one call; guarded by the condition that it waits on."""
+
+    __slots__ = ("call", "given_up", "number")
+
+    def __init__(self, number: str) -> None:
+        self.number = number
+        self.given_up = False
+        self.call: Call | None = None
+
+
+def _refuse_in_a_running_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    msg = (
+        "wait_for_call would block the event loop that is running in this thread, and the code"
+        " under test with it: write `await voice_gateway.wait_for_call_async(...)`"
+    )
+    raise RuntimeError(msg)
+
+
+def _refusal(attempt: Attempt) -> str:
+    return f"{attempt.mobile or 'no number'} with {attempt.code} {attempt.msg}"
