@@ -17,6 +17,7 @@ import re
 import sys
 import time
 from email.utils import formatdate
+from selectors import SelectSelector
 from typing import TYPE_CHECKING, cast
 from urllib.parse import parse_qs
 
@@ -146,8 +147,15 @@ async def serve(gateway: Gateway) -> None:
     server.close()
 
 
-def new_loop() -> asyncio.AbstractEventLoop:
-    """The fastest event loop there is here."""
+def new_loop(*, punctual: bool) -> asyncio.AbstractEventLoop:
+    """The fastest event loop there is here; or the most punctual one.
+
+    epoll's timers, which uvloop stands on as well, round up to whole
+    milliseconds: at 50 ms that alone would be 2 % of the throughput. select's
+    do not.
+    """
+    if punctual:
+        return asyncio.SelectorEventLoop(SelectSelector())
     try:
         import uvloop  # noqa: PLC0415 - may be missing
     except ImportError:
@@ -163,7 +171,7 @@ def main() -> None:
     options = parser.parse_args()
     gateway = Gateway(latency=options.latency, check=options.check)
     # Left open at the end: connections may still be up, and the process goes anyway.
-    new_loop().run_until_complete(serve(gateway))
+    new_loop(punctual=bool(options.latency)).run_until_complete(serve(gateway))
 
 
 if __name__ == "__main__":

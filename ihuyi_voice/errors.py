@@ -6,6 +6,7 @@ The tree:
     ├── InvalidRequestError      refused by the local check (also a ValueError)
     ├── QuotaExceededError       the per-number limit was reached; `retry_after` seconds
     ├── NotSentError             nothing was written: no slot, DNS, connect, TLS, proxy
+    │   └── LedgerError                  the ledger could not be used, so nothing was sent
     ├── OutcomeUnknownError      something may have been written and no readable answer came
     ├── BulkStoppedError         a bulk run stopped before its rows were done
     └── GatewayError             the gateway answered with a code other than 2
@@ -89,6 +90,23 @@ class NotSentError(IhuyiVoiceError):
         super().__init__(
             f"not sent: {reason}; nothing was written, no phone rang, repeating is safe"
         )
+
+
+class LedgerError(NotSentError):
+    """The ledger could not be used, so nothing was sent: repeating is safe.
+
+    Raised where a claim fails, and by whatever else reads or writes the
+    ledger. The database's own exception, where there is one, is the
+    `__cause__`.
+
+    Attributes:
+        reason: which ledger, and what happened.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        # Not the base's text: a settlement fails after its request was sent.
+        IhuyiVoiceError.__init__(self, f"the ledger could not be used: {reason}")
 
 
 class OutcomeUnknownError(IhuyiVoiceError):

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from ihuyi_voice.errors import CODES
+
+from .account import Account
 from .record import Position
 from .state import MASK
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
 MOST_ATTEMPTS = 1000
 """Attempts in one event; what is more comes in the next."""
+
+DEFAULT_KEY = Account().api_key
 
 _LONGEST_TEXT = 64
 _LARGEST_EXACT = 2**53 - 1
@@ -75,7 +80,9 @@ def _position(event_id: str) -> Position:
 
 def shown_settings(gateway: SandboxGateway) -> dict[str, object]:
     """What `/_sandbox/settings` answers and the page shows; without the API key."""
-    settings: dict[str, object] = {"api_id": gateway.api_id}
+    # The default key is no secret, and a newcomer needs it; any other may be a real one.
+    has_default_key = gateway.api_key == DEFAULT_KEY
+    settings: dict[str, object] = {"api_id": gateway.api_id, "has_default_key": has_default_key}
     settings |= gateway.settings()
     settings |= {"chaos": gateway.chaos, "taken": gateway.taken, "placed": gateway.placed}
     return {name: _bounded(value) for name, value in settings.items()}
@@ -107,7 +114,9 @@ def summary(attempt: Attempt, api_key: str) -> dict[str, object]:
 
 def details(attempt: Attempt, push: ReceiptPush | None, api_key: str) -> bytes:
     """All there is to know of an attempt, as a JSON object."""
+    known = CODES.get(attempt.code)
     shown = summary(attempt, api_key) | {
+        "meaning": None if known is None else known.meaning,
         "ip": attempt.ip,
         "form": list(zip(attempt.fields, attempt.values, strict=True)),
         "status": attempt.status,
