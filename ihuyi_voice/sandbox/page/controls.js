@@ -1,0 +1,153 @@
+// The gateway's settings: shown as they are, changed at once, left alone while they are typed in.
+
+import { $, ask, attempt, el, toast } from "./dom.js";
+
+const FAULTS = [
+  ["close_before_reading", "Close unread", "Not placed; the connection closes"],
+  ["code", "Refuse with", "Not placed; this code is answered"],
+  ["no_answer", "Never answer", "Placed; the caller waits in vain"],
+  ["close_after_placing", "Close after placing", "Placed; no answer, the connection closes"],
+  ["truncate", "Half an answer", "Placed; the body ends in the middle"],
+  ["html_502", "502 page", "Placed; a proxy’s page for an answer"],
+  ["garbage", "Garbage", "Placed; bytes that nobody can read"],
+  ["receipt_undelivered", "Not delivered", "The receipt says nobody was reached"],
+];
+
+let chaos = {};
+const rows = new Map(); // a fault's switch and percentage by its name
+
+export function prepareControls() {
+  $("balance-form").addEventListener("submit", (event) => {
+    change(event, { balance: $("balance").valueAsNumber }, "The balance is set.");
+  });
+  $("blacklist-form").addEventListener("submit", (event) => {
+    change(event, { blacklist: lines("blacklist") }, "The blacklist is set.");
+  });
+  $("allowed-form").addEventListener("submit", (event) => {
+    const allowed = lines("allowed");
+    const said = allowed.length ? "The allowed IPs are set." : "Any IP may call.";
+    change(event, { allowed_ips: allowed.length ? allowed : null }, said);
+  });
+  $("receipt-form").addEventListener("submit", (event) => {
+    const url = $("receipt-url").value.trim();
+    const said = url ? "Receipts are pushed." : "No receipts are pushed.";
+    change(event, { receipt_url: url || null }, said);
+  });
+  $("frozen").addEventListener("change", async (event) => {
+    const box = event.target;
+    const done = await attempt(() => ask("PATCH", "settings", { frozen: box.checked }));
+    if (!done) box.checked = !box.checked;
+  });
+  $("calm").addEventListener("click", () => attempt(() => ask("DELETE", "chaos")));
+  $("faults").append(...FAULTS.map(faultRow), latencyRow());
+}
+
+export function showSettings(settings) {
+  chaos = settings.chaos;
+  $("left").textContent = settings.balance.toLocaleString("en");
+  show("balance", String(settings.balance));
+  show("blacklist", settings.blacklist.join("\n"));
+  show("allowed", (settings.allowed_ips ?? []).join("\n"));
+  show("receipt-url", settings.receipt_url ?? "");
+  $("frozen").checked = settings.frozen;
+  let anything = false;
+  for (const [name, { box, percent }] of rows) {
+    const often = probability(name);
+    box.checked = often > 0;
+    anything ||= often > 0;
+    if (often > 0) show(percent.id, String(Math.round(often * 10000) / 100));
+  }
+  if (chaos.code !== null) show("code-number", String(chaos.code));
+  if (chaos.latency > 0) show("latency-seconds", String(chaos.latency));
+  $("latency").checked = chaos.latency > 0;
+  $("calm").disabled = !(anything || chaos.latency > 0 || chaos.latency_jitter > 0);
+}
+
+/** Show a value, unless somebody is about to change it. */
+function show(id, value) {
+  if (document.activeElement !== $(id)) $(id).value = value;
+}
+
+function lines(id) {
+  return $(id).value.split(/[\n,;]+/).map((line) => line.trim()).filter(Boolean);
+}
+
+function change(event, settings, said) {
+  event.preventDefault();
+  return attempt(async () => {
+    await ask("PATCH", "settings", settings);
+    toast(said);
+  });
+}
+
+function probability(name) {
+  if (name !== "code") return chaos[name];
+  return chaos.code === null ? 0 : chaos.code_probability;
+}
+
+function faultRow([name, title, help]) {
+  const box = el("input", { type: "checkbox", id: name, role: "switch", "aria-describedby": `${name}-help` });
+  const percent = el("input", {
+    type: "number", id: `${name}-percent`, min: "0.01", max: "100", step: "any", value: "100",
+    "aria-label": `${title}: how often, in percent`,
+  });
+  rows.set(name, { box, percent });
+  const label = el("label", { htmlFor: name }, title);
+  const inputs = el("span", { className: "unit" }, percent, el("span", { "aria-hidden": "true" }, "%"));
+  const parts = [box, label, inputs];
+  let number = null;
+  if (name === "code") {
+    number = el("input", {
+      type: "number", id: "code-number", step: "1", value: "408", "aria-label": "The code that is answered",
+    });
+    parts.splice(2, 0, number);
+  }
+  const put = () => {
+    if (!percent.reportValidity()) return Promise.resolve(false);
+    const often = box.checked ? percent.valueAsNumber / 100 : 0;
+    if (name !== "code") return putChaos({ [name]: often });
+    return putChaos(
+      box.checked
+        ? { code: number.valueAsNumber, code_probability: often }
+        : { code: null, code_probability: 1 },
+    );
+  };
+  box.addEventListener("change", async () => {
+    if (!(await put())) box.checked = !box.checked;
+  });
+  for (const input of [percent, number]) {
+    input?.addEventListener("change", () => {
+      if (box.checked) put();
+    });
+  }
+  return el("div", { className: "switch" }, ...parts, el("p", { id: `${name}-help` }, help));
+}
+
+function latencyRow() {
+  const box = el("input", { type: "checkbox", id: "latency", role: "switch", "aria-describedby": "latency-help" });
+  const seconds = el("input", {
+    type: "number", id: "latency-seconds", min: "0.01", step: "any", value: "1",
+    "aria-label": "Late answers: by how many seconds",
+  });
+  const put = async () => seconds.reportValidity() && putChaos({ latency: box.checked ? seconds.valueAsNumber : 0 });
+  box.addEventListener("change", async () => {
+    if (!(await put())) box.checked = !box.checked;
+  });
+  seconds.addEventListener("change", () => {
+    if (box.checked) put();
+  });
+  return el(
+    "div",
+    { className: "switch" },
+    box,
+    el("label", { htmlFor: "latency" }, "Late answers"),
+    el("span", { className: "unit" }, seconds, el("span", { "aria-hidden": "true" }, "s")),
+    el("p", { id: "latency-help" }, "Placed at once; only the answer waits"),
+  );
+}
+
+function putChaos(changed) {
+  return attempt(async () => {
+    chaos = await ask("PUT", "chaos", { ...chaos, ...changed });
+  });
+}

@@ -1,0 +1,96 @@
+// The drawer with all there is to know of one attempt.
+
+import { $, ask, attempt as attempting, el } from "./dom.js";
+import { code, fault, listenButton, number, outcome, receiptText, time } from "./row.js";
+
+let shownNumber = null;
+
+export async function openDetails(which) {
+  await attempting(async () => {
+    const details = await ask("GET", `attempts/${which}`);
+    shownNumber = which;
+    show(details);
+    if (!$("details").open) $("details").showModal();
+  });
+}
+
+/** Show anew what is open, when something was told about it. */
+export function refreshDetails(receipts) {
+  if (!$("details").open) return;
+  if (receipts.some((receipt) => receipt.number === shownNumber)) openDetails(shownNumber);
+}
+
+export function prepareDetails() {
+  const dialog = $("details");
+  $("details-close").addEventListener("click", () => dialog.close());
+  // The dialog itself is hit only where nothing of it is: beside it.
+  dialog.addEventListener("click", (event) => {
+    if (event.target === dialog) dialog.close();
+  });
+  dialog.addEventListener("close", () => {
+    shownNumber = null;
+    // The browser gives the focus back to the row's button, if that is still there.
+    if (document.activeElement === document.body) $("attempts-title").focus();
+  });
+}
+
+function show(details) {
+  const placed = details.voice_id !== null;
+  $("details-title").replaceChildren("Call to ", number(details.mobile));
+  $("details-body").replaceChildren(
+    el("div", { className: "hero" }, code(details.content), placed ? listenButton(details) : null),
+    facts(details),
+    part("Form as received", form(details.form)),
+    part("Answer as sent", ...answer(details)),
+    ...(details.receipt === null ? [] : [part("Receipt", receipt(details.receipt))]),
+  );
+}
+
+function part(title, ...children) {
+  return el("section", {}, el("h3", {}, title), ...children);
+}
+
+function facts(details) {
+  const list = el("dl", { className: "facts" });
+  const fact = (name, value) => list.append(el("dt", {}, name), el("dd", {}, value));
+  fact("Outcome", outcome(details));
+  if (details.voice_id === null && details.meaning) fact("Meaning", details.meaning);
+  if (details.voice_id !== null) fact("Voice id", el("span", { className: "mono" }, details.voice_id));
+  if (details.fault !== null) fact("Chaos", fault(details));
+  fact("Taken", time(details.time, true));
+  fact("From", el("span", { className: "mono" }, details.ip || "this process"));
+  return list;
+}
+
+function form(fields) {
+  if (fields.length === 0) {
+    const why = "No fields. Was the Content-Type application/x-www-form-urlencoded?";
+    return el("p", { className: "quiet" }, why);
+  }
+  const rows = fields.map(([name, value]) =>
+    el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, value)),
+  );
+  return el("table", { className: "form" }, el("tbody", {}, ...rows));
+}
+
+function answer(details) {
+  if (details.status === 0) {
+    return [el("p", { className: "quiet" }, "Nothing was sent: the caller cannot know what became of it.")];
+  }
+  return [
+    el("p", { className: "quiet" }, `HTTP status ${details.status}`),
+    el("pre", { tabIndex: 0, "aria-label": "The body of the answer" }, details.answer),
+  ];
+}
+
+function receipt(push) {
+  const tries = push.tries.map((tried) =>
+    el("li", { className: tried.accepted ? "taken" : "failed" }, time(tried.time), " ", tried.result),
+  );
+  return el(
+    "div",
+    {},
+    el("p", {}, `${push.code} `, el("span", { lang: "zh-CN" }, push.msg), ` · ${receiptText(push)}`),
+    el("ol", { className: "tries" }, ...tries),
+  );
+}

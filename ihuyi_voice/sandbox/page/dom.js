@@ -1,0 +1,57 @@
+// Small tools for the page's elements. Text goes in as text, never as HTML.
+
+export const $ = (id) => document.getElementById(id);
+
+/** An element with properties and children; a child that is a string becomes a text node. */
+export function el(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name in element) element[name] = value;
+    else element.setAttribute(name, value);
+  }
+  element.append(...children.filter((child) => child !== null));
+  return element;
+}
+
+let hiding = 0;
+
+/** Say something for a few seconds, on the screen and to a screen reader. */
+export function toast(text, isError = false) {
+  const box = $("toast");
+  // Shown anew, so that it lies above a dialog that was opened since.
+  if (box.matches(":popover-open")) box.hidePopover();
+  box.classList.toggle("error", isError);
+  box.showPopover();
+  box.textContent = text;
+  clearTimeout(hiding);
+  hiding = setTimeout(() => box.hidePopover(), isError ? 8000 : 4000);
+}
+
+/** Ask the sandbox; what it answers, as JSON. Throws an Error with its reason for a refusal. */
+export async function ask(method, name, body) {
+  let response;
+  try {
+    response = await fetch(`/_sandbox/${name}`, {
+      method,
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
+  } catch {
+    throw new Error("the sandbox does not answer: has it been stopped?");
+  }
+  const answer = await response.json();
+  if (!response.ok) throw new Error(answer.error);
+  return answer;
+}
+
+/** Do something, and say so when it fails. True when it did not. */
+export async function attempt(action) {
+  try {
+    await action();
+    return true;
+  } catch (error) {
+    toast(error.message, true);
+    return false;
+  }
+}
+
+export const count = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;

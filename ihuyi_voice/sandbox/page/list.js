@@ -1,0 +1,149 @@
+// The list of attempts: all that are kept are known, the newest that match are shown.
+
+import { $, count, el } from "./dom.js";
+import { row, showReceipt } from "./row.js";
+
+const STEP = 100;
+
+export class List {
+  #open;
+  #attempts = []; // oldest first
+  #receipts = new Map(); // by the attempt's number
+  #rows = new Map(); // likewise, of those that are shown
+  #keep = Infinity;
+  #needle = "";
+  #limit = STEP;
+  #pausedAt = null; // the newest number when it was paused
+  #drawing = 0;
+
+  /** `open` is called with the number of the attempt whose details are asked for. */
+  constructor(open) {
+    this.#open = open;
+    $("more").addEventListener("click", () => {
+      this.#limit += STEP;
+      this.#draw();
+    });
+    $("search").addEventListener("input", () => {
+      this.#needle = plain($("search").value);
+      this.#limit = STEP;
+      this.draw();
+    });
+    $("pause").addEventListener("click", () => this.#pause());
+  }
+
+  get size() {
+    return this.#attempts.length;
+  }
+
+  /** Take what an event tells; the attempts that are new. */
+  tell({ anew, settings, attempts = [], receipts = [] }) {
+    if (anew) this.#forget();
+    if (settings) this.#keep = settings.keep;
+    const newest = this.#attempts.at(-1)?.number ?? 0;
+    const fresh = attempts.filter((attempt) => attempt.number > newest);
+    for (const attempt of fresh) this.#attempts.push(attempt);
+    // In steps, so that a list at its full length is not copied for each event.
+    if (this.#attempts.length > this.#keep * 1.1) this.#trim();
+    for (const receipt of receipts) {
+      this.#receipts.set(receipt.number, receipt);
+      const shown = this.#rows.get(receipt.number);
+      if (shown) showReceipt(shown, receipt);
+    }
+    this.draw();
+    return fresh;
+  }
+
+  /** Draw soon: once for however many events come before the screen is next painted. */
+  draw() {
+    this.#drawing ||= requestAnimationFrame(() => this.#draw());
+  }
+
+  #forget() {
+    this.#attempts = [];
+    this.#receipts.clear();
+    if (this.#pausedAt !== null) this.#pausedAt = 0;
+  }
+
+  #trim() {
+    this.#attempts = this.#attempts.slice(-this.#keep);
+    const oldest = this.#attempts[0].number;
+    for (const number of this.#receipts.keys()) if (number < oldest) this.#receipts.delete(number);
+  }
+
+  #pause() {
+    this.#pausedAt = this.#pausedAt === null ? (this.#attempts.at(-1)?.number ?? 0) : null;
+    $("pause").setAttribute("aria-pressed", String(this.#pausedAt !== null));
+    this.#draw();
+  }
+
+  #draw() {
+    cancelAnimationFrame(this.#drawing);
+    this.#drawing = 0;
+    const { shown, matching, kept, waiting } = this.#matches();
+    this.#place(shown);
+    const isEmpty = kept === 0 && waiting === 0;
+    $("attempts").hidden = shown.length === 0;
+    $("more").hidden = matching <= shown.length;
+    $("empty").hidden = !isEmpty;
+    $("no-match").hidden = isEmpty || matching > 0;
+    $("no-match-text").textContent = `Searched ${count(kept, "call")}, the refused ones too.`;
+    $("count").textContent = counted(shown.length, matching, kept);
+    $("clear").disabled = isEmpty;
+    $("pause").textContent = this.#pausedAt === null ? "Pause" : `Resume · ${waiting.toLocaleString("en")} new`;
+  }
+
+  /** The newest that match, newest first, and how many there are of what. */
+  #matches() {
+    const shown = [];
+    let matching = 0;
+    let waiting = 0;
+    const from = Math.max(0, this.#attempts.length - this.#keep);
+    for (let n = this.#attempts.length - 1; n >= from; n -= 1) {
+      const attempt = this.#attempts[n];
+      if (this.#pausedAt !== null && attempt.number > this.#pausedAt) {
+        waiting += 1;
+      } else if (attempt.mobile.includes(this.#needle)) {
+        matching += 1;
+        if (shown.length < this.#limit) shown.push(attempt);
+      }
+    }
+    return { shown, matching, kept: this.#attempts.length - from - waiting, waiting };
+  }
+
+  /** Make the list show exactly these, keeping the rows that stay, and the focus with them. */
+  #place(shown) {
+    const list = $("attempts");
+    const hadFocus = list.contains(document.activeElement);
+    const wanted = new Set(shown.map((attempt) => attempt.number));
+    for (const [number, item] of this.#rows) {
+      if (wanted.has(number)) continue;
+      item.remove();
+      this.#rows.delete(number);
+    }
+    let next = list.firstElementChild;
+    for (const attempt of shown) {
+      let item = this.#rows.get(attempt.number);
+      if (item !== undefined && item === next) {
+        next = next.nextElementSibling;
+        continue;
+      }
+      if (item === undefined) {
+        item = row(attempt, this.#receipts.get(attempt.number), this.#open);
+        this.#rows.set(attempt.number, item);
+      }
+      list.insertBefore(item, next);
+    }
+    if (hadFocus && !list.contains(document.activeElement)) $("attempts-title").focus();
+  }
+}
+
+function counted(shown, matching, kept) {
+  if (kept === 0) return "";
+  if (matching < kept) return `${count(matching, "match", "matches")} among ${count(kept, "call")}`;
+  return shown < kept ? `the newest ${shown.toLocaleString("en")} of ${kept.toLocaleString("en")}` : String(kept);
+}
+
+/** A number as it is typed, in the spelling in which it is sent. */
+function plain(text) {
+  return text.replace(/[\s-]/g, "").replace(/^(\+86|0086)/, "");
+}

@@ -1,0 +1,108 @@
+// The inbox: what happens is shown, and what is asked for is passed on.
+
+import { $, ask, attempt, count, toast } from "./dom.js";
+import { prepareControls, showSettings } from "./controls.js";
+import { openDetails, prepareDetails, refreshDetails } from "./details.js";
+import { follow } from "./feed.js";
+import { List } from "./list.js";
+
+const ANNOUNCE_MS = 2000;
+const TITLE = document.title;
+const DEFAULT_KEY = "sandbox-key";
+
+const list = new List(openDetails);
+let unseen = 0;
+let news = [];
+
+function told(event) {
+  if (event.settings) {
+    showSettings(event.settings);
+    showEnvironment(event.settings);
+  }
+  const fresh = list.tell(event);
+  if (event.receipts) refreshDetails(event.receipts);
+  // What was there before the page was opened is no news.
+  if (!event.anew) announce(fresh);
+}
+
+/** At most one sentence every few seconds, however many calls there were. */
+function announce(fresh) {
+  if (fresh.length === 0) return;
+  if (document.hidden) {
+    unseen += fresh.length;
+    document.title = `(${unseen}) ${TITLE}`;
+  }
+  if (news.length === 0) setTimeout(say, ANNOUNCE_MS);
+  news.push(...fresh);
+}
+
+function say() {
+  const refused = news.filter((one) => one.voice_id === null).length;
+  const [first] = news;
+  $("announcer").textContent =
+    news.length === 1
+      ? `New call to ${first.mobile || "no number"}, ${refused ? `refused with ${first.code}` : `code ${first.content}`}`
+      : `${count(news.length, "new call")}, ${refused} refused`;
+  news = [];
+}
+
+function showEnvironment({ api_id, has_default_key }) {
+  const key = has_default_key ? DEFAULT_KEY : "<the api_key it was given>";
+  $("environment").textContent = [
+    `export IHUYI_VOICE_BASE_URL=${location.origin}`,
+    `export IHUYI_VOICE_API_ID=${api_id}`,
+    `export IHUYI_VOICE_API_KEY=${key}`,
+  ].join("\n");
+}
+
+function connection(state) {
+  const box = $("connection");
+  box.textContent = state === "live" ? "Live" : "Connection lost, retrying";
+  box.className = `connection ${state}`;
+}
+
+async function copy(id) {
+  try {
+    await navigator.clipboard.writeText($(id).textContent);
+    toast("Copied.");
+  } catch {
+    getSelection().selectAllChildren($(id));
+    toast("Selected: copy it with your keyboard.");
+  }
+}
+
+function prepareClearing() {
+  const dialog = $("confirm");
+  $("clear").addEventListener("click", () => {
+    $("confirm-text").textContent = `${count(list.size, "call")} will be forgotten. The settings stay.`;
+    dialog.showModal();
+  });
+  $("confirm-no").addEventListener("click", () => dialog.close());
+  $("confirm-yes").addEventListener("click", async () => {
+    await attempt(() => ask("DELETE", "attempts"));
+    dialog.close();
+    $("search").focus();
+  });
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) return;
+  unseen = 0;
+  document.title = TITLE;
+});
+for (const id of ["environment", "first-call"]) $(`copy-${id}`).addEventListener("click", () => copy(id));
+// On a narrow screen the calls come first.
+const narrow = matchMedia("(width < 60rem)");
+const fold = () => { $("settings").open = !narrow.matches; };
+narrow.addEventListener("change", fold);
+fold();
+$("to-settings").addEventListener("click", (event) => {
+  event.preventDefault();
+  $("settings").open = true;
+  $("settings-summary").scrollIntoView();
+  $("settings-summary").focus();
+});
+prepareClearing();
+prepareControls();
+prepareDetails();
+follow(told, connection);
