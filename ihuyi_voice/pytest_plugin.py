@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 __all__ = ["VoiceGateway", "voice_client", "voice_gateway"]
 
 
-def __getattr__(name: str) -> object:
-    if name == "VoiceGateway":
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name != "VoiceGateway":
+            msg = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(msg)
         from .voice_gateway import VoiceGateway  # noqa: PLC0415 - what nobody uses costs nothing
 
         return VoiceGateway
-    msg = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(msg)
 
 
 @pytest.fixture

@@ -1,0 +1,261 @@
+"""The fixtures, used as any project's tests would use them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+import ihuyi_voice.pytest_plugin
+from ihuyi_voice import (
+    AsyncVoiceClient,
+    BlockedMobileError,
+    InvalidRequestError,
+    QuotaExceededError,
+    VoiceClient,
+)
+from ihuyi_voice.sandbox import SandboxGateway
+from tests.sandbox.http import DEADLINE
+
+if TYPE_CHECKING:
+    from ihuyi_voice.pytest_plugin import VoiceGateway
+    from ihuyi_voice.sandbox import Call
+
+MOBILE = "13912345678"
+OTHER = "13800000000"
+SPELLINGS = [MOBILE, f"+86 {MOBILE}", "139-1234-5678", f"0086{MOBILE}"]
+
+
+def test_the_fixture_is_a_sandbox_of_its_own(voice_gateway: VoiceGateway) -> None:
+    assert isinstance(voice_gateway, SandboxGateway)
+    assert isinstance(voice_gateway, ihuyi_voice.pytest_plugin.VoiceGateway)
+    assert [] == voice_gateway.calls
+
+
+def test_the_plugin_has_no_other_names() -> None:
+    with pytest.raises(AttributeError, match=r"^module 'ihuyi_voice\.pytest_plugin' has no attr"):
+        ihuyi_voice.pytest_plugin.no_such_name  # type: ignore[attr-defined] # noqa: B018
+
+
+def test_the_environment_leads_to_it(voice_gateway: VoiceGateway) -> None:
+    assert ("sandbox", "sandbox-key", voice_gateway.url) == (
+        os.environ["IHUYI_VOICE_API_ID"],
+        os.environ["IHUYI_VOICE_API_KEY"],
+        os.environ["IHUYI_VOICE_BASE_URL"],
+    )
+    script = (
+        f"from ihuyi_voice import VoiceClient\nVoiceClient.from_env().submit({MOBILE!r}, '1125')"
+    )
+    subprocess.run([sys.executable, "-c", script], timeout=60, check=True)
+    assert "1125" == voice_gateway.last_code(MOBILE)
+
+
+def test_a_test_that_undoes_what_it_patched_leaves_the_environment_be(
+    voice_gateway: VoiceGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    assert voice_gateway.url == os.environ["IHUYI_VOICE_BASE_URL"]
+
+
+def test_the_client_calls_the_same_number_as_often_as_a_test_likes(
+    voice_gateway: VoiceGateway, voice_client: VoiceClient
+) -> None:
+    for _ in range(3):
+        voice_client.submit(MOBILE, "1125")
+    assert 3 == len(voice_gateway.calls)
+    assert voice_client.base_url == voice_gateway.url
+    with VoiceClient.from_env() as limited:
+        limited.submit(MOBILE, "1125")
+        limited.submit(MOBILE, "1125")
+        with pytest.raises(QuotaExceededError):
+            limited.submit(MOBILE, "1125")
+
+
+# --- last_code --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spelt", SPELLINGS)
+def test_the_last_code_of_a_number_is_found_however_it_is_spelt(
+    voice_gateway: VoiceGateway, voice_client: VoiceClient, spelt: str
+) -> None:
+    for mobile, content in ((MOBILE, "1111"), (MOBILE, "2222"), (OTHER, "3333")):
+        voice_client.submit(mobile, content)
+    assert "2222" == voice_gateway.last_code(spelt)
+    assert "3333" == voice_gateway.last_code(OTHER)
+
+
+def test_it_says_what_was_there_instead(
+    voice_gateway: VoiceGateway, voice_client: VoiceClient
+) -> None:
+    with pytest.raises(AssertionError) as caught:
+        voice_gateway.last_code(f"+86{MOBILE}")
+    assert f"no call was placed to {MOBILE}; calls placed: none; refused: none" == str(caught.value)
+    voice_gateway.blacklist = [MOBILE]
+    for mobile in (OTHER, OTHER, "13700000000"):
+        voice_client.submit(mobile, "1125")
+    with pytest.raises(BlockedMobileError):
+        voice_client.submit(MOBILE, "1125")
+    with pytest.raises(AssertionError) as caught:
+        voice_gateway.last_code(MOBILE)
+    assert (
+        f"no call was placed to {MOBILE}; calls placed: {OTHER} (2), 13700000000 (1);"
+        f" refused: {MOBILE} with 4030 手机号码已被列入黑名单" == str(caught.value)
+    )
+
+
+@pytest.mark.parametrize("method", ["last_code", "wait_for_call"])
+def test_what_is_no_number_is_told(voice_gateway: VoiceGateway, method: str) -> None:
+    with pytest.raises(InvalidRequestError, match="it has 3 digits"):
+        getattr(voice_gateway, method)("139")
+
+
+# --- wait_for_call ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("spelt", SPELLINGS)
+def test_a_call_that_was_placed_before_is_returned_at_once(
+    voice_gateway: VoiceGateway, voice_client: VoiceClient, spelt: str
+) -> None:
+    voice_id = voice_client.submit(MOBILE, "1125").voice_id
+    call = voice_gateway.wait_for_call(spelt, timeout=0)
+    assert (MOBILE, "1125", voice_id) == (call.mobile, call.content, call.voice_id)
+
+
+def test_a_call_that_is_placed_meanwhile_is_waited_for(
+    voice_gateway: VoiceGateway, voice_client: VoiceClient
+) -> None:
+    waiting, _ = when_looked(voice_gateway)
+    with ThreadPoolExecutor() as pool:
+        waited = pool.submit(voice_gateway.wait_for_call, MOBILE, DEADLINE)
+        assert waiting.wait(DEADLINE)
+        voice_client.submit(OTHER, "3333")
+        assert not waited.done()
+        voice_client.submit(MOBILE, "1125")
+        assert "1125" == waited.result(DEADLINE).content
+
+
+def when_looked(gateway: VoiceGateway) -> tuple[threading.Event, threading.Event]:
+    """Set once a wait has looked: the one when it did not find its call, the other when it did."""
+    waiting, found = threading.Event(), threading.Event()
+    look = gateway._next_call
+
+    def looked(number: str) -> Call | None:
+        call = look(number)
+        (found if call else waiting).set()
+        return call
+
+    gateway._next_call = looked  # type: ignore[method-assign]
+    return waiting, found
+
+
+def test_each_wait_gives_the_next_call(
+    voice_gateway: VoiceGateway, voice_client: VoiceClient
+) -> None:
+    for content in ("1111", "2222"):
+        voice_client.submit(MOBILE, content)
+    assert ["1111", "2222"] == [voice_gateway.wait_for_call(MOBILE, 0).content for _ in range(2)]
+    with pytest.raises(AssertionError) as caught:
+        voice_gateway.wait_for_call(MOBILE, timeout=0.01)
+    assert (
+        f"no call was placed to {MOBILE} within 0.01 s that no wait had returned before;"
+        f" calls placed: {MOBILE} (2); refused: none" == str(caught.value)
+    )
+    assert "2222" == voice_gateway.last_code(MOBILE)
+
+
+def test_a_reset_gateway_starts_anew(
+    voice_gateway: VoiceGateway, voice_client: VoiceClient
+) -> None:
+    for _ in range(2):
+        voice_client.submit(MOBILE, "1125")
+        assert "1125" == voice_gateway.wait_for_call(MOBILE, 0).content
+        voice_gateway.reset()
+        assert [] == voice_gateway.calls
+
+
+def test_waits_at_the_same_time_get_a_call_each(
+    voice_gateway: VoiceGateway, voice_client: VoiceClient
+) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        waits = [pool.submit(voice_gateway.wait_for_call, MOBILE, DEADLINE) for _ in range(4)]
+        contents = {f"111{n}" for n in range(4)}
+        for content in contents:
+            voice_client.submit(MOBILE, content)
+        assert contents == {wait.result(DEADLINE).content for wait in waits}
+
+
+async def test_in_a_running_loop_it_names_the_other_spelling(voice_gateway: VoiceGateway) -> None:
+    with pytest.raises(RuntimeError, match=r"`await voice_gateway\.wait_for_call_async\(\.\.\.\)`"):
+        voice_gateway.wait_for_call(MOBILE)
+
+
+async def test_the_loop_runs_on_while_a_call_is_awaited(voice_gateway: VoiceGateway) -> None:
+    async with AsyncVoiceClient.from_env() as client:
+        waiting, _ = when_looked(voice_gateway)
+        waited = asyncio.create_task(voice_gateway.wait_for_call_async(f"+86{MOBILE}", DEADLINE))
+        while not waiting.is_set():
+            await asyncio.sleep(0)
+        await client.submit(MOBILE, "1125")
+        assert "1125" == (await waited).content
+
+
+async def test_a_call_that_is_not_placed_in_time_fails_an_asynchronous_test_too(
+    voice_gateway: VoiceGateway,
+) -> None:
+    with pytest.raises(AssertionError, match=f"no call was placed to {MOBILE} within 0.01 s"):
+        await voice_gateway.wait_for_call_async(MOBILE, timeout=0.01)
+
+
+async def test_a_wait_that_is_cancelled_ends_and_takes_no_call(voice_gateway: VoiceGateway) -> None:
+    threads = threading.active_count()
+    waiting, _ = when_looked(voice_gateway)
+    waited = asyncio.create_task(voice_gateway.wait_for_call_async(MOBILE, timeout=3600))
+    while not waiting.is_set():
+        await asyncio.sleep(0)
+    waited.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waited
+    async with AsyncVoiceClient.from_env() as client:
+        await client.submit(MOBILE, "1125")
+    assert "1125" == (await voice_gateway.wait_for_call_async(MOBILE, timeout=1)).content
+    # One idle thread is kept for the next wait, and none is still waiting.
+    assert threading.active_count() <= threads + 1
+
+
+async def test_a_call_that_arrives_with_the_cancellation_is_left_to_the_next_wait(
+    voice_gateway: VoiceGateway, voice_client: VoiceClient
+) -> None:
+    waiting, found = when_looked(voice_gateway)
+    waited = asyncio.create_task(voice_gateway.wait_for_call_async(MOBILE, timeout=3600))
+    while not waiting.is_set():
+        await asyncio.sleep(0)
+    submit = threading.Thread(target=voice_client.submit, args=(MOBILE, "1125"))
+    submit.start()
+    # The loop does not turn until the thread has the call, and then learns of both at once.
+    found.wait(DEADLINE)
+    waited.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waited
+    submit.join(DEADLINE)
+    assert "1125" == (await voice_gateway.wait_for_call_async(MOBILE, timeout=1)).content
+
+
+def test_a_call_can_be_awaited_under_trio(
+    voice_gateway: VoiceGateway, voice_client: VoiceClient
+) -> None:
+    async def log_in() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.to_thread.run_sync, place)
+            assert "1125" == (await voice_gateway.wait_for_call_async(MOBILE)).content
+
+    def place() -> None:
+        voice_client.submit(MOBILE, "1125")
+
+    anyio.run(log_in, backend="trio")

@@ -1,0 +1,147 @@
+"""The plugin in runs of pytest of their own, with the plugins that it has to get on with."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Run = Callable[..., pytest.RunResult]
+
+pytest_plugins = ["pytester"]
+
+PLAIN = """
+    from ihuyi_voice import VoiceClient
+
+    def test_plain(voice_gateway):
+        with VoiceClient.from_env() as client:
+            client.submit("13912345678", "1125")
+        assert "1125" == voice_gateway.last_code("13912345678")
+        assert "1125" == voice_gateway.wait_for_call("13912345678").content
+
+    def test_client(voice_gateway, voice_client):
+        voice_client.submit("13912345678", "0042")
+        assert ["0042"] == [call.content for call in voice_gateway.calls]
+"""
+
+ASYNCHRONOUS = """
+    import asyncio
+    import pytest
+    from ihuyi_voice import AsyncVoiceClient
+
+    {mark}
+    async def test_asynchronous(voice_gateway):
+        async with AsyncVoiceClient.from_env() as client:
+            waited = asyncio.create_task(voice_gateway.wait_for_call_async("13912345678"))
+            await client.submit("13912345678", "1125")
+            assert "1125" == (await waited).content
+            assert "1125" == voice_gateway.last_code("13912345678")
+"""
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs pytest on a file, with warnings as errors."""
+    for name in ("ID", "KEY"):
+        monkeypatch.setenv(f"IHUYI_VOICE_API_{name}", "of the developer")
+    monkeypatch.delenv("IHUYI_VOICE_BASE_URL", raising=False)
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
+
+    def run(source: str, *options: str) -> pytest.RunResult:
+        pytester.makepyfile(source)
+        return pytester.runpytest_subprocess("-W", "error", *options, timeout=60)
+
+    return run
+
+
+def test_plain_tests(run: Run) -> None:
+    run(PLAIN).assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize(("mode", "mark"), [("strict", "@pytest.mark.asyncio"), ("auto", "")])
+def test_pytest_asyncio(run: Run, mode: str, mark: str) -> None:
+    run(ASYNCHRONOUS.format(mark=mark), f"--asyncio-mode={mode}").assert_outcomes(passed=1)
+
+
+def test_the_plugin_of_anyio(run: Run) -> None:
+    source = ASYNCHRONOUS.format(mark="@pytest.mark.anyio")
+    backend = """
+    @pytest.fixture
+    def anyio_backend():
+        return "asyncio"
+    """
+    run(source + backend).assert_outcomes(passed=1)
+
+
+def test_pytest_xdist(run: Run) -> None:
+    many = """
+    import pytest
+    @pytest.mark.parametrize("n", range(8))
+    def test_one_of_many(voice_gateway, voice_client, n):
+        voice_client.submit("13912345678", f"000{n}")
+        assert [f"000{n}"] == [call.content for call in voice_gateway.calls]
+    """
+    run(many, "-n", "2").assert_outcomes(passed=8)
+
+
+def test_nothing_is_left_after_a_test(run: Run, pytester: pytest.Pytester) -> None:
+    source = """
+    import os, pathlib, threading
+
+    def test_first(voice_gateway, voice_client):
+        voice_client.submit("13912345678", "1125")
+        pathlib.Path("url").write_text(voice_gateway.url)
+
+    def test_second():
+        assert 2 == [*os.environ.values()].count("of the developer")
+        assert "IHUYI_VOICE_BASE_URL" not in os.environ
+        assert 1 == threading.active_count()
+
+    def test_third(voice_gateway):
+        assert [] == voice_gateway.calls
+        assert "sandbox" == os.environ["IHUYI_VOICE_API_ID"]
+    """
+    run(source, "-p", "no:randomly").assert_outcomes(passed=3)
+    address = urlsplit((pytester.path / "url").read_text())
+    with socket.socket() as connecting:
+        assert 0 != connecting.connect_ex((address.hostname, address.port))
+
+
+def test_a_failing_assertion_shows_what_was_there(run: Run) -> None:
+    source = """
+    def test_fails(voice_gateway, voice_client):
+        voice_client.submit("13800000000", "1125")
+        voice_gateway.last_code("13912345678")
+    """
+    result = run(source)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["E *no call was placed to 13912345678; calls placed: 13800000000 (1); refused: none"]
+    )
+    # It points at the line of the test, not into the library.
+    assert "voice_gateway.py" not in result.stdout.str()
+
+
+def test_it_can_be_left_out(run: Run) -> None:
+    result = run(PLAIN, "-p", "no:ihuyi_voice")
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines(["E *fixture 'voice_gateway' not found"])
+
+
+def test_the_fixtures_say_what_they_are(run: Run) -> None:
+    result = run(PLAIN, "--fixtures")
+    result.stdout.fnmatch_lines(
+        [
+            "*voice_gateway*",
+            "    A fresh sandbox gateway for this test, which `from_env()` leads to.",
+            "*voice_client*",
+            "    A blocking client of `voice_gateway`, closed after the test.",
+        ],
+        consecutive=False,
+    )
