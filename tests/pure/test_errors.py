@@ -23,6 +23,7 @@ from ihuyi_voice.errors import (
     InvalidContentError,
     InvalidMobileError,
     InvalidRequestError,
+    LedgerError,
     NotSentError,
     OutcomeUnknownError,
     QuotaExceededError,
@@ -78,6 +79,7 @@ EXAMPLES: list[IhuyiVoiceError] = [
     InvalidRequestError("content must be a str of 4-6 digits; it is empty"),
     QuotaExceededError("139****5678", 42.25),
     NotSentError("the name could not be resolved"),
+    LedgerError("calls.db: the disk is full"),
     OutcomeUnknownError("the connection was reset"),
     OutcomeUnknownError("the connection was reset", may_have_rung=False),
     GatewayError(4711, "?"),
@@ -231,6 +233,13 @@ def test_not_sent_says_that_repeating_is_safe() -> None:
         "not sent: no slot came free; nothing was written, no phone rang, repeating is safe"
         == str(NotSentError("no slot came free"))
     )
+
+
+def test_a_ledgers_failure_says_nothing_about_sending_because_it_may_come_after() -> None:
+    error = LedgerError("calls.db: the disk is full")
+
+    assert "the ledger could not be used: calls.db: the disk is full" == str(error)
+    assert "calls.db: the disk is full" == error.reason
 
 
 def test_an_unknown_outcome_says_not_to_repeat_it() -> None:

@@ -1,0 +1,556 @@
+"""Where the ledger's entries are kept: an SQLite file or a PostgreSQL database.
+
+The only module that imports SQLAlchemy. It turns lists of attempts and
+settlements into transactions, and the databases' exceptions into
+`LedgerError`. Threads, waiting and the rules for callers are others' business.
+
+Stored of a request are its key, a keyed hash, the masked number, what became
+of it and when: never its content, its full number or an API key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sqlite3
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from sqlalchemy import (
+    Column,
+    Double,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    and_,
+    bindparam,
+    create_engine,
+    delete,
+    event,
+    func,
+    inspect,
+    literal_column,
+    null,
+    or_,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from .errors import LedgerError
+from .ledger_entry import REPEATABLE, ROW_PREFIX, UNSETTLED, Entry, EntryState, Fingerprint
+from .ledger_file import (
+    Identity,
+    check_path,
+    identity_of,
+    open_for_reading,
+    open_for_writing,
+    until_free,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import sqlalchemy
+    from sqlalchemy import URL, Engine, Executable
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from typing_extensions import Self
+
+    from .ledger_entry import Attempt, Settlement
+
+SCHEMA_VERSION = 1
+
+# Seconds until a server that does not answer counts as failed: connecting,
+# waiting for a row that another one writes, any one statement, lost packets.
+CONNECT_TIMEOUT = 5
+LOCK_TIMEOUT = 5.0
+STATEMENT_TIMEOUT = 10
+
+# Any number, the same in every release: two processes may create the tables at once.
+_ADVISORY_LOCK = 4_805_719_362
+
+_metadata = MetaData()
+_meta = Table(
+    "ihuyi_voice_meta",
+    _metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+_calls = Table(
+    "ihuyi_voice_calls",
+    _metadata,
+    Column("key", String(255), primary_key=True),
+    Column("digest", String(32), nullable=False),
+    Column("hashed_with", String(8), nullable=False),
+    Column("mobile", String(16), nullable=False),
+    Column("state", String(8), nullable=False),
+    Column("code", Integer),
+    Column("msg", Text, nullable=False),
+    Column("voice_id", String(32)),
+    Column("token", String(32), nullable=False),
+    Column("claimed_at", Double, nullable=False),
+    Column("live_until", Double, nullable=False),
+    Column("changed_at", Double, nullable=False),
+)
+_c = _calls.c
+
+_ENTRY = (
+    _c.key,
+    _c.digest,
+    _c.hashed_with,
+    _c.mobile,
+    _c.state,
+    _c.code,
+    _c.msg,
+    _c.voice_id,
+    _c.token,
+    _c.claimed_at,
+    _c.live_until,
+)
+_IS_UNSETTLED = _c.state.in_([state.value for state in UNSETTLED])
+_IS_REPEATABLE = _c.state.in_([state.value for state in REPEATABLE])
+
+_FIND = select(*_ENTRY).where(_c.key.in_(bindparam("keys", expanding=True)))
+# The token's holder knows best, even where a person recorded something meanwhile.
+# What is set is taken from the names of the parameters.
+_SETTLE = update(_calls).where(_c.key == bindparam("its_key"), _c.token == bindparam("its_token"))
+
+
+def _claim_statement(statement: sqlite.Insert | postgresql.Insert) -> Executable:
+    """One statement for a whole batch: the database alone decides who sends."""
+    new = statement.excluded
+    # Literal, because parameters here would have to be the same for all rows.
+    states = ", ".join(f"'{state.value}'" for state in REPEATABLE)
+    # The rule of `Entry.stands_for`.
+    same = or_(
+        and_(_c.hashed_with == new.hashed_with, _c.digest == new.digest),
+        and_(_c.hashed_with != new.hashed_with, _c.mobile == new.mobile),
+    )
+    return (
+        statement.values(
+            state=literal_column(f"'{EntryState.CLAIMED.value}'"),
+            code=null(),
+            msg=literal_column("''"),
+            voice_id=null(),
+        )
+        .on_conflict_do_update(
+            index_elements=["key"],
+            set_={column.name: new[column.name] for column in _c if column is not _c.key},
+            where=and_(text(f"{_calls.name}.state IN ({states})"), same),
+        )
+        .returning(_c.key)
+    )
+
+
+class Connection:
+    """One open connection, used by one thread at a time and never across a fork.
+
+    Every method raises `LedgerError`, after which nothing of it is recorded,
+    unless `committing` says otherwise, and the connection should be closed.
+
+    Attributes:
+        lost: whether the server hung up, so that a new connection may do.
+        committing: whether the last transaction came as far as its commit, so
+            that, if it failed, it may be recorded all the same.
+    """
+
+    def __init__(self, store: Store, *, writing: bool = True) -> None:
+        self.lost: bool = False
+        self.committing: bool = False
+        self._store = store
+        self._files: dict[str, Identity] = {}
+        with self._stated():
+            self._connection = store.engine(writing=writing).connect()
+        try:
+            self._check_ledger(writing=writing)
+            if writing:
+                self._remember_files()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close it; does no harm twice."""
+        # One that the server hung up cannot say goodbye.
+        with contextlib.suppress(SQLAlchemyError):
+            self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def apply(
+        self, settlements: Sequence[Settlement], keys: Sequence[str], attempts: Sequence[Attempt]
+    ) -> tuple[set[str], dict[str, Entry], dict[str, Entry]]:
+        """Settle, then read, then claim, in one transaction.
+
+        No two settlements and no two attempts have the same key.
+
+        Returns:
+            The keys of the settlements whose claim is no longer theirs, the
+            entries that were found, and those that stand in the way of an
+            attempt. An attempt without one has succeeded.
+        """
+        with self._transaction(writing=bool(settlements or attempts)):
+            astray = self._settle(settlements) if settlements else set()
+            found = self._find(keys) if keys else {}
+            in_the_way = self._claim(attempts) if attempts else {}
+        return astray, found, in_the_way
+
+    def unsettled(self) -> list[Entry]:
+        """The claims without settlement, the oldest first."""
+        query = select(*_ENTRY).where(_IS_UNSETTLED).order_by(_c.claimed_at, _c.key)
+        with self._transaction(writing=False) as connection:
+            return [_entry(row) for row in connection.execute(query)]
+
+    def resolve(self, key: str, state: EntryState, msg: str, now: float) -> Entry | None:
+        """Settle an unsettled claim whose request is over.
+
+        Returns:
+            The entry as it was, None where there is none. It was settled if it
+            was unsettled and, in case that nobody told its end, its
+            `live_until` is not after `now`.
+        """
+        query = select(*_ENTRY).where(_c.key == key).with_for_update()
+        over = or_(_c.state == EntryState.UNKNOWN.value, _c.live_until <= now)
+        change = (
+            update(_calls)
+            .where(_c.key == key, _IS_UNSETTLED, over)
+            .values(state=state.value, code=None, msg=msg, voice_id=None, changed_at=now)
+        )
+        with self._transaction() as connection:
+            row = connection.execute(query).one_or_none()
+            connection.execute(change)
+        return None if row is None else _entry(row)
+
+    def counts(self) -> dict[EntryState, int]:
+        """How many entries there are of each state that has any."""
+        query = select(_c.state, func.count()).group_by(_c.state)
+        with self._transaction(writing=False) as connection:
+            return {EntryState(state): count for state, count in connection.execute(query)}
+
+    def purge(self, before: float) -> int:
+        """Delete the settled entries that last changed before then, and say how many."""
+        statement = delete(_calls).where(~_IS_UNSETTLED, _c.changed_at < before)
+        with self._transaction() as connection:
+            return connection.execute(statement).rowcount
+
+    def has_rows_hashed_otherwise(self, hashed_with: str) -> bool:
+        """Whether a derived key stands that may not be repeated and has another API key's hash."""
+        query = (
+            select(_c.key)
+            .where(_c.key.startswith(ROW_PREFIX), ~_IS_REPEATABLE, _c.hashed_with != hashed_with)
+            .limit(1)
+        )
+        with self._transaction(writing=False) as connection:
+            return connection.execute(query).first() is not None
+
+    def create_schema(self) -> None:
+        """Create the tables, unless another process was first."""
+        with self._transaction() as connection:
+            if self._store.path is None:
+                connection.execute(select(func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+            _metadata.create_all(connection)
+            if connection.execute(select(_meta.c.name)).first() is None:
+                connection.execute(
+                    _meta.insert(),
+                    [
+                        {"name": "schema", "value": str(SCHEMA_VERSION)},
+                        {"name": "id", "value": secrets.token_hex(8)},
+                    ],
+                )
+
+    def _claim(self, attempts: Sequence[Attempt]) -> dict[str, Entry]:
+        """Claim what can be claimed; the entries that stand in the way of the others."""
+        rows = [
+            {**attempt._asdict(), "changed_at": attempt.claimed_at}
+            # In one order everywhere, or two machines wait for each other.
+            for attempt in sorted(attempts)
+        ]
+        claimed = set(self._connection.execute(self._store.claim_statement, rows).scalars())
+        others = {attempt.key: attempt for attempt in attempts if attempt.key not in claimed}
+        if not others:
+            return {}
+        standing = self._find(list(others))
+        # One that is our own was claimed by a transaction whose commit seemed to fail.
+        return {key: entry for key, entry in standing.items() if entry.token != others[key].token}
+
+    def _find(self, keys: Sequence[str]) -> dict[str, Entry]:
+        found = self._connection.execute(_FIND, {"keys": keys})
+        return {row[0]: _entry(row) for row in found}
+
+    def _settle(self, settlements: Sequence[Settlement]) -> set[str]:
+        """Settle what can be settled; the keys of the others."""
+        rows = [
+            {
+                "its_key": settlement.key,
+                "its_token": settlement.token,
+                "state": settlement.state.value,
+                "code": settlement.code,
+                "msg": settlement.msg,
+                "voice_id": settlement.voice_id,
+                "changed_at": settlement.changed_at,
+            }
+            for settlement in sorted(settlements, key=attrgetter("key"))
+        ]
+        if self._connection.execute(_SETTLE, rows).rowcount == len(rows):
+            return set()
+        standing = self._find([settlement.key for settlement in settlements])
+        return {
+            settlement.key
+            for settlement in settlements
+            if settlement.key not in standing or standing[settlement.key].token != settlement.token
+        }
+
+    @contextlib.contextmanager
+    def _transaction(self, *, writing: bool = True) -> Iterator[sqlalchemy.Connection]:
+        self.committing = False
+        with self._stated():
+            self._connection.info["begin"] = "BEGIN IMMEDIATE" if writing else "BEGIN"
+            with self._connection.begin():
+                yield self._connection
+                self._check_files()
+                self.committing = writing
+            # What went into a file that is gone would protect nobody.
+            self._check_files()
+
+    def _check_ledger(self, *, writing: bool) -> None:
+        """Refuse what this release cannot read, and a ledger other than the one opened first."""
+        store = self._store
+        # In a transaction that writes, so that a file that is read-only is told at once.
+        with self._transaction(writing=writing) as connection:
+            facts: dict[str, str] = {}
+            if inspect(connection).has_table(_meta.name):
+                facts = {row.name: row.value for row in connection.execute(select(_meta))}
+        if facts and facts.get("schema") != str(SCHEMA_VERSION):
+            msg = f"{store.place} {_other_release(facts.get('schema', ''))}"
+            raise LedgerError(msg)
+        if store.ledger_id not in (None, facts.get("id")):
+            msg = f"{store.place} is not the ledger any more that was opened; open it anew"
+            raise LedgerError(msg)
+        store.ledger_id = facts.get("id")
+
+    def _remember_files(self) -> None:
+        path = self._store.path
+        if path is None:
+            return
+        real = os.path.realpath(path)
+        with self._stated():
+            # There since the first transaction, and for as long as a connection is open.
+            self._files = {name: identity_of(name) for name in (path, f"{real}-wal", f"{real}-shm")}
+        if self._store.identity is not None:
+            self._files[path] = self._store.identity
+        self._check_files()
+
+    def _check_files(self) -> None:
+        # SQLite would go on writing into a file that no name leads to any more.
+        for path, identity in self._files.items():
+            try:
+                found = identity_of(path)
+            except FileNotFoundError:
+                found = None
+            if found != identity:
+                msg = f"{path} was deleted or replaced while it was in use; open the ledger anew"
+                raise LedgerError(msg)
+
+    @contextlib.contextmanager
+    def _stated(self) -> Iterator[None]:
+        """What goes wrong with the database becomes `LedgerError`."""
+        try:
+            yield
+        except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+            self.lost = isinstance(error, DBAPIError) and error.connection_invalidated
+            cause: BaseException = getattr(error, "orig", None) or error
+            msg = f"{self._store.place}: {_words(cause)}"
+            raise LedgerError(msg) from cause
+
+
+_CLAIM_IN_SQLITE = _claim_statement(sqlite.insert(_calls))
+_CLAIM_IN_POSTGRESQL = _claim_statement(postgresql.insert(_calls))
+
+
+class Store:
+    """A place for a ledger: makes connections to it, and knows it again.
+
+    Attributes:
+        place: how to call it in a text, without a password.
+        path: the SQLite file; None for PostgreSQL.
+        claim_statement: the statement that claims, for this database.
+        identity: which file it was when it was opened; None for PostgreSQL.
+        ledger_id: which ledger was in it when it was opened.
+
+    Raises:
+        ValueError: `where` names neither an SQLite file nor a PostgreSQL
+            database.
+        ModuleNotFoundError: psycopg is not installed.
+    """
+
+    def __init__(self, where: str | os.PathLike[str]) -> None:
+        self.path: str | None = None
+        self.identity: Identity | None = None
+        self.ledger_id: str | None = None
+        self.claim_statement: Executable = _CLAIM_IN_SQLITE
+        url, path = _url_or_path(os.fspath(where))
+        if url is None:
+            # Made absolute here, because the working directory may change.
+            self.path = os.path.abspath(path)  # noqa: PTH100 - a link stays one
+            self.place: str = self.path
+            return
+        # Without the query, where a password may stand too.
+        self.place = url.set(query={}).render_as_string(hide_password=True)
+        self.claim_statement = _CLAIM_IN_POSTGRESQL
+        self._postgresql = _postgresql_engine(url)
+
+    def open(self) -> None:
+        """Create what is missing, and check that it is a ledger that can be read.
+
+        Raises:
+            LedgerError: it cannot be used.
+        """
+        if self.path is not None:
+            check_path(Path(self.path))
+        if self.path is None or Path(self.path).exists():
+            self.connect(writing=False).close()
+        if self.ledger_id is None:
+            with self.connect() as connection:
+                connection.create_schema()
+            self.connect(writing=False).close()
+        if self.path is not None:
+            self.identity = identity_of(self.path)
+
+    def connect(self, *, writing: bool = True) -> Connection:
+        """A connection; without `writing`, one that a read-only file allows too.
+
+        Raises:
+            LedgerError: it cannot be used.
+        """
+        return Connection(self, writing=writing)
+
+    def engine(self, *, writing: bool) -> Engine:
+        """What makes a connection."""
+        path = self.path
+        if path is None:
+            return self._postgresql
+
+        def connect() -> sqlite3.Connection:
+            if writing:
+                return open_for_writing(path, create=self.ledger_id is None)
+            return open_for_reading(path)
+
+        engine = create_engine(
+            "sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True
+        )
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+
+
+def _url_or_path(where: str) -> tuple[URL | None, str]:
+    if "://" not in where:
+        return None, where
+    try:
+        url = make_url(where)
+    except (ArgumentError, ValueError):
+        # Neither the URL nor the parser's words, which may hold a password.
+        msg = "the ledger's URL cannot be read; it is like postgresql+psycopg://user@host/database"
+        raise ValueError(msg) from None
+    backend, _, driver = url.drivername.partition("+")
+    if backend == "postgresql" and driver in ("", "psycopg"):
+        return url.set(drivername="postgresql+psycopg"), ""
+    if backend != "sqlite" or driver not in ("", "pysqlite"):
+        msg = (
+            "a ledger is an SQLite file or a PostgreSQL database (postgresql+psycopg://...),"
+            f" not {url.drivername}"
+        )
+        raise ValueError(msg)
+    if not url.database or url.database.startswith((":memory:", "file:")) or url.query or url.host:
+        msg = "a ledger in SQLite needs a file and nothing more, like sqlite:///calls.db"
+        raise ValueError(msg)
+    return None, url.database
+
+
+def _begin_sqlite(connection: sqlalchemy.Connection) -> None:
+    raw = cast("sqlite3.Connection", connection.connection.dbapi_connection)
+    statement: str = connection.info["begin"]
+    until_free(lambda: raw.execute(statement))
+
+
+# --- PostgreSQL ---------------------------------------------------------------
+
+
+def _postgresql_engine(url: URL) -> Engine:
+    defaults: dict[str, object] = {
+        "application_name": "ihuyi_voice",
+        "connect_timeout": CONNECT_TIMEOUT,
+        "keepalives_idle": STATEMENT_TIMEOUT,
+        "tcp_user_timeout": STATEMENT_TIMEOUT * 1000,
+    }
+    try:
+        engine = create_engine(
+            url,
+            poolclass=NullPool,
+            hide_parameters=True,
+            isolation_level="READ COMMITTED",
+            connect_args={name: value for name, value in defaults.items() if name not in url.query},
+        )
+    except ModuleNotFoundError as error:
+        msg = f"a ledger in PostgreSQL needs {error.name}: pip install 'ihuyi-voice[postgresql]'"
+        raise ModuleNotFoundError(msg, name=error.name) from error
+    event.listen(engine, "connect", _set_up_postgresql)
+    return engine
+
+
+def _set_up_postgresql(raw: DBAPIConnection, _: object) -> None:
+    cursor = raw.cursor()
+    cursor.execute("SET synchronous_commit = on")
+    cursor.execute(f"SET lock_timeout = {int(LOCK_TIMEOUT * 1000)}")
+    cursor.execute(f"SET statement_timeout = '{STATEMENT_TIMEOUT}s'")
+    cursor.execute(f"SET idle_in_transaction_session_timeout = '{STATEMENT_TIMEOUT}s'")
+    cursor.close()
+    # Or the first rollback would take them back.
+    raw.commit()
+
+
+# --- words --------------------------------------------------------------------
+
+
+def _entry(row: Sequence[Any]) -> Entry:
+    key, digest, hashed_with, mobile, state, *rest = row
+    return Entry(key, Fingerprint(digest, hashed_with), mobile, EntryState(state), *rest)
+
+
+def _other_release(version: str) -> str:
+    if version.isdecimal() and int(version) > SCHEMA_VERSION:
+        return f"was written by a newer release (schema {version}): update ihuyi-voice"
+    return (
+        f"was written by an older release (schema {version or 'unknown'}), and this one cannot"
+        " read it: go on with that release, or begin a new ledger"
+    )
+
+
+_WORDS = {
+    "not a database": "it is not an SQLite database",
+    "locked": "another process keeps it locked",
+    "readonly": "it is read-only",
+    "disk is full": "the disk is full",
+    "unable to open": "it cannot be opened or created",
+}
+
+
+def _words(cause: BaseException) -> str:
+    """What happened, on one line."""
+    said = " ".join(str(cause).split())
+    if isinstance(cause, sqlite3.Error):
+        for part, words in _WORDS.items():
+            if part in said:
+                return words
+    return f"{said} ({type(cause).__name__})"
