@@ -199,11 +199,24 @@ def sandbox(  # noqa: PLR0913 - one argument per option
     frequency_limit: Annotated[
         bool, typer.Option(help="Refuse a third call to a number within a minute.")
     ] = False,
+    receipt_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Push each call's receipt to this http or https URL.", show_default=False
+        ),
+    ] = None,
+    receipt_delay: Annotated[float, typer.Option(help="Seconds from a call to its receipt.")] = 1.0,
+    receipt_interval: Annotated[
+        float,
+        typer.Option(help="Seconds by which the wait for the next of three pushes grows."),
+    ] = 60.0,
+    keep: Annotated[int, typer.Option(help="How many calls it remembers.")] = 10_000,
 ) -> None:
     """Run a [bold]local gateway[/bold] that answers like the real one and rings nobody.
 
-    It prints its URL and credentials, then each call it is sent. Chaos is
-    switched on with PUT /_sandbox/chaos, for example
+    It prints its URL and credentials, then each call it is sent. Open the URL in
+    a browser: the calls appear there as they come, and the balance, a freeze and
+    the chaos are set there, or with PUT /_sandbox/chaos, for example
     [bold]curl -X PUT -d '{"no_answer": 0.1}' URL/_sandbox/chaos[/bold]. Ctrl-C stops it.
     """
     from .sandbox import SandboxGateway  # noqa: PLC0415 - the other commands do without
@@ -214,6 +227,10 @@ def sandbox(  # noqa: PLR0913 - one argument per option
             blacklist=blacklist or (),
             abuse_limit=abuse_limit,
             frequency_limit=frequency_limit,
+            receipt_url=receipt_url,
+            receipt_delay=receipt_delay,
+            receipt_interval=receipt_interval,
+            keep=keep,
             on_attempt=_print_attempt,
         )
     except ValueError as error:
@@ -223,7 +240,8 @@ def sandbox(  # noqa: PLR0913 - one argument per option
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async with gateway.serve(host, port) as url:
                 typer.echo(
-                    f"sandbox gateway on {url} (no phone will ring; Ctrl-C stops it)\n"
+                    f"sandbox gateway on {url} (no phone will ring; open it in a browser;"
+                    " Ctrl-C stops it)\n"
                     f"  export IHUYI_VOICE_BASE_URL={url}\n"
                     f"  export IHUYI_VOICE_API_ID={gateway.api_id}\n"
                     f"  export IHUYI_VOICE_API_KEY={gateway.api_key}"
@@ -234,7 +252,7 @@ def sandbox(  # noqa: PLR0913 - one argument per option
         anyio.run(serve, backend_options={"loop_factory": fast_loop_factory()})
     except OSError as error:
         fail(f"cannot listen on {host} port {port}: {error.strerror or error}", 1)
-    typer.echo(f"{len(gateway.calls)} placed of {len(gateway.attempts)} submits")
+    typer.echo(f"{gateway.placed} placed of {gateway.taken} submits")
 
 
 def _print_attempt(attempt: Attempt) -> None:

@@ -305,10 +305,34 @@ def test_the_sandbox_prints_its_url_and_logs_each_call() -> None:
     assert total == "1 placed of 2 submits"
 
 
+def test_the_sandbox_pushes_receipts_and_counts_what_it_no_longer_remembers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as receiver:
+        receiver.settimeout(20)
+        receipt_url = f"http://127.0.0.1:{receiver.getsockname()[1]}/secret"
+        options = ("--receipt-url", receipt_url, "--receipt-delay", "0", "--keep", "1")
+        with start("sandbox", "--port", "0", *options) as process:
+            assert process.stdout is not None
+            url = process.stdout.readline().split()[3]
+            with VoiceClient("sandbox", "sandbox-key", base_url=url) as client:
+                client.submit(MOBILE, "1125")
+                client.submit("13912345679", "1125")
+            pushed, _ = receiver.accept()
+            with pushed:
+                assert pushed.recv(65_536).startswith(b"POST /secret HTTP/1.1")
+            with urlopen(url + "/_sandbox/calls") as answer:
+                assert ["13912345679"] == [call["mobile"] for call in json.load(answer)]
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=20)
+    assert (0, "") == (process.returncode, err)
+    assert out.endswith("2 placed of 2 submits\n")
+
+
 def test_a_sandbox_that_cannot_start_says_why() -> None:
     bad = run("sandbox", "--balance", "-1")
     assert bad.exit_code == 2
     assert "balance" in one_line(bad.stderr)
+    not_a_url = run("sandbox", "--receipt-url", "ftp://127.0.0.1/")
+    assert (2, True) == (not_a_url.exit_code, "receipt_url" in one_line(not_a_url.stderr))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
