@@ -58,12 +58,12 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """The sources as we see them, and the types of the installed package as a user does."""
-    session.install(".[test]", "mypy", "pyright[nodejs]", "nox")
+    session.install(".[test,bench]", "mypy", "pyright[nodejs]", "nox", "types-requests")
     # Not editable, because type checkers are to find what a user would, and
     # anew each time, because the version alone does not tell that it changed.
     session.install("--force-reinstall", "--no-deps", ".")
     for python in (PYTHONS[0], PYTHONS[-1]):
-        checked = ("ihuyi_voice", "tests", "noxfile.py")
+        checked = ("ihuyi_voice", "tests", "benchmarks", "noxfile.py")
         session.run("mypy", f"--python-version={python}", *checked)
     with tempfile.TemporaryDirectory() as elsewhere:
         copies = [shutil.copy(path, elsewhere) for path in HERE.glob("tests/typing/*.py")]
@@ -112,7 +112,7 @@ def soak(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """How fast it sends, beside its peers; minutes, or `nox -s bench -- --quick`."""
+    """How fast it sends, beside its peers: ten minutes, or `nox -s bench -- --quick`."""
     session.install(".[bench]")
     session.run("python", "-m", "benchmarks", *session.posargs)
 

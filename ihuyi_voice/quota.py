@@ -81,18 +81,24 @@ class MemoryQuotaStore:
         """See `QuotaStore.reserve`."""
         with self._lock:
             standing = self._reservations.get(mobile, ())
-            wait = 0.0
+            wait = longest = 0.0
             keep = 0
             for count, seconds in limits:
-                keep = max(keep, count)
+                if count > keep:  # noqa: PLR1730 - max() costs a call, here and below
+                    keep = count
+                if seconds > longest:  # noqa: PLR1730
+                    longest = seconds
                 if len(standing) >= count:
                     wait = max(wait, standing[-count] + seconds - now)
             if wait > 0.0:
                 return wait
             # No window can ever hold more than its count: older ones are done with.
-            self._reservations[mobile] = (*standing, now)[-keep:]
-            self._reservations.move_to_end(mobile)
-            self._forget_quiet(now - max(seconds for _, seconds in limits))
+            if standing:
+                self._reservations[mobile] = (*standing, now)[-keep:]
+                self._reservations.move_to_end(mobile)
+            else:
+                self._reservations[mobile] = (now,)
+            self._forget_quiet(now - longest)
             return 0.0
 
     async def release(self, mobile: str, reserved_at: float) -> None:

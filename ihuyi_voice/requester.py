@@ -138,12 +138,13 @@ class Requester:
         if self.quota is None:
             return checked
         try:
-            return checked._replace(reserved_at=await self.quota.reserve(checked.mobile))
+            reserved_at = await self.quota.reserve(checked.mobile)
         except IhuyiVoiceError:
             raise
         except Exception as exception:
             msg = f"the quota's store failed ({type(exception).__name__})"
             raise NotSentError(msg) from exception
+        return Admitted(checked.mobile, checked.content, reserved_at)
 
     async def place(self, admitted: Admitted, exchange: Exchange | None = None) -> SubmitResult:
         """Send what was admitted, once, and say what became of it.

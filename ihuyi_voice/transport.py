@@ -17,7 +17,7 @@ import asyncio
 import math
 import time
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import aiohttp
 from aiohttp.payload import BytesPayload
@@ -171,7 +171,7 @@ class _Request(aiohttp.ClientRequest):
     copies of the headers a request.
     """
 
-    DEFAULT_HEADERS: ClassVar[dict[str, str]] = {}
+    DEFAULT_HEADERS = {}  # noqa: RUF012 - as the base class declares it
 
 
 class AiohttpTransport:
@@ -240,7 +240,10 @@ class AiohttpTransport:
                 proxy=None if self._proxy is None else self._proxy.reveal(),
             )
             try:
-                answer = await _read(response)
+                body = await response.content.readany()
+                if not response.content.at_eof():
+                    body = await _read_on(response, body)
+                answer = Answer(response.status, body, response.headers.get("Date"))
             finally:
                 response.release()
         except Exception as exception:  # noqa: BLE001 - translated, whatever it is
@@ -317,13 +320,13 @@ def _only_connecting(seconds: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=None, connect=seconds, ceil_threshold=math.inf)
 
 
-async def _read(response: aiohttp.ClientResponse) -> Answer:
+async def _read_on(response: aiohttp.ClientResponse, body: bytes) -> bytes:
+    """The rest of an answer that did not come in one piece, up to what is wanted of it."""
     content = response.content
-    body = await content.readany()
     while not content.at_eof() and len(body) <= MAX_ANSWER_BYTES:
         body += await content.readany()
     if len(body) > MAX_ANSWER_BYTES:
         # The rest is not wanted, and the connection cannot be reused without it.
         response.close()
         body = body[: MAX_ANSWER_BYTES + 1]
-    return Answer(response.status, body, response.headers.get("Date"))
+    return body
