@@ -714,3 +714,19 @@ async def test_what_goes_over_the_wire() -> None:
         r"&time=1700000000",
         body,
     )
+
+
+# --- what is written ----------------------------------------------------------
+
+
+async def test_nothing_is_asked_for_that_nobody_reads() -> None:
+    async def answer(connection: Connection) -> None:
+        await connection.read_request()
+        await connection.send(http_answer(ACCEPTED))
+
+    async with Rogue(answer).running() as rogue, client(rogue.url) as voice:
+        await voice.submit(MOBILE, "1125")
+    head = rogue.requests[0].partition(b"\r\n\r\n")[0].decode()
+    names = {line.partition(":")[0] for line in head.split("\r\n")[1:]}
+    # No Accept-Encoding above all: a small answer must not unpack into a large one.
+    assert {"Host", "User-Agent", "Content-Length", "Content-Type"} == names
