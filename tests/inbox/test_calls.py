@@ -1,0 +1,191 @@
+"""The list of calls and their details."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from urllib.error import HTTPError
+
+import pytest
+
+from ihuyi_voice import VoiceClient
+from ihuyi_voice.sandbox import Chaos, SandboxGateway
+from tests.inbox.inbox import Inbox
+from tests.inbox.needs import Page, expect
+from tests.sandbox.forms import MOBILE
+
+HOSTILE = '<img src=x onerror="window.ran=1"><script>window.ran=1</script>'
+
+
+def environment(inbox: Inbox) -> dict[str, str]:
+    """What the page tells a newcomer to paste."""
+    lines = inbox.page.locator("#environment").inner_text().splitlines()
+    return dict(line.removeprefix("export ").split("=", 1) for line in lines)
+
+
+def test_a_call_of_another_process_appears_within_a_second(inbox: Inbox) -> None:
+    told = environment(inbox)
+    assert {"IHUYI_VOICE_BASE_URL", "IHUYI_VOICE_API_ID", "IHUYI_VOICE_API_KEY"} == told.keys()
+    command = [sys.executable, "-m", "ihuyi_voice", "submit", MOBILE, "--content", "1125"]
+    subprocess.run(command, env=os.environ | told, check=True, timeout=60, capture_output=True)
+    expect(inbox.rows).to_have_count(1, timeout=1000)
+    row = inbox.rows.first
+    expect(row.locator(".code")).to_have_text("1125")
+    expect(row.locator(".number")).to_have_text(MOBILE)
+    expect(row).to_contain_text("Placed")
+    expect(row).to_contain_text("2 提交成功")
+    expect(row).to_contain_text("voice id 100000001")
+    expect(row.locator("time")).to_have_text(re.compile(r"^\d\d:\d\d:\d\d$"))
+
+
+def test_what_a_newcomer_is_told_to_paste_is_enough(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment(inbox).items():
+        monkeypatch.setenv(name, value)
+    # Playwright's own loop runs in this thread, and may stand still meanwhile.
+    with VoiceClient.from_env(allow_running_loop=True) as client:
+        assert "100000001" == client.submit(MOBILE, "1125").voice_id
+    expect(inbox.page.get_by_text("Nobody has called yet")).to_be_hidden()
+
+
+def test_an_api_key_of_ones_own_is_not_shown(page: Page) -> None:
+    gateway = SandboxGateway(api_key="a-real-key-perhaps")
+    with gateway.serve_in_thread() as url:
+        inbox = Inbox(gateway, page, url)
+        inbox.open()
+        inbox.call_unseen("a-real-key-perhaps", "a-real-key-perhaps")
+        inbox.settle()
+        assert "a-real-key" not in inbox.page.content()
+        inbox.page.close()
+
+
+def test_the_newest_is_first_and_a_refusal_says_why(inbox: Inbox) -> None:
+    inbox.call(content="1111")
+    inbox.call(content="22")
+    inbox.call(content="3333")
+    expect(inbox.rows.locator(".code")).to_have_text(["3333", "22", "1111"])
+    refused = inbox.rows.nth(1)
+    expect(refused).to_contain_text("Refused")
+    expect(refused).to_contain_text("4070 语音验证码内容必须为4-6位数字")
+    expect(refused.get_by_role("button")).to_have_text(["Details"])
+
+
+@pytest.mark.parametrize("typed", ["13812345678", "+86 138-1234-5678", "5678", "138"])
+def test_the_search_finds_a_number_however_it_is_typed(inbox: Inbox, typed: str) -> None:
+    inbox.call("13812345678", "1111")
+    inbox.call("13911112222", "2222")
+    inbox.settle()
+    search = inbox.page.get_by_role("searchbox", name="Search by number")
+    search.fill(typed)
+    expect(inbox.rows.locator(".code")).to_have_text(["1111"])
+    expect(inbox.page.locator("#count")).to_have_text("1 match among 2 calls")
+    search.fill("999")
+    expect(inbox.page.get_by_text("No call to such a number")).to_be_visible()
+    search.fill("")
+    expect(inbox.rows).to_have_count(2)
+
+
+def test_a_search_stays_while_calls_come_in(inbox: Inbox) -> None:
+    inbox.page.get_by_role("searchbox").fill("138")
+    for n in range(3):
+        inbox.call("13812345678", f"{n}" * 4)
+        inbox.call("13911112222", f"{n}" * 4)
+    expect(inbox.rows.locator(".code")).to_have_text(["2222", "1111", "0000"])
+
+
+def test_the_details_show_the_form_and_the_answer_but_no_password(inbox: Inbox) -> None:
+    answer = inbox.call(format="json", password="sandbox-key", rd="1").decode()
+    inbox.page.get_by_role("button", name=f"Details of the call to {MOBILE}").click()
+    expect(inbox.details).to_be_visible()
+    form = inbox.details.get_by_role("row")
+    expect(form.filter(has_text="password")).to_have_text("password********")
+    expect(form.filter(has_text="mobile")).to_have_text(f"mobile{MOBILE}")
+    expect(form.filter(has_text="rd")).to_have_text(["password********", "rd1"])
+    expect(inbox.details.get_by_label("The body of the answer")).to_have_text(answer)
+    expect(inbox.details).to_contain_text("127.0.0.1")
+    assert "sandbox-key" not in inbox.details.inner_html()
+
+
+@pytest.mark.parametrize(
+    ("text", "chaos"),
+    [
+        ("<h1>502 Bad Gateway</h1>", Chaos(html_502=1)),
+        ("Nothing was sent", Chaos(close_after_placing=1)),
+        ("chaos: a code that was asked for", Chaos(code=4085)),
+    ],
+)
+def test_the_details_show_what_chaos_made_of_the_answer(
+    inbox: Inbox, text: str, chaos: Chaos
+) -> None:
+    inbox.gateway.chaos = chaos
+    try:
+        inbox.call()
+    except (HTTPError, ConnectionError) as error:
+        # It holds the connection.
+        getattr(error, "close", bool)()
+    inbox.rows.first.click()
+    expect(inbox.details).to_contain_text(text)
+
+
+def test_a_form_that_was_not_seen_as_one_says_what_is_likely_missing(inbox: Inbox) -> None:
+    inbox.gateway.answer("Submit", {}, "127.0.0.1", inbox.gateway.roll())
+    inbox.rows.first.click()
+    expect(inbox.details).to_contain_text("Was the Content-Type application/x-www-form-urlencoded?")
+    expect(inbox.details).to_contain_text("401 帐号不能为空")
+
+
+def test_hostile_strings_show_as_text(inbox: Inbox) -> None:
+    inbox.call(HOSTILE[:40], HOSTILE, **{HOSTILE: HOSTILE})
+    expect(inbox.rows.first.locator(".number")).to_have_text(HOSTILE[:40])
+    expect(inbox.rows.first.locator(".code")).to_contain_text('<img src=x onerror="window.ran=1">')
+    inbox.rows.first.click()
+    expect(inbox.details.get_by_role("rowheader", name=HOSTILE)).to_be_visible()
+    expect(inbox.details.get_by_role("cell", name=HOSTILE, exact=True).first).to_be_visible()
+    assert 0 == inbox.page.locator("#attempts img, #details img, #attempts script").count()
+    assert inbox.page.evaluate("window.ran === undefined")
+
+
+def test_listen_speaks_the_digits_one_by_one_in_chinese(inbox: Inbox) -> None:
+    # A machine without a sound card has no voices: what is asked of them is recorded.
+    inbox.page.add_init_script(
+        "window.asked = [];"
+        "speechSynthesis.speak = one => asked.push([one.lang, one.text, one.voice?.lang ?? null]);"
+    )
+    inbox.open()
+    inbox.call(content="1125")
+    inbox.page.get_by_role("button", name="Listen to the code 1125").click()
+    expect(inbox.page.locator("#toast")).to_contain_text("您的验证码是 1 1 2 5")
+    assert [["zh-CN", "您的验证码是 1 1 2 5", None]] == inbox.page.evaluate("asked")
+    expect(inbox.details).to_be_hidden()
+
+
+def test_clear_asks_first_and_leaves_the_settings(inbox: Inbox) -> None:
+    inbox.gateway.balance = 5
+    inbox.call()
+    inbox.page.get_by_role("button", name="Clear").click()
+    confirm = inbox.page.get_by_role("dialog", name="Clear the inbox?")
+    expect(confirm).to_contain_text("1 call will be forgotten")
+    confirm.get_by_role("button", name="Keep").click()
+    assert 1 == len(inbox.gateway.attempts)
+    inbox.page.get_by_role("button", name="Clear").click()
+    confirm.get_by_role("button", name="Clear").click()
+    expect(inbox.page.get_by_text("Nobody has called yet")).to_be_visible()
+    assert ([], [], 4) == (inbox.gateway.attempts, inbox.gateway.calls, inbox.gateway.balance)
+    inbox.call(content="7777")
+    expect(inbox.rows.locator(".code")).to_have_text(["7777"])
+
+
+def test_pause_holds_the_list_and_resume_shows_the_rest(inbox: Inbox) -> None:
+    inbox.call(content="1111")
+    inbox.settle()
+    inbox.page.get_by_role("button", name="Pause").click()
+    inbox.call(content="2222")
+    inbox.call(content="3333")
+    resume = inbox.page.get_by_role("button", name="Resume · 2 new")
+    expect(resume).to_have_attribute("aria-pressed", "true")
+    expect(inbox.rows.locator(".code")).to_have_text(["1111"])
+    resume.click()
+    expect(inbox.rows.locator(".code")).to_have_text(["3333", "2222", "1111"])

@@ -1,0 +1,135 @@
+"""What is set on the page counts for the next answer, and what is set elsewhere is shown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.error import HTTPError
+
+import pytest
+
+from ihuyi_voice.sandbox import Chaos
+from tests.inbox.needs import expect
+
+if TYPE_CHECKING:
+    from tests.inbox.inbox import Inbox
+
+
+def saved(inbox: Inbox) -> None:
+    expect(inbox.page.locator("#toast")).to_be_visible()
+
+
+def test_chaos_that_is_switched_on_changes_the_next_answer(inbox: Inbox) -> None:
+    switch = inbox.page.get_by_role("switch", name="502 page")
+    with inbox.page.expect_response("**/chaos"):
+        switch.check()
+    with pytest.raises(HTTPError) as caught:
+        inbox.call()
+    caught.value.close()
+    assert 502 == caught.value.code
+    expect(inbox.rows.first).to_contain_text("chaos: a 502 page")
+    with inbox.page.expect_response("**/chaos"):
+        switch.uncheck()
+    assert b"<code>2</code>" in inbox.call()
+
+
+def test_chaos_may_strike_now_and_then(inbox: Inbox) -> None:
+    inbox.page.get_by_label("Garbage: how often, in percent").fill("12.5")
+    with inbox.page.expect_response("**/chaos"):
+        inbox.page.get_by_role("switch", name="Garbage").check()
+    assert Chaos(garbage=0.125) == inbox.gateway.chaos
+    with inbox.page.expect_response("**/chaos"):
+        inbox.page.get_by_label("Garbage: how often, in percent").fill("50")
+        inbox.page.keyboard.press("Enter")
+    assert Chaos(garbage=0.5) == inbox.gateway.chaos
+
+
+def test_a_code_and_late_answers_and_all_of_it_off(inbox: Inbox) -> None:
+    inbox.page.get_by_label("The code that is answered").fill("4085")
+    with inbox.page.expect_response("**/chaos"):
+        inbox.page.get_by_role("switch", name="Refuse with").check()
+    with inbox.page.expect_response("**/chaos"):
+        inbox.page.get_by_role("switch", name="Late answers").check()
+    assert Chaos(code=4085, latency=1) == inbox.gateway.chaos
+    with inbox.page.expect_response("**/chaos"):
+        inbox.page.get_by_role("button", name="All off").click()
+    assert Chaos() == inbox.gateway.chaos
+    expect(inbox.page.get_by_role("switch", checked=True)).to_have_count(0)
+    expect(inbox.page.get_by_role("button", name="All off")).to_be_disabled()
+
+
+def test_what_the_gateway_does_not_take_is_said_and_the_switch_goes_back(inbox: Inbox) -> None:
+    inbox.page.get_by_label("The code that is answered").fill("2")
+    inbox.page.get_by_role("switch", name="Refuse with").click()
+    expect(inbox.page.locator("#toast")).to_contain_text("code must not be 2")
+    expect(inbox.page.get_by_role("switch", name="Refuse with")).not_to_be_checked()
+    inbox.page.get_by_label("Blacklist").fill("not a number")
+    inbox.page.locator("#blacklist-form").get_by_role("button").click()
+    expect(inbox.page.locator("#toast")).to_contain_text("blacklist must hold mobile numbers")
+    assert all("400" in said for said in inbox.said)
+    inbox.said.clear()
+
+
+def test_a_freeze(inbox: Inbox) -> None:
+    with inbox.page.expect_response("**/settings"):
+        inbox.page.get_by_role("switch", name="Frozen").check()
+    assert b"<code>4050</code>" in inbox.call()
+    with inbox.page.expect_response("**/settings"):
+        inbox.page.get_by_role("switch", name="Frozen").uncheck()
+    assert b"<code>2</code>" in inbox.call()
+
+
+def test_the_balance(inbox: Inbox) -> None:
+    balance = inbox.page.get_by_label("Balance")
+    expect(balance).to_have_value("1000")
+    balance.fill("1")
+    with inbox.page.expect_response("**/settings"):
+        inbox.page.keyboard.press("Enter")
+    assert 1 == inbox.gateway.balance
+    # It sinks with each call, and is shown, but not over what is being typed.
+    assert b"<code>2</code>" in inbox.call()
+    expect(inbox.page.locator("#left")).to_have_text("0")
+    expect(balance).to_have_value("1")
+    assert b"<code>4051</code>" in inbox.call()
+
+
+def test_the_blacklist_and_the_allowed_ips(inbox: Inbox) -> None:
+    inbox.page.get_by_label("Blacklist").fill("+86 139-1234-5678\n13800000000, ")
+    with inbox.page.expect_response("**/settings"):
+        inbox.page.locator("#blacklist-form").get_by_role("button").click()
+    assert {"13912345678", "13800000000"} == inbox.gateway.blacklist
+    assert b"<code>4030</code>" in inbox.call()
+    inbox.page.get_by_label("Allowed IPs").fill("10.0.0.1")
+    with inbox.page.expect_response("**/settings"):
+        inbox.page.locator("#allowed-form").get_by_role("button").click()
+    assert b"<code>400</code>" in inbox.call()
+    inbox.page.get_by_label("Allowed IPs").fill("")
+    with inbox.page.expect_response("**/settings"):
+        inbox.page.locator("#allowed-form").get_by_role("button").click()
+    assert None is inbox.gateway.allowed_ips
+
+
+def test_what_is_set_elsewhere_is_shown(inbox: Inbox) -> None:
+    inbox.gateway.frozen = True
+    inbox.gateway.balance = 12345
+    inbox.gateway.blacklist = ["13800000000"]
+    inbox.gateway.chaos = Chaos(truncate=0.25, latency=2)
+    expect(inbox.page.get_by_role("switch", name="Frozen")).to_be_checked()
+    expect(inbox.page.locator("#left")).to_have_text("12,345")
+    expect(inbox.page.get_by_label("Balance")).to_have_value("12345")
+    expect(inbox.page.get_by_label("Blacklist")).to_have_value("13800000000")
+    expect(inbox.page.get_by_role("switch", name="Half an answer")).to_be_checked()
+    expect(inbox.page.get_by_label("Half an answer: how often")).to_have_value("25")
+    expect(inbox.page.get_by_label("Late answers: by how many seconds")).to_have_value("2")
+
+
+def test_receipts_and_each_try_are_shown(inbox: Inbox) -> None:
+    inbox.gateway.receipt_delay = inbox.gateway.receipt_interval = 0
+    # The page's own server is no receiver: it does not know the path.
+    inbox.page.get_by_label("Push to").fill(f"{inbox.url}/nothing-here")
+    with inbox.page.expect_response("**/settings"):
+        inbox.page.keyboard.press("Enter")
+    inbox.call()
+    expect(inbox.rows.first).to_contain_text("receipt never taken")
+    inbox.rows.first.click()
+    expect(inbox.details.locator(".tries li")).to_have_count(3)
+    expect(inbox.details.locator(".tries li").first).to_contain_text("answered 404")
