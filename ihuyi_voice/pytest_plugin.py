@@ -23,11 +23,7 @@ if TYPE_CHECKING:
 
     from .sync import VoiceClient
     from .voice_gateway import VoiceGateway
-
-__all__ = ["VoiceGateway", "voice_client", "voice_gateway"]
-
-
-if not TYPE_CHECKING:
+else:
 
     def __getattr__(name: str) -> object:
         if name != "VoiceGateway":
@@ -36,6 +32,9 @@ if not TYPE_CHECKING:
         from .voice_gateway import VoiceGateway  # noqa: PLC0415 - what nobody uses costs nothing
 
         return VoiceGateway
+
+
+__all__ = ["VoiceGateway", "voice_client", "voice_gateway"]
 
 
 @pytest.fixture
