@@ -24,12 +24,15 @@ from .errors import (
     InvalidContentError,
     InvalidMobileError,
     InvalidRequestError,
+    LedgerError,
     NotSentError,
     OutcomeUnknownError,
     QuotaExceededError,
     SubmitFailedError,
     UnrecognizedCodeError,
 )
+from .ledger import Ledger
+from .ledger_entry import UnknownClaim
 from .models import (
     Balance,
     BulkReport,
@@ -61,6 +64,8 @@ __all__ = [
     "InvalidContentError",
     "InvalidMobileError",
     "InvalidRequestError",
+    "Ledger",
+    "LedgerError",
     "MemoryQuotaStore",
     "NotSentError",
     "Outcome",
@@ -72,6 +77,7 @@ __all__ = [
     "SubmitFailedError",
     "SubmitRequest",
     "SubmitResult",
+    "UnknownClaim",
     "UnrecognizedCodeError",
     "VoiceClient",
     "__version__",

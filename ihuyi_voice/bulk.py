@@ -250,12 +250,13 @@ class BulkRun:
         if isinstance(end, IhuyiVoiceError):
             outcome = Outcome(index, request, status_of(end), None, end)
         else:
-            outcome = Outcome(index, request, OutcomeStatus.ACCEPTED, end, None)
+            status = OutcomeStatus.REPLAYED if end.replayed else OutcomeStatus.ACCEPTED
+            outcome = Outcome(index, request, status, end, None)
         self._counts[outcome.status] += 1
         self._outcomes.append(outcome)
         if self._news is not None:
             self._news.set()
-        if outcome.status in _FAILURES:
+        if outcome.status in _FAILURES and not getattr(end, "earlier", False):
             self._failures_in_row += 1
         elif outcome.status in _CONTACTS:
             self._failures_in_row = 0
@@ -367,15 +368,13 @@ class BulkRun:
                 request.mobile, request.content, request.idempotency_key
             )
             if self._requester.quota is not None:
-                admitted = await self._requester.reserve(admitted)
+                try:
+                    admitted = await self._requester.reserve(admitted)
+                except QuotaExceededError as limited:
+                    await self._settle_limited(index, request, admitted, limited)
+                    return None
         except InvalidRequestError as error:
             self._refuse(index, request, InvalidRequestError(f"row {index}: {error}"))
-        except QuotaExceededError as error:
-            if self._wait_for_quota and request is not None:
-                due = time.monotonic() + error.retry_after
-                heapq.heappush(self._late, (due, index, request, error))
-            else:
-                self._refuse(index, request, error)
         except IhuyiVoiceError as error:
             self._refuse(index, request, error)
         except BaseException:
@@ -386,6 +385,19 @@ class BulkRun:
         else:
             return request, admitted
         return None
+
+    async def _settle_limited(
+        self, index: int, request: SubmitRequest, checked: Admitted, limited: QuotaExceededError
+    ) -> None:
+        """What the ledger knows needs no place in the quota; any other row waits or ends."""
+        try:
+            self._report_outcome(index, request, await self._requester.replay(checked, limited))
+        except QuotaExceededError:
+            if self._wait_for_quota:
+                due = time.monotonic() + limited.retry_after
+                heapq.heappush(self._late, (due, index, request, limited))
+            else:
+                self._refuse(index, request, limited)
 
     async def _next_row(self) -> tuple[int, object] | None:
         """A row whose quota should be free by now, or the next of the source."""

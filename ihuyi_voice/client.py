@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from .bulk import Rows, StopOn
+    from .ledger import Ledger
     from .models import Balance, SubmitResult
 
     class ClientOptions(TypedDict, total=False):
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         proxy: str | None
         trace_configs: Sequence[aiohttp.TraceConfig]
         quota: RecipientQuota | QuotaDefault | None
+        ledger: Ledger | None
         clock: Callable[[], float]
 
 
@@ -84,6 +86,9 @@ class AsyncVoiceClient:
             they are shown the signed body.
         quota: the limit of calls per number, 2 a minute and 10 a day by
             default; None for no limit.
+        ledger: remembers idempotency keys, so that each is placed at most
+            once across crashes and processes; see `Ledger.open`. It stays
+            open when the client is closed.
         clock: seconds since 1970; what is signed. Must be right to within the
             gateway's tolerance, which is not published.
 
@@ -108,6 +113,7 @@ class AsyncVoiceClient:
         proxy: str | None = None,
         trace_configs: Sequence[aiohttp.TraceConfig] = (),
         quota: RecipientQuota | QuotaDefault | None = QuotaDefault.DEFAULT,
+        ledger: Ledger | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         settings = Settings(
@@ -131,6 +137,8 @@ class AsyncVoiceClient:
         self._ssl_context = ssl_context
         self._trace_configs = tuple(trace_configs)
         self._quota = RecipientQuota() if isinstance(quota, QuotaDefault) else quota
+        _check_opened(ledger)
+        self._ledger = ledger
         self._clock = clock
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -166,18 +174,23 @@ class AsyncVoiceClient:
             mobile: one mainland number; blanks, hyphens and a +86/0086/86
                 prefix are stripped, then 1, 3-9 and nine digits must be left.
             content: the code, a str of 4-6 ASCII digits.
-            idempotency_key: names the request across processes; needs a
-                ledger, without which it is an error.
+            idempotency_key: names the request, 1-255 printable characters, so
+                that the ledger lets it be placed once, whoever asks again.
+                Needed with a ledger, an error without one.
 
         Returns:
             The gateway accepted the call: the phone rings, usually within 5 s.
+            `replayed` tells that it did so earlier, under the same key.
 
         Raises:
-            InvalidRequestError: the local check refused it; nothing was sent.
+            InvalidRequestError: the local check refused it, or its key stands
+                for another number or content; nothing was sent.
             QuotaExceededError: the limit for this number is reached; nothing was sent.
-            NotSentError: nothing was written; repeating is safe.
+            NotSentError: nothing was written; repeating is safe. A LedgerError
+                where it was the ledger that failed.
             OutcomeUnknownError: something may have been written and no readable
-                answer came: the phone may have rung, do not repeat it blindly.
+                answer came, or the ledger knows so of an earlier request with
+                this key: the phone may have rung, do not repeat it blindly.
             GatewayError: the gateway refused; its subclass and code say why.
             RuntimeError: the client is closed, or used where it cannot run.
         """
@@ -313,7 +326,12 @@ class AsyncVoiceClient:
                 trace_configs=self._trace_configs,
             )
             self._requester = Requester(
-                self._settings, self._encoder, self._transport, self._quota, self._clock
+                self._settings,
+                self._encoder,
+                self._transport,
+                self._quota,
+                self._ledger,
+                self._clock,
             )
         elif loop is not self._loop:
             msg = (
@@ -322,6 +340,12 @@ class AsyncVoiceClient:
             )
             raise RuntimeError(msg)
         return self._requester
+
+
+def _check_opened(ledger: object) -> None:
+    if isinstance(ledger, str | os.PathLike):
+        msg = "ledger is a Ledger, not the place of one: pass ledger=Ledger.open(...)"
+        raise TypeError(msg)
 
 
 def _environment_proxy(base_url: str) -> Secret | None:

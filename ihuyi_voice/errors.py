@@ -84,9 +84,13 @@ class NotSentError(IhuyiVoiceError):
     Raised when no slot came free in time, or when the name could not be
     resolved, the connection, its TLS handshake or the proxy failed. The
     original exception, where there is one, is the `__cause__`.
+
+    Attributes:
+        reason: what happened, without the advice that the text adds.
     """
 
     def __init__(self, reason: str) -> None:
+        self.reason = reason
         super().__init__(
             f"not sent: {reason}; nothing was written, no phone rang, repeating is safe"
         )
@@ -117,11 +121,14 @@ class OutcomeUnknownError(IhuyiVoiceError):
 
     Attributes:
         reason: what happened, without the advice that the text adds.
+        earlier: True when the ledger knows this of an earlier request with
+            the same idempotency key: nothing was sent now.
     """
 
-    def __init__(self, reason: str, *, may_have_rung: bool = True) -> None:
+    def __init__(self, reason: str, *, may_have_rung: bool = True, earlier: bool = False) -> None:
         self.reason = reason
         self.may_have_rung = may_have_rung
+        self.earlier = earlier
         advice = (
             "the phone may have rung, do not repeat this blindly"
             if may_have_rung

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import secrets
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 from urllib.parse import quote_plus, unquote, urlsplit
@@ -275,16 +275,21 @@ class SubmitResult:
             digit, or None where the answer had none.
         msg: the gateway's own words.
         mobile: the number that was called, 11 digits. The repr masks it.
+        replayed: True when this is the stored result of an earlier request
+            with the same idempotency key: nothing was sent now. It does not
+            count in a comparison.
     """
 
     voice_id: str | None
     msg: str
     mobile: str
+    replayed: bool = field(default=False, compare=False)
 
     def __repr__(self) -> str:
+        replayed = ", replayed=True" if self.replayed else ""
         return (
             f"SubmitResult(voice_id={self.voice_id!r}, msg={self.msg!r},"
-            f" mobile={mask_mobile(self.mobile)!r})"
+            f" mobile={mask_mobile(self.mobile)!r}{replayed})"
         )
 
 
@@ -328,7 +333,7 @@ class Outcome:
         index: the row's place in the source, from 0.
         request: the row, or None where it was neither a request nor a pair.
         status: what became of it.
-        result: the gateway's answer when it was accepted, else None.
+        result: the gateway's answer when it was accepted, now or earlier, else None.
         error: why not, when it was not accepted, else None.
     """
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from .bulk import BulkRun, Rows, StopOn
     from .client import ClientOptions
+    from .ledger import Ledger
     from .models import AnswerFormat, Balance, BulkReport, Outcome, SubmitResult
     from .quota import RecipientQuota
 
@@ -140,6 +141,9 @@ class VoiceClient:
             they are shown the signed body.
         quota: the limit of calls per number, 2 a minute and 10 a day by
             default; None for no limit.
+        ledger: remembers idempotency keys, so that each is placed at most
+            once across crashes and processes; see `Ledger.open`. It stays
+            open when the client is closed.
         clock: seconds since 1970; what is signed. Must be right to within the
             gateway's tolerance, which is not published.
         allow_running_loop: let a call block even where an event loop is
@@ -166,6 +170,7 @@ class VoiceClient:
         proxy: str | None = None,
         trace_configs: Sequence[aiohttp.TraceConfig] = (),
         quota: RecipientQuota | QuotaDefault | None = QuotaDefault.DEFAULT,
+        ledger: Ledger | None = None,
         clock: Callable[[], float] = time.time,
         allow_running_loop: bool = False,
     ) -> None:
@@ -183,6 +188,7 @@ class VoiceClient:
             proxy=proxy,
             trace_configs=trace_configs,
             quota=quota,
+            ledger=ledger,
             clock=clock,
         )
         self._allow_running_loop = allow_running_loop
@@ -221,18 +227,23 @@ class VoiceClient:
             mobile: one mainland number; blanks, hyphens and a +86/0086/86
                 prefix are stripped, then 1, 3-9 and nine digits must be left.
             content: the code, a str of 4-6 ASCII digits.
-            idempotency_key: names the request across processes; needs a
-                ledger, without which it is an error.
+            idempotency_key: names the request, 1-255 printable characters, so
+                that the ledger lets it be placed once, whoever asks again.
+                Needed with a ledger, an error without one.
 
         Returns:
             The gateway accepted the call: the phone rings, usually within 5 s.
+            `replayed` tells that it did so earlier, under the same key.
 
         Raises:
-            InvalidRequestError: the local check refused it; nothing was sent.
+            InvalidRequestError: the local check refused it, or its key stands
+                for another number or content; nothing was sent.
             QuotaExceededError: the limit for this number is reached; nothing was sent.
-            NotSentError: nothing was written; repeating is safe.
+            NotSentError: nothing was written; repeating is safe. A LedgerError
+                where it was the ledger that failed.
             OutcomeUnknownError: something may have been written and no readable
-                answer came: the phone may have rung, do not repeat it blindly.
+                answer came, or the ledger knows so of an earlier request with
+                this key: the phone may have rung, do not repeat it blindly.
             GatewayError: the gateway refused; its subclass and code say why.
             RuntimeError: the client is closed, or used where it cannot run.
         """
