@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from contextlib import contextmanager
 from datetime import timedelta
 from enum import Enum
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -109,11 +111,16 @@ def ledger(  # noqa: PLR0913 - one argument per option
 
 
 @contextmanager
-def _opened(file: str) -> Iterator[Ledger]:
-    """The ledger; whatever is wrong with it ends the program."""
+def opened(file: str, *, create: bool = False) -> Iterator[Ledger]:
+    """The ledger; whatever is wrong with it ends the program.
+
+    Args:
+        file: a path or a URL, as `Ledger.open` takes it, without a password.
+        create: whether a file that is not there is made.
+    """
     if "://" in file:
         # Before anybody reads the URL, whose mistakes could be told with the password in them.
-        if re.search(r"://[^/?@]*:[^/@]*@|[?&]password=", file):
+        if re.search(r"://[^:/@]*:[^@]*@|[?&]password=", file):
             fail(
                 "no password on the command line, where other users can read it: leave it out of"
                 " the URL, and set PGPASSWORD or write it into ~/.pgpass"
@@ -121,11 +128,11 @@ def _opened(file: str) -> Iterator[Ledger]:
         path = file.partition(":///")[2] if file.startswith("sqlite") else ""
     else:
         path = file
-    if path and not Path(path).exists():
+    if path and not create and not Path(path).exists():
         fail(f"there is no {path}")
     try:
-        with Ledger.open(file) as opened:
-            yield opened
+        with Ledger.open(file) as ledger_there:
+            yield ledger_there
     except LedgerError as error:
         fail(str(error), EXIT_STATUSES[OutcomeStatus.NOT_SENT])
     except (LookupError, ModuleNotFoundError, ValueError) as error:
@@ -133,8 +140,8 @@ def _opened(file: str) -> Iterator[Ledger]:
 
 
 def _list(file: str, *, as_json: bool) -> None:
-    with _opened(file) as opened:
-        claims = opened.unknown()
+    with opened(file) as ledger_there:
+        claims = ledger_there.unknown()
     if as_json:
         for claim in claims:
             typer.echo(json.dumps(_facts(claim), ensure_ascii=False))
@@ -159,7 +166,7 @@ def _facts(claim: UnknownClaim) -> dict[str, object]:
 def _print_claims(claims: list[UnknownClaim]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     # What is typed again, or looked up, must be whole however narrow the terminal is.
-    table.add_column("key", overflow="fold", min_width=max(len(c.key) for c in claims))
+    table.add_column("key", no_wrap=True, min_width=max(cell_len(claim.key) for claim in claims))
     table.add_column("mobile", no_wrap=True, min_width=11)
     table.add_column("claimed at", no_wrap=True, min_width=19)
     table.add_column("age", no_wrap=True, justify="right")
@@ -178,11 +185,11 @@ def _print_claims(claims: list[UnknownClaim]) -> None:
 
 
 def _print_wide(table: Table) -> None:
+    """As wide as the terminal, or as what must be whole."""
     console = Console()
-    least = console.measure(table).minimum
-    console.print(
-        table, width=max(console.width, least), crop=False, no_wrap=False, soft_wrap=False
-    )
+    unbounded = console.options.update(max_width=sys.maxsize)
+    least = console.measure(table, options=unbounded).minimum
+    console.print(table, width=max(console.width, least), crop=False)
 
 
 def _age(seconds: float) -> str:
@@ -193,8 +200,8 @@ def _age(seconds: float) -> str:
 
 
 def _summary(file: str, *, as_json: bool) -> None:
-    with _opened(file) as opened:
-        counts = opened.summary()
+    with opened(file) as ledger_there:
+        counts = ledger_there.summary()
     if as_json:
         typer.echo(json.dumps(counts))
         return
@@ -208,8 +215,8 @@ def _summary(file: str, *, as_json: bool) -> None:
 
 
 def _resolve(file: str, key: str, *, placed: bool, as_json: bool) -> None:
-    with _opened(file) as opened:
-        opened.resolve(key, placed=placed)
+    with opened(file) as ledger_there:
+        ledger_there.resolve(key, placed=placed)
     if as_json:
         typer.echo(json.dumps({"key": key, "placed": placed}, ensure_ascii=False))
     elif placed:
@@ -219,8 +226,8 @@ def _resolve(file: str, key: str, *, placed: bool, as_json: bool) -> None:
 
 
 def _purge(file: str, older_than: timedelta, *, as_json: bool) -> None:
-    with _opened(file) as opened:
-        count = opened.purge(older_than)
+    with opened(file) as ledger_there:
+        count = ledger_there.purge(older_than)
     typer.echo(json.dumps({"purged": count}) if as_json else f"forgotten: {count}")
 
 

@@ -37,7 +37,7 @@ from .ledger_writer import Writer
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
@@ -250,6 +250,22 @@ class Ledger:
             raise ValueError(msg)
         with self._aside() as connection:
             return connection.purge(self._clock() - older_than.total_seconds())
+
+    @property
+    def id(self) -> str:
+        """What tells this ledger from every other: 16 hex digits, drawn when it was created."""
+        return self._store.ledger_id or ""
+
+    def known(self, keys: Sequence[str]) -> dict[str, EntryState]:
+        """What is known of these keys, at most some thousands; those never claimed are left out.
+
+        Raises:
+            LedgerError: the database failed.
+            RuntimeError: the ledger is closed.
+        """
+        with self._aside(writing=False) as connection:
+            _, found, _ = connection.apply((), keys, ())
+        return {key: entry.state for key, entry in found.items()}
 
     def hashed_with_another_key(self, hashed_with: str) -> bool:
         """Whether a row was placed, or may have been, whose key another API key derived.

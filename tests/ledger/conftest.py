@@ -70,4 +70,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def read_only(small_disk: Path) -> Callable[[], None]:
     """Makes the small disk read-only, which stops even root."""
-    return lambda: subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True) and None
+
+    def remount() -> None:
+        subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+
+    return remount

@@ -27,7 +27,7 @@ class PostgresServer:
         self._binaries = binaries
         self._folder = folder
         self._user = "postgres" if os.geteuid() == 0 else None
-        if self._user is not None:
+        if self._user is not None:  # pragma: no branch - depends on who runs the tests
             shutil.chown(folder, self._user)
         folder.chmod(0o755)
         self._call("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync")
@@ -88,7 +88,7 @@ def running_server() -> Iterator[PostgresServer]:
             pytest.fail(reason)
         pytest.skip(reason)
     # A socket's path has to be short.
-    with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as folder:  # noqa: S108
+    with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as folder:
         server = PostgresServer(binaries, Path(folder))
         try:
             yield server

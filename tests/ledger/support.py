@@ -10,7 +10,7 @@ import textwrap
 import time
 from typing import TYPE_CHECKING
 
-from ihuyi_voice.ledger import Claim, EntryState, Fingerprints, Ledger
+from ihuyi_voice.ledger import Claim, Entry, EntryState, Fingerprints, Ledger
 from ihuyi_voice.models import mask_mobile
 
 if TYPE_CHECKING:
@@ -42,13 +42,18 @@ async def claim(
     mobile: str = MOBILE,
     content: str = CONTENT,
     *,
-    timeout: float = 10.0,  # noqa: ASYNC109 - the deadline's
+    timeout: float = 10.0,
     live: float = LIVE,
     fingerprints: Fingerprints = FINGERPRINTS,
 ) -> Claim:
     fingerprint = fingerprints.of(mobile, content)
     deadline = time.monotonic() + timeout
     return await ledger.claim(key, fingerprint, mask_mobile(mobile), deadline, live)
+
+
+async def find(ledger: Ledger, key: str = "k") -> Entry | None:
+    fingerprint = FINGERPRINTS.of(MOBILE, CONTENT)
+    return await ledger.find(key, fingerprint, MASKED, time.monotonic() + 10)
 
 
 async def claimed(ledger: Ledger, key: str = "k", *, live: float = LIVE) -> str:
@@ -63,7 +68,7 @@ async def ended(ledger: Ledger, state: EntryState, key: str = "k") -> str:
     """The token of a claim that was made and has ended so."""
     token = await claimed(ledger, key)
     if state is EntryState.ACCEPTED:
-        await ledger.settle(key, token, state, code=2, msg="提交成功", voice_id="123456789")
+        await ledger.settle(key, token, state, code=2, msg="提交成功", voice_id="900100200")
     elif state is EntryState.REFUSED:
         await ledger.settle(key, token, state, code=4051, msg="剩余条数不足")
     else:

@@ -21,6 +21,7 @@ from .support import (
     claim,
     claimed,
     ended,
+    find,
 )
 
 REPEATABLE = [EntryState.REFUSED, EntryState.NOT_SENT]
@@ -37,7 +38,7 @@ async def test_an_accepted_key_gives_what_the_gateway_said(ledger: Ledger) -> No
     again = await claim(ledger)
     assert "" == again.token
     assert again.entry is not None
-    assert (EntryState.ACCEPTED, 2, "提交成功", "123456789", MASKED) == (
+    assert (EntryState.ACCEPTED, 2, "提交成功", "900100200", MASKED) == (
         again.entry.state,
         again.entry.code,
         again.entry.msg,
@@ -61,11 +62,6 @@ async def test_what_rang_nobody_may_be_claimed_anew(ledger: Ledger, state: Entry
         found.voice_id,
         found.token,
     )
-
-
-async def find(ledger: Ledger, key: str = "k", content: str = CONTENT):  # type: ignore[no-untyped-def] # noqa: ANN201
-    fingerprint = FINGERPRINTS.of(MOBILE, content)
-    return await ledger.find(key, fingerprint, MASKED, time.monotonic() + 10)
 
 
 async def test_an_unknown_key_stands_in_the_way_at_once(ledger: Ledger, clock: Clock) -> None:
@@ -221,7 +217,7 @@ async def test_find_reads_and_claims_nothing(ledger: Ledger) -> None:
 
 async def test_unknown_may_be_settled_later(ledger: Ledger) -> None:
     token = await ended(ledger, EntryState.UNKNOWN)
-    await ledger.settle("k", token, EntryState.ACCEPTED, code=2, voice_id="123456789")
+    await ledger.settle("k", token, EntryState.ACCEPTED, code=2, voice_id="900100200")
     assert 1 == ledger.summary()["accepted"]
 
 
