@@ -131,8 +131,8 @@ def opened(file: str, *, create: bool = False) -> Iterator[Ledger]:
     if path and not create and not Path(path).exists():
         fail(f"there is no {path}")
     try:
-        with Ledger.open(file) as ledger_there:
-            yield ledger_there
+        with Ledger.open(file) as book:
+            yield book
     except LedgerError as error:
         fail(str(error), EXIT_STATUSES[OutcomeStatus.NOT_SENT])
     except (LookupError, ModuleNotFoundError, ValueError) as error:
@@ -140,8 +140,8 @@ def opened(file: str, *, create: bool = False) -> Iterator[Ledger]:
 
 
 def _list(file: str, *, as_json: bool) -> None:
-    with opened(file) as ledger_there:
-        claims = ledger_there.unknown()
+    with opened(file) as book:
+        claims = book.unknown()
     if as_json:
         for claim in claims:
             typer.echo(json.dumps(_facts(claim), ensure_ascii=False))
@@ -188,8 +188,8 @@ def _print_wide(table: Table) -> None:
     """As wide as the terminal, or as what must be whole."""
     console = Console()
     unbounded = console.options.update(max_width=sys.maxsize)
-    least = console.measure(table, options=unbounded).minimum
-    console.print(table, width=max(console.width, least), crop=False)
+    console.width = max(console.width, console.measure(table, options=unbounded).minimum)
+    console.print(table)
 
 
 def _age(seconds: float) -> str:
@@ -200,8 +200,8 @@ def _age(seconds: float) -> str:
 
 
 def _summary(file: str, *, as_json: bool) -> None:
-    with opened(file) as ledger_there:
-        counts = ledger_there.summary()
+    with opened(file) as book:
+        counts = book.summary()
     if as_json:
         typer.echo(json.dumps(counts))
         return
@@ -215,8 +215,8 @@ def _summary(file: str, *, as_json: bool) -> None:
 
 
 def _resolve(file: str, key: str, *, placed: bool, as_json: bool) -> None:
-    with opened(file) as ledger_there:
-        ledger_there.resolve(key, placed=placed)
+    with opened(file) as book:
+        book.resolve(key, placed=placed)
     if as_json:
         typer.echo(json.dumps({"key": key, "placed": placed}, ensure_ascii=False))
     elif placed:
@@ -226,8 +226,8 @@ def _resolve(file: str, key: str, *, placed: bool, as_json: bool) -> None:
 
 
 def _purge(file: str, older_than: timedelta, *, as_json: bool) -> None:
-    with opened(file) as ledger_there:
-        count = ledger_there.purge(older_than)
+    with opened(file) as book:
+        count = book.purge(older_than)
     typer.echo(json.dumps({"purged": count}) if as_json else f"forgotten: {count}")
 
 
