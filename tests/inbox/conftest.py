@@ -13,27 +13,33 @@ from tests.inbox.inbox import ARGUMENTS, Inbox
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.inbox.needs import Browser, Page
+    from tests.inbox.needs import BrowserContext, Page
 
 
 # Of the package and not of the session: while it lives, a loop runs in this
 # thread, which asynchronous tests elsewhere could not bear.
 @pytest.fixture(scope="package")
-def browser() -> Iterator[Browser]:
+def context() -> Iterator[BrowserContext]:
     from tests.inbox.needs import CHROMIUM, sync_playwright  # noqa: PLC0415 - may be missing
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
+    with sync_playwright() as playwright, SandboxGateway().serve_in_thread() as url:
+        # One renderer for every page, kept by one that stays: a fresh one takes
+        # longer to start than most tests to run.
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=[*ARGUMENTS, "--process-per-site"]
+        )
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        context.set_default_timeout(5000)
+        context.new_page().goto(f"{url}/_sandbox/page/icon.svg")
+        yield context
         browser.close()
 
 
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(5000)
-    yield context.new_page()
-    context.close()
+def page(context: BrowserContext) -> Iterator[Page]:
+    page = context.new_page()
+    yield page
+    page.close()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 CHROMIUM = which("chromium")
 
 try:
-    from playwright.sync_api import Browser, Error, Locator, Page, expect, sync_playwright
+    from playwright.sync_api import BrowserContext, Error, Locator, Page, expect, sync_playwright
 except ModuleNotFoundError:  # pragma: no cover - is installed where coverage is measured
     if os.environ.get("CI"):
         raise
@@ -21,4 +21,4 @@ if CHROMIUM is None:  # pragma: no cover - likewise
         pytest.fail("not installed: apt-get install chromium", pytrace=False)
     pytest.skip("not installed: apt-get install chromium", allow_module_level=True)
 
-__all__ = ["CHROMIUM", "Browser", "Error", "Locator", "Page", "expect", "sync_playwright"]
+__all__ = ["CHROMIUM", "BrowserContext", "Error", "Locator", "Page", "expect", "sync_playwright"]

@@ -30,7 +30,8 @@ export function prepareDetails() {
   dialog.addEventListener("close", () => {
     shownNumber = null;
     // The browser gives the focus back to the row's button, if that is still there.
-    if (document.activeElement === document.body) $("attempts-title").focus();
+    const active = document.activeElement;
+    if (active === document.body || dialog.contains(active)) $("attempts-title").focus();
   });
 }
 

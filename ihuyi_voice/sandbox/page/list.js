@@ -61,6 +61,9 @@ export class List {
   #forget() {
     this.#attempts = [];
     this.#receipts.clear();
+    // Another gateway counts from 1 as well: rows of the same number are not the same calls.
+    this.#rows.clear();
+    $("attempts").replaceChildren();
     if (this.#pausedAt !== null) this.#pausedAt = 0;
   }
 

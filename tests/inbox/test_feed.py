@@ -1,0 +1,144 @@
+"""The page keeps up: through lost connections, restarts, bulk runs and a full record."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from ihuyi_voice.sandbox import SandboxGateway
+from tests.inbox.inbox import Inbox
+from tests.inbox.needs import expect
+
+if TYPE_CHECKING:
+    from tests.inbox.needs import Page
+
+FULL = 10_000
+
+# The longest time for which the page did nothing but work, in milliseconds.
+WATCH = """
+() => {
+  window.longest = 0;
+  let last = performance.now();
+  const tick = () => {
+    const now = performance.now();
+    window.longest = Math.max(window.longest, now - last);
+    last = now;
+    setTimeout(tick, 0);
+  };
+  tick();
+}
+"""
+
+
+def port_of(url: str) -> int:
+    port = urlsplit(url).port
+    assert port is not None
+    return port
+
+
+def codes(inbox: Inbox) -> list[str]:
+    return inbox.rows.locator(".code").all_inner_texts()
+
+
+def test_after_a_lost_connection_nothing_is_missing_or_doubled(page: Page) -> None:
+    gateway = SandboxGateway()
+    with gateway.serve_in_thread() as url:
+        inbox = Inbox(gateway, page, url)
+        inbox.open()
+        inbox.call_unseen(content="1111")
+        inbox.settle()
+    expect(page.locator("#connection")).to_have_text("Connection lost, retrying")
+    inbox.call_unseen(content="2222")
+    inbox.call_unseen(content="3333")
+    with gateway.serve_in_thread(port=port_of(url)):
+        expect(page.locator("#connection")).to_have_text("Live")
+        inbox.call_unseen(content="4444")
+        expect(inbox.rows.first.locator(".code")).to_have_text("4444")
+        assert ["4444", "3333", "2222", "1111"] == codes(inbox)
+        page.close()
+
+
+def test_what_another_gateway_knows_takes_the_place_of_all_before(page: Page) -> None:
+    first = SandboxGateway()
+    with first.serve_in_thread() as url:
+        inbox = Inbox(first, page, url)
+        inbox.open()
+        for content in ("1111", "2222"):
+            inbox.call_unseen(content=content)
+        inbox.settle()
+    inbox.gateway = SandboxGateway(balance=7)
+    inbox.call_unseen(content="9999")
+    with inbox.gateway.serve_in_thread(port=port_of(url)):
+        expect(inbox.rows.locator(".code")).to_have_text(["9999"])
+        expect(page.locator("#left")).to_have_text("6")
+        page.close()
+
+
+def test_an_answer_that_is_no_stream_does_not_end_the_page(page: Page) -> None:
+    gateway = SandboxGateway()
+    page.route("**/events*", lambda route: route.fulfill(status=503), times=1)
+    with gateway.serve_in_thread() as url:
+        inbox = Inbox(gateway, page, url)
+        inbox.open()
+        inbox.call_unseen(content="1111")
+        expect(inbox.rows.locator(".code")).to_have_text(["1111"])
+        page.close()
+
+
+def test_a_reset_from_outside_empties_the_page(inbox: Inbox) -> None:
+    inbox.call()
+    inbox.settle()
+    inbox.gateway.reset()
+    expect(inbox.page.get_by_text("Nobody has called yet")).to_be_visible()
+
+
+def test_no_more_is_shown_than_is_kept(inbox: Inbox) -> None:
+    inbox.gateway.keep = 3
+    for n in range(7):
+        inbox.call_unseen(content=f"{n}" * 4)
+    inbox.settle()
+    expect(inbox.rows.locator(".code")).to_have_text(["6666", "5555", "4444"])
+
+
+def test_ten_thousand_attempts_stay_usable(inbox: Inbox) -> None:
+    page = inbox.page
+    inbox.gateway.balance = 10**6
+    for n in range(FULL):
+        inbox.call_unseen(f"139{n:08d}", f"{n:05d}")
+    inbox.settle()
+    expect(page.locator("#count")).to_have_text("the newest 100 of 10,000")
+    expect(inbox.rows).to_have_count(100)
+    page.evaluate(WATCH)
+    page.get_by_role("searchbox").fill("13900000042")
+    expect(inbox.rows.locator(".code")).to_have_text(["00042"], timeout=1000)
+    page.get_by_role("searchbox").fill("")
+    page.get_by_role("button", name="Show 100 more").click()
+    expect(inbox.rows).to_have_count(200, timeout=1000)
+    # A bulk run: the page follows, and answers its user meanwhile.
+    for n in range(3000):
+        inbox.call_unseen(f"138{n:08d}", f"{n:05d}")
+    inbox.settle()
+    expect(page.locator("#count")).to_have_text("the newest 200 of 10,000")
+    # A fifth of this on an idle machine.
+    assert page.evaluate("longest") < 1000
+
+
+def test_many_calls_are_announced_in_one_sentence(inbox: Inbox) -> None:
+    inbox.page.evaluate(
+        "() => { window.sentences = []; new MutationObserver(() =>"
+        " sentences.push(announcer.textContent)).observe(announcer, {childList: true}); }"
+    )
+    for _ in range(4):
+        inbox.call_unseen()
+    inbox.call_unseen(content="1")
+    inbox.page.wait_for_function("() => sentences.length > 0")
+    assert ["5 new calls, 1 refused"] == inbox.page.evaluate("sentences")
+    assert "polite" == inbox.page.locator("#announcer").get_attribute("aria-live")
+
+
+def test_what_was_there_before_is_no_news(inbox: Inbox) -> None:
+    inbox.call_unseen()
+    inbox.open()
+    inbox.settle()
+    inbox.call_unseen("13800000000", "7777")
+    expect(inbox.page.locator("#announcer")).to_have_text("New call to 13800000000, code 7777")

@@ -1,0 +1,170 @@
+"""By keyboard, by ear, on a narrow screen, in the dark."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from ihuyi_voice.sandbox import Chaos
+from tests.inbox.needs import expect
+from tests.sandbox.forms import MOBILE
+
+if TYPE_CHECKING:
+    from tests.inbox.inbox import Inbox
+
+# Some character that can be read.
+NAMED = re.compile(r"\w")
+
+FOCUSED = "document.activeElement.getAttribute('aria-label') ?? document.activeElement.id"
+
+
+def test_the_details_open_and_close_by_keyboard_and_give_the_focus_back(inbox: Inbox) -> None:
+    inbox.call()
+    details = inbox.page.get_by_role("button", name=f"Details of the call to {MOBILE}")
+    details.focus()
+    inbox.page.keyboard.press("Enter")
+    expect(inbox.details).to_be_visible()
+    # What is below cannot be reached meanwhile.
+    for _ in range(6):
+        inbox.page.keyboard.press("Tab")
+        assert inbox.page.evaluate(
+            "document.activeElement === document.body || details.contains(document.activeElement)"
+        )
+    inbox.page.keyboard.press("Escape")
+    expect(inbox.details).to_be_hidden()
+    expect(details).to_be_focused()
+
+
+def test_the_focus_finds_a_place_when_its_row_is_gone(inbox: Inbox) -> None:
+    inbox.call()
+    inbox.page.get_by_role("button", name=f"Details of the call to {MOBILE}").press("Enter")
+    expect(inbox.details).to_be_visible()
+    inbox.gateway.clear()
+    expect(inbox.rows).to_have_count(0)
+    inbox.page.get_by_role("button", name="Close").press("Enter")
+    expect(inbox.page.locator("#attempts-title")).to_be_focused()
+
+
+def test_a_row_keeps_the_focus_while_others_come_in(inbox: Inbox) -> None:
+    inbox.call(content="1111")
+    details = inbox.rows.filter(has_text="1111").get_by_role("button", name="Details")
+    details.focus()
+    inbox.call(content="2222")
+    inbox.settle()
+    expect(details).to_be_focused()
+
+
+def test_the_whole_page_can_be_walked_through_with_tab(inbox: Inbox) -> None:
+    inbox.call()
+    inbox.settle()
+    inbox.page.evaluate("document.activeElement.blur()")
+    walked = []
+    for _ in range(40):
+        inbox.page.keyboard.press("Tab")
+        walked.append(inbox.page.evaluate(FOCUSED))
+        if walked[-1] == "receipt-url":
+            break
+    wanted = [
+        "search", "pause", "clear", "Listen to the code 1125",
+        f"Details of the call to {MOBILE}", "balance", "frozen", "blacklist", "allowed",
+        "close_before_reading", "latency", "receipt-url",
+    ]  # fmt: skip
+    assert wanted == [one for one in walked if one in wanted]
+
+
+def test_a_switch_is_switched_with_the_space_bar(inbox: Inbox) -> None:
+    inbox.page.get_by_role("switch", name="Frozen").focus()
+    with inbox.page.expect_response("**/settings"):
+        inbox.page.keyboard.press("Space")
+    assert inbox.gateway.frozen
+
+
+def test_the_focus_can_be_seen(inbox: Inbox) -> None:
+    inbox.page.keyboard.press("Tab")
+    inbox.page.keyboard.press("Tab")
+    assert "search" == inbox.page.evaluate(FOCUSED)
+    assert "solid" == inbox.page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+
+
+def test_whatever_can_be_used_has_a_name(inbox: Inbox) -> None:
+    inbox.call()
+    inbox.settle()
+    for role in ("button", "switch", "searchbox", "spinbutton", "textbox"):
+        every = inbox.page.get_by_role(role)
+        assert every.count() > 0
+        assert every.count() == inbox.page.get_by_role(role, name=NAMED).count()
+
+
+WITHIN = """() => [...document.querySelectorAll("main *, aside *, dialog[open] *")]
+  .filter(one => !one.closest("pre, .unseen") && one.getBoundingClientRect().right > 375)
+  .map(one => one.outerHTML).concat(
+    document.documentElement.scrollWidth > 375 ? ["the page"] : [])"""
+
+
+def test_nothing_sticks_out_at_the_width_of_a_phone(inbox: Inbox) -> None:
+    page = inbox.page
+    page.set_viewport_size({"width": 375, "height": 812})
+    assert [] == page.evaluate(WITHIN)
+    inbox.call()
+    inbox.call("1" * 200, "x" * 200)
+    inbox.settle()
+    assert [] == page.evaluate(WITHIN)
+    inbox.rows.first.click()
+    expect(inbox.details).to_be_visible()
+    assert [] == page.evaluate(WITHIN)
+    page.keyboard.press("Escape")
+    expect(page.get_by_label("Balance")).to_be_hidden()
+    page.get_by_role("link", name="Settings").click()
+    expect(page.get_by_label("Balance")).to_be_visible()
+    assert [] == page.evaluate(WITHIN)
+
+
+def test_it_is_dark_where_the_system_is(inbox: Inbox) -> None:
+    ground = "getComputedStyle(document.body).backgroundColor"
+    inbox.page.emulate_media(color_scheme="light")
+    assert "rgb(246, 247, 247)" == inbox.page.evaluate(ground)
+    inbox.page.emulate_media(color_scheme="dark")
+    assert "rgb(16, 21, 20)" == inbox.page.evaluate(ground)
+
+
+CONTRAST = """
+() => {
+  const rgb = text => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => {
+    const [x, y, z] = [r, g, b].map(c => (c /= 255) <= 0.04045
+      ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * x + 0.7152 * y + 0.0722 * z;
+  };
+  const ground = one => {
+    for (; one; one = one.parentElement) {
+      const [r, g, b, a = 1] = rgb(getComputedStyle(one).backgroundColor);
+      if (a > 0) return [r, g, b];
+    }
+    return [255, 255, 255];
+  };
+  const low = [];
+  for (const one of document.querySelectorAll("body *")) {
+    const own = [...one.childNodes].some(node => node.nodeType === 3 && node.data.trim());
+    if (!own || one.disabled || !one.checkVisibility()) continue;
+    const [a, b] = [light(rgb(getComputedStyle(one).color)), light(ground(one))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) low.push([one.textContent, ratio]);
+  }
+  return low;
+}
+"""
+
+
+def test_every_text_stands_out_from_its_ground(inbox: Inbox) -> None:
+    inbox.call()
+    inbox.call(content="1")
+    inbox.gateway.chaos = Chaos(code=4085)
+    inbox.call()
+    inbox.settle()
+    for scheme in ("light", "dark"):
+        inbox.page.emulate_media(color_scheme=scheme)
+        assert [] == inbox.page.evaluate(CONTRAST)
+        inbox.rows.first.click()
+        expect(inbox.details).to_be_visible()
+        assert [] == inbox.page.evaluate(CONTRAST)
+        inbox.page.keyboard.press("Escape")
