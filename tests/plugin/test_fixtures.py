@@ -247,6 +247,12 @@ async def test_a_call_that_arrives_with_the_cancellation_is_left_to_the_next_wai
     assert "1125" == (await voice_gateway.wait_for_call_async(MOBILE, timeout=1)).content
 
 
+async def test_a_wait_ends_with_the_deadline_around_it(voice_gateway: VoiceGateway) -> None:
+    with anyio.move_on_after(0.01) as deadline:
+        await voice_gateway.wait_for_call_async(MOBILE, timeout=20)
+    assert deadline.cancelled_caught
+
+
 def test_a_call_can_be_awaited_under_trio(
     voice_gateway: VoiceGateway, voice_client: VoiceClient
 ) -> None:

@@ -420,6 +420,12 @@ async def test_a_web_socket_is_refused() -> None:
     assert [{"type": "websocket.close"}] == sent
 
 
+async def test_a_piece_of_a_body_may_be_empty_before_its_end() -> None:
+    seen = Seen()
+    assert 200 == await pushed_to(asgi_receipt_app(seen), b"", BODY[:20], b"", BODY[20:], b"")
+    assert ["197362477"] == [receipt.voice_id for receipt in seen]
+
+
 async def test_a_push_that_is_cancelled_is_not_taken() -> None:
     seen = Seen()
     begun = asyncio.Event()
@@ -457,11 +463,14 @@ def test_it_runs_under_either_loop(backend: str, kind: str) -> None:
     assert 1 == len(seen)
 
 
-async def pushed_to(app: ReceiptApp) -> int:
+async def pushed_to(app: ReceiptApp, *pieces: bytes) -> int:
+    """The status of the answer to a push that arrives in pieces."""
+    left = list(pieces or (BODY,))
     statuses = []
 
     async def receive() -> dict[str, object]:
-        return {"type": "http.request", "body": BODY}
+        piece = left.pop(0)
+        return {"type": "http.request", "body": piece, "more_body": bool(left)}
 
     async def send(message: dict[str, object]) -> None:
         if message["type"] == "http.response.start":

@@ -272,6 +272,11 @@ def test_a_body_is_read_in_utf_8_and_in_gbk(encoding: str, quoted: bool) -> None
     assert parse_receipt(FORM) == parse_receipt_body(body)
 
 
+def test_what_could_be_either_is_utf_8() -> None:
+    # "成功" in UTF-8 is also "鎴愬姛" in GBK.
+    assert "成功" == parse_receipt_body(b"code=2&smsid=7&msg=" + "成功".encode()).msg
+
+
 def test_the_code_survives_words_that_cannot_be_decoded() -> None:
     receipt = parse_receipt_body(b"code=2&smsid=7&msg=ok+%FF%FF")
     assert ("7", "ok \ufffd\ufffd") == (receipt.voice_id, receipt.msg)
