@@ -6,8 +6,10 @@ import contextlib
 import json
 import math
 import sys
+from collections import Counter
+from itertools import islice
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import anyio
 import typer
@@ -15,6 +17,7 @@ from rich.console import Console
 
 from ._loops import fast_loop_factory
 from .bulk_file import BulkFile, BulkFileError, Check
+from .bulk_keys import RowKeys
 from .bulk_progress import OutFile, SendOptions, Tally, outcome_table, send
 from .cli_account import (
     EXIT_STATUSES,
@@ -27,17 +30,24 @@ from .cli_account import (
     Timeout,
     fail,
 )
+from .cli_ledger import opened
 from .client import AsyncVoiceClient
 from .errors import IhuyiVoiceError
+from .ledger_entry import EntryState
 from .models import DEFAULT_BASE_URL, OutcomeStatus
 from .sync import VoiceClient
+
+if TYPE_CHECKING:
+    from .ledger import Ledger
+    from .ledger_entry import Fingerprints
 
 EXIT_ALL_ACCEPTED = 0
 
 EXIT_HELP = """
 
-Exit status: 0 all rows accepted · 3 some were not, and none is unknown (refused, limited, not
-sent, bad, or the run was stopped) · 6 [bold]some are unknown: their phones may have rung[/bold] ·
+Exit status: 0 all rows accepted, now or earlier · 3 some were not, and none is unknown (refused,
+limited, not sent, bad, or the run was stopped) ·
+6 [bold]some are unknown: their phones may have rung[/bold] ·
 2 nothing was sent: a bad option, file or credentials, or no balance to be had. With --dry-run:
 0 all rows are good, 2 not.
 """
@@ -86,6 +96,17 @@ def bulk(  # noqa: PLR0913 - one argument per option
             " row out as limited.",
         ),
     ] = False,
+    ledger: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Remember in this file what was sent, so that the same command can be run again"
+            " after any crash: what may have rung is never sent again. An SQLite file, made when"
+            " it is not there, or postgresql+psycopg://user@host/database. Rows without an"
+            " idempotency_key get one made from their number and content.",
+            show_default=False,
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before sending.")] = False,
     api_id: ApiId = None,
     api_key_file: ApiKeyFile = None,
@@ -96,6 +117,8 @@ def bulk(  # noqa: PLR0913 - one argument per option
     """Place [bold]a call for each row[/bold] of a file. Real phones ring.
 
     It checks the whole file, says what it found, and asks before it sends.
+    With --ledger, run it again after a crash and only what never reached the
+    gateway, or was refused, is sent.
     Ctrl-C once starts no more and finishes what is in flight; twice stops at
     once.
     """
@@ -103,26 +126,30 @@ def bulk(  # noqa: PLR0913 - one argument per option
         fail("--rate must be a finite number of starts per second")
     account = Account(api_id, api_key_file, base_url, timeout)
     console = Console(stderr=True)
-    with contextlib.closing(_open(file, limit)) as rows:
+    with contextlib.ExitStack() as stack:
+        rows = stack.enter_context(contextlib.closing(_open(file, limit)))
         try:
             check = rows.check()
-            _print_check(console, rows.name, check)
+            _print_check(console, rows.name, check, with_ledger=ledger is not None)
             if dry_run:
                 raise typer.Exit(EXIT_USAGE if check.bad else 0)
-            client = account.client(AsyncVoiceClient, concurrency)
-            options = SendOptions(concurrency, rate, wait_for_quota)
             if out is not None and out.exists():
                 fail(f"{out} is there already: give --out a new file, so that no outcome is lost")
-            _print_balance(console, account, check)
-            if not yes:
-                _ask(check)
+            book = None if ledger is None else stack.enter_context(opened(ledger, create=True))
+            client = account.client(AsyncVoiceClient, concurrency, book)
+            to_send = check.good
+            if book is not None:
+                to_send -= _look_up(console, rows, check, book, account.fingerprints())
+            _print_balance(console, account, to_send)
+            if to_send and not yes:
+                _ask(to_send)
             written = _open_out(out, show_codes=show_codes)
             tally = anyio.run(
                 _send,
                 client,
                 rows,
                 check.rows,
-                options,
+                SendOptions(concurrency, rate, wait_for_quota, with_keys=book is not None),
                 console,
                 written,
                 backend_options={"loop_factory": fast_loop_factory()},
@@ -168,7 +195,33 @@ async def _send(  # noqa: PLR0913, PLR0917 - the arguments of `send`, in a loop
                 out.close()
 
 
-def _print_check(console: Console, name: str, check: Check) -> None:
+def _look_up(
+    console: Console, rows: BulkFile, check: Check, book: Ledger, fingerprints: Fingerprints
+) -> int:
+    """Give every row its key; say, and count, what the ledger keeps from being sent again."""
+    if check.keys < check.rows and book.hashed_with_another_key(fingerprints.hashed_with):
+        fail(
+            "this ledger knows rows that were sent with another API key, by which they cannot be"
+            " recognised: give every row an idempotency_key of its own, or finish with the old key"
+            " and take a new ledger"
+        )
+    rows.row_keys = lambda: RowKeys(fingerprints, book.id)
+    states: Counter[EntryState] = Counter()
+    keys = (row.key for row in rows if row.key is not None and not row.problem)
+    while some := list(islice(keys, 1000)):
+        states.update(book.known(some).values())
+    accepted = states[EntryState.ACCEPTED]
+    unknown = states[EntryState.UNKNOWN] + states[EntryState.CLAIMED]
+    if accepted or unknown:
+        _say(
+            console,
+            f"of these the ledger knows: accepted {accepted}, unknown {unknown}; they are not sent"
+            " again",
+        )
+    return accepted + unknown
+
+
+def _print_check(console: Console, name: str, check: Check, *, with_ledger: bool) -> None:
     say = f"{name}: rows {check.rows}, bad {check.bad}, duplicate numbers {check.duplicates}"
     _say(console, say)
     for line, problem in check.problems:
@@ -181,29 +234,29 @@ def _print_check(console: Console, name: str, check: Check) -> None:
             f"rows without content: {check.drawn}; a code is drawn for each, and written down only"
             " with --out and --show-codes",
         )
-    if check.keys:
+    if check.keys and not with_ledger:
         _say(
             console,
             f"rows with an idempotency_key: {check.keys}; within this file a key is sent once,"
-            " across runs nothing remembers it",
+            " across runs nothing remembers it without --ledger",
         )
 
 
-def _print_balance(console: Console, account: Account, check: Check) -> None:
+def _print_balance(console: Console, account: Account, to_send: int) -> None:
     try:
         with account.client(VoiceClient) as client:
             remaining = client.query_balance().remaining
     except IhuyiVoiceError as error:
         fail(f"no balance, so nothing is sent: {error}")
-    _say(console, f"to send {check.good}, balance {remaining}")
-    if remaining < check.good:
-        _say(console, f"the balance is {check.good - remaining} short: the run will stop there")
+    _say(console, f"to send {to_send}, balance {remaining}")
+    if remaining < to_send:
+        _say(console, f"the balance is {to_send - remaining} short: the run will stop there")
 
 
-def _ask(check: Check) -> None:
+def _ask(to_send: int) -> None:
     if not sys.stdin.isatty():
         fail("there is no terminal to ask on: give --yes to send")
-    if not typer.confirm(f"Place {check.good} calls?", err=True):
+    if not typer.confirm(f"Place {to_send} calls?", err=True):
         fail("nothing was sent", EXIT_ALL_ACCEPTED)
 
 
@@ -233,6 +286,7 @@ def _tally_report(tally: Tally) -> dict[str, object]:
 def _exit_status(tally: Tally) -> int:
     if tally.of(OutcomeStatus.UNKNOWN):
         return EXIT_STATUSES[OutcomeStatus.UNKNOWN]
-    if tally.of(OutcomeStatus.ACCEPTED) == tally.total and not (tally.stopped or tally.interrupted):
+    done = tally.of(OutcomeStatus.ACCEPTED) + tally.of(OutcomeStatus.REPLAYED)
+    if done == tally.total and not (tally.stopped or tally.interrupted):
         return EXIT_ALL_ACCEPTED
     return EXIT_STATUSES[OutcomeStatus.REFUSED]

@@ -19,11 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from .errors import InvalidRequestError
+from .ledger_entry import check_key
 from .models import generate_code
 from .wire import check_content, check_mobile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from .bulk_keys import RowKeys
 
 _COLUMNS = ("mobile", "content", "idempotency_key")
 
@@ -40,7 +43,7 @@ class FileRow:
         line: the line it ends in, from 1.
         mobile: the number as the gateway takes it; "" where it is none.
         content: the code, drawn where the file has none; "" where it is none.
-        key: the row's idempotency key, if it has one.
+        key: the row's idempotency key, if it has one or was given one.
         problem: what is wrong with it; "" when it can be sent.
         drawn: whether the code was drawn.
     """
@@ -84,12 +87,17 @@ class BulkFile:
 
     Whatever can be read only once, such as a pipe, is kept aside to be read twice.
 
+    Attributes:
+        row_keys: names the rows that have no key, anew at each reading; None
+            where they need none.
+
     Raises:
         BulkFileError: it cannot be opened.
     """
 
     def __init__(self, name: str, limit: int | None = None) -> None:
         self.name: str = "standard input" if name == "-" else name
+        self.row_keys: Callable[[], RowKeys] | None = None
         self._limit = limit
         try:
             self._bytes = _kept_aside(sys.stdin.buffer) if name == "-" else _readable_twice(name)
@@ -127,11 +135,12 @@ class BulkFile:
         self._bytes.seek(0)
         text = io.TextIOWrapper(self._bytes, encoding="utf-8-sig", newline="")
         keys: dict[str, int] = {}
+        row_keys = self.row_keys and self.row_keys()
         try:
             for count, (line, fields) in enumerate(_records(text)):
                 if count == self._limit:
                     break
-                yield _row(line, fields, keys)
+                yield _row(line, fields, keys, row_keys)
         except UnicodeDecodeError:
             raise BulkFileError(self._not_utf8()) from None
         except csv.Error as error:
@@ -219,22 +228,29 @@ def _csv_records(text: io.TextIOWrapper) -> Iterator[tuple[int, dict[str, object
         yield reader.line_num, dict(zip(columns, cells, strict=False))
 
 
-def _row(line: int, fields: dict[str, object] | str, keys: dict[str, int]) -> FileRow:
+def _row(
+    line: int, fields: dict[str, object] | str, keys: dict[str, int], row_keys: RowKeys | None
+) -> FileRow:
     if isinstance(fields, str):
         return FileRow(line, problem=fields)
     mobile, content, key = (fields.get(name) for name in _COLUMNS)
-    if key in (None, ""):
-        key = None
-    elif not isinstance(key, str):
-        return FileRow(line, problem="idempotency_key must be a string")
-    elif (earlier := keys.setdefault(key, line)) != line:
-        return FileRow(line, key=key, problem=f"its idempotency_key is that of line {earlier}")
-    drawn = content is None or (isinstance(content, str) and not content.strip())
-    if drawn:
-        content = generate_code()
-    elif isinstance(content, str):
+    if isinstance(content, str):
         content = content.strip()
+    drawn = content in (None, "")
+    own_key: str | None = None
     try:
-        return FileRow(line, check_mobile(mobile), check_content(content), key, drawn=drawn)
+        if key not in (None, ""):
+            own_key = check_key(key)
+            earlier = keys.setdefault(own_key, line)
+            if earlier != line:
+                return FileRow(
+                    line, key=own_key, problem=f"its idempotency_key is that of line {earlier}"
+                )
+        number = check_mobile(mobile)
+        code = "" if drawn else check_content(content)
     except InvalidRequestError as error:
-        return FileRow(line, key=key, problem=str(error))
+        return FileRow(line, key=own_key, problem=str(error))
+    if row_keys is not None:
+        own_key = own_key or row_keys.key(number, code)
+        code = code or row_keys.code(number, own_key)
+    return FileRow(line, number, code or generate_code(), own_key, drawn=drawn)

@@ -57,11 +57,12 @@ _REFRESH, _REFRESH_PLAIN = 0.1, 5.0
 
 @dataclass(frozen=True)
 class SendOptions:
-    """How to send: as the arguments of `submit_many`."""
+    """How to send: as the arguments of `submit_many`, and whether the client has a ledger."""
 
     concurrency: int | None = None
     rate: float | None = None
     wait_for_quota: bool = False
+    with_keys: bool = False
 
 
 @dataclass
@@ -97,8 +98,7 @@ class OutFile:
 
     def __init__(self, path: Path, *, show_codes: bool) -> None:
         self._show_codes = show_codes
-        # A key from a JSON line may have a lone surrogate, which UTF-8 cannot express.
-        self._file: TextIO = path.open("x", encoding="utf-8", errors="backslashreplace", newline="")
+        self._file: TextIO = path.open("x", encoding="utf-8", newline="")
         columns = (*_COLUMNS, "content") if show_codes else _COLUMNS
         self._csv: csv.DictWriter[str] | None = None
         if path.suffix.lower() not in (".jsonl", ".ndjson", ".json"):
@@ -192,7 +192,7 @@ async def send(  # noqa: PLR0913, PLR0917 - what to send, how, and where to show
     once, and what was in flight is reported as unknown. A file that can no
     longer be read stops the run too.
     """
-    sending = _Sending(_Shown(console, total), out)
+    sending = _Sending(_Shown(console, total), out, with_keys=options.with_keys)
     run = client.submit_many(
         sending.good(rows),
         concurrency=options.concurrency,
@@ -210,8 +210,9 @@ async def send(  # noqa: PLR0913, PLR0917 - what to send, how, and where to show
 class _Sending:
     """One bulk run of the command, on its way."""
 
-    def __init__(self, shown: _Shown, out: OutFile | None) -> None:
+    def __init__(self, shown: _Shown, out: OutFile | None, *, with_keys: bool) -> None:
         self.tally = Tally()
+        self._with_keys = with_keys
         self._shown = shown
         self._out = out
         # Rows that were handed over and have no outcome yet, by their index,
@@ -229,7 +230,7 @@ class _Sending:
                 continue
             self._under_way[index] = row
             index += 1
-            yield SubmitRequest(row.mobile, row.content)
+            yield SubmitRequest(row.mobile, row.content, row.key if self._with_keys else None)
 
     async def follow(self, run: BulkRun) -> None:
         """Note each outcome until the run is over."""

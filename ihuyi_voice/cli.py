@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import anyio
 import typer
 
-from . import bulk_command
+from . import bulk_command, cli_ledger
 from ._loops import fast_loop_factory
 from .cli_account import (
     EXIT_BELOW,
@@ -64,6 +64,7 @@ app: typer.Typer = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command(epilog=bulk_command.EXIT_HELP)(bulk_command.bulk)
+app.command(epilog=cli_ledger.EXIT_HELP)(cli_ledger.ledger)
 
 
 @app.command(epilog=_STATUS_HELP)

@@ -10,13 +10,17 @@ import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 
 from .client import AsyncVoiceClient
+from .ledger_entry import Fingerprints
 from .models import OutcomeStatus, Secret
 from .sync import VoiceClient
+
+if TYPE_CHECKING:
+    from .ledger import Ledger
 
 AnyClient = TypeVar("AnyClient", AsyncVoiceClient, VoiceClient)
 
@@ -61,21 +65,30 @@ class Account:
     timeout: float
     _known_key: Secret | None = field(default=None, init=False)
 
-    def client(self, kind: type[AnyClient], max_connections: int = 100) -> AnyClient:
+    def client(
+        self, kind: type[AnyClient], max_connections: int = 100, ledger: Ledger | None = None
+    ) -> AnyClient:
         """A client for it; what is wrong with the account ends the program."""
         api_id = self.api_id or fail("no APIID: set IHUYI_VOICE_API_ID, or give --api-id")
         try:
-            self._known_key = self._known_key or Secret(self._read_key())
-            key = self._known_key.reveal()
             return kind(
                 api_id,
-                key,
+                self._key(),
                 base_url=self.base_url,
                 timeout=self.timeout,
                 max_connections=max_connections,
+                ledger=ledger,
             )
         except (TypeError, ValueError) as error:
             fail(str(error))
+
+    def fingerprints(self) -> Fingerprints:
+        """What names the account's requests in a ledger."""
+        return Fingerprints(self._key())
+
+    def _key(self) -> str:
+        self._known_key = self._known_key or Secret(self._read_key())
+        return self._known_key.reveal()
 
     def _read_key(self) -> str:
         if self.api_key_file is not None:

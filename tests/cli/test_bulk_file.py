@@ -169,7 +169,7 @@ def test_a_file_may_begin_with_an_array(path: Path) -> None:
         (f'{{"mobile": "{A}", "content": false}}', "content must be a str"),
         (f'{{"mobile": "{A}", "content": ["1125"]}}', "content must be a str"),
         ('{"content": "1125"}', "mobile must be a str"),
-        (f'{{"mobile": "{A}", "idempotency_key": 7}}', "idempotency_key must be a string"),
+        (f'{{"mobile": "{A}", "idempotency_key": 7}}', "idempotency_key must be a str"),
     ],
 )
 def test_a_bad_line_is_one_bad_row_that_names_the_column(path: Path, line: str, words: str) -> None:
