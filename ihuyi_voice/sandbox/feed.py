@@ -55,8 +55,15 @@ class Feed:
         told: dict[str, object] = {}
         if changes.anew:
             told["anew"] = True
-        if settings != self._settings:
-            told["settings"] = settings
+        # Only those that changed: the balance does with each call, and a blacklist may be long.
+        known = self._settings
+        changed = {
+            name: value
+            for name, value in settings.items()
+            if name not in known or known[name] != value
+        }
+        if changed:
+            told["settings"] = changed
         if changes.attempts:
             key = self._gateway.api_key
             told["attempts"] = [summary(attempt, key) for attempt in changes.attempts]
@@ -84,7 +91,7 @@ def shown_settings(gateway: SandboxGateway) -> dict[str, object]:
     has_default_key = gateway.api_key == DEFAULT_KEY
     settings: dict[str, object] = {"api_id": gateway.api_id, "has_default_key": has_default_key}
     settings |= gateway.settings()
-    settings |= {"chaos": gateway.chaos, "taken": gateway.taken, "placed": gateway.placed}
+    settings["chaos"] = gateway.chaos
     return {name: _bounded(value) for name, value in settings.items()}
 
 

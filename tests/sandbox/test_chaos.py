@@ -70,7 +70,7 @@ def test_garbage_is_html_or_bytes_that_no_reader_takes_for_an_answer() -> None:
     assert 2 < len(garbage)
 
 
-@pytest.mark.parametrize("name", [*FAULTS, "code_probability"])
+@pytest.mark.parametrize("name", [*FAULTS, "code_probability", "receipt_undelivered"])
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), True, "0.5", None])
 def test_a_probability_is_between_0_and_1(name: str, value: object) -> None:
     settings: dict[str, float] = {name: value}  # type: ignore[dict-item]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+from urllib.parse import urlencode
 
 import pytest
 
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
+from ihuyi_voice.sandbox.page_files import FILES
 from ihuyi_voice.sandbox.server import MAX_BODY_BYTES
+from ihuyi_voice.wire import CONTENT_TYPE, SUBMIT_TARGET
 from tests.sandbox.forms import CONTENT, MOBILE, NOW, submit_form
 from tests.sandbox.http import ask, exchange, submit_bytes
 
 CHAOS = "/_sandbox/chaos"
+SETTINGS = "/_sandbox/settings"
 
 
 def sandbox() -> SandboxGateway:
@@ -99,6 +104,12 @@ async def test_a_wrong_chaos_is_400_and_changes_nothing(text: str, body: bytes) 
         (405, "use GET or PUT or DELETE", "POST", "chaos"),
         (405, "use POST", "GET", "reset"),
         (405, "use GET", "DELETE", "calls"),
+        (405, "use GET or DELETE", "POST", "attempts"),
+        (405, "use GET", "POST", "attempts/1"),
+        (405, "use GET", "POST", "events"),
+        (405, "use GET", "POST", "page/main.js"),
+        (404, "there is no /_sandbox/page/", "GET", "page/"),
+        (404, "there is no /_sandbox/page/../feed.py", "GET", "page/../feed.py"),
     ],
 )
 async def test_what_it_does_not_know(status: int, text: str, method: str, name: str) -> None:
@@ -116,7 +127,14 @@ async def test_a_body_has_a_bound() -> None:
 
 @pytest.mark.parametrize("origin", ["http://evil.test", "null", "http://127.0.0.1:1"])
 @pytest.mark.parametrize(
-    ("method", "name"), [("PUT", "chaos"), ("DELETE", "chaos"), ("POST", "reset")]
+    ("method", "name"),
+    [
+        ("PUT", "chaos"),
+        ("DELETE", "chaos"),
+        ("POST", "reset"),
+        ("PATCH", "settings"),
+        ("DELETE", "attempts"),
+    ],
 )
 async def test_a_page_of_another_site_changes_nothing(method: str, name: str, origin: str) -> None:
     gateway = sandbox()
@@ -137,3 +155,116 @@ async def test_a_page_of_its_own_may() -> None:
         headers = {"Origin": url, "Host": host}
         assert 200 == (await ask(url, "DELETE", CHAOS, headers=headers)).status
     assert Chaos() == gateway.chaos
+
+
+async def test_a_name_that_is_not_this_machines_is_refused_and_the_gateway_is_not_guarded() -> None:
+    gateway = sandbox()
+    headers = {"Host": "evil.example", "Content-Type": CONTENT_TYPE}
+    async with gateway.serve() as url:
+        for target in ("/", "/_sandbox/calls", "/_sandbox/events", "/_sandbox/page/main.js"):
+            assert 403 == (await ask(url, "GET", target, headers=headers)).status
+        body = urlencode(submit_form()).encode()
+        assert b"<code>2</code>" in (await ask(url, "POST", SUBMIT_TARGET, body, headers)).body
+        assert 200 == (await ask(url, "GET", "/_sandbox/calls")).status
+
+
+async def test_settings_are_read_and_changed() -> None:
+    gateway = sandbox()
+    async with gateway.serve() as url:
+        changed = b'{"balance":5,"blacklist":["+86 139-1234-5678"],"allowed_ips":["::1"]}'
+        patched = await ask(url, "PATCH", SETTINGS, changed)
+        got = await ask(url, "GET", SETTINGS)
+    assert (200, got.body) == (patched.status, patched.body)
+    settings = json.loads(got.body)
+    assert (5, [MOBILE], ["::1"]) == tuple(
+        settings[name] for name in ("balance", "blacklist", "allowed_ips")
+    )
+    assert ("sandbox", True) == (settings["api_id"], settings["has_default_key"])
+    assert b"sandbox-key" not in got.body
+    assert (5, frozenset({MOBILE})) == (gateway.balance, gateway.blacklist)
+    assert frozenset({"::1"}) == gateway.allowed_ips
+
+
+async def test_a_number_that_json_cannot_hold_is_cut() -> None:
+    gateway = sandbox()
+    gateway.balance = 10**30
+    async with gateway.serve() as url:
+        assert 2**53 - 1 == json.loads((await ask(url, "GET", SETTINGS)).body)["balance"]
+
+
+@pytest.mark.parametrize(
+    ("text", "body"),
+    [
+        ("the body is not JSON", b"balance=1"),
+        ("the body must be a JSON object", b"[]"),
+        ("unknown: api_key; there are frozen, ", b'{"api_key":"x"}'),
+        ("balance must be an int of at least 0, not -1", b'{"frozen":true,"balance":-1}'),
+        ("receipt_url must be a URL", b'{"receipt_url":"file:///etc/passwd"}'),
+    ],
+)
+async def test_a_wrong_setting_is_400_and_changes_nothing(text: str, body: bytes) -> None:
+    gateway = sandbox()
+    async with gateway.serve() as url:
+        response = await ask(url, "PATCH", SETTINGS, body)
+    assert (400, True) == (response.status, text in json.loads(response.body)["error"])
+    assert (1000, False, None) == (gateway.balance, gateway.frozen, gateway.receipt_url)
+
+
+async def test_clearing() -> None:
+    gateway = sandbox()
+    async with gateway.serve() as url:
+        await exchange(url, submit_bytes(submit_form()))
+        response = await ask(url, "DELETE", "/_sandbox/attempts")
+    assert (200, b'{"cleared":true}') == (response.status, response.body)
+    assert ([], [], 999) == (gateway.calls, gateway.attempts, gateway.balance)
+
+
+async def test_the_details_of_an_attempt() -> None:
+    gateway = sandbox()
+    async with gateway.serve() as url:
+        answer = await exchange(url, submit_bytes(submit_form(mobile="", format="json")))
+        details = json.loads((await ask(url, "GET", "/_sandbox/attempts/1")).body)
+        for number in ("2", "0", "x", "-1", "9" * 40):
+            assert 404 == (await ask(url, "GET", f"/_sandbox/attempts/{number}")).status
+    assert answer.body.decode() == details["answer"]
+    assert ["password", "********"] in details["form"]
+    assert (403, "手机号码不能为空", 200, None) == tuple(
+        details[name] for name in ("code", "msg", "status", "receipt")
+    )
+
+
+async def test_the_page_and_its_files_and_the_headers_that_guard_them() -> None:
+    async with sandbox().serve() as url:
+        page = await ask(url, "GET", "/")
+        assert 405 == (await ask(url, "POST", "/")).status
+        files = re.findall(r'(?:href|src)="(/_sandbox/page/[^"]+)"', page.body.decode())
+        types = {}
+        for name in set(files):
+            file = await ask(url, "GET", name)
+            assert ("nosniff", 200) == (file.headers["X-Content-Type-Options"], file.status)
+            types[name.rpartition(".")[2]] = file.headers["Content-Type"]
+        control = await ask(url, "GET", "/_sandbox/calls")
+    assert {
+        "css": "text/css; charset=utf-8",
+        "js": "text/javascript; charset=utf-8",
+        "svg": "image/svg+xml",
+    } == types
+    policy = page.headers["Content-Security-Policy"].split("; ")
+    assert {
+        "default-src 'none'", "script-src 'self'", "style-src 'self'", "connect-src 'self'",
+        "img-src 'self'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
+    } <= set(policy)  # fmt: skip
+    assert "text/html; charset=utf-8" == page.headers["Content-Type"]
+    for answer in (page, control):
+        assert "nosniff" == answer.headers["X-Content-Type-Options"]
+        assert "no-store" == answer.headers["Cache-Control"]
+        assert not any(name.lower().startswith("access-control") for name in answer.headers)
+
+
+def test_the_page_has_nothing_inline_and_names_no_other_host() -> None:
+    for name, (_, body) in FILES.items():
+        text = body.decode().replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(r"https?://(?!127\.0\.0\.1)", text), name
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", text)
+    page = FILES["index.html"][1].decode()
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]* src=)", page)

@@ -7,7 +7,7 @@ import pytest
 from ihuyi_voice.sandbox import Attempt, Chaos, SandboxGateway
 from ihuyi_voice.sandbox.account import Account
 from ihuyi_voice.sandbox.chaos import NOTHING_HAPPENS
-from ihuyi_voice.sandbox.gateway import Setting
+from ihuyi_voice.sandbox.setting import Setting
 from tests.sandbox.forms import MOBILE, NOW, balance_form, submit_form
 
 
@@ -155,6 +155,16 @@ def test_a_setting_looked_up_on_the_class_is_itself() -> None:
         ("calls_per_minute", 0, "must be an int of at least 1, not 0"),
         ("calls_per_day", True, "must be an int of at least 1, not True"),
         ("chaos", {"garbage": 1}, "must be a Chaos, not "),
+        ("receipt_url", "ftp://127.0.0.1/", "must be a URL such as http://"),
+        ("receipt_url", "http://", "must be a URL such as http://"),
+        ("receipt_url", "http://[::1", "must be a URL such as http://"),
+        ("receipt_url", "http://127.0.0.1:99999/", "must be a URL such as http://"),
+        ("receipt_url", "", "must be a URL such as http://"),
+        ("receipt_delay", -1, "must be a finite number of seconds of at least 0, not -1"),
+        ("receipt_interval", None, "must be a finite number of seconds of at least 0, not None"),
+        ("receipt_timeout", "5", "must be a finite number of seconds of at least 0, not '5'"),
+        ("receipt_id", "", "must be a str that is not empty, not ''"),
+        ("keep", 0, "must be an int of at least 1, not 0"),
     ],
 )
 def test_a_wrong_setting_is_named(name: str, value: object, text: str) -> None:
@@ -166,3 +176,53 @@ def test_a_wrong_setting_is_named(name: str, value: object, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         setattr(gateway, name, value)
     assert before == getattr(gateway, name)
+
+
+def test_what_is_remembered_has_a_bound_and_what_is_counted_has_none() -> None:
+    gateway = SandboxGateway(keep=2, clock=at_now)
+    for _ in range(3):
+        submit(gateway)
+    submit(gateway, {})
+    assert (2, 2) == (len(gateway.calls), len(gateway.attempts))
+    assert (4, 3) == (gateway.taken, gateway.placed)
+    assert 10_000 == SandboxGateway().keep
+    gateway.keep = 1
+    assert [401] == [attempt.code for attempt in gateway.attempts]
+    gateway.reset()
+    assert (2, 0, 0) == (gateway.keep, gateway.taken, gateway.placed)
+
+
+def test_clear_forgets_the_calls_and_nothing_else() -> None:
+    gateway = SandboxGateway(balance=5, clock=at_now)
+    submit(gateway)
+    gateway.blacklist = [MOBILE]
+    gateway.clear()
+    assert ([], [], 4) == (gateway.calls, gateway.attempts, gateway.balance)
+    assert 4030 == submit(gateway)
+    gateway.blacklist = []
+    submit(gateway)
+    assert ["100000002"] == [call.voice_id for call in gateway.calls]
+
+
+def test_several_settings_are_changed_at_once_or_none() -> None:
+    gateway = SandboxGateway(clock=at_now)
+    gateway.change({"balance": 5, "frozen": True, "keep": 7, "allowed_ips": ["0:0::1"]})
+    assert (5, True, 7) == (gateway.balance, gateway.frozen, gateway.keep)
+    assert frozenset({"::1"}) == gateway.allowed_ips
+    with pytest.raises(ValueError, match="keep"):
+        gateway.change({"balance": 6, "keep": 0})
+    with pytest.raises(ValueError, match="unknown: api_key; there are frozen, "):
+        gateway.change({"balance": 6, "api_key": "other"})
+    assert 5 == gateway.balance
+    assert gateway.settings()["balance"] == 5
+
+
+def test_no_secret_is_kept_with_an_attempt() -> None:
+    form = submit_form(apikey="other", Pwd="", rd="my sandbox-key", password="sandbox-key")
+    gateway = SandboxGateway(clock=at_now)
+    submit(gateway, form)
+    (attempt,) = gateway.attempts
+    kept = dict(zip(attempt.fields, attempt.values, strict=True))
+    assert {"********"} == {kept[name] for name in ("apikey", "rd", "password")}
+    assert ("", MOBILE) == (kept["Pwd"], kept["mobile"])
+    assert "sandbox-key" not in repr(attempt)

@@ -38,7 +38,7 @@ export class List {
   /** Take what an event tells; the attempts that are new. */
   tell({ anew, settings, attempts = [], receipts = [] }) {
     if (anew) this.#forget();
-    if (settings) this.#keep = settings.keep;
+    this.#keep = settings?.keep ?? this.#keep;
     const newest = this.#attempts.at(-1)?.number ?? 0;
     const fresh = attempts.filter((attempt) => attempt.number > newest);
     for (const attempt of fresh) this.#attempts.push(attempt);

@@ -11,13 +11,16 @@ const TITLE = document.title;
 const DEFAULT_KEY = "sandbox-key";
 
 const list = new List(openDetails);
+let settings = {};
 let unseen = 0;
 let news = [];
 
 function told(event) {
   if (event.settings) {
-    showSettings(event.settings);
-    showEnvironment(event.settings);
+    // Only what changed is told.
+    settings = { ...settings, ...event.settings };
+    showSettings(settings);
+    showEnvironment(settings);
   }
   const fresh = list.tell(event);
   if (event.receipts) refreshDetails(event.receipts);

@@ -1,0 +1,293 @@
+"""Receipts that the sandbox pushes, over real HTTP to a receiver of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from ihuyi_voice.sandbox import Chaos, ReceiptPush, SandboxGateway, push
+from tests.sandbox.forms import MOBILE, NOW, submit_form
+from tests.sandbox.http import DEADLINE, ask, exchange, submit_bytes
+from tests.sandbox.receiver import Receiver
+
+
+def sandbox(receiver: Receiver, **settings: float | str) -> SandboxGateway:
+    quick: dict[str, float | str] = {"receipt_delay": 0.0, "receipt_interval": 0.0}
+    given = quick | settings
+    return SandboxGateway(clock=lambda: NOW, receipt_url=receiver.url, **given)  # type: ignore[arg-type]
+
+
+async def ended(gateway: SandboxGateway) -> ReceiptPush:
+    """The one receipt, when it is not pushed any more."""
+    deadline = time.monotonic() + DEADLINE
+    while not (gateway.receipts and gateway.receipts[0].ended):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.001)
+    (receipt,) = gateway.receipts
+    return receipt
+
+
+async def place(url: str, mobile: str = MOBILE) -> None:
+    await exchange(url, submit_bytes(submit_form(mobile)))
+
+
+async def test_a_placed_call_is_reported() -> None:
+    async with Receiver().listening() as receiver:
+        gateway = sandbox(receiver)
+        async with gateway.serve() as url:
+            await place(url)
+            form = await receiver.pushed()
+            receipt = await ended(gateway)
+    assert {
+        "code": "2",
+        "msg": "已接听",
+        "mobilephone": MOBILE,
+        "voiceid": "100000001",
+        "report_time": "2023-11-15 06:13:20",
+    } == form
+    assert "application/x-www-form-urlencoded" == receiver.content_type
+    assert (1, "100000001", 2, True) == (
+        receipt.number, receipt.voice_id, receipt.code, receipt.accepted,
+    )  # fmt: skip
+    assert [(NOW, True, "success")] == [(t.time, t.accepted, t.result) for t in receipt.tries]
+
+
+async def test_the_id_has_the_name_that_was_set_and_the_time_is_that_of_the_report() -> None:
+    async with Receiver().listening() as receiver:
+        gateway = sandbox(receiver, receipt_id="smsid", receipt_delay=0.01)
+        gateway.clock = lambda: NOW + 0.995
+        async with gateway.serve() as url:
+            await place(url)
+            form = await receiver.pushed()
+    assert ("100000001", "2023-11-15 06:13:21") == (form["smsid"], form["report_time"])
+    assert "voiceid" not in form
+
+
+async def test_a_refused_submit_and_a_balance_query_are_not_reported() -> None:
+    async with Receiver().listening() as receiver:
+        gateway = sandbox(receiver)
+        async with gateway.serve() as url:
+            await place(url, "")
+            await place(url)
+            assert MOBILE == (await receiver.pushed())["mobilephone"]
+    assert [2] == [receipt.number for receipt in gateway.receipts]
+
+
+async def test_a_call_whose_answer_was_lost_is_reported_all_the_same() -> None:
+    async with Receiver().listening() as receiver:
+        gateway = sandbox(receiver)
+        gateway.chaos = Chaos(close_after_placing=1)
+        async with gateway.serve() as url:
+            await place(url)
+            assert "2" == (await receiver.pushed())["code"]
+
+
+async def test_without_a_url_nothing_is_pushed() -> None:
+    gateway = SandboxGateway(clock=lambda: NOW)
+    async with gateway.serve() as url:
+        await place(url)
+    assert [] == gateway.receipts
+
+
+async def test_chaos_says_that_a_call_was_not_delivered() -> None:
+    async with Receiver().listening() as receiver:
+        gateway = sandbox(receiver)
+        gateway.chaos = Chaos(receipt_undelivered=0.5, seed=1)
+        codes = []
+        async with gateway.serve() as url:
+            for _ in range(20):
+                await place(url)
+                codes.append((await receiver.pushed())["code"])
+    assert {"0", "2"} == set(codes)
+
+
+async def test_the_dice_of_receipts_leave_those_of_faults_alone() -> None:
+    one, other = SandboxGateway(), SandboxGateway()
+    one.chaos = Chaos(garbage=0.5, seed=1)
+    other.chaos = Chaos(garbage=0.5, receipt_undelivered=0.5, seed=1)
+    rolls = []
+    for gateway in (one, other):
+        drawn = []
+        for _ in range(50):
+            drawn.append(gateway.roll())
+            gateway.roll_receipt()
+        rolls.append(drawn)
+    assert rolls[0] == rolls[1]
+
+
+async def test_whatever_is_not_success_is_pushed_again_three_times_in_all() -> None:
+    answers = ((500, "success"), (200, "Success"), (200, "success"))
+    async with Receiver(*answers).listening() as receiver:
+        gateway = sandbox(receiver)
+        async with gateway.serve() as url:
+            await place(url)
+            forms = [await receiver.pushed() for _ in range(3)]
+            receipt = await ended(gateway)
+    assert forms[0] == forms[1] == forms[2]
+    assert [
+        "answered 500 'success', not 'success'",
+        "answered 200 'Success', not 'success'",
+        "success",
+    ] == [tried.result for tried in receipt.tries]
+    assert receipt.accepted
+
+
+async def test_after_the_third_it_is_given_up() -> None:
+    async with Receiver((200, "success\n")).listening() as receiver:
+        gateway = sandbox(receiver)
+        async with gateway.serve() as url:
+            await place(url)
+            receipt = await ended(gateway)
+    assert (3, 3, False) == (receiver.count, len(receipt.tries), receipt.accepted)
+
+
+async def test_the_wait_grows_by_the_interval() -> None:
+    async with Receiver((200, "no")).listening() as receiver:
+        gateway = sandbox(receiver, receipt_interval=0.1)
+        times = []
+        async with gateway.serve() as url:
+            await place(url)
+            for _ in range(3):
+                await receiver.pushed()
+                times.append(time.perf_counter())
+    assert 0.1 <= times[1] - times[0]
+    assert 0.2 <= times[2] - times[1]
+
+
+@pytest.mark.parametrize("status", [302, 307])
+async def test_a_redirect_is_not_followed(status: int) -> None:
+    async with Receiver().listening() as elsewhere, Receiver((status, "")).listening() as receiver:
+        receiver.location = elsewhere.url
+        gateway = sandbox(receiver)
+        async with gateway.serve() as url:
+            await place(url)
+            receipt = await ended(gateway)
+    assert 0 == elsewhere.count
+    assert f"answered {status}, a redirect, which is not followed" == receipt.tries[0].result
+
+
+async def test_a_receiver_that_is_not_there() -> None:
+    async with Receiver().listening() as receiver:
+        gateway = sandbox(receiver)
+    async with gateway.serve() as url:
+        await place(url)
+        receipt = await ended(gateway)
+    assert 3 == len(receipt.tries)
+    assert receipt.tries[0].result.startswith("not delivered: Cannot connect to host 127.0.0.1")
+
+
+async def test_a_receiver_that_takes_too_long() -> None:
+    async with Receiver().listening() as receiver:
+        receiver.hold = asyncio.Event()
+        gateway = sandbox(receiver, receipt_timeout=0.02)
+        async with gateway.serve() as url:
+            await place(url)
+            receipt = await ended(gateway)
+    assert ["no answer within 0.02 s"] * 3 == [tried.result for tried in receipt.tries]
+
+
+async def test_a_long_answer_is_cut_and_shown_harmlessly() -> None:
+    async with Receiver((200, "<b>\x07" * 10_000)).listening() as receiver:
+        gateway = sandbox(receiver)
+        async with gateway.serve() as url:
+            await place(url)
+            receipt = await ended(gateway)
+    result = receipt.tries[0].result
+    assert result.startswith(r"answered 200 '<b>\x07<b>")
+    assert result.endswith("…, not 'success'")
+    assert len(result) < 200
+
+
+async def test_answers_do_not_wait_for_pushes_and_few_are_under_way_at_once() -> None:
+    async with Receiver().listening() as receiver:
+        receiver.hold = asyncio.Event()
+        gateway = sandbox(receiver)
+        async with gateway.serve() as url:
+            for _ in range(20):
+                await place(url)
+            for _ in range(8):
+                await receiver.pushed()
+            assert 8 == receiver.most_running
+            receiver.hold.set()
+            for _ in range(12):
+                await receiver.pushed()
+    assert 8 == receiver.most_running
+
+
+async def test_beyond_a_bound_a_receipt_is_given_up_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(push, "_MOST_WAITING", 1)
+    async with Receiver().listening() as receiver:
+        gateway = sandbox(receiver, receipt_delay=3600)
+        async with gateway.serve() as url:
+            await place(url)
+            await place(url)
+    first, second = gateway.receipts
+    assert ((), False) == (first.tries, first.ended)
+    assert (["not pushed: too many others wait"], True) == (
+        [tried.result for tried in second.tries], second.ended,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["clear", "reset"])
+async def test_what_was_cleared_is_not_pushed(what: str) -> None:
+    async with Receiver((200, "no")).listening() as receiver:
+        gateway = sandbox(receiver, receipt_interval=0.01)
+        async with gateway.serve() as url:
+            await place(url)
+            await receiver.pushed()
+            getattr(gateway, what)()
+            # The other's three pushes take longer than the rest of the first's.
+            await place(url, "13800000000")
+            await ended(gateway)
+    assert 4 == receiver.count
+    assert ["13800000000"] == [receipt.mobile for receipt in gateway.receipts]
+
+
+async def test_what_was_cleared_before_its_time_is_not_pushed() -> None:
+    async with Receiver().listening() as receiver:
+        gateway = sandbox(receiver, receipt_delay=0.02)
+        async with gateway.serve() as url:
+            await place(url)
+            gateway.clear()
+            await place(url, "13800000000")
+            assert "13800000000" == (await receiver.pushed())["mobilephone"]
+    assert 1 == receiver.count
+
+
+async def test_stopping_is_prompt_and_leaves_nothing() -> None:
+    tasks = asyncio.all_tasks()
+    async with Receiver().listening() as receiver:
+        receiver.hold = asyncio.Event()
+        gateway = sandbox(receiver)
+        async with gateway.serve() as url:
+            for _ in range(10):
+                await place(url)
+            await receiver.pushed()
+            gateway.receipt_delay = 3600
+            await place(url)
+            began = time.perf_counter()
+        assert 5 > time.perf_counter() - began
+        assert not [task for task in asyncio.all_tasks() - tasks if "Pusher" in repr(task)]
+
+
+async def test_the_receipts_can_be_read_over_http() -> None:
+    async with Receiver().listening() as receiver:
+        gateway = sandbox(receiver)
+        async with gateway.serve() as url:
+            await place(url)
+            await ended(gateway)
+            body = (await ask(url, "GET", "/_sandbox/receipts")).body
+    assert b'"result":"success"' in body
+
+
+async def test_an_answer_given_without_http_pushes_nothing() -> None:
+    gateway = SandboxGateway(clock=lambda: NOW, receipt_url="http://127.0.0.1:9/")
+    pusher = push.Pusher(gateway)
+    refused = gateway.answer("Submit", {}, "127.0.0.1", gateway.roll())
+    pusher.schedule(refused)
+    await pusher.close()
+    assert [] == gateway.receipts
