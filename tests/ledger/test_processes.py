@@ -14,11 +14,13 @@ import pytest
 from ihuyi_voice import ledger_writer
 from ihuyi_voice.errors import LedgerError
 from ihuyi_voice.ledger import EntryState, Ledger
+from ihuyi_voice.ledger_entry import Attempt, Settlement
 
 from .support import (
     API_KEY,
     CONTENT,
     FINGERPRINTS,
+    MASKED,
     MOBILE,
     SETTLED,
     claim,
@@ -32,6 +34,8 @@ from .support import (
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from .postgres import PostgresServer
 
 NONE = {"accepted": 0, "refused": 0, "not_sent": 0, "unknown": 0}
 
@@ -122,6 +126,28 @@ FORK = """
 @pytest.mark.parametrize("exit_", ["os._exit(0)", "sys.exit(0)"])
 def test_parent_and_child_both_go_on(place: str, exit_: str) -> None:
     assert (0, "1 5\n", "") == run(place, FORK.format(exit=exit_))
+
+
+def test_a_childs_locks_are_its_own(place: str) -> None:
+    # SQLite takes what it inherits for locks, so that the parent would tidy
+    # the log away from under the child.
+    script = """
+        ledger = Ledger.open(place)
+        asyncio.run(claimed(ledger, "parent"))
+        (from_child, to_parent), (from_parent, to_child) = os.pipe(), os.pipe()
+        child = os.fork()
+        if child == 0:
+            asyncio.run(claimed(ledger, "child"))
+            os.write(to_parent, b"x")
+            os.read(from_parent, 1)
+            asyncio.run(claimed(ledger, "child's second"))
+            os._exit(0)
+        os.read(from_child, 1)
+        ledger.close()
+        os.write(to_child, b"x")
+        print(os.waitpid(child, 0)[1])
+    """
+    assert (0, "0\n", "") == run(place, script)
 
 
 def test_a_fork_under_load_loses_nothing_and_stops_nobody(place: str) -> None:
@@ -269,3 +295,44 @@ async def test_no_secret_is_in_the_files(in_file: Ledger, tmp_path: Path) -> Non
     assert row.encode() in everything
     for secret in (MOBILE, MOBILE[3:], CONTENT, API_KEY):
         assert secret.encode() not in everything
+
+
+# --- locks -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settling", [False, True])
+async def test_rows_are_locked_in_one_order_so_that_machines_do_not_wait_for_each_other(
+    postgres: PostgresServer, *, settling: bool
+) -> None:
+    keys = ["b", "a"]
+    with (
+        Ledger.open(postgres.empty()) as ledger,
+        ledger._store.connect() as connection,
+        contextlib.closing(postgres.connect()) as other,
+    ):
+        tokens = [await claimed(ledger, key) for key in keys]
+        await asyncio.gather(
+            *(
+                ledger.settle(key, token, EntryState.REFUSED)
+                for key, token in zip(keys, tokens, strict=True)
+            )
+        )
+        fingerprint = FINGERPRINTS.of(MOBILE, CONTENT)
+        attempts = [Attempt(key, *fingerprint, MASKED, "t", 0.0, 0.0) for key in keys]
+        settlements = [
+            Settlement(key, token, EntryState.ACCEPTED, None, "", None, 0.0)
+            for key, token in zip(keys, tokens, strict=True)
+        ]
+        wishes = (settlements, (), ()) if settling else ((), (), attempts)
+        other.autocommit = False
+        other.execute("SELECT * FROM ihuyi_voice_calls WHERE key = 'a' FOR UPDATE")
+        working = asyncio.create_task(asyncio.to_thread(connection.apply, *wishes))
+        with contextlib.closing(postgres.connect()) as watching:
+            await until(lambda: bool(watching.execute(WAITING).fetchall()))
+        # Whoever waits for the first holds none of the others.
+        other.execute("SELECT * FROM ihuyi_voice_calls WHERE key = 'b' FOR UPDATE NOWAIT")
+        other.rollback()
+        assert (set(), {}, {}) == await working
+
+
+WAITING = "SELECT pid FROM pg_locks WHERE NOT granted"
