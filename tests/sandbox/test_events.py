@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import logging
-import operator
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ihuyi_voice.sandbox import SandboxGateway, feed, server
+from ihuyi_voice.sandbox import ReceiptPush, SandboxGateway, feed, server
 from ihuyi_voice.sandbox.feed import Feed
 from tests.sandbox.forms import MOBILE, NOW, submit_form
-from tests.sandbox.http import DEADLINE, connected, request_bytes
+from tests.sandbox.http import DEADLINE, connected, received, request_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -174,7 +173,7 @@ async def test_a_full_record_is_told_at_once(monkeypatch: pytest.MonkeyPatch) ->
         await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE)
         await read_event(reader)
         seen = [numbers(parsed(await read_event(reader))[1]) for _ in range(10)]
-    assert list(range(1, 101)) == functools.reduce(operator.iadd, seen, [])
+    assert list(range(1, 101)) == [number for part in seen for number in part]
 
 
 async def test_a_reader_that_leaves_is_nothing_to_complain_about(
@@ -204,3 +203,28 @@ async def test_a_reader_that_reads_nothing_holds_nobody_up() -> None:
             # A turn in which the stream may stall.
             await asyncio.sleep(0.11)
     assert 10 >= len(gateway.attempts)
+
+
+async def test_stopping_ends_the_stream_in_good_order() -> None:
+    async with AsyncExitStack() as after:
+        async with sandbox().serve() as url:
+            reader, writer = await after.enter_async_context(connected(url))
+            writer.write(request_bytes("GET", EVENTS))
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE)
+            await read_event(reader)
+            await read_event(reader)
+        assert b"0\r\n\r\n" == await received(reader)
+
+
+def test_a_receipt_is_told_as_it_stands() -> None:
+    gateway = sandbox()
+    submit(gateway)
+    reader = Feed(gateway)
+    reader.event()
+    push = ReceiptPush(1, "100000001", MOBILE, 2, "已接听", NOW)
+    assert gateway.put_receipt(gateway.epoch, push)
+    _, told = parsed(reader.event())
+    assert {"receipts": [{
+        "number": 1, "code": 2, "msg": "已接听", "accepted": False, "ended": False, "tries": [],
+    }]} == told  # fmt: skip
+    assert not gateway.put_receipt("another", push)

@@ -291,3 +291,20 @@ async def test_an_answer_given_without_http_pushes_nothing() -> None:
     pusher.schedule(refused)
     await pusher.close()
     assert [] == gateway.receipts
+
+
+async def test_a_call_that_is_cleared_while_it_is_answered_is_not_pushed() -> None:
+    class Cleared(SandboxGateway):
+        def roll_receipt(self) -> bool:
+            self.clear()
+            return super().roll_receipt()
+
+        @property
+        def epoch(self) -> str:
+            return "the one before"
+
+    async with Receiver().listening() as receiver:
+        gateway = Cleared(clock=lambda: NOW, receipt_url=receiver.url, receipt_delay=0)
+        async with gateway.serve() as url:
+            await place(url)
+    assert ([], 0) == (gateway.receipts, receiver.count)
