@@ -127,6 +127,12 @@ def cells(*, quick: bool, only: set[str] | None) -> list[Cell]:
     generator = CANDIDATES["submit-many-generator"]
     wanted += [
         Cell("latency", many, 4_000 if quick else 10_000, slow=True),
+        Cell(
+            "latency-ledger",
+            CANDIDATES["submit-many-ledger"],
+            2_000 if quick else 10_000,
+            slow=True,
+        ),
         Cell("latency-raw", CANDIDATES["raw"], 4_000 if quick else 10_000, slow=True),
         Cell("rows-1000", many, 1_000, repeat=3 if quick else 10),
         Cell("rows-10000", many, 10_000),

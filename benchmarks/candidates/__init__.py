@@ -97,6 +97,15 @@ CANDIDATES = {
             ours=True,
         ),
         Candidate(
+            "submit-many-ledger",
+            "submit_many with a ledger in SQLite",
+            "ours:submit_many_ledger",
+            10_000,
+            1_000,
+            needs="sqlalchemy",
+            ours=True,
+        ),
+        Candidate(
             "voice-client-submit",
             "VoiceClient.submit, one after another",
             "ours:voice_client_submit",

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import ACCOUNT, API_KEY
-from ihuyi_voice import AsyncVoiceClient, OutcomeStatus, VoiceClient
+from ihuyi_voice import AsyncVoiceClient, Ledger, OutcomeStatus, SubmitRequest, VoiceClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from ihuyi_voice.bulk import Rows
 
     from .job import Job, Row
 
@@ -45,7 +49,7 @@ async def submit(job: Job) -> int:
         return await job.measure_async(send_all)
 
 
-async def _send_all(client: AsyncVoiceClient, rows: Iterable[Row]) -> int:
+async def _send_all(client: AsyncVoiceClient, rows: Rows) -> int:
     accepted = 0
     async with client.submit_many(rows) as run:
         async for outcome in run:
@@ -71,6 +75,28 @@ async def submit_many_quota(job: Job) -> int:
         ACCOUNT, API_KEY, base_url=job.base_url, max_connections=job.concurrency
     ) as client:
         return await job.measure_async(lambda rows: _send_all(client, rows))
+
+
+async def submit_many_ledger(job: Job) -> int:
+    """`submit_many` of a list, each row with a key, and a ledger in an SQLite file."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Ledger.open(Path(folder, "calls.db")) as ledger,
+    ):
+        async with AsyncVoiceClient(
+            ACCOUNT,
+            API_KEY,
+            base_url=job.base_url,
+            max_connections=job.concurrency,
+            quota=None,
+            ledger=ledger,
+        ) as client:
+
+            async def send_all(rows: Iterable[Row]) -> int:
+                keyed = [SubmitRequest(mobile, content, mobile) for mobile, content in rows]
+                return await _send_all(client, keyed)
+
+            return await job.measure_async(send_all)
 
 
 def voice_client_submit(job: Job) -> int:
