@@ -128,9 +128,10 @@ def test_many_calls_are_announced_in_one_sentence(inbox: Inbox) -> None:
         "() => { window.sentences = []; new MutationObserver(() =>"
         " sentences.push(announcer.textContent)).observe(announcer, {childList: true}); }"
     )
-    for _ in range(4):
-        inbox.call_unseen()
-    inbox.call_unseen(content="1")
+    for content in ("1111", "2222", "3333", "4444", "1"):
+        inbox.call_unseen(content=content)
+        # Each in an event of its own.
+        inbox.settle()
     inbox.page.wait_for_function("() => sentences.length > 0")
     assert ["5 new calls, 1 refused"] == inbox.page.evaluate("sentences")
     assert "polite" == inbox.page.locator("#announcer").get_attribute("aria-live")
