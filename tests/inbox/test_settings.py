@@ -108,6 +108,20 @@ def test_the_blacklist_and_the_allowed_ips(inbox: Inbox) -> None:
     assert None is inbox.gateway.allowed_ips
 
 
+def test_what_is_typed_stays_until_it_is_set(inbox: Inbox) -> None:
+    blacklist = inbox.page.get_by_label("Blacklist")
+    blacklist.fill("13800000000")
+    inbox.page.keyboard.press("Tab")
+    inbox.call()
+    expect(inbox.page.locator("#left")).to_have_text("999")
+    expect(blacklist).to_have_value("13800000000")
+    with inbox.page.expect_response("**/settings"):
+        inbox.page.keyboard.press("Enter")
+    saved(inbox)
+    inbox.gateway.blacklist = []
+    expect(blacklist).to_have_value("")
+
+
 def test_what_is_set_elsewhere_is_shown(inbox: Inbox) -> None:
     inbox.gateway.frozen = True
     inbox.gateway.balance = 12345

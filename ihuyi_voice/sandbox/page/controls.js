@@ -14,6 +14,7 @@ const FAULTS = [
 ];
 
 let chaos = {};
+const typed = new Set(); // the ids of fields in which something waits to be set
 const rows = new Map(); // a fault's switch and percentage by its name
 
 export function prepareControls() {
@@ -33,6 +34,9 @@ export function prepareControls() {
     const said = url ? "Receipts are pushed." : "No receipts are pushed.";
     change(event, { receipt_url: url || null }, said);
   });
+  for (const id of ["balance", "blacklist", "allowed", "receipt-url"]) {
+    $(id).addEventListener("input", () => typed.add(id));
+  }
   $("frozen").addEventListener("change", async (event) => {
     const box = event.target;
     const done = await attempt(() => ask("PATCH", "settings", { frozen: box.checked }));
@@ -65,7 +69,7 @@ export function showSettings(settings) {
 
 /** Show a value, unless somebody is about to change it. */
 function show(id, value) {
-  if (document.activeElement !== $(id)) $(id).value = value;
+  if (document.activeElement !== $(id) && !typed.has(id)) $(id).value = value;
 }
 
 function lines(id) {
@@ -76,6 +80,7 @@ function change(event, settings, said) {
   event.preventDefault();
   return attempt(async () => {
     await ask("PATCH", "settings", settings);
+    for (const field of event.target.elements) typed.delete(field.id);
     toast(said);
   });
 }
