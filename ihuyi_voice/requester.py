@@ -27,7 +27,6 @@ from .errors import (
     OutcomeUnknownError,
     QuotaExceededError,
 )
-from .ledger_entry import REPEATABLE, EntryState, Fingerprints, check_key
 from .models import Balance, OutcomeStatus, SubmitResult, mask_mobile
 from .transport import Exchange
 from .wire import (
@@ -42,8 +41,8 @@ from .wire import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .claims import Claims, Keyed
     from .ledger import Ledger
-    from .ledger_entry import Entry, Fingerprint
     from .models import Answer, Settings
     from .quota import RecipientQuota
     from .transport import Transport
@@ -51,10 +50,6 @@ if TYPE_CHECKING:
 
 logger: logging.Logger = logging.getLogger("ihuyi_voice")
 logger.addHandler(logging.NullHandler())
-
-# For how many seconds after its deadline a request may still be being settled:
-# until then nobody may record by hand that it was not placed.
-_SETTLING_SECONDS = 10.0
 
 # Back-off between attempts to connect: random between 0 and a bound that
 # starts here and doubles, in seconds.
@@ -75,14 +70,6 @@ def status_of(error: IhuyiVoiceError) -> OutcomeStatus:
     return next(status for cls, status in _STATUS_BY_ERROR.items() if isinstance(error, cls))
 
 
-class Keyed(NamedTuple):
-    """What the ledger is told of a submit."""
-
-    key: str
-    fingerprint: Fingerprint
-    masked_mobile: str
-
-
 class Admitted(NamedTuple):
     """A submit that passed the check, with its place in the quota."""
 
@@ -100,7 +87,7 @@ class Requester:
     Attributes:
         slots: one for each request that may be on the way at once.
         quota: the limit of calls per number, None for none.
-        ledger: what remembers idempotency keys, None for none.
+        claims: what the ledger remembers of this account, None without one.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - what one request meets on its way
@@ -117,8 +104,11 @@ class Requester:
         self._encoder = encoder
         self._transport = transport
         self.quota = quota
-        self.ledger = ledger
-        self._fingerprints = None if ledger is None else Fingerprints(settings.api_key.reveal())
+        self.claims: Claims | None = None
+        if ledger is not None:
+            from .claims import Claims  # noqa: PLC0415 - nobody else pays for it
+
+            self.claims = Claims(ledger, settings.api_key.reveal())
         self._clock = clock
         never_shown = tuple(secret.reveal() for secret in settings.never_shown())
         # In a closure, where no repr of this object's attributes shows it.
@@ -148,24 +138,13 @@ class Requester:
         Raises:
             InvalidRequestError: it may not.
         """
-        if idempotency_key is None and (self.ledger is None or not self.ledger.require_key):
-            return Admitted(check_mobile(mobile), check_content(content), None)
-        if self.ledger is None or self._fingerprints is None:
+        number, code = check_mobile(mobile), check_content(content)
+        if self.claims is not None:
+            return Admitted(number, code, None, self.claims.check(idempotency_key, number, code))
+        if idempotency_key is not None:
             msg = "idempotency_key needs a ledger, and this client has none"
             raise InvalidRequestError(msg)
-        if idempotency_key is None:
-            msg = (
-                "this client has a ledger, and the request has no idempotency_key: give it one,"
-                " or open the ledger with require_key=False to send such requests unprotected"
-            )
-            raise InvalidRequestError(msg)
-        mobile, content = check_mobile(mobile), check_content(content)
-        keyed = Keyed(
-            check_key(idempotency_key),
-            self._fingerprints.of(mobile, content),
-            mask_mobile(mobile),
-        )
-        return Admitted(mobile, content, None, keyed)
+        return Admitted(number, code, None)
 
     async def reserve(self, checked: Admitted) -> Admitted:
         """Reserve its place in the quota; nothing is sent.
@@ -193,13 +172,12 @@ class Requester:
             OutcomeUnknownError, InvalidRequestError, LedgerError: as `place`.
         """
         began = time.monotonic()
-        keyed = checked.keyed
-        if keyed is None or self.ledger is None:
+        result: SubmitResult | None = None
+        if self.claims is not None and checked.keyed is not None:
+            deadline = began + self._settings.timeout
+            result = await self.claims.find(checked.keyed, checked.mobile, deadline)
+        if result is None:
             raise limited
-        entry = await self.ledger.find(*keyed, began + self._settings.timeout)
-        if entry is None or entry.state in REPEATABLE:
-            raise limited
-        result = _stored(entry, checked.mobile)
         log_submit(checked.mobile, result, OutcomeStatus.REPLAYED, began)
         return result
 
@@ -209,35 +187,33 @@ class Requester:
         The reservation is given back when nothing was written, and only then.
         """
         exchange = exchange or self.exchange()
-        if admitted.keyed is None or self.ledger is None:
+        if admitted.keyed is None or self.claims is None:
             return await self._place(admitted, exchange)
-        return await self._place_claimed(admitted, admitted.keyed, self.ledger, exchange)
+        return await self._place_claimed(admitted, admitted.keyed, self.claims, exchange)
 
     async def _place_claimed(
-        self, admitted: Admitted, keyed: Keyed, ledger: Ledger, exchange: Exchange
+        self, admitted: Admitted, keyed: Keyed, claims: Claims, exchange: Exchange
     ) -> SubmitResult:
         """Send it if the ledger never saw its key, or saw it fail before a phone could ring."""
         began = time.monotonic()
         mobile = admitted.mobile
         try:
-            live_seconds = exchange.remaining() + _SETTLING_SECONDS
-            claim = await ledger.claim(*keyed, exchange.deadline, live_seconds)
-            replayed = None if claim.entry is None else _stored(claim.entry, mobile)
+            token = await claims.claim(keyed, mobile, exchange.deadline, exchange.remaining())
         except BaseException as error:
             await self.give_back(admitted)
             log_submit(mobile, error, _status(error, written=False), began)
             raise
-        if replayed is not None:
+        if isinstance(token, SubmitResult):
             await self.give_back(admitted)
-            log_submit(mobile, replayed, OutcomeStatus.REPLAYED, began)
-            return replayed
+            log_submit(mobile, token, OutcomeStatus.REPLAYED, began)
+            return token
         try:
             result = await self._place(admitted, exchange)
         except BaseException as error:
             status = _status(error, written=exchange.may_have_been_written)
-            await _settle(ledger, keyed, claim.token, status, error)
+            await claims.settle(keyed, token, status, error)
             raise
-        await _settle(ledger, keyed, claim.token, OutcomeStatus.ACCEPTED, result)
+        await claims.settle(keyed, token, OutcomeStatus.ACCEPTED, result)
         return result
 
     async def _place(self, admitted: Admitted, exchange: Exchange) -> SubmitResult:
@@ -374,48 +350,6 @@ class Requester:
         return await retrying(attempt)
 
 
-def _stored(entry: Entry, mobile: str) -> SubmitResult:
-    """What the ledger knows of an earlier request, which stands in the way of this one."""
-    if not entry.unsettled:
-        return SubmitResult(entry.voice_id, entry.msg, mobile, replayed=True)
-    what = entry.msg or "it was claimed and never settled"
-    reason = f"an earlier request with this idempotency key: {what}"
-    raise OutcomeUnknownError(reason, earlier=True)
-
-
-async def _settle(
-    ledger: Ledger,
-    keyed: Keyed,
-    token: str,
-    status: OutcomeStatus,
-    end: SubmitResult | BaseException,
-) -> None:
-    """Record the end of a claimed submit; where that fails it is said, and the end stays."""
-    words = getattr(end, "msg", None) or getattr(end, "reason", None)
-    try:
-        # A cancellation waits for the record of what it cut off.
-        with anyio.CancelScope(shield=True):
-            await ledger.settle(
-                keyed.key,
-                token,
-                EntryState(status.value),
-                code=_code(end, status),
-                msg=words or ("" if status is OutcomeStatus.ACCEPTED else type(end).__name__),
-                voice_id=getattr(end, "voice_id", None),
-            )
-    except Exception as error:  # noqa: BLE001 - whatever it is, the request has had its end
-        logger.warning(
-            "submit %s %s: the ledger could not record it, so its claim stays unsettled: %s",
-            keyed.masked_mobile,
-            status.value,
-            error,
-        )
-
-
-def _code(end: object, status: OutcomeStatus) -> int | None:
-    return ACCEPTED if status is OutcomeStatus.ACCEPTED else getattr(end, "code", None)
-
-
 def _stated(exception: BaseException, exchange: Exchange) -> BaseException:
     """One of the stated outcomes for whatever ended a submit.
 
@@ -462,7 +396,7 @@ def _log(
         what,
         mask_mobile(number),
         status.value,
-        _code(end, status) or "-",
+        ACCEPTED if status is OutcomeStatus.ACCEPTED else getattr(end, "code", "-"),
         getattr(end, "voice_id", None) or "-",
         (time.monotonic() - began) * 1000,
     )
