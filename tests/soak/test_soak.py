@@ -11,22 +11,19 @@ from __future__ import annotations
 import gc
 import json
 import os
-import re
 import subprocess
 import sys
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
-from urllib.request import Request, urlopen
 
 import anyio
 import pytest
 
 from ihuyi_voice import AsyncVoiceClient, OutcomeStatus, RecipientQuota
 from ihuyi_voice._loops import fast_loop_factory
+from tests.soak.gateway import control, sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,37 +125,7 @@ def run_sender(job: Job) -> Memory:
     return Memory(**json.loads(done.stdout))
 
 
-# --- the gateway -------------------------------------------------------------
-
-
-@contextmanager
-def sandbox(balance: int) -> Iterator[str]:
-    """The URL of a sandbox in another process."""
-    command = [sys.executable, "-m", "ihuyi_voice", "sandbox", "--port", "0"]
-    options = ["--balance", str(balance), "--blacklist", BLACKLISTED]
-    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        match = re.search(rb"http://\S+", process.stdout.readline())
-        assert match
-        # Its log is not read, and must not fill the pipe.
-        with ThreadPoolExecutor(1) as drain:
-            drain.submit(_drain, process)
-            try:
-                yield match[0].decode()
-            finally:
-                process.terminate()
-
-
-def _drain(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdout is not None
-    while process.stdout.read1(1 << 16):  # type: ignore[attr-defined]
-        pass
-
-
-def control(url: str, method: str, what: str, body: object = None) -> object:
-    data = None if body is None else json.dumps(body).encode()
-    with urlopen(Request(f"{url}/_sandbox/{what}", data, method=method)) as answer:
-        return json.load(answer)
+# --- the record -------------------------------------------------------------
 
 
 def check_against_the_record(job: Job) -> Counter[OutcomeStatus]:
@@ -212,8 +179,8 @@ linux = pytest.mark.skipif(
 @linux
 def test_a_long_run_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
     count, mark = SIZES
-    with sandbox(balance=count) as url:
-        job = Job(url, count, mark, False, 15.0, 20, str(tmp_path / "outcomes"))
+    with sandbox(count, "--blacklist", BLACKLISTED) as gateway:
+        job = Job(gateway.url, count, mark, False, 15.0, 20, str(tmp_path / "outcomes"))
         memory = run_sender(job)
         counted = check_against_the_record(job)
     fiftieth = count // 50
@@ -230,8 +197,8 @@ def test_a_long_run_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> Non
 @linux
 def test_the_quota_takes_what_it_says_for_each_number(tmp_path: Path) -> None:
     count, mark = SIZES
-    with sandbox(balance=count) as url:
-        job = Job(url, count, mark, True, 15.0, 20, str(tmp_path / "outcomes"))
+    with sandbox(count, "--blacklist", BLACKLISTED) as gateway:
+        job = Job(gateway.url, count, mark, True, 15.0, 20, str(tmp_path / "outcomes"))
         memory = run_sender(job)
         counted = check_against_the_record(job)
     fiftieth = count // 50
@@ -253,9 +220,9 @@ def _blacklisted(counted: Counter[OutcomeStatus], rows: int) -> dict[OutcomeStat
 
 def test_every_chaos_at_once(tmp_path: Path) -> None:
     count = 20_000 if FULL else 2_000
-    with sandbox(balance=count) as url:
-        control(url, "PUT", "chaos", CHAOS)
-        job = Job(url, count, count, False, 2.0, None, str(tmp_path / "outcomes"))
+    with sandbox(count, "--blacklist", BLACKLISTED) as gateway:
+        gateway.control("PUT", "chaos", CHAOS)
+        job = Job(gateway.url, count, count, False, 2.0, None, str(tmp_path / "outcomes"))
         run_sender(job)
         counted = check_against_the_record(job)
     tell(f"{count} rows: " + ", ".join(f"{n} {status.value}" for status, n in counted.items()))

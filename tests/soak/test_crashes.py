@@ -1,0 +1,209 @@
+"""`ihuyi-voice bulk --ledger`, killed at any moment and run again: no phone rings twice.
+
+Sender and gateway are processes of their own, so the gateway's record is what
+the rows are accounted against, one by one. With IHUYI_VOICE_SOAK=1 in the
+environment each ledger outlives 30 kills, and it takes minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from ihuyi_voice.bulk_keys import RowKeys
+from ihuyi_voice.ledger import Entry, EntryState, Fingerprints, Ledger
+from tests.soak.gateway import Sandbox, sandbox
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FULL = os.environ.get("IHUYI_VOICE_SOAK") == "1"
+KILLS = 30 if FULL else 3
+ROWS = 2000
+CONCURRENCY = 16
+API_KEY = "sandbox-key"
+SEED = int(os.environ.get("IHUYI_VOICE_SOAK_SEED", "0")) or random.randrange(1, 1 << 32)
+
+SLOW = {"latency": 0.01, "latency_jitter": 0.02, "seed": SEED}
+FAULTS = SLOW | {
+    "close_before_reading": 0.02,
+    "code": 4053,
+    "code_probability": 0.03,
+    "no_answer": 0.001,
+    "close_after_placing": 0.02,
+    "truncate": 0.02,
+}
+
+
+class Row(NamedTuple):
+    mobile: str
+    content: str
+
+
+ALL = [Row(f"139{n:08d}", f"{n:06d}") for n in range(ROWS)]
+
+
+@dataclass
+class Job:
+    """One file and one ledger, however often it takes."""
+
+    folder: Path
+    gateway: Sandbox
+    runs: int = 0
+
+    def __post_init__(self) -> None:
+        lines = ["mobile,content", *(",".join(row) for row in ALL)]
+        (self.folder / "rows.csv").write_text("\n".join(lines), encoding="ascii")
+
+    def start(self) -> subprocess.Popen[str]:
+        self.runs += 1
+        command = [sys.executable, "-W", "error", "-m", "ihuyi_voice", "bulk", "rows.csv"]
+        options = ["--ledger", "calls.db", "--out", f"{self.runs}.jsonl", "--yes", "--json"]
+        with (self.folder / "said").open("w", encoding="utf-8") as said:
+            return subprocess.Popen(
+                # A short timeout, after which nobody waits for the dead any more.
+                [*command, *options, "--concurrency", str(CONCURRENCY), "--timeout", "1"],
+                cwd=self.folder,
+                env=os.environ
+                | {
+                    "IHUYI_VOICE_API_ID": "sandbox",
+                    "IHUYI_VOICE_API_KEY": API_KEY,
+                    "IHUYI_VOICE_BASE_URL": self.gateway.url,
+                },
+                stdout=subprocess.PIPE,
+                stderr=said,
+                encoding="utf-8",
+            )
+
+    def run_and_kill(self, dice: random.Random, kills_left: int) -> str:
+        """Kill it at a random moment, and say at which; most of its share of rows is left."""
+        share = (ROWS - self.gateway.taken) // kills_left - CONCURRENCY
+        # Some soon, so that they hit what comes before the first submit too.
+        seconds = dice.uniform(0, 2) if dice.random() < 0.3 else 60.0
+        count = self.gateway.taken + dice.randint(1, max(1, share))
+        pause = dice.uniform(0, 0.01)
+        status = None
+        while status is None:
+            with self.start() as process:
+                self.gateway.wait_until_taken(count, seconds, process)
+                self.gateway.wait_until_taken(sys.maxsize, pause, process)
+                process.kill()
+            status = self.status(process)
+        assert -signal.SIGKILL == status, self.said
+        return f"{self.gateway.taken}"
+
+    def run_to_the_end(self) -> dict[str, object]:
+        out, status = "", None
+        while status is None:
+            with self.start() as process:
+                try:
+                    out, _ = process.communicate(timeout=120)
+                finally:
+                    process.kill()
+            status = self.status(process)
+        assert status in (0, 3, 6), self.said
+        report: dict[str, object] = json.loads(out)
+        return report
+
+    def status(self, ended: subprocess.Popen[str]) -> int | None:
+        """None where the chaos refused it the balance, so that it has to be started again."""
+        return None if "no balance" in self.said else ended.returncode
+
+    @property
+    def said(self) -> str:
+        return (self.folder / "said").read_text(encoding="utf-8")
+
+    def entries(self) -> dict[Row, Entry]:
+        """What the ledger holds of the rows."""
+        with Ledger.open(self.folder / "calls.db") as ledger:
+            keys = RowKeys(Fingerprints(API_KEY), ledger.id)
+            by_key = {keys.key(*row): row for row in ALL}
+            with ledger._store.connect(writing=False) as connection:
+                _, found, _ = connection.apply((), list(by_key), ())
+            assert sum(ledger.summary().values()) == len(found)
+        return {by_key[key]: entry for key, entry in found.items()}
+
+    def told(self) -> list[tuple[Row, str, str | None]]:
+        """Status and voice id of each outcome that any of the runs got to write down."""
+        lines = [
+            line
+            for run in range(1, self.runs + 1)
+            if (out := self.folder / f"{run}.jsonl").exists()
+            # A line may have been cut off by the kill.
+            for line in out.read_text(encoding="utf-8").splitlines(keepends=True)
+            if line.endswith("\n")
+        ]
+        outcomes = [json.loads(line) for line in lines]
+        # The first line is the header.
+        return [(ALL[o["line"] - 2], o["status"], o["voice_id"]) for o in outcomes]
+
+
+def wrong(job: Job, entries: dict[Row, Entry]) -> list[str]:
+    """Every row of which ledger, gateway and outcomes tell different tales."""
+    attempts = job.gateway.control("GET", "attempts")
+    assert isinstance(attempts, list)
+    seen: dict[Row, list[str | None]] = {row: [] for row in ALL}
+    for attempt in attempts:
+        seen[Row(attempt["mobile"], attempt["content"])].append(attempt["voice_id"])
+    found = []
+    for row in ALL:
+        *before, last = seen[row] or [None]
+        state, voice_id = entries[row].state, entries[row].voice_id
+        unknown = state in (EntryState.UNKNOWN, EntryState.CLAIMED)
+        if any(before):
+            found.append(f"{row.mobile} was sent again after it had been placed")
+        if state is EntryState.ACCEPTED and (last is None or voice_id != last):
+            found.append(f"{row.mobile} is accepted as {voice_id}, and the gateway placed {last}")
+        if last is not None and state is not EntryState.ACCEPTED and not unknown:
+            found.append(f"{row.mobile} was placed, and is {state.value}")
+        if not seen[row] and not unknown:
+            found.append(f"{row.mobile} never reached the gateway, and is {state.value}")
+    for row, status, voice_id in job.told():
+        state = entries[row].state
+        if status in ("accepted", "replayed") and voice_id != entries[row].voice_id:
+            found.append(f"{row.mobile} was told to be accepted, and is {state.value}")
+        if status == "unknown" and state not in (EntryState.UNKNOWN, EntryState.CLAIMED):
+            found.append(f"{row.mobile} was told to be unknown, and is {state.value}")
+    return found
+
+
+@pytest.mark.parametrize("chaos", [SLOW, FAULTS], ids=["a good gateway", "a bad gateway"])
+def test_however_often_it_is_killed_each_row_is_placed_once(
+    tmp_path: Path, chaos: dict[str, float]
+) -> None:
+    dice = random.Random(SEED)
+    with sandbox(ROWS) as gateway:
+        gateway.control("PUT", "chaos", chaos)
+        job = Job(tmp_path, gateway)
+        moments = [job.run_and_kill(dice, KILLS - n) for n in range(KILLS)]
+        report = job.run_to_the_end()
+        entries = job.entries()
+        context = f"IHUYI_VOICE_SOAK_SEED={SEED}, killed at the submits {', '.join(moments)}"
+        assert [] == wrong(job, entries), context
+        sent = gateway.taken
+    assert (ROWS, "", False) == (report["rows"], report["stopped"], report["interrupted"]), context
+    assert ROWS == len(entries), context
+
+    states = Counter(entry.state for entry in entries.values())
+    assert {EntryState.ACCEPTED, EntryState.REFUSED, EntryState.UNKNOWN, EntryState.CLAIMED} >= (
+        states.keys()
+    ), context
+    assert states[EntryState.CLAIMED] <= KILLS * CONCURRENCY, context
+    if chaos is SLOW:
+        # Nothing but the kills came between, so nothing was so much as sent twice.
+        assert {EntryState.ACCEPTED, EntryState.CLAIMED} >= states.keys(), context
+        assert sent <= ROWS, context
+    else:
+        assert states[EntryState.UNKNOWN] > 0, context
+    counts = ", ".join(f"{count} {state.value}" for state, count in states.items())
+    # For who runs it with `pytest -s`.
+    print(f"{KILLS} kills, {sent} submits of {ROWS} rows: {counts}; {context}")  # noqa: T201
