@@ -158,7 +158,7 @@ def marks(best: Mapping[str, Figures], imports: Mapping[str, float]) -> list[Mar
             unit=" MB",
         ),
         _at_most(
-            "import ihuyi_voice / import aiohttp, CPU time",
+            "import of both clients / import aiohttp, CPU time",
             1.15,
             imports["ihuyi_voice"] / imports["aiohttp"] if imports else None,
         ),

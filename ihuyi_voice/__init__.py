@@ -10,44 +10,129 @@ calls with `submit` and read what is left with `query_balance`.
 `ihuyi_voice.sandbox` holds a local gateway to try it against.
 """
 
-from .bulk import BulkRun, is_account_level
-from .client import AsyncVoiceClient
-from .errors import (
-    AccessDeniedError,
-    AccountFrozenError,
-    AuthenticationError,
-    BlockedMobileError,
-    BulkStoppedError,
-    GatewayError,
-    IhuyiVoiceError,
-    InsufficientBalanceError,
-    InvalidContentError,
-    InvalidMobileError,
-    InvalidRequestError,
-    LedgerError,
-    NotSentError,
-    OutcomeUnknownError,
-    QuotaExceededError,
-    SubmitFailedError,
-    UnrecognizedCodeError,
-)
-from .ledger import Ledger
-from .ledger_entry import UnknownClaim
-from .models import (
-    Balance,
-    BulkReport,
-    Outcome,
-    OutcomeStatus,
-    SubmitRequest,
-    SubmitResult,
-    generate_code,
-)
-from .quota import MemoryQuotaStore, QuotaStore, RecipientQuota
-from .sync import BlockingBulkRun, VoiceClient
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .bulk import BulkRun, is_account_level
+    from .client import AsyncVoiceClient
+    from .errors import (
+        AccessDeniedError,
+        AccountFrozenError,
+        AuthenticationError,
+        BlockedMobileError,
+        BulkStoppedError,
+        GatewayError,
+        IhuyiVoiceError,
+        InsufficientBalanceError,
+        InvalidContentError,
+        InvalidMobileError,
+        InvalidRequestError,
+        LedgerError,
+        NotSentError,
+        OutcomeUnknownError,
+        QuotaExceededError,
+        SubmitFailedError,
+        UnrecognizedCodeError,
+    )
+    from .ledger import Ledger
+    from .ledger_entry import UnknownClaim
+    from .models import (
+        Balance,
+        BulkReport,
+        Outcome,
+        OutcomeStatus,
+        SubmitRequest,
+        SubmitResult,
+        generate_code,
+    )
+    from .quota import MemoryQuotaStore, QuotaStore, RecipientQuota
+    from .receipts import (
+        RECEIPT_REPLY,
+        InvalidReceiptError,
+        Receipt,
+        aiohttp_receipt_handler,
+        asgi_receipt_app,
+        parse_receipt,
+    )
+    from .sync import BlockingBulkRun, VoiceClient
+else:
+    # Which room each name lives in. A name is imported when it is first asked for:
+    # whoever wants a part, as pytest wants the plugin, does not pay for the rest.
+    _ROOMS = {
+        "bulk": ("BulkRun", "is_account_level"),
+        "client": ("AsyncVoiceClient",),
+        "errors": (
+            "AccessDeniedError",
+            "AccountFrozenError",
+            "AuthenticationError",
+            "BlockedMobileError",
+            "BulkStoppedError",
+            "GatewayError",
+            "IhuyiVoiceError",
+            "InsufficientBalanceError",
+            "InvalidContentError",
+            "InvalidMobileError",
+            "InvalidRequestError",
+            "LedgerError",
+            "NotSentError",
+            "OutcomeUnknownError",
+            "QuotaExceededError",
+            "SubmitFailedError",
+            "UnrecognizedCodeError",
+        ),
+        "ledger": ("Ledger",),
+        "ledger_entry": ("UnknownClaim",),
+        "models": (
+            "Balance",
+            "BulkReport",
+            "Outcome",
+            "OutcomeStatus",
+            "SubmitRequest",
+            "SubmitResult",
+            "generate_code",
+        ),
+        "receipts": (
+            "RECEIPT_REPLY",
+            "InvalidReceiptError",
+            "Receipt",
+            "aiohttp_receipt_handler",
+            "asgi_receipt_app",
+            "parse_receipt",
+        ),
+        "quota": ("MemoryQuotaStore", "QuotaStore", "RecipientQuota"),
+        "sync": ("BlockingBulkRun", "VoiceClient"),
+    }
+
+    def __getattr__(name):  # noqa: ANN001, ANN202 - type checkers see the imports above
+        for room, names in _ROOMS.items():
+            if name in names:
+                globals()[name] = value = getattr(import_module(f"{__name__}.{room}"), name)
+                _name_publicly()
+                return value
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+
+    def __dir__():  # noqa: ANN202 - likewise
+        return sorted({*globals(), *__all__})
+
+    def _name_publicly() -> None:
+        """Let reprs, tracebacks and pickles name the public place of a thing, not its room."""
+        for room, names in _ROOMS.items():
+            if module := sys.modules.get(f"{__name__}.{room}"):
+                # Another thread may be half through importing it.
+                for thing in (vars(module).get(name) for name in names):
+                    if hasattr(thing, "__module__"):
+                        thing.__module__ = __name__
+
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "RECEIPT_REPLY",
     "AccessDeniedError",
     "AccountFrozenError",
     "AsyncVoiceClient",
@@ -63,6 +148,7 @@ __all__ = [
     "InsufficientBalanceError",
     "InvalidContentError",
     "InvalidMobileError",
+    "InvalidReceiptError",
     "InvalidRequestError",
     "Ledger",
     "LedgerError",
@@ -73,6 +159,7 @@ __all__ = [
     "OutcomeUnknownError",
     "QuotaExceededError",
     "QuotaStore",
+    "Receipt",
     "RecipientQuota",
     "SubmitFailedError",
     "SubmitRequest",
@@ -81,12 +168,9 @@ __all__ = [
     "UnrecognizedCodeError",
     "VoiceClient",
     "__version__",
+    "aiohttp_receipt_handler",
+    "asgi_receipt_app",
     "generate_code",
     "is_account_level",
+    "parse_receipt",
 ]
-
-for _name in __all__:
-    # So that reprs, tracebacks and pickles name the public place, not a room of it.
-    if hasattr(globals()[_name], "__module__"):
-        globals()[_name].__module__ = __name__
-del _name

@@ -34,13 +34,14 @@ STANDS_ON = {
     "ledger_store": ["ledger_entry", "ledger_file"],
     "ledger_writer": ["ledger_store"],
     "ledger": ["ledger_writer"],
-    "requester": ["transport", "quota", "ledger"],
+    "claims": ["ledger"],
+    "requester": ["transport", "quota", "claims"],
     "source": ["models"],
     "bulk": ["requester", "source"],
     "client": ["bulk"],
     "_loops": [],
     "sync": ["client", "_loops"],
-    "__init__": ["sync"],
+    "__init__": ["sync", "receipts"],
     "sandbox": ["wire"],
     "receipt_form": ["models"],
     "receipts": ["receipt_form"],
@@ -180,14 +181,31 @@ def test_the_pure_rooms_have_no_clock_and_no_io(module: str) -> None:
     assert set() == run_time_imports(module) & CLOCKS_AND_IO
 
 
-def test_importing_the_package_imports_nothing_that_only_some_need() -> None:
-    script = "import ihuyi_voice, sys; print(*sys.modules)"
+def imported_by(statement: str) -> set[str]:
+    """Every module that a new interpreter has imported after the statement."""
+    script = f"{statement}\nimport sys\nprint(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60
     )
-    imported = set(done.stdout.split())
+    return set(done.stdout.split())
+
+
+def test_importing_the_package_imports_nothing_of_it() -> None:
+    imported = imported_by("import ihuyi_voice")
+    assert {"ihuyi_voice"} == {name for name in imported if name.startswith(PACKAGE)}
+    assert set() == imported & {"aiohttp", "anyio", "asyncio", "orjson"}
+
+
+def test_using_the_package_imports_nothing_that_only_some_need() -> None:
+    imported = imported_by("from ihuyi_voice import AsyncVoiceClient")
     assert {"aiohttp", "ihuyi_voice.client"} <= imported
     assert set() == imported & ONLY_FOR_SOME
+
+
+def test_importing_receipts_imports_no_server_and_no_client() -> None:
+    imported = imported_by("import ihuyi_voice.receipts")
+    assert "ihuyi_voice.receipt_form" in imported
+    assert set() == imported & {"aiohttp", "anyio", "asyncio", "orjson", "starlette"}
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ def test_the_figures_are_shown_and_written(tmp_path: Path) -> None:
         assert cell["per_second"] == pytest.approx(measured["sent"] / measured["wall"])
 
     marks = document["marks"]
-    assert 13 == len(marks)
+    assert 14 == len(marks)
     for mark in marks:
         assert {"what", "mark", "measured", "on_uvloop", "unit", "met"} == mark.keys()
     raw, many = document["candidates"]

@@ -1,0 +1,123 @@
+"""What the ledger does on the way of one request: claim before it is sent, settle after.
+
+How the ledger keeps its entries is `ledger.py`'s business, what is sent in
+between `requester.py`'s, which imports this where a client has a ledger.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, NamedTuple
+
+import anyio
+
+from .errors import ACCEPTED, InvalidRequestError, OutcomeUnknownError
+from .ledger_entry import REPEATABLE, EntryState, Fingerprints, check_key
+from .models import OutcomeStatus, SubmitResult, mask_mobile
+
+if TYPE_CHECKING:
+    from .ledger import Ledger
+    from .ledger_entry import Entry, Fingerprint
+
+logger: logging.Logger = logging.getLogger("ihuyi_voice")
+
+# For how many seconds after its deadline a request may still be being settled:
+# until then nobody may record by hand that it was not placed.
+_SETTLING_SECONDS = 10.0
+
+
+class Keyed(NamedTuple):
+    """What the ledger is told of a submit."""
+
+    key: str
+    fingerprint: Fingerprint
+    masked_mobile: str
+
+
+class Claims:
+    """The claims of one account in a ledger."""
+
+    def __init__(self, ledger: Ledger, api_key: str) -> None:
+        self._ledger = ledger
+        self._fingerprints = Fingerprints(api_key)
+
+    def check(self, key: object, mobile: str, content: str) -> Keyed | None:
+        """What is to be claimed for a submit; None where it goes unprotected.
+
+        Raises:
+            InvalidRequestError: the key cannot be one, or is missing.
+        """
+        if key is not None:
+            fingerprint = self._fingerprints.of(mobile, content)
+            return Keyed(check_key(key), fingerprint, mask_mobile(mobile))
+        if self._ledger.require_key:
+            msg = (
+                "this client has a ledger, and the request has no idempotency_key: give it one,"
+                " or open the ledger with require_key=False to send such requests unprotected"
+            )
+            raise InvalidRequestError(msg)
+        return None
+
+    async def find(self, keyed: Keyed, mobile: str, deadline: float) -> SubmitResult | None:
+        """The stored result of an earlier request; None where it may be sent.
+
+        Raises:
+            InvalidRequestError, LedgerError: as `claim`.
+            OutcomeUnknownError: an earlier request's end is unknown.
+        """
+        entry = await self._ledger.find(*keyed, deadline)
+        return None if entry is None or entry.state in REPEATABLE else _stored(entry, mobile)
+
+    async def claim(
+        self, keyed: Keyed, mobile: str, deadline: float, remaining: float
+    ) -> str | SubmitResult:
+        """Claim a submit: its token, then it may be sent, or the stored result.
+
+        Args:
+            keyed: the submit.
+            mobile: its number, 11 digits.
+            deadline: of the submit, in monotonic seconds.
+            remaining: seconds until then.
+
+        Raises:
+            InvalidRequestError: its key stands for another number or content.
+            LedgerError: the database failed.
+            OutcomeUnknownError: an earlier request's end is unknown.
+        """
+        claim = await self._ledger.claim(*keyed, deadline, remaining + _SETTLING_SECONDS)
+        return claim.token if claim.entry is None else _stored(claim.entry, mobile)
+
+    async def settle(
+        self, keyed: Keyed, token: str, status: OutcomeStatus, end: SubmitResult | BaseException
+    ) -> None:
+        """Record the end of a submit; where that fails it is said, and the end stays."""
+        accepted = status is OutcomeStatus.ACCEPTED
+        words = getattr(end, "msg", None) or getattr(end, "reason", None)
+        try:
+            # A cancellation waits for the record of what it cut off.
+            with anyio.CancelScope(shield=True):
+                await self._ledger.settle(
+                    keyed.key,
+                    token,
+                    EntryState(status.value),
+                    code=ACCEPTED if accepted else getattr(end, "code", None),
+                    msg=words or ("" if accepted else type(end).__name__),
+                    voice_id=getattr(end, "voice_id", None),
+                )
+        except Exception as error:  # noqa: BLE001 - whatever it is, the request has had its end
+            logger.warning(
+                "submit %s %s: the ledger could not record it, so its claim stays unsettled: %s",
+                keyed.masked_mobile,
+                status.value,
+                # A key is the caller's text, and may hold a number or a code.
+                str(error).replace(repr(keyed.key), "its key"),
+            )
+
+
+def _stored(entry: Entry, mobile: str) -> SubmitResult:
+    """What the ledger knows of an earlier request, which stands in the way of this one."""
+    if not entry.unsettled:
+        return SubmitResult(entry.voice_id, entry.msg, mobile, replayed=True)
+    what = entry.msg or "it was claimed and never settled"
+    reason = f"an earlier request with this idempotency key: {what}"
+    raise OutcomeUnknownError(reason, earlier=True)
