@@ -70,6 +70,7 @@ class Controls:
             ("POST", "reset"): self._reset,
             ("GET", "chaos"): self._get_chaos,
             ("PUT", "chaos"): self._put_chaos,
+            ("PATCH", "chaos"): self._patch_chaos,
             ("DELETE", "chaos"): self._delete_chaos,
         }
 
@@ -143,6 +144,14 @@ class Controls:
         except ValueError as reason:
             return error(400, str(reason))
         return self._get_chaos(body)
+
+    def _patch_chaos(self, body: bytes) -> Answer:
+        """Change what is named and leave the rest, which somebody else may have just set."""
+        try:
+            settings = orjson.loads(self._gateway.chaos.to_json()) | _object(body)
+        except ValueError as reason:
+            return error(400, str(reason))
+        return self._put_chaos(orjson.dumps(settings))
 
     def _delete_chaos(self, body: bytes) -> Answer:
         self._gateway.chaos = NO_CHAOS

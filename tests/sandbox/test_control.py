@@ -77,6 +77,17 @@ async def test_a_put_replaces_the_whole_chaos() -> None:
     assert Chaos(garbage=1) == gateway.chaos
 
 
+async def test_a_patch_changes_what_it_names_and_leaves_the_rest() -> None:
+    gateway = sandbox()
+    gateway.chaos = Chaos(no_answer=1, seed=3)
+    async with gateway.serve() as url:
+        patched = await ask(url, "PATCH", CHAOS, b'{"garbage":1,"no_answer":0}')
+        assert 400 == (await ask(url, "PATCH", CHAOS, b'{"lag":1}')).status
+        assert 400 == (await ask(url, "PATCH", CHAOS, b"[]")).status
+    assert Chaos(garbage=1, no_answer=0, seed=3) == gateway.chaos
+    assert Chaos.from_json(patched.body) == gateway.chaos
+
+
 @pytest.mark.parametrize(
     ("text", "body"),
     [
@@ -101,7 +112,7 @@ async def test_a_wrong_chaos_is_400_and_changes_nothing(text: str, body: bytes) 
     ("status", "text", "method", "name"),
     [
         (404, "there is no /_sandbox/inbox", "GET", "inbox"),
-        (405, "use GET or PUT or DELETE", "POST", "chaos"),
+        (405, "use GET or PUT or PATCH or DELETE", "POST", "chaos"),
         (405, "use POST", "GET", "reset"),
         (405, "use GET", "DELETE", "calls"),
         (405, "use GET or DELETE", "POST", "attempts"),

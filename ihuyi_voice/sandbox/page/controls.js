@@ -14,6 +14,8 @@ const FAULTS = [
 ];
 
 let chaos = {};
+let asking = 0; // switches that were just used, and not answered for yet
+let missed = false; // something was told meanwhile
 const typed = new Set(); // the ids of fields in which something waits to be set
 const rows = new Map(); // a fault's switch and percentage by its name
 
@@ -39,7 +41,7 @@ export function prepareControls() {
   }
   $("frozen").addEventListener("change", async (event) => {
     const box = event.target;
-    const done = await attempt(() => ask("PATCH", "settings", { frozen: box.checked }));
+    const done = await switched(() => ask("PATCH", "settings", { frozen: box.checked }));
     if (!done) box.checked = !box.checked;
   });
   $("calm").addEventListener("click", () => attempt(() => ask("DELETE", "chaos")));
@@ -47,13 +49,20 @@ export function prepareControls() {
 }
 
 export function showSettings(settings) {
-  chaos = settings.chaos;
   $("left").textContent = settings.balance.toLocaleString("en");
   show("balance", String(settings.balance));
   show("blacklist", settings.blacklist.join("\n"));
   show("allowed", (settings.allowed_ips ?? []).join("\n"));
   show("receipt-url", settings.receipt_url ?? "");
+  // What is told meanwhile may be older than what was asked for.
+  missed = asking > 0;
+  if (missed) return;
   $("frozen").checked = settings.frozen;
+  showChaos(settings.chaos);
+}
+
+function showChaos(told) {
+  chaos = told;
   let anything = false;
   for (const [name, { box, percent }] of rows) {
     const often = probability(name);
@@ -110,8 +119,8 @@ function faultRow([name, title, help]) {
   const put = () => {
     if (!percent.reportValidity()) return Promise.resolve(false);
     const often = box.checked ? percent.valueAsNumber / 100 : 0;
-    if (name !== "code") return putChaos({ [name]: often });
-    return putChaos(
+    if (name !== "code") return changeChaos({ [name]: often });
+    return changeChaos(
       box.checked
         ? { code: number.valueAsNumber, code_probability: often }
         : { code: null, code_probability: 1 },
@@ -134,7 +143,7 @@ function latencyRow() {
     type: "number", id: "latency-seconds", min: "0.01", step: "any", value: "1",
     "aria-label": "Late answers: by how many seconds",
   });
-  const put = async () => seconds.reportValidity() && putChaos({ latency: box.checked ? seconds.valueAsNumber : 0 });
+  const put = async () => seconds.reportValidity() && changeChaos({ latency: box.checked ? seconds.valueAsNumber : 0 });
   box.addEventListener("change", async () => {
     if (!(await put())) box.checked = !box.checked;
   });
@@ -151,8 +160,17 @@ function latencyRow() {
   );
 }
 
-function putChaos(changed) {
-  return attempt(async () => {
-    chaos = await ask("PUT", "chaos", { ...chaos, ...changed });
+function changeChaos(changed) {
+  return switched(async () => {
+    const told = await ask("PATCH", "chaos", changed);
+    if (asking === 1) showChaos(told);
   });
+}
+
+async function switched(action) {
+  asking += 1;
+  const done = await attempt(action);
+  asking -= 1;
+  if (asking === 0 && missed) await attempt(async () => showSettings(await ask("GET", "settings")));
+  return done;
 }
