@@ -326,6 +326,9 @@ class BulkRun:
         exchange = self._requester.exchange()
         try:
             end: SubmitResult | IhuyiVoiceError = await self._requester.place(admitted, exchange)
+        except InvalidRequestError as error:
+            # Its key stands for another number or content.
+            end = _of_row(index, error)
         except IhuyiVoiceError as error:
             end = error
         except BaseException:
@@ -374,7 +377,7 @@ class BulkRun:
                     await self._settle_limited(index, request, admitted, limited)
                     return None
         except InvalidRequestError as error:
-            self._refuse(index, request, InvalidRequestError(f"row {index}: {error}"))
+            self._refuse(index, request, _of_row(index, error))
         except IhuyiVoiceError as error:
             self._refuse(index, request, error)
         except BaseException:
@@ -466,6 +469,10 @@ def _request(row: object) -> SubmitRequest:
     )
     msg = f"a row must be a SubmitRequest or a (mobile, content) pair, not a {what}"
     raise InvalidRequestError(msg)
+
+
+def _of_row(index: int, error: InvalidRequestError) -> InvalidRequestError:
+    return InvalidRequestError(f"row {index}: {error}")
 
 
 def _stopped_before() -> NotSentError:

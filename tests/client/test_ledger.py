@@ -571,8 +571,10 @@ class Broken:
             connection.execute(statement).fetchall()
 
         self._monkeypatch.setattr(ledger_file, "_set_up_sqlite", and_more)
-        with self._ledger._writer.at_work:
-            self._ledger._writer._hang_up()
+        # As a fork does, so that the next transaction connects anew; in no loop's thread.
+        writer = self._ledger._writer
+        with writer.at_work, ThreadPoolExecutor(1) as pool:
+            pool.submit(writer._hang_up).result()
 
     def _bug(self, *_: object) -> None:
         raise ZeroDivisionError

@@ -1,0 +1,555 @@
+"""Bulk runs with keys: run again after whatever happened, and no row is placed twice."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from ihuyi_voice import (
+    AuthenticationError,
+    BulkStoppedError,
+    InvalidRequestError,
+    Ledger,
+    LedgerError,
+    NotSentError,
+    Outcome,
+    OutcomeStatus,
+    OutcomeUnknownError,
+    QuotaExceededError,
+    RecipientQuota,
+    SubmitRequest,
+    VoiceClient,
+)
+from ihuyi_voice.sandbox import Chaos
+from tests.bulk.spies import (
+    Gateway,
+    client,
+    counted,
+    leaving_nothing,
+    mobile,
+    pair,
+    sandbox,
+    turns,
+    until,
+)
+from tests.client.test_ledger import Broken
+from tests.rogue import ACCEPTED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from ihuyi_voice.client import AsyncVoiceClient
+
+S = OutcomeStatus
+REFUSED = b'{"code":0,"msg":"failed","voiceid":"0"}'
+WRONG_KEY = b'{"code":405,"msg":"no","voiceid":"0"}'
+
+
+def keyed(*numbers: int) -> list[SubmitRequest]:
+    """Good rows, each with a number and a key of its own."""
+    return [SubmitRequest(*pair(n), f"key {n}") for n in numbers]
+
+
+def mobiles(*numbers: int) -> list[str]:
+    return [mobile(n) for n in numbers]
+
+
+async def run_to_the_end(
+    voice: AsyncVoiceClient, rows: Sequence[Any], **options: Any
+) -> dict[int, Outcome]:
+    """The outcomes by their row's place."""
+    async with voice.submit_many(rows, **options) as run:
+        made = {outcome.index: outcome async for outcome in run}
+    assert len(rows) == len(made) == run.report.total
+    return made
+
+
+def statuses(made: dict[int, Outcome]) -> list[OutcomeStatus]:
+    return [made[index].status for index in sorted(made)]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "calls.db"
+
+
+@pytest.fixture
+def ledger(gateway: Gateway, path: Path) -> Iterator[Ledger]:
+    with Ledger.open(path, patience=5.0) as opened:
+        yield opened
+
+
+def states(path: Path) -> dict[str, str]:
+    """Of every key, as another process sees them."""
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        return dict(other.execute("SELECT key, state FROM ihuyi_voice_calls"))
+
+
+# --- again -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("concurrency", [1, 7, 100])
+async def test_the_same_rows_again_send_nothing(
+    gateway: Gateway, ledger: Ledger, concurrency: int
+) -> None:
+    rows = keyed(*range(300))
+    quota = RecipientQuota(per_minute=1, per_day=None)
+    async with client(gateway.url, ledger=ledger) as voice:
+        first = await run_to_the_end(voice, rows, concurrency=concurrency)
+    async with client(gateway.url, ledger=ledger, quota=quota) as voice:
+        again = await run_to_the_end(voice, rows[::-1], concurrency=concurrency)
+    assert [S.ACCEPTED] * 300 == statuses(first)
+    assert [S.REPLAYED] * 300 == statuses(again)
+    for index, outcome in again.items():
+        assert first[299 - index].result == outcome.result
+        assert outcome.result is not None
+        assert outcome.result.replayed
+        assert outcome.error is None
+    assert sorted(mobiles(*range(300))) == sorted(gateway.mobiles)
+    # Every place that was reserved was given back.
+    for n in range(300):
+        await quota.reserve(mobile(n))
+
+
+async def test_only_what_is_new_is_sent(gateway: Gateway, ledger: Ledger) -> None:
+    async with client(gateway.url, ledger=ledger) as voice:
+        await run_to_the_end(voice, keyed(0, 1, 2))
+        gateway.mobiles.clear()
+        again = await run_to_the_end(voice, keyed(3, 2, 4, 0))
+    assert [S.ACCEPTED, S.REPLAYED, S.ACCEPTED, S.REPLAYED] == statuses(again)
+    assert mobiles(3, 4) == sorted(gateway.mobiles)
+
+
+@pytest.mark.parametrize("wait_for_quota", [False, True])
+async def test_the_ledger_is_asked_before_a_row_is_limited_or_waits(
+    gateway: Gateway, ledger: Ledger, wait_for_quota: bool
+) -> None:
+    quota = RecipientQuota(per_minute=1, per_day=None)
+    gateway.answer = lambda number: None if number == mobile(2) else ACCEPTED
+    async with client(gateway.url, ledger=ledger, quota=quota) as voice:
+        await run_to_the_end(voice, keyed(0, 1, 2))
+        rows = [*keyed(0, 1, 2), SubmitRequest(mobile(0), "4321", "key 0")]
+        made = await run_to_the_end(voice, rows, wait_for_quota=wait_for_quota)
+    assert [S.REPLAYED, S.REPLAYED, S.UNKNOWN, S.INVALID] == statuses(made)
+    assert isinstance(made[2].error, OutcomeUnknownError)
+    assert made[2].error.earlier
+    assert str(made[3].error).startswith("row 3: idempotency_key 'key 0' stands for another")
+    assert mobiles(0, 1, 2) == sorted(gateway.mobiles)
+
+
+async def test_a_limited_row_that_the_ledger_does_not_know(
+    gateway: Gateway, ledger: Ledger, path: Path
+) -> None:
+    """It claims nothing, and waits its turn where it is asked to."""
+    quota = RecipientQuota(per_minute=1, per_day=None)
+    quota._limits = ((1, 0.2),)
+    rows = [SubmitRequest(*pair(0), "a"), SubmitRequest(*pair(0), "b")]
+    async with client(gateway.url, ledger=ledger, quota=quota) as voice:
+        made = await run_to_the_end(voice, rows, concurrency=1)
+        assert [S.ACCEPTED, S.LIMITED] == statuses(made)
+        assert isinstance(made[1].error, QuotaExceededError)
+        assert {"a": "accepted"} == states(path)
+        made = await run_to_the_end(voice, rows, concurrency=1, wait_for_quota=True)
+    assert [S.REPLAYED, S.ACCEPTED] == statuses(made)
+    assert mobiles(0, 0) == gateway.mobiles
+
+
+async def test_one_key_twice_in_a_run(gateway: Gateway, ledger: Ledger) -> None:
+    async with client(gateway.url, ledger=ledger) as voice:
+        made = await run_to_the_end(voice, keyed(0, 0, 0))
+    assert Counter({S.ACCEPTED: 1, S.REPLAYED: 2}) == Counter(statuses(made))
+    assert mobiles(0) == gateway.mobiles
+
+
+async def test_two_runs_of_the_same_rows_at_once(gateway: Gateway, ledger: Ledger) -> None:
+    counts: Counter[OutcomeStatus] = Counter()
+    rows = keyed(*range(200))
+
+    async def send(part: list[SubmitRequest]) -> None:
+        async with client(gateway.url, ledger=ledger) as voice:
+            counts.update(statuses(await run_to_the_end(voice, part, concurrency=20)))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(send, rows)
+        group.start_soon(send, rows[::-1])
+    assert Counter({S.ACCEPTED: 200, S.REPLAYED: 200}) == counts
+    assert Counter(dict.fromkeys(mobiles(*range(200)), 1)) == Counter(gateway.mobiles)
+
+
+def test_the_blocking_client(path: Path) -> None:
+    gateway = sandbox()
+    with (
+        gateway.serve_in_thread() as url,
+        Ledger.open(path) as ledger,
+        VoiceClient("sandbox", "sandbox-key", base_url=url, ledger=ledger, quota=None) as voice,
+    ):
+        for status in (S.ACCEPTED, S.REPLAYED):
+            with voice.submit_many(keyed(*range(50))) as run:
+                assert {status: 50} == counted(run.finish())
+    assert 50 == len(gateway.attempts)
+
+
+def test_the_blocking_client_aborted(path: Path) -> None:
+    gateway = sandbox(chaos=Chaos(no_answer=1.0))
+    with (
+        gateway.serve_in_thread() as url,
+        Ledger.open(path) as ledger,
+        VoiceClient("sandbox", "sandbox-key", base_url=url, ledger=ledger, quota=None) as voice,
+    ):
+        with voice.submit_many(keyed(*range(50)), concurrency=5) as run:
+            while len(gateway.attempts) < 5:
+                pass
+            run.abort()
+            first = run.finish()
+        assert 5 == first.counts[S.UNKNOWN]
+        gateway.chaos = Chaos()
+        with voice.submit_many(keyed(*range(50))) as run:
+            assert {S.UNKNOWN: 5, S.ACCEPTED: 45} == counted(run.finish())
+    assert Counter(dict.fromkeys(mobiles(*range(50)), 1)) == Counter(
+        attempt.mobile for attempt in gateway.attempts
+    )
+
+
+# --- unknown -----------------------------------------------------------------
+
+
+async def test_unknown_rows_are_never_sent_again_and_do_not_stop_the_next_run(
+    gateway: Gateway, ledger: Ledger
+) -> None:
+    gateway.answer = lambda _: None
+    rows = keyed(*range(50))
+    async with client(gateway.url, ledger=ledger) as voice:
+        first = await run_to_the_end(voice, rows, max_failures_in_row=None)
+        gateway.answer = lambda _: ACCEPTED
+        again = await run_to_the_end(voice, [*rows, *keyed(50)], concurrency=1)
+    assert [S.UNKNOWN] * 50 == statuses(first)
+    assert [S.UNKNOWN] * 50 + [S.ACCEPTED] == statuses(again)
+    for n in range(50):
+        before, after = first[n].error, again[n].error
+        assert isinstance(before, OutcomeUnknownError)
+        assert isinstance(after, OutcomeUnknownError)
+        assert (False, True) == (before.earlier, after.earlier)
+        assert after.may_have_rung
+    assert mobiles(*range(51)) == sorted(gateway.mobiles)
+
+
+async def test_what_the_ledger_knows_ends_no_row_of_failures(
+    gateway: Gateway, ledger: Ledger
+) -> None:
+    """It did not reach the gateway now; nor is it a failure of now."""
+    gateway.answer = lambda number: ACCEPTED if number < mobile(10) else None
+    async with client(gateway.url, ledger=ledger) as voice:
+        await run_to_the_end(voice, keyed(0, 1, 10, 11))
+        rows = keyed(20, 0, 10, 21, 1, 11, 22, 23)
+        run = voice.submit_many(rows, concurrency=1, max_failures_in_row=3)
+        with pytest.raises(BulkStoppedError) as stopped:
+            async with run:
+                await run.finish()
+    assert 6 == stopped.value.report.stopped_at
+    assert {S.UNKNOWN: 5, S.REPLAYED: 2} == counted(run.report)
+
+
+# --- what may be sent anew ---------------------------------------------------
+
+
+async def test_refused_and_not_sent_rows_are_sent_anew(gateway: Gateway, ledger: Ledger) -> None:
+    rows = keyed(*range(10))
+    gateway.answer = lambda number: REFUSED if number < mobile(5) else ACCEPTED
+    async with client("http://127.0.0.1:9", ledger=ledger, connect_attempts=1) as voice:
+        assert [S.NOT_SENT] * 10 == statuses(await run_to_the_end(voice, rows))
+    async with client(gateway.url, ledger=ledger) as voice:
+        made = await run_to_the_end(voice, rows)
+        assert [S.REFUSED] * 5 + [S.ACCEPTED] * 5 == statuses(made)
+        gateway.answer = lambda _: ACCEPTED
+        made = await run_to_the_end(voice, rows)
+    assert [S.ACCEPTED] * 5 + [S.REPLAYED] * 5 == statuses(made)
+    assert Counter(dict.fromkeys(mobiles(0, 1, 2, 3, 4), 2)) + Counter(
+        dict.fromkeys(mobiles(5, 6, 7, 8, 9), 1)
+    ) == Counter(gateway.mobiles)
+
+
+async def test_the_wrong_api_key_and_then_the_right_one(gateway: Gateway, ledger: Ledger) -> None:
+    rows = keyed(*range(20))
+    gateway.answer = lambda _: WRONG_KEY
+    async with client(gateway.url, ledger=ledger) as voice:
+        with pytest.raises(BulkStoppedError) as stopped:
+            await run_to_the_end(voice, rows, concurrency=3)
+        assert isinstance(stopped.value.cause, AuthenticationError)
+        gateway.answer = lambda _: ACCEPTED
+        assert [S.ACCEPTED] * 20 == statuses(await run_to_the_end(voice, rows))
+
+
+# --- keys --------------------------------------------------------------------
+
+
+async def test_rows_without_a_key_are_bad_ones(gateway: Gateway, ledger: Ledger) -> None:
+    rows = [*keyed(0), pair(1), SubmitRequest(*pair(2)), SubmitRequest(*pair(3), "")]
+    async with client(gateway.url, ledger=ledger) as voice:
+        made = await run_to_the_end(voice, rows)
+    assert [S.ACCEPTED, S.INVALID, S.INVALID, S.INVALID] == statuses(made)
+    assert str(made[1].error).startswith("row 1: this client has a ledger, and the request has no")
+    assert "row 3: idempotency_key must have 1-255 characters, not 0" == str(made[3].error)
+    assert mobiles(0) == gateway.mobiles
+
+
+async def test_unless_the_ledger_was_opened_to_do_without(gateway: Gateway, path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        ledger = await anyio.to_thread.run_sync(
+            lambda: stack.enter_context(Ledger.open(path, require_key=False))
+        )
+        async with client(gateway.url, ledger=ledger) as voice:
+            rows = [*keyed(0), pair(1), *keyed(0)]
+            made = await run_to_the_end(voice, rows, concurrency=1)
+        await anyio.to_thread.run_sync(ledger.close)
+    assert [S.ACCEPTED, S.ACCEPTED, S.REPLAYED] == statuses(made)
+    assert {"key 0": "accepted"} == states(path)
+
+
+async def test_the_key_of_another_row(gateway: Gateway, ledger: Ledger) -> None:
+    rows = [*keyed(0), SubmitRequest(*pair(1), "key 0")]
+    async with client(gateway.url, ledger=ledger) as voice:
+        made = await run_to_the_end(voice, rows, concurrency=1)
+    assert [S.ACCEPTED, S.INVALID] == statuses(made)
+    assert isinstance(made[1].error, InvalidRequestError)
+    assert str(made[1].error).startswith("row 1: idempotency_key 'key 0' stands for another")
+    assert mobiles(0) == gateway.mobiles
+
+
+async def test_keys_without_a_ledger(gateway: Gateway) -> None:
+    async with client(gateway.url) as voice:
+        assert [S.INVALID] * 3 == statuses(await run_to_the_end(voice, keyed(0, 1, 2)))
+    assert [] == gateway.mobiles
+
+
+# --- the claim comes first ---------------------------------------------------
+
+
+async def test_every_claim_is_in_the_file_when_its_request_arrives(
+    gateway: Gateway, ledger: Ledger, path: Path
+) -> None:
+    seen: list[str | None] = []
+
+    def look(number: str) -> bytes:
+        seen.append(states(path).get(f"key {int(number[3:])}"))
+        return ACCEPTED
+
+    gateway.answer = look
+    async with client(gateway.url, ledger=ledger) as voice:
+        await run_to_the_end(voice, keyed(*range(100)), concurrency=30)
+    assert ["claimed"] * 100 == seen
+    assert {"accepted"} == set(states(path).values())
+
+
+# --- stopped -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["abort", "cancel", "raise", "leave"])
+async def test_a_run_that_is_cut_off_is_taken_up_again(
+    gateway: Gateway, ledger: Ledger, path: Path, how: str
+) -> None:
+    rows = keyed(*range(100))
+    gateway.held = lambda number: number >= mobile(20)
+    async with client(gateway.url, ledger=ledger) as voice:
+        with leaving_the_ledger_alone(ledger):
+            run = voice.submit_many(rows, concurrency=10)
+            with anyio.CancelScope() as scope, contextlib.suppress(KeyError):
+                async with run:
+                    await gateway.arrived(30)
+                    if how == "abort":
+                        run.abort()
+                    elif how == "cancel":
+                        scope.cancel()
+                        await turns()
+                    elif how == "raise":
+                        gateway.release()
+                        raise KeyError
+                    else:
+                        gateway.release()
+        gateway.release()
+        cut_off = how in ("abort", "cancel")
+        counts = counted(run.report)
+        assert (10 if cut_off else 0) == counts.get(S.UNKNOWN, 0)
+        accepted = counts[S.ACCEPTED]
+        assert 20 <= accepted <= 30
+        known = Counter(states(path).values())
+        assert (accepted, counts.get(S.UNKNOWN, 0), 0) == (
+            known["accepted"],
+            known["unknown"],
+            known["claimed"],
+        )
+        again = Counter(statuses(await run_to_the_end(voice, rows)))
+    assert again[S.REPLAYED] == accepted
+    assert again[S.UNKNOWN] == counts.get(S.UNKNOWN, 0)
+    assert 100 == sum(again.values())
+    assert again[S.ACCEPTED] == 100 - again[S.REPLAYED] - again[S.UNKNOWN]
+    assert Counter(dict.fromkeys(mobiles(*range(100)), 1)) == Counter(gateway.mobiles)
+
+
+@contextlib.contextmanager
+def leaving_the_ledger_alone(ledger: Ledger) -> Iterator[None]:
+    """Nothing of the run outlives it but the ledger's own thread."""
+    ledger_thread = ledger._writer._thread
+    if ledger_thread is None:
+        yield
+        return
+    with leaving_nothing():
+        yield
+
+
+async def test_aborted_before_the_write_it_is_not_sent(
+    gateway: Gateway, ledger: Ledger, path: Path
+) -> None:
+    """All have their claim; one has the slot, which another run holds."""
+    gateway.hold()
+    async with client(gateway.url, ledger=ledger, max_connections=3) as voice:
+        async with anyio.create_task_group() as group:
+            other = voice.submit_many(keyed(0, 1, 2))
+
+            async def hold_the_slots() -> None:
+                async with other:
+                    await other.finish()
+
+            group.start_soon(hold_the_slots)
+            await gateway.arrived(3)
+            async with voice.submit_many(keyed(3, 4, 5), concurrency=3) as run:
+                slots = voice._opened().slots
+                await until(lambda: slots.statistics().tasks_waiting == 3)
+                assert {"claimed"} == set(states(path).values())
+                run.abort()
+                assert {S.NOT_SENT: 3} == counted(await run.finish())
+            assert Counter({"claimed": 3, "not_sent": 3}) == Counter(states(path).values())
+            gateway.release()
+        made = await run_to_the_end(voice, keyed(*range(6)))
+    assert [S.REPLAYED] * 3 + [S.ACCEPTED] * 3 == statuses(made)
+    assert mobiles(*range(6)) == sorted(gateway.mobiles)
+
+
+# --- a database that fails ---------------------------------------------------
+
+
+@pytest.mark.parametrize("how", Broken.WAYS)
+async def test_a_ledger_that_is_lost_in_mid_run(  # noqa: PLR0917 - fixtures
+    gateway: Gateway,
+    ledger: Ledger,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    how: str,
+) -> None:
+    """From then on nothing is sent; no row is lost, and none is sent twice."""
+    rows = [SubmitRequest(*pair(n), f"{n:0>250}") for n in range(500)]
+    made: dict[int, Outcome] = {}
+    gateway.held = lambda number: mobile(20) <= number < mobile(23)
+    with contextlib.ExitStack() as stack:
+        broken = Broken(path, ledger, monkeypatch, stack)
+        async with client(gateway.url, ledger=ledger) as voice:
+            run = voice.submit_many(rows, concurrency=3)
+            with pytest.raises(BulkStoppedError) as stopped:  # noqa: PT012
+                async with run:
+                    async for outcome in run:
+                        assert made.setdefault(outcome.index, outcome) is outcome
+                        if len(made) == 20:
+                            await gateway.arrived(23)
+                            words = broken.now(how)
+                            gateway.release()
+    counts = counted(run.report)
+    assert {S.ACCEPTED, S.NOT_SENT} == set(counts)
+    assert run.report.total == len(made) == run._taken
+    # Those three were on their way.
+    assert len(gateway.mobiles) == counts[S.ACCEPTED] == len(set(gateway.mobiles))
+    assert 23 <= counts[S.ACCEPTED] <= (23 if how != "full" else 100)
+    # Where there is room for a short row after all, the count begins anew.
+    assert 20 <= counts[S.NOT_SENT] <= (23 if how != "full" else 100)
+    assert isinstance(stopped.value.cause, LedgerError)
+    for outcome in made.values():
+        if outcome.status is S.NOT_SENT:
+            assert isinstance(outcome.error, LedgerError)
+            # Once it is known to be gone, the words are those of what is there instead.
+            said_of_it = "" if how in ("deleted", "replaced") else words
+            assert f"{said_of_it}; nothing was sent" in outcome.error.reason
+        else:
+            assert outcome.result is not None
+    said = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    if how != "full":
+        assert 3 == len(said)
+    for record in said:
+        assert "the ledger could not record it" in record.getMessage()
+        assert "000" not in record.getMessage().partition(": ")[0]
+
+
+async def test_after_a_ledger_was_locked_for_a_while_the_rest_is_sent(
+    gateway: Gateway, ledger: Ledger, path: Path
+) -> None:
+    rows = keyed(*range(100))
+    ledger.patience = 0.0
+    async with client(gateway.url, ledger=ledger) as voice:
+        with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+            run = voice.submit_many(rows, concurrency=5)
+            with pytest.raises(BulkStoppedError):  # noqa: PT012
+                async with run:
+                    await run.__anext__()
+                    Broken(path, ledger, patch, stack).now("locked")
+                    await run.finish()
+        accepted = run.report.counts[S.ACCEPTED]
+        made = Counter(statuses(await run_to_the_end(voice, rows)))
+    # Some of them could not be recorded: those are unknown for good.
+    assert made[S.REPLAYED] + made[S.UNKNOWN] == accepted
+    assert made[S.ACCEPTED] == 100 - accepted
+    assert Counter(dict.fromkeys(mobiles(*range(100)), 1)) == Counter(gateway.mobiles)
+
+
+async def test_a_limited_row_when_the_ledger_fails(
+    gateway: Gateway, ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quota = RecipientQuota(per_minute=1, per_day=None)
+    with contextlib.ExitStack() as stack:
+        async with client(gateway.url, ledger=ledger, quota=quota) as voice:
+            await run_to_the_end(voice, keyed(0))
+            Broken(path, ledger, monkeypatch, stack).now("deleted")
+            made = await run_to_the_end(voice, keyed(0))
+    assert [S.NOT_SENT] == statuses(made)
+    assert isinstance(made[0].error, LedgerError)
+
+
+@pytest.mark.parametrize("quota", [False, True])
+async def test_a_closed_ledger_says_so_and_nothing_is_sent(
+    gateway: Gateway, ledger: Ledger, quota: bool
+) -> None:
+    limit = RecipientQuota(per_minute=1, per_day=None) if quota else None
+    if limit is not None:
+        await limit.reserve(mobile(0))
+    ledger.close()
+    async with client(gateway.url, ledger=ledger, quota=limit) as voice:
+        run = voice.submit_many(keyed(*range(9)), concurrency=1)
+        with pytest.raises(RuntimeError, match=r"^this ledger is closed$"):
+            async with run:
+                await run.finish()
+    assert {S.NOT_SENT: 1} == counted(run.report)
+    assert [] == gateway.mobiles
+
+
+async def test_cancelled_while_a_limited_row_is_looked_up(
+    gateway: Gateway, ledger: Ledger, path: Path
+) -> None:
+    quota = RecipientQuota(per_minute=1, per_day=None)
+    await quota.reserve(mobile(0))
+    made: list[Outcome] = []
+    async with client(gateway.url, ledger=ledger, quota=quota) as voice:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            # A claim that waits for the file, behind which the look-up waits.
+            async with voice.submit_many(keyed(1, 0), concurrency=2) as run:
+                await until(lambda: run._taken == 2)
+                await turns()
+                run.abort()
+                made = [outcome async for outcome in run]
+    assert [S.NOT_SENT] * 2 == [outcome.status for outcome in made]
+    assert {NotSentError} == {type(outcome.error) for outcome in made}
+    assert [] == gateway.mobiles
