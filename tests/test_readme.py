@@ -23,7 +23,7 @@ SHELL = [block for language, block in BLOCKS if language == "sh" and "-m venv" n
 
 def test_every_block_is_of_a_kind_that_is_run() -> None:
     assert {"python", "sh"} == {language for language, _ in BLOCKS}
-    assert (8, 3, 2) == (len(PYTHON), len(SHELL), len(SETUP))
+    assert (14, 4, 2) == (len(PYTHON), len(SHELL), len(SETUP))
 
 
 @pytest.mark.skipif(
@@ -50,21 +50,30 @@ def environment(url: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("block", PYTHON)
 def test_the_python_runs(block: str, tmp_path: Path) -> None:
-    script = tmp_path / "readme.py"
-    calls = "".join(f"\n{name}()" for name in re.findall(r"^def (test_\w+)", block, re.MULTILINE))
-    script.write_text(block + calls, encoding="utf-8")
+    script = tmp_path / "test_readme.py"
+    command = [sys.executable, "-W", "error"]
+    if with_pytest := "(voice_gateway)" in block:
+        command += ["-m", "pytest", "-q", "-p", "no:asyncio"]
+        script.write_text(block, encoding="utf-8")
+    else:
+        tests = re.findall(r"^def (test_\w+)", block, re.MULTILINE)
+        script.write_text(block + "".join(f"\n{name}()" for name in tests), encoding="utf-8")
     gateway = SandboxGateway()
     with gateway.serve_in_thread() as url:
         done = subprocess.run(
-            [sys.executable, "-W", "error", str(script)],
+            [*command, str(script)],
             env=environment(url),
+            cwd=tmp_path,
             capture_output=True,
             encoding="utf-8",
             timeout=60,
             check=False,
         )
-    assert (0, "") == (done.returncode, done.stderr)
-    if "from_env" in block:
+    assert (0, "") == (done.returncode, done.stderr), done.stdout
+    if with_pytest:
+        assert f"{block.count('def test_')} passed" in done.stdout
+        assert not gateway.calls
+    elif "from_env" in block:
         assert len(gateway.calls) == (2 if "submit_many" in block else 1)
         assert "accepted" in done.stdout or gateway.calls[0].voice_id in done.stdout
         assert "999" in done.stdout or "query_balance" not in block
