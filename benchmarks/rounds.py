@@ -225,8 +225,7 @@ def run(cell: Cell, stub_url: str) -> Measured:
 def import_seconds(statement: str) -> float:
     """CPU seconds that one import takes in a fresh interpreter."""
     script = (
-        "import time; began = time.process_time();"
-        f" {statement}; print(time.process_time() - began)"
+        f"import time; began = time.process_time(); {statement}; print(time.process_time() - began)"
     )
     done = subprocess.run(  # noqa: S603 - our own program
         [sys.executable, "-c", script],

@@ -165,10 +165,12 @@ async def test_who_waits_for_another_and_is_cancelled_leaves_its_claim_alone(
 async def test_a_loop_that_is_closed_loses_its_claims_and_harms_nobody(
     ledger: Ledger, block: Block
 ) -> None:
+    claiming = claim(ledger, "abandoned")
+
     def abandon() -> asyncio.Task[object]:
         """A loop that is closed while its claim is being made, without cancelling it."""
         loop = asyncio.new_event_loop()
-        task: asyncio.Task[object] = loop.create_task(claim(ledger, "abandoned"))
+        task: asyncio.Task[object] = loop.create_task(claiming)
         loop.run_until_complete(block.reached())
         loop.close()
         return task
@@ -178,7 +180,7 @@ async def test_a_loop_that_is_closed_loses_its_claims_and_harms_nobody(
     await until(lambda: NONE | {"not_sent": 1} == ledger.summary())
     await claimed(ledger)
     # Or it is warned of that it never ended.
-    task.get_coro().close()
+    claiming.close()
     task._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
