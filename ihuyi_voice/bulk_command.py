@@ -48,8 +48,8 @@ EXIT_HELP = """
 Exit status: 0 all rows accepted, now or earlier · 3 some were not, and none is unknown (refused,
 limited, not sent, bad, or the run was stopped) ·
 6 [bold]some are unknown: their phones may have rung[/bold] ·
-2 nothing was sent: a bad option, file or credentials, or no balance to be had. With --dry-run:
-0 all rows are good, 2 not.
+2 nothing was sent: a bad option, file or credentials, or no balance to be had ·
+4 nothing was sent: the ledger could not be used. With --dry-run: 0 all rows are good, 2 not.
 """
 
 
@@ -199,7 +199,7 @@ def _look_up(
     console: Console, rows: BulkFile, check: Check, book: Ledger, fingerprints: Fingerprints
 ) -> int:
     """Give every row its key; say, and count, what the ledger keeps from being sent again."""
-    if check.keys < check.rows and book.hashed_with_another_key(fingerprints.hashed_with):
+    if check.keyless and book.hashed_with_another_key(fingerprints.hashed_with):
         fail(
             "this ledger knows rows that were sent with another API key, by which they cannot be"
             " recognised: give every row an idempotency_key of its own, or finish with the old key"

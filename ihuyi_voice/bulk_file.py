@@ -67,6 +67,7 @@ class Check:
         duplicates: how many rows call a number that an earlier row calls.
         drawn: how many rows have no code of their own.
         keys: how many rows have an idempotency key.
+        keyless: how many good rows have none.
     """
 
     rows: int = 0
@@ -74,6 +75,7 @@ class Check:
     duplicates: int = 0
     drawn: int = 0
     keys: int = 0
+    keyless: int = 0
     problems: list[tuple[int, str]] = field(default_factory=list)
 
     @property
@@ -126,6 +128,7 @@ class BulkFile:
                 if len(found.problems) < 5:
                     found.problems.append((row.line, row.problem))
                 continue
+            found.keyless += row.key is None
             mobile = int(row.mobile)
             found.duplicates += mobile in mobiles
             mobiles.add(mobile)
