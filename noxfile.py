@@ -135,9 +135,13 @@ def _copy(source: Path, target: Path) -> None:
 def _lowest_pins() -> list[str]:
     """`name==bound` for each dependency that a user can get, from its `name>=bound`."""
     extras = PROJECT["optional-dependencies"]
-    wanted = [Requirement(r) for r in PROJECT["dependencies"] + extras["cli"] + extras["speed"]]
+    wanted = list(PROJECT["dependencies"])
+    for extra in ("cli", "ledger", "postgresql", "speed"):
+        wanted += extras[extra]
     pins = []
-    for requirement in wanted:
+    for requirement in map(Requirement, wanted):
+        if requirement.name == PROJECT["name"]:
+            continue
         (bound,) = (s.version for s in requirement.specifier if s.operator == ">=")
         marker = f"; {requirement.marker}" if requirement.marker else ""
         pins.append(f"{requirement.name}=={bound}{marker}")
