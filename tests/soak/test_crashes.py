@@ -129,7 +129,7 @@ class Job:
             by_key = {keys.key(*row): row for row in ALL}
             with ledger._store.connect(writing=False) as connection:
                 _, found, _ = connection.apply((), list(by_key), ())
-            assert sum(ledger.summary().values()) == len(found)
+            assert sum(ledger.summary().values()) == len(found), "some keys are of no row"
         return {by_key[key]: entry for key, entry in found.items()}
 
     def told(self) -> list[tuple[Row, str, str | None]]:
@@ -188,10 +188,10 @@ def test_however_often_it_is_killed_each_row_is_placed_once(
         report = job.run_to_the_end()
         entries = job.entries()
         context = f"IHUYI_VOICE_SOAK_SEED={SEED}, killed at the submits {', '.join(moments)}"
+        assert ROWS == len(entries), context
         assert [] == wrong(job, entries), context
         sent = gateway.taken
     assert (ROWS, "", False) == (report["rows"], report["stopped"], report["interrupted"]), context
-    assert ROWS == len(entries), context
 
     states = Counter(entry.state for entry in entries.values())
     assert {EntryState.ACCEPTED, EntryState.REFUSED, EntryState.UNKNOWN, EntryState.CLAIMED} >= (
