@@ -32,19 +32,23 @@ OF_THE_TIME_OF_THE_LOWEST = ("click==8.2.1",)
 # What the tests read, but for the package itself.
 READ_BY_TESTS = ("CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", "tests")
 
+# Browsers, brokers and long runs, which take most of the time and do not tell
+# one Python from another: run by the README's command, `wheel` and `coverage`.
+SAME_EVERYWHERE = ("--ignore=tests/inbox", "--ignore=tests/celery", "--ignore=tests/soak")
+
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """The tests on one Python, with the newest of everything."""
     session.install("-e", ".[test]")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *SAME_EVERYWHERE, *session.posargs)
 
 
 @nox.session(python=PYTHONS[0])
 def lowest(session: nox.Session) -> None:
     """The tests on the lowest Python with the lowest versions we say we work with."""
     session.install("-e", ".[test]", *_lowest_pins(), *OF_THE_TIME_OF_THE_LOWEST)
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *SAME_EVERYWHERE, *session.posargs)
 
 
 @nox.session
