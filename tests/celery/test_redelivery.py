@@ -110,7 +110,7 @@ class Shop:
                     start_new_session=True,
                 )
             )
-        self.ended.callback(kill, worker)
+        self.ended.callback(stop, worker)
         self.workers.append(worker)
         return worker
 
@@ -121,7 +121,7 @@ class Shop:
         ask = ["redis-cli", "-s", str(self.socket), "EVAL", script, "0"]
         until(lambda: b"1\n" == subprocess.run(ask, check=True, stdout=subprocess.PIPE).stdout)
 
-    def said(self) -> str:
+    def said(self) -> str:  # pragma: no cover - see below
         """What the workers said, for who has to find out why a test failed."""
         return "\n".join(
             (self.folder / f"worker {n + 1}").read_text() for n in range(len(self.workers))
@@ -133,6 +133,14 @@ def kill(worker: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(worker.pid, signal.SIGKILL)
     worker.wait()
+
+
+def stop(worker: subprocess.Popen[bytes]) -> None:
+    """As its operator does, but do not wait for long."""
+    worker.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        worker.wait(10)
+    kill(worker)
 
 
 @pytest.fixture

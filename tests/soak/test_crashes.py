@@ -21,6 +21,7 @@ import pytest
 
 from ihuyi_voice.bulk_keys import RowKeys
 from ihuyi_voice.ledger import Entry, EntryState, Fingerprints, Ledger
+from ihuyi_voice.ledger_entry import UNSETTLED
 from tests.soak.gateway import Sandbox, sandbox
 
 if TYPE_CHECKING:
@@ -154,26 +155,29 @@ def wrong(job: Job, entries: dict[Row, Entry]) -> list[str]:
     seen: dict[Row, list[str | None]] = {row: [] for row in ALL}
     for attempt in attempts:
         seen[Row(attempt["mobile"], attempt["content"])].append(attempt["voice_id"])
-    found = []
+    found: list[str] = []
     for row in ALL:
         *before, last = seen[row] or [None]
         state, voice_id = entries[row].state, entries[row].voice_id
-        unknown = state in (EntryState.UNKNOWN, EntryState.CLAIMED)
-        if any(before):
-            found.append(f"{row.mobile} was sent again after it had been placed")
-        if state is EntryState.ACCEPTED and (last is None or voice_id != last):
-            found.append(f"{row.mobile} is accepted as {voice_id}, and the gateway placed {last}")
-        if last is not None and state is not EntryState.ACCEPTED and not unknown:
-            found.append(f"{row.mobile} was placed, and is {state.value}")
-        if not seen[row] and not unknown:
-            found.append(f"{row.mobile} never reached the gateway, and is {state.value}")
-    for row, status, voice_id in job.told():
-        state = entries[row].state
-        if status in ("accepted", "replayed") and voice_id != entries[row].voice_id:
-            found.append(f"{row.mobile} was told to be accepted, and is {state.value}")
-        if status == "unknown" and state not in (EntryState.UNKNOWN, EntryState.CLAIMED):
-            found.append(f"{row.mobile} was told to be unknown, and is {state.value}")
-    return found
+        tales = {
+            "was sent again after it had been placed": any(before),
+            f"is accepted as {voice_id}, and the gateway placed {last}": (
+                state is EntryState.ACCEPTED and (last is None or voice_id != last)
+            ),
+            f"was placed, and is {state.value}": (
+                last is not None and state not in (EntryState.ACCEPTED, *UNSETTLED)
+            ),
+            f"never reached the gateway, and is {state.value}": (
+                not seen[row] and state not in UNSETTLED
+            ),
+        }
+        found += [f"{row.mobile} {tale}" for tale, told in tales.items() if told]
+    return found + [
+        f"{row.mobile} was told to be {status}, and is {entries[row].state.value}"
+        for row, status, voice_id in job.told()
+        if (status in ("accepted", "replayed") and voice_id != entries[row].voice_id)
+        or (status == "unknown" and entries[row].state not in UNSETTLED)
+    ]
 
 
 @pytest.mark.parametrize("chaos", [SLOW, FAULTS], ids=["a good gateway", "a bad gateway"])
