@@ -234,4 +234,4 @@ def test_only_the_process_that_calls_is_killed(shop: Shop, gateway: SandboxGatew
 def test_the_readme_has_this_recipe() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
-    assert {RECIPE} >= {block for block in blocks if "Celery(" in block}
+    assert {RECIPE} == {block for block in blocks if "Celery(" in block}
