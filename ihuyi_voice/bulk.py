@@ -118,6 +118,7 @@ class BulkRun:
         self._turn_taken = False
         self._waiting_for_turn: deque[anyio.Event] = deque()
         self._pause: anyio.CancelScope | None = None
+        self._awaiting_row = False
 
     async def __aenter__(self) -> Self:
         if self._began is not None:
@@ -329,6 +330,9 @@ class BulkRun:
         except InvalidRequestError as error:
             # Its key stands for another number or content.
             end = _of_row(index, error)
+        except QuotaExceededError as limited:
+            self._limit(index, request, limited)
+            return
         except IhuyiVoiceError as error:
             end = error
         except BaseException:
@@ -370,14 +374,17 @@ class BulkRun:
             admitted = self._requester.check(
                 request.mobile, request.content, request.idempotency_key
             )
-            if self._requester.quota is not None:
-                try:
-                    admitted = await self._requester.reserve(admitted)
-                except QuotaExceededError as limited:
-                    await self._settle_limited(index, request, admitted, limited)
+            if admitted.keyed is not None:
+                # Its place in the quota is reserved once it is claimed. What the
+                # ledger knows already is not to use up the rate.
+                if self._interval and await self._is_known(index, request, admitted):
                     return None
+            elif self._requester.quota is not None:
+                admitted = await self._requester.reserve(admitted)
         except InvalidRequestError as error:
             self._refuse(index, request, _of_row(index, error))
+        except QuotaExceededError as limited:
+            self._limit(index, request, limited)
         except IhuyiVoiceError as error:
             self._refuse(index, request, error)
         except BaseException:
@@ -389,18 +396,25 @@ class BulkRun:
             return request, admitted
         return None
 
-    async def _settle_limited(
-        self, index: int, request: SubmitRequest, checked: Admitted, limited: QuotaExceededError
+    async def _is_known(self, index: int, request: SubmitRequest, checked: Admitted) -> bool:
+        """Whether the ledger knows the row already; then it is settled."""
+        result = await self._requester.known(checked)
+        if result is not None:
+            self._report_outcome(index, request, result)
+        return result is not None
+
+    def _limit(
+        self, index: int, request: SubmitRequest | None, limited: QuotaExceededError
     ) -> None:
-        """What the ledger knows needs no place in the quota; any other row waits or ends."""
-        try:
-            self._report_outcome(index, request, await self._requester.replay(checked, limited))
-        except QuotaExceededError:
-            if self._wait_for_quota:
-                due = time.monotonic() + limited.retry_after
-                heapq.heappush(self._late, (due, index, request, limited))
-            else:
-                self._refuse(index, request, limited)
+        """A row over its number's limit: it waits, or ends so."""
+        if self._wait_for_quota and request is not None:
+            due = time.monotonic() + limited.retry_after
+            heapq.heappush(self._late, (due, index, request, limited))
+            if self._awaiting_row and self._pause is not None:
+                # It may be due before the row that is waited for.
+                self._pause.cancel()
+        else:
+            self._refuse(index, request, limited)
 
     async def _next_row(self) -> tuple[int, object] | None:
         """A row whose quota should be free by now, or the next of the source."""
@@ -415,14 +429,12 @@ class BulkRun:
             if not isinstance(row, Nothing):
                 self._taken += 1
                 return self._taken - 1, row
-            if row is Nothing.YET:
-                with self._pausing(until_due):
-                    await self._source.wait()
-            elif self._late:
-                with self._pausing(until_due):
-                    await anyio.sleep_forever()
-            else:
+            if row is Nothing.LEFT and not self._late:
                 break
+            self._awaiting_row = True
+            with self._pausing(until_due):
+                await (self._source.wait() if row is Nothing.YET else anyio.sleep_forever())
+            self._awaiting_row = False
         return None
 
     async def _may_start(self, index: int, request: SubmitRequest, admitted: Admitted) -> bool:

@@ -30,9 +30,9 @@ from .cli_account import (
     Timeout,
     fail,
 )
-from .cli_ledger import opened
+from .cli_ledger import fail_of_ledger, open_ledger
 from .client import AsyncVoiceClient
-from .errors import IhuyiVoiceError
+from .errors import IhuyiVoiceError, LedgerError
 from .ledger_entry import EntryState
 from .models import DEFAULT_BASE_URL, OutcomeStatus
 from .sync import VoiceClient
@@ -135,7 +135,9 @@ def bulk(  # noqa: PLR0913 - one argument per option
                 raise typer.Exit(EXIT_USAGE if check.bad else 0)
             if out is not None and out.exists():
                 fail(f"{out} is there already: give --out a new file, so that no outcome is lost")
-            book = None if ledger is None else stack.enter_context(opened(ledger, create=True))
+            book = None
+            if ledger is not None:
+                book = stack.enter_context(open_ledger(ledger, create=True))
             client = account.client(AsyncVoiceClient, concurrency, book)
             to_send = check.good
             if book is not None:
@@ -156,6 +158,9 @@ def bulk(  # noqa: PLR0913 - one argument per option
             )
         except BulkFileError as error:
             fail(str(error))
+        except LedgerError as error:
+            # While it was asked: what fails later is the outcome of a row.
+            fail_of_ledger(error)
     if as_json:
         typer.echo(json.dumps(_tally_report(tally), ensure_ascii=False))
     else:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich import box
@@ -110,8 +110,7 @@ def ledger(  # noqa: PLR0913 - one argument per option
         _list(file, as_json=as_json)
 
 
-@contextmanager
-def opened(file: str, *, create: bool = False) -> Iterator[Ledger]:
+def open_ledger(file: str, *, create: bool) -> Ledger:
     """The ledger; whatever is wrong with it ends the program.
 
     Args:
@@ -131,16 +130,31 @@ def opened(file: str, *, create: bool = False) -> Iterator[Ledger]:
     if path and not create and not Path(path).exists():
         fail(f"there is no {path}")
     try:
-        with Ledger.open(file) as book:
-            yield book
+        return Ledger.open(file)
     except LedgerError as error:
-        fail(str(error), EXIT_STATUSES[OutcomeStatus.NOT_SENT])
-    except (LookupError, ModuleNotFoundError, ValueError) as error:
-        fail(str(error.args[0] if error.args else error))
+        fail_of_ledger(error)
+    except (ModuleNotFoundError, ValueError) as error:
+        fail(str(error))
+
+
+def fail_of_ledger(error: LedgerError) -> NoReturn:
+    """The ledger could not be used, so nothing was sent."""
+    fail(str(error), EXIT_STATUSES[OutcomeStatus.NOT_SENT])
+
+
+@contextmanager
+def _opened(file: str) -> Iterator[Ledger]:
+    with open_ledger(file, create=False) as book:
+        try:
+            yield book
+        except LedgerError as error:
+            fail_of_ledger(error)
+        except (LookupError, ValueError) as error:
+            fail(str(error.args[0]))
 
 
 def _list(file: str, *, as_json: bool) -> None:
-    with opened(file) as book:
+    with _opened(file) as book:
         claims = book.unknown()
     if as_json:
         for claim in claims:
@@ -200,7 +214,7 @@ def _age(seconds: float) -> str:
 
 
 def _summary(file: str, *, as_json: bool) -> None:
-    with opened(file) as book:
+    with _opened(file) as book:
         counts = book.summary()
     if as_json:
         typer.echo(json.dumps(counts))
@@ -215,7 +229,7 @@ def _summary(file: str, *, as_json: bool) -> None:
 
 
 def _resolve(file: str, key: str, *, placed: bool, as_json: bool) -> None:
-    with opened(file) as book:
+    with _opened(file) as book:
         book.resolve(key, placed=placed)
     if as_json:
         typer.echo(json.dumps({"key": key, "placed": placed}, ensure_ascii=False))
@@ -226,7 +240,7 @@ def _resolve(file: str, key: str, *, placed: bool, as_json: bool) -> None:
 
 
 def _purge(file: str, older_than: timedelta, *, as_json: bool) -> None:
-    with opened(file) as book:
+    with _opened(file) as book:
         count = book.purge(older_than)
     typer.echo(json.dumps({"purged": count}) if as_json else f"forgotten: {count}")
 

@@ -1,9 +1,10 @@
 """The way of one request.
 
-Check, reserve the quota, claim in the ledger, wait for a slot, take the time
-and sign, POST, decode, settle ledger and quota, return: each once and in this
-order. Only connecting is ever tried again, because only then is it certain
-that nothing was written.
+Check, claim in the ledger, reserve the quota, wait for a slot, take the time
+and sign, POST, decode, settle quota and ledger, return: each once and in this
+order. What the ledger knows already takes no place in the quota. Only
+connecting is ever tried again, because only then is it certain that nothing
+was written.
 
 What a caller may get wrong about loops and closing is `client.py`'s business,
 many requests at once are `bulk.py`'s.
@@ -122,15 +123,17 @@ class Requester:
         """One call from the check to its outcome; see `AsyncVoiceClient.submit`."""
         began = time.monotonic()
         try:
-            checked = self.check(mobile, content, idempotency_key)
-            try:
-                admitted = await self.reserve(checked)
-            except QuotaExceededError as limited:
-                return await self.replay(checked, limited)
+            admitted = self.check(mobile, content, idempotency_key)
+            if admitted.keyed is None:
+                admitted = await self.reserve(admitted)
         except BaseException as error:
             log_submit(mobile, error, _status(error, written=False), began)
             raise
-        return await self.place(admitted)
+        try:
+            return await self.place(admitted)
+        except QuotaExceededError as limited:
+            log_submit(mobile, limited, OutcomeStatus.LIMITED, began)
+            raise
 
     def check(self, mobile: object, content: object, idempotency_key: object = None) -> Admitted:
         """A submit that may be sent as far as the local check is concerned.
@@ -164,27 +167,30 @@ class Requester:
             raise NotSentError(msg) from exception
         return Admitted(checked.mobile, checked.content, reserved_at, checked.keyed)
 
-    async def replay(self, checked: Admitted, limited: QuotaExceededError) -> SubmitResult:
-        """What is known already of a submit that its number's limit does not let through.
+    async def known(self, checked: Admitted) -> SubmitResult | None:
+        """What the ledger knows of it already; None where it may be sent.
 
         Raises:
-            QuotaExceededError: `limited`, when nothing is.
             OutcomeUnknownError, InvalidRequestError, LedgerError: as `place`.
         """
         began = time.monotonic()
-        result: SubmitResult | None = None
-        if self.claims is not None and checked.keyed is not None:
-            deadline = began + self._settings.timeout
-            result = await self.claims.find(checked.keyed, checked.mobile, deadline)
-        if result is None:
-            raise limited
-        log_submit(checked.mobile, result, OutcomeStatus.REPLAYED, began)
+        if self.claims is None or checked.keyed is None:
+            return None
+        deadline = began + self._settings.timeout
+        result = await self.claims.find(checked.keyed, checked.mobile, deadline)
+        if result is not None:
+            log_submit(checked.mobile, result, OutcomeStatus.REPLAYED, began)
         return result
 
     async def place(self, admitted: Admitted, exchange: Exchange | None = None) -> SubmitResult:
         """Send what was admitted, at most once, and say what became of it.
 
         The reservation is given back when nothing was written, and only then.
+        A submit with a key has none yet: it gets one once it is claimed.
+
+        Raises:
+            QuotaExceededError: the limit of one with a key is reached; it is
+                not logged, because the caller may wait for it.
         """
         exchange = exchange or self.exchange()
         if admitted.keyed is None or self.claims is None:
@@ -192,21 +198,26 @@ class Requester:
         return await self._place_claimed(admitted, admitted.keyed, self.claims, exchange)
 
     async def _place_claimed(
-        self, admitted: Admitted, keyed: Keyed, claims: Claims, exchange: Exchange
+        self, checked: Admitted, keyed: Keyed, claims: Claims, exchange: Exchange
     ) -> SubmitResult:
         """Send it if the ledger never saw its key, or saw it fail before a phone could ring."""
         began = time.monotonic()
-        mobile = admitted.mobile
+        mobile = checked.mobile
         try:
             token = await claims.claim(keyed, mobile, exchange.deadline, exchange.remaining())
         except BaseException as error:
-            await self.give_back(admitted)
             log_submit(mobile, error, _status(error, written=False), began)
             raise
         if isinstance(token, SubmitResult):
-            await self.give_back(admitted)
             log_submit(mobile, token, OutcomeStatus.REPLAYED, began)
             return token
+        try:
+            admitted = await self.reserve(checked)
+        except BaseException as error:
+            await claims.settle(keyed, token, OutcomeStatus.NOT_SENT, error)
+            if not isinstance(error, QuotaExceededError):
+                log_submit(mobile, error, _status(error, written=False), began)
+            raise
         try:
             result = await self._place(admitted, exchange)
         except BaseException as error:

@@ -37,11 +37,12 @@ from tests.bulk.spies import (
     turns,
     until,
 )
+from tests.bulk.test_quota import FailingStore
 from tests.client.test_ledger import Broken
 from tests.rogue import ACCEPTED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
 
     from ihuyi_voice.client import AsyncVoiceClient
@@ -117,6 +118,87 @@ async def test_the_same_rows_again_send_nothing(
         await quota.reserve(mobile(n))
 
 
+@pytest.mark.parametrize("rate", [None, 5.0])
+async def test_what_is_known_takes_no_place_in_quota_and_rate(
+    gateway: Gateway, ledger: Ledger, rate: float | None
+) -> None:
+    rows = [SubmitRequest(*pair(0), f"key {n}") for n in range(50)]
+    async with client(gateway.url, ledger=ledger) as voice:
+        await run_to_the_end(voice, rows)
+    gateway.mobiles.clear()
+    quota = RecipientQuota(per_minute=1, per_day=None)
+    rows.append(SubmitRequest(*pair(0), "new"))
+    async with client(gateway.url, ledger=ledger, quota=quota) as voice:
+        async with voice.submit_many(rows, rate=rate) as run:
+            made = [outcome.status async for outcome in run]
+    assert Counter({S.REPLAYED: 50, S.ACCEPTED: 1}) == Counter(made)
+    assert mobiles(0) == gateway.mobiles
+    # At the rate they would have taken ten seconds.
+    assert run.report.elapsed < 5
+
+
+async def test_a_known_end_is_told_at_any_rate(gateway: Gateway, ledger: Ledger) -> None:
+    gateway.answer = lambda _: None
+    async with client(gateway.url, ledger=ledger) as voice:
+        first = await run_to_the_end(voice, keyed(0))
+        rows = [*keyed(0), SubmitRequest(mobile(0), "4321", "key 0")]
+        again = await run_to_the_end(voice, rows, rate=1000.0)
+    assert [S.UNKNOWN] == statuses(first)
+    assert [S.UNKNOWN, S.INVALID] == statuses(again)
+    assert str(again[1].error).startswith("row 1: ")
+    assert mobiles(0) == gateway.mobiles
+
+
+async def test_a_key_on_its_way_is_waited_for_whatever_the_quota(
+    gateway: Gateway, ledger: Ledger
+) -> None:
+    quota = RecipientQuota(per_minute=1, per_day=None)
+    gateway.held = lambda _: True
+    async with client(gateway.url, ledger=ledger, quota=quota) as voice:
+        async with voice.submit_many(keyed(0) * 2) as run:
+            await until(lambda: 1 == len(gateway.mobiles))
+            await turns()
+            gateway.release()
+            made = [outcome.status async for outcome in run]
+    assert Counter({S.ACCEPTED: 1, S.REPLAYED: 1}) == Counter(made)
+    assert mobiles(0) == gateway.mobiles
+
+
+async def test_a_limited_row_is_sent_when_it_is_due_though_the_source_has_more_to_come(
+    gateway: Gateway, ledger: Ledger
+) -> None:
+    quota = RecipientQuota(per_minute=1, per_day=None)
+    quota._limits = ((1, 0.2),)
+    over = anyio.Event()
+
+    async def rows() -> AsyncIterator[SubmitRequest]:
+        yield SubmitRequest(*pair(0), "a")
+        yield SubmitRequest(*pair(0), "b")
+        # Nothing more until both are through.
+        await over.wait()
+
+    async with client(gateway.url, ledger=ledger, quota=quota) as voice:
+        async with voice.submit_many(rows(), wait_for_quota=True) as run:
+            made = [(await run.__anext__()).status for _ in range(2)]
+            over.set()
+            await run.finish()
+    assert [S.ACCEPTED] * 2 == made
+    assert mobiles(0, 0) == gateway.mobiles
+
+
+async def test_a_store_of_the_quota_that_fails_leaves_the_key_free(
+    gateway: Gateway, ledger: Ledger, path: Path
+) -> None:
+    async with client(
+        gateway.url, ledger=ledger, quota=RecipientQuota(store=FailingStore())
+    ) as voice:
+        made = await run_to_the_end(voice, keyed(0, 1))
+    assert [S.NOT_SENT] * 2 == statuses(made)
+    assert "the quota's store failed (OSError)" in str(made[0].error)
+    assert {"key 0": "not_sent", "key 1": "not_sent"} == states(path)
+    assert [] == gateway.mobiles
+
+
 async def test_only_what_is_new_is_sent(gateway: Gateway, ledger: Ledger) -> None:
     async with client(gateway.url, ledger=ledger) as voice:
         await run_to_the_end(voice, keyed(0, 1, 2))
@@ -146,7 +228,7 @@ async def test_the_ledger_is_asked_before_a_row_is_limited_or_waits(
 async def test_a_limited_row_that_the_ledger_does_not_know(
     gateway: Gateway, ledger: Ledger, path: Path
 ) -> None:
-    """It claims nothing, and waits its turn where it is asked to."""
+    """Nothing is sent under its key, and it waits its turn where it is asked to."""
     quota = RecipientQuota(per_minute=1, per_day=None)
     quota._limits = ((1, 0.2),)
     rows = [SubmitRequest(*pair(0), "a"), SubmitRequest(*pair(0), "b")]
@@ -154,7 +236,7 @@ async def test_a_limited_row_that_the_ledger_does_not_know(
         made = await run_to_the_end(voice, rows, concurrency=1)
         assert [S.ACCEPTED, S.LIMITED] == statuses(made)
         assert isinstance(made[1].error, QuotaExceededError)
-        assert {"a": "accepted"} == states(path)
+        assert {"a": "accepted", "b": "not_sent"} == states(path)
         made = await run_to_the_end(voice, rows, concurrency=1, wait_for_quota=True)
     assert [S.REPLAYED, S.ACCEPTED] == statuses(made)
     assert mobiles(0, 0) == gateway.mobiles

@@ -152,8 +152,8 @@ def test_equal_rows_are_as_many_calls(gateway: Gateway, path: Path, book: Path) 
     again(path, book, "--yes")
     assert Counter({(A, "1125"): 2}) == sent(gateway)
     write(path, [(A, "1125"), (B, "1125"), (A, "1125"), (A, "1125")])
-    # One after another: what is known holds a place in the quota until it is found.
-    result = again(path, book, "--yes", "--concurrency", "1")
+    # What is known takes no place in the quota of two a minute.
+    result = again(path, book, "--yes")
     assert (0, Counter({(A, "1125"): 1, (B, "1125"): 1})) == (result.exit_code, sent(gateway))
     assert known(2) in result.stderr
 
@@ -165,7 +165,7 @@ def test_a_limit_is_kept_and_the_rest_is_sent_later(
     write(path, [(A, "1125")] * 3)
     assert 3 == again(path, book, "--yes").exit_code
     assert Counter({(A, "1125"): 2}) == sent(gateway)
-    assert 0 == again(path, book, "--yes", "--concurrency", "1").exit_code
+    assert 0 == again(path, book, "--yes").exit_code
     assert Counter({(A, "1125"): 1}) == sent(gateway)
 
 

@@ -187,8 +187,8 @@ async def test_the_ledger_is_asked_before_a_limit_is_told(
         await submit(kind, gateway.url, ledger, "new", quota=quota)
     assert 59 < limited.value.retry_after <= 60
     assert [MOBILE] == gateway.mobiles
-    # Asking claims nothing.
-    assert None is state(ledger, "new")
+    # Nothing was sent under it.
+    assert EntryState.NOT_SENT is state(ledger, "new")
 
 
 async def test_over_the_limit_and_known_to_have_failed(gateway: Gateway, ledger: Ledger) -> None:
@@ -198,7 +198,7 @@ async def test_over_the_limit_and_known_to_have_failed(gateway: Gateway, ledger:
         await submit("asyncio", gateway.url, ledger, quota=quota)
     with pytest.raises(QuotaExceededError):
         await submit("asyncio", gateway.url, ledger, quota=quota)
-    assert EntryState.REFUSED is state(ledger)
+    assert EntryState.NOT_SENT is state(ledger)
 
 
 async def test_over_the_limit_and_unknown(gateway: Gateway, ledger: Ledger) -> None:
