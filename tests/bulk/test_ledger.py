@@ -128,9 +128,11 @@ async def test_what_is_known_takes_no_place_in_quota_and_rate(
     gateway.mobiles.clear()
     quota = RecipientQuota(per_minute=1, per_day=None)
     rows.append(SubmitRequest(*pair(0), "new"))
-    async with client(gateway.url, ledger=ledger, quota=quota) as voice:
-        async with voice.submit_many(rows, rate=rate) as run:
-            made = [outcome.status async for outcome in run]
+    async with (
+        client(gateway.url, ledger=ledger, quota=quota) as voice,
+        voice.submit_many(rows, rate=rate) as run,
+    ):
+        made = [outcome.status async for outcome in run]
     assert Counter({S.REPLAYED: 50, S.ACCEPTED: 1}) == Counter(made)
     assert mobiles(0) == gateway.mobiles
     # At the rate they would have taken ten seconds.
@@ -154,12 +156,14 @@ async def test_a_key_on_its_way_is_waited_for_whatever_the_quota(
 ) -> None:
     quota = RecipientQuota(per_minute=1, per_day=None)
     gateway.held = lambda _: True
-    async with client(gateway.url, ledger=ledger, quota=quota) as voice:
-        async with voice.submit_many(keyed(0) * 2) as run:
-            await until(lambda: 1 == len(gateway.mobiles))
-            await turns()
-            gateway.release()
-            made = [outcome.status async for outcome in run]
+    async with (
+        client(gateway.url, ledger=ledger, quota=quota) as voice,
+        voice.submit_many(keyed(0) * 2) as run,
+    ):
+        await until(lambda: 1 == len(gateway.mobiles))
+        await turns()
+        gateway.release()
+        made = [outcome.status async for outcome in run]
     assert Counter({S.ACCEPTED: 1, S.REPLAYED: 1}) == Counter(made)
     assert mobiles(0) == gateway.mobiles
 
@@ -177,11 +181,13 @@ async def test_a_limited_row_is_sent_when_it_is_due_though_the_source_has_more_t
         # Nothing more until both are through.
         await over.wait()
 
-    async with client(gateway.url, ledger=ledger, quota=quota) as voice:
-        async with voice.submit_many(rows(), wait_for_quota=True) as run:
-            made = [(await run.__anext__()).status for _ in range(2)]
-            over.set()
-            await run.finish()
+    async with (
+        client(gateway.url, ledger=ledger, quota=quota) as voice,
+        voice.submit_many(rows(), wait_for_quota=True) as run,
+    ):
+        made = [(await run.__anext__()).status for _ in range(2)]
+        over.set()
+        await run.finish()
     assert [S.ACCEPTED] * 2 == made
     assert mobiles(0, 0) == gateway.mobiles
 
