@@ -7,6 +7,7 @@ package index; nothing is fetched otherwise.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -78,11 +79,15 @@ def typing(session: nox.Session) -> None:
 
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """The tests against the built wheel, with the source tree out of sight."""
+    """The tests against the built wheel, with the source tree out of sight.
+
+    First the README's login tests, with nothing beside it but pytest.
+    """
     session.install("build")
     with tempfile.TemporaryDirectory() as elsewhere:
         session.run("python", "-m", "build", "--wheel", "--outdir", elsewhere)
         (built,) = Path(elsewhere).glob("*.whl")
+        _test_a_login(session, built, Path(elsewhere, "login"))
         session.install(f"{built}[test]")
         session.install("--force-reinstall", "--no-deps", str(built))
         for name in READ_BY_TESTS:
@@ -127,6 +132,20 @@ package = pathlib.Path(ihuyi_voice.__file__).parent
 assert package.parent == pathlib.Path(sysconfig.get_path("purelib")), package
 assert (package / "py.typed").is_file()
 """
+
+
+def _test_a_login(session: nox.Session, built: Path, folder: Path) -> None:
+    readme = (HERE / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", readme, flags=re.MULTILINE | re.DOTALL)
+    tests = [block for block in blocks if "(voice_gateway)" in block]
+    session.run("python", "-m", "venv", str(folder))
+    bare = str(folder / "bin" / "python")
+    session.run(bare, "-m", "pip", "install", "-q", str(built), "pytest", external=True)
+    for number, test in enumerate(tests):
+        (folder / f"test_login_{number}.py").write_text(test, encoding="utf-8")
+    session.run(
+        bare, "-W", "error", "-m", "pytest", "--rootdir", str(folder), str(folder), external=True
+    )
 
 
 def _copy(source: Path, target: Path) -> None:
