@@ -138,8 +138,8 @@ def _test_a_login(session: nox.Session, built: Path, folder: Path) -> None:
     readme = (HERE / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", readme, flags=re.MULTILINE | re.DOTALL)
     tests = [block for block in blocks if "(voice_gateway)" in block]
-    session.run("python", "-m", "venv", str(folder))
-    bare = str(folder / "bin" / "python")
+    session.run("python", "-m", "venv", str(folder / "venv"))
+    bare = str(folder / "venv" / "bin" / "python")
     session.run(bare, "-m", "pip", "install", "-q", str(built), "pytest", external=True)
     for number, test in enumerate(tests):
         (folder / f"test_login_{number}.py").write_text(test, encoding="utf-8")
