@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 # Common servers close an idle connection after 5 s; one that is dropped just
 # when it is reused costs an unknown outcome.
 _KEEPALIVE_SECONDS = 4.0
+# Bytes to read at once: below the 128 KB from which a C library asks the system.
+_READ_BYTES = 64 * 1024
 # Seconds until a second look at a request that has no connection to cut yet.
 _CLOSE_LOOK = 0.01
 
@@ -160,6 +162,12 @@ class _Connector(aiohttp.TCPConnector):
         connection = await super().connect(req, traces=traces, timeout=timeout)
         exchange.connection = connection
         exchange.may_have_been_written = True
+        # asyncio's transport says how much it reads at once, and takes a buffer
+        # of that size for every read. One of its 256 KB comes fresh from the
+        # system each time, which is a fifth of what a send costs.
+        transport = connection.transport
+        if getattr(transport, "max_size", 0) > _READ_BYTES:
+            transport.max_size = _READ_BYTES  # type: ignore[union-attr]
         return connection
 
 

@@ -730,3 +730,15 @@ async def test_nothing_is_asked_for_that_nobody_reads() -> None:
     names = {line.partition(":")[0] for line in head.split("\r\n")[1:]}
     # No Accept-Encoding above all: a small answer must not unpack into a large one.
     assert {"Host", "User-Agent", "Content-Length", "Content-Type"} == names
+
+
+async def test_no_read_takes_a_buffer_from_the_system() -> None:
+    async with Rogue(answer_accepted).running() as rogue, client(rogue.url) as voice:
+        await voice.submit(MOBILE, "1125")
+        assert voice._transport is not None
+        connector = voice._transport._session.connector
+        assert connector is not None
+        ((pooled, _),) = next(iter(connector._conns.values()))
+        assert pooled.transport is not None
+        # asyncio's own; other loops have transports of another kind.
+        assert 65_536 == pooled.transport.max_size  # type: ignore[attr-defined]
