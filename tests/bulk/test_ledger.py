@@ -551,7 +551,9 @@ async def test_a_ledger_that_is_lost_in_mid_run(  # noqa: PLR0917 - fixtures
             assert f"{said_of_it}; nothing was sent" in outcome.error.reason
         else:
             assert outcome.result is not None
-    said = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    # Not asyncio's own, which tells of a busy machine.
+    ours = [record for record in caplog.records if record.name == "ihuyi_voice"]
+    said = [record for record in ours if record.levelno >= logging.WARNING]
     if how != "full":
         assert 3 == len(said)
     for record in said:
