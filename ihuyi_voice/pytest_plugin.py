@@ -38,13 +38,13 @@ __all__ = ["VoiceGateway", "voice_client", "voice_gateway"]
 
 
 @pytest.fixture
-def voice_gateway() -> Iterator[VoiceGateway]:
+def voice_gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[VoiceGateway]:
     """A fresh sandbox gateway for this test, which `from_env()` leads to.
 
     It answers like the real gateway, in a thread of its own, and rings no
     phone. During the test `IHUYI_VOICE_API_ID`, `IHUYI_VOICE_API_KEY` and
-    `IHUYI_VOICE_BASE_URL` name it; a client that was made before the test, as
-    when a module is imported, does not know it.
+    `IHUYI_VOICE_BASE_URL` name it, set through `monkeypatch`; a client that was
+    made before the test, as when a module is imported, does not know it.
 
     `last_code(mobile)` is the code of the last call to a number,
     `wait_for_call(mobile, timeout=5)` and `await wait_for_call_async(...)` wait for
@@ -53,11 +53,11 @@ def voice_gateway() -> Iterator[VoiceGateway]:
     from .voice_gateway import VoiceGateway  # noqa: PLC0415 - what nobody uses costs nothing
 
     gateway = VoiceGateway()
-    # Not the fixture monkeypatch: a test may undo all that is done with that.
-    with gateway.serve_in_thread() as gateway.url, pytest.MonkeyPatch.context() as environment:
-        environment.setenv("IHUYI_VOICE_API_ID", gateway.api_id)
-        environment.setenv("IHUYI_VOICE_API_KEY", gateway.api_key)
-        environment.setenv("IHUYI_VOICE_BASE_URL", gateway.url)
+    with gateway.serve_in_thread() as gateway.url:
+        # The test's own, which takes back in the right order what the test sets over it.
+        monkeypatch.setenv("IHUYI_VOICE_API_ID", gateway.api_id)
+        monkeypatch.setenv("IHUYI_VOICE_API_KEY", gateway.api_key)
+        monkeypatch.setenv("IHUYI_VOICE_BASE_URL", gateway.url)
         yield gateway
 
 

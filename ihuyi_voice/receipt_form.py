@@ -36,7 +36,8 @@ _MOBILE_NAMES = ("mobilephone", "mobile")
 # [0-9], not \d: in a str pattern \d also takes the digits of other scripts.
 # Too short to be a number that was put in the wrong field.
 _is_code = re.compile(r"-?[0-9]{1,9}").fullmatch
-_is_id = re.compile(r"[!-~]{1,31}").fullmatch
+# Other products of the family name a task with 32 hex digits, or a UUID.
+_is_id = re.compile(r"[!-~]{1,64}").fullmatch
 _is_number = re.compile(r"(?=.*[0-9])[0-9*+ -]{1,32}").fullmatch
 _is_mainland_mobile = re.compile(r"(?:\+86|0086|86)?(1[3-9][0-9]{9})").fullmatch
 _blanks_and_hyphens = re.compile(r"[ -]+")

@@ -57,13 +57,6 @@ def test_the_environment_leads_to_it(voice_gateway: VoiceGateway) -> None:
     assert "1125" == voice_gateway.last_code(MOBILE)
 
 
-def test_a_test_that_undoes_what_it_patched_leaves_the_environment_be(
-    voice_gateway: VoiceGateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.undo()
-    assert voice_gateway.url == os.environ["IHUYI_VOICE_BASE_URL"]
-
-
 def test_the_client_calls_the_same_number_as_often_as_a_test_likes(
     voice_gateway: VoiceGateway, voice_client: VoiceClient
 ) -> None:

@@ -64,6 +64,26 @@ def test_plain_tests(run: Run) -> None:
     run(PLAIN).assert_outcomes(passed=2)
 
 
+@pytest.mark.parametrize("fixtures", ["monkeypatch, voice_gateway", "voice_gateway, monkeypatch"])
+def test_nothing_of_the_environment_outlives_a_test(run: Run, fixtures: str) -> None:
+    source = """
+    import os
+
+    def of_the_environment():
+        return {name: value for name, value in os.environ.items() if "IHUYI" in name}
+
+    BEFORE = of_the_environment()
+
+    def test_that_sets_more(FIXTURES):
+        monkeypatch.setenv("IHUYI_VOICE_BASE_URL", "http://elsewhere.test")
+        monkeypatch.delenv("IHUYI_VOICE_API_KEY")
+
+    def test_afterwards():
+        assert BEFORE == of_the_environment()
+    """
+    run(source.replace("FIXTURES", fixtures)).assert_outcomes(passed=2)
+
+
 @pytest.mark.parametrize(("mode", "mark"), [("strict", "@pytest.mark.asyncio"), ("auto", "")])
 def test_pytest_asyncio(run: Run, mode: str, mark: str) -> None:
     run(ASYNCHRONOUS.format(mark=mark), f"--asyncio-mode={mode}").assert_outcomes(passed=1)
