@@ -74,6 +74,52 @@ def test_what_another_gateway_knows_takes_the_place_of_all_before(page: Page) ->
         page.close()
 
 
+def look(page: Page, *, away: bool) -> None:
+    """Turn to another tab, or back, for all that the page can tell."""
+    page.evaluate(
+        "away => { Object.defineProperty(document, 'hidden', {value: away, configurable: true});"
+        " document.dispatchEvent(new Event('visibilitychange')); }",
+        away,
+    )
+
+
+def test_a_tab_that_is_hidden_gives_its_connection_back_and_misses_nothing(inbox: Inbox) -> None:
+    page = inbox.page
+    inbox.call_unseen(content="1111")
+    inbox.settle()
+    with page.expect_event("requestfailed", lambda request: "/events" in request.url):
+        look(page, away=True)
+    inbox.call_unseen(content="2222")
+    inbox.gateway.balance = 77
+    with page.expect_request(lambda request: "/events" in request.url):
+        look(page, away=False)
+    inbox.call_unseen(content="3333")
+    expect(inbox.rows.locator(".code")).to_have_text(["3333", "2222", "1111"])
+    expect(page.locator("#left")).to_have_text("76")
+
+
+def test_a_glance_at_another_tab_costs_no_connection(inbox: Inbox) -> None:
+    asked: list[str] = []
+    inbox.page.on("request", lambda request: asked.append(request.url))
+    look(inbox.page, away=True)
+    look(inbox.page, away=False)
+    inbox.call_unseen(content="1111")
+    inbox.settle()
+    assert [] == asked
+
+
+def test_the_seventh_tab_loads(inbox: Inbox) -> None:
+    context = inbox.page.context
+    tabs = [context.new_page() for _ in range(7)]
+    for tab in tabs[:-1]:
+        tab.add_init_script("Object.defineProperty(document, 'hidden', {value: true})")
+        tab.goto(inbox.url, wait_until="commit")
+    tabs[-1].goto(inbox.url)
+    expect(tabs[-1].locator("#connection")).to_have_text("Live")
+    for tab in tabs:
+        tab.close()
+
+
 def test_an_answer_that_is_no_stream_does_not_end_the_page(page: Page) -> None:
     gateway = SandboxGateway()
     page.route("**/events*", lambda route: route.fulfill(status=503), times=1)

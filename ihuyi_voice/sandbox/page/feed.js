@@ -1,6 +1,9 @@
-// The stream of what happens: nothing missing and nothing twice, whatever becomes of the connection.
+// The stream of what happens: nothing missed and nothing twice, whatever becomes of the connection.
 
 const RETRY_MS = 1000;
+// A browser keeps six connections to a host, and a stream holds one: a tab that
+// nobody looks at gives its own back, or the seventh would never load.
+const HIDDEN_MS = 3000;
 
 /**
  * Call `told` with each event, and `state` with "live" or "lost".
@@ -10,23 +13,46 @@ const RETRY_MS = 1000;
 export function follow(told, state) {
   let read = "";
   let source = null;
+  let retrying = 0;
+  let leaving = 0;
 
   function connect() {
-    source = new EventSource(`/_sandbox/events?after=${encodeURIComponent(read)}`);
-    source.onopen = () => state("live");
-    source.onmessage = (event) => {
+    disconnect();
+    const stream = new EventSource(`/_sandbox/events?after=${encodeURIComponent(read)}`);
+    source = stream;
+    stream.onopen = () => state("live");
+    stream.onmessage = (event) => {
       read = event.lastEventId;
       told(JSON.parse(event.data));
     };
-    source.onerror = () => {
+    stream.onerror = () => {
       state("lost");
-      if (source.readyState === EventSource.CLOSED) setTimeout(connect, RETRY_MS);
+      if (stream.readyState === EventSource.CLOSED) retrying = setTimeout(connect, RETRY_MS);
     };
   }
 
+  function disconnect() {
+    clearTimeout(retrying);
+    source?.close();
+    source = null;
+  }
+
+  function look() {
+    clearTimeout(leaving);
+    if (document.hidden) leaving = setTimeout(disconnect, HIDDEN_MS);
+    else if (source === null) connect();
+  }
+
   connect();
-  addEventListener("pagehide", () => source.close());
+  look();
+  document.addEventListener("visibilitychange", look);
+  addEventListener("pagehide", () => {
+    clearTimeout(leaving);
+    disconnect();
+  });
   addEventListener("pageshow", (event) => {
-    if (event.persisted) connect();
+    if (!event.persisted) return;
+    connect();
+    look();
   });
 }
