@@ -11,7 +11,10 @@ from __future__ import annotations
 import json
 import signal
 import time
+from contextlib import suppress
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import anyio
 import typer
@@ -185,7 +188,9 @@ def balance(  # noqa: PLR0913 - one argument per option
 def sandbox(  # noqa: PLR0913 - one argument per option
     *,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port; 0 takes a free one.")] = 8765,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="The port; 0 takes a free one.")
+    ] = 8765,
     balance: Annotated[int, typer.Option(help="Calls the account has left.")] = 1000,
     blacklist: Annotated[
         list[str] | None,
@@ -247,6 +252,7 @@ def sandbox(  # noqa: PLR0913 - one argument per option
                     f"  export IHUYI_VOICE_API_ID={gateway.api_id}\n"
                     f"  export IHUYI_VOICE_API_KEY={gateway.api_key}"
                 )
+                _warn_unless_loopback(url)
                 await anext(signals)
 
     try:
@@ -256,11 +262,25 @@ def sandbox(  # noqa: PLR0913 - one argument per option
     typer.echo(f"{gateway.placed} placed of {gateway.taken} submits")
 
 
+def _warn_unless_loopback(url: str) -> None:
+    # The server logs as much, and nobody has set up any logging here.
+    if not ip_address(urlsplit(url).hostname or "").is_loopback:
+        typer.echo(
+            f"warning: {url} is NOT only this machine: whoever reaches it can read every number"
+            " and code sent to it, submit, and steer it; leave out --host unless that is what you"
+            " want",
+            err=True,
+        )
+
+
 def _print_attempt(attempt: Attempt) -> None:
     moment = time.strftime("%H:%M:%S", time.localtime(attempt.time))
     what = f"placed {attempt.voice_id}" if attempt.placed else f"refused {attempt.code}"
     # It is a stranger's form: as a literal, so that it cannot steer the terminal.
-    typer.echo(f"{moment}  {what}  mobile {attempt.mobile!a}  content {attempt.content!a}")
+    line = f"{moment}  {what}  mobile {attempt.mobile!a}  content {attempt.content!a}"
+    # The terminal may be gone; the gateway goes on for its callers.
+    with suppress(OSError):
+        typer.echo(line)
 
 
 @app.command()

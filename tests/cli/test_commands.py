@@ -327,6 +327,42 @@ def test_the_sandbox_pushes_receipts_and_counts_what_it_no_longer_remembers() ->
     assert out.endswith("2 placed of 2 submits\n")
 
 
+@pytest.mark.parametrize(
+    ("expected", "host"),
+    [(1, "0.0.0.0"), (0, "localhost")],  # noqa: S104 - what is warned about
+)
+def test_a_sandbox_that_others_can_reach_says_so_on_stderr(expected: int, host: str) -> None:
+    with start("sandbox", "--port", "0", "--host", host) as process:
+        assert process.stdout is not None
+        for _ in range(4):
+            process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert (expected, expected) == (err.count("\n"), err.count("NOT only this machine"))
+    assert process.returncode == 0
+
+
+def test_a_sandbox_whose_terminal_is_gone_answers_all_the_same() -> None:
+    with start("sandbox", "--port", "0") as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[3]
+        for _ in range(3):
+            process.stdout.readline()
+        process.stdout.close()
+        with VoiceClient("sandbox", "sandbox-key", base_url=url) as client:
+            assert ["100000001", "100000002"] == [
+                client.submit(MOBILE, "1125").voice_id for _ in range(2)
+            ]
+        process.terminate()
+        process.wait(timeout=20)
+
+
+@pytest.mark.parametrize("port", ["-1", "65536"])
+def test_a_port_that_is_none_is_refused(port: str) -> None:
+    refused = run("sandbox", "--port", port)
+    assert (2, True) == (refused.exit_code, "65535" in refused.stderr)
+
+
 def test_a_sandbox_that_cannot_start_says_why() -> None:
     bad = run("sandbox", "--balance", "-1")
     assert bad.exit_code == 2
