@@ -8,6 +8,7 @@ answers. What it answers is decided in `state.py`, HTTP is spoken in `server.py`
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
     from .record import Attempt, Call, Changes, Position, ReceiptPush
     from .state import Method, Reply
+
+logger: logging.Logger = logging.getLogger("ihuyi_voice.sandbox")
 
 
 class SandboxGateway:
@@ -76,7 +79,8 @@ class SandboxGateway:
         keep: how many attempts are remembered, and how many calls; the oldest
             beyond it are forgotten.
         on_attempt: called with each `Attempt` once it is recorded, in the
-            thread that serves; it must neither block nor raise.
+            thread that serves; it must not block. What it raises is logged
+            and changes nothing: the submit was taken and is answered as it is.
         clock: seconds since 1970; also what the `Date` of an answer shows.
 
     Raises:
@@ -279,7 +283,10 @@ class SandboxGateway:
         with self._lock:
             reply = self._state.answer(method, form, ip, now, roll=roll)
         if reply.attempt is not None and self.on_attempt is not None:
-            self.on_attempt(reply.attempt)
+            try:
+                self.on_attempt(reply.attempt)
+            except Exception:
+                logger.exception("on_attempt failed; the submit was taken and is answered")
         return reply
 
     def roll_receipt(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from ihuyi_voice.sandbox import Attempt, Chaos, SandboxGateway
@@ -91,6 +93,20 @@ def test_each_attempt_is_reported_and_a_balance_query_is_none() -> None:
     gateway.answer("GetNum", balance_form(), "127.0.0.1", NOTHING_HAPPENS)
     assert gateway.attempts == seen
     assert [2, 401] == [attempt.code for attempt in seen]
+
+
+def test_a_callback_that_raises_is_logged_and_changes_no_answer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(_: Attempt) -> None:
+        raise BrokenPipeError
+
+    gateway = SandboxGateway(on_attempt=fail, clock=at_now)
+    assert 2 == submit(gateway)
+    assert 1 == len(gateway.calls)
+    logged = [record for record in caplog.records if record.name == "ihuyi_voice.sandbox"]
+    assert [logging.ERROR] == [record.levelno for record in logged]
+    assert "on_attempt failed" in logged[0].getMessage()
 
 
 def test_reset_brings_back_how_it_was_constructed() -> None:
