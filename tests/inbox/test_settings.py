@@ -57,6 +57,31 @@ def test_a_code_and_late_answers_and_all_of_it_off(inbox: Inbox) -> None:
     expect(inbox.page.get_by_role("button", name="All off")).to_be_disabled()
 
 
+def test_what_is_too_little_for_the_fields_can_be_switched_off(inbox: Inbox) -> None:
+    inbox.gateway.chaos = Chaos(garbage=0.00004, latency=0.001)
+    expect(inbox.page.get_by_label("Garbage: how often")).to_have_value("0.004")
+    for name in ("Garbage", "Late answers"):
+        with inbox.page.expect_response("**/chaos"):
+            inbox.page.get_by_role("switch", name=name).uncheck()
+    assert Chaos() == inbox.gateway.chaos
+
+
+def test_no_fault_is_switched_on_without_its_number(inbox: Inbox) -> None:
+    asked: list[str] = []
+    inbox.page.on("request", lambda request: asked.append(request.url))
+    for name, label in (
+        ("Refuse with", "The code that is answered"),
+        ("Garbage", "Garbage: how often"),
+        ("Late answers", "Late answers: by how many"),
+    ):
+        inbox.page.get_by_label(label).fill("")
+        inbox.page.get_by_role("switch", name=name).click()
+        # The browser says what is missing, at the field.
+        expect(inbox.page.get_by_label(label)).to_be_focused()
+        expect(inbox.page.get_by_role("switch", name=name)).not_to_be_checked()
+    assert [] == asked
+
+
 def test_what_the_gateway_does_not_take_is_said_and_the_switch_goes_back(inbox: Inbox) -> None:
     inbox.page.get_by_label("The code that is answered").fill("2")
     inbox.page.get_by_role("switch", name="Refuse with").click()

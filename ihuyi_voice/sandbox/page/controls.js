@@ -68,7 +68,7 @@ function showChaos(told) {
     const often = probability(name);
     box.checked = often > 0;
     anything ||= often > 0;
-    if (often > 0) show(percent.id, String(Math.round(often * 10000) / 100));
+    if (often > 0) show(percent.id, String(Number((often * 100).toPrecision(4))));
   }
   if (chaos.code !== null) show("code-number", String(chaos.code));
   if (chaos.latency > 0) show("latency-seconds", String(chaos.latency));
@@ -102,7 +102,7 @@ function probability(name) {
 function faultRow([name, title, help]) {
   const box = el("input", { type: "checkbox", id: name, role: "switch", "aria-describedby": `${name}-help` });
   const percent = el("input", {
-    type: "number", id: `${name}-percent`, min: "0.01", max: "100", step: "any", value: "100",
+    type: "number", id: `${name}-percent`, min: "0.01", max: "100", step: "any", value: "100", required: true,
     "aria-label": `${title}: how often, in percent`,
   });
   rows.set(name, { box, percent });
@@ -112,19 +112,17 @@ function faultRow([name, title, help]) {
   let number = null;
   if (name === "code") {
     number = el("input", {
-      type: "number", id: "code-number", step: "1", value: "408", "aria-label": "The code that is answered",
+      type: "number", id: "code-number", step: "1", value: "408", required: true,
+      "aria-label": "The code that is answered",
     });
     parts.splice(2, 0, number);
   }
   const put = () => {
-    if (!percent.reportValidity()) return Promise.resolve(false);
-    const often = box.checked ? percent.valueAsNumber / 100 : 0;
-    if (name !== "code") return changeChaos({ [name]: often });
-    return changeChaos(
-      box.checked
-        ? { code: number.valueAsNumber, code_probability: often }
-        : { code: null, code_probability: 1 },
-    );
+    // What was set elsewhere may be more than the fields take: it can be switched off all the same.
+    if (!box.checked) return changeChaos(number ? { code: null, code_probability: 1 } : { [name]: 0 });
+    if (!(number?.reportValidity() ?? true) || !percent.reportValidity()) return Promise.resolve(false);
+    const often = percent.valueAsNumber / 100;
+    return changeChaos(number ? { code: number.valueAsNumber, code_probability: often } : { [name]: often });
   };
   box.addEventListener("change", async () => {
     if (!(await put())) box.checked = !box.checked;
@@ -140,10 +138,13 @@ function faultRow([name, title, help]) {
 function latencyRow() {
   const box = el("input", { type: "checkbox", id: "latency", role: "switch", "aria-describedby": "latency-help" });
   const seconds = el("input", {
-    type: "number", id: "latency-seconds", min: "0.01", step: "any", value: "1",
+    type: "number", id: "latency-seconds", min: "0.01", step: "any", value: "1", required: true,
     "aria-label": "Late answers: by how many seconds",
   });
-  const put = async () => seconds.reportValidity() && changeChaos({ latency: box.checked ? seconds.valueAsNumber : 0 });
+  const put = async () => {
+    if (!box.checked) return changeChaos({ latency: 0 });
+    return seconds.reportValidity() && changeChaos({ latency: seconds.valueAsNumber });
+  };
   box.addEventListener("change", async () => {
     if (!(await put())) box.checked = !box.checked;
   });
