@@ -1,4 +1,4 @@
-"""Who may read and steer the sandbox over HTTP: its own page and programs, no other site's page.
+"""Who may use the sandbox over HTTP: its own page and programs, no other site's page.
 
 A page of another site that a developer has open can send requests to loopback
 like any program on the machine. Its browser says where such a request comes
@@ -7,8 +7,12 @@ point to this machine (DNS rebinding); then the `Host` is a name that is not
 this machine's. Programs send neither of the former and the right one of the
 latter, and are let through.
 
-Pure: header texts in, a refusal out. The gateway's own path is not guarded,
-as the real one is not.
+The gateway's own path takes any `Host`, because programs reach it by whatever
+name they are given. Only a request that a browser marked is judged there, and
+then as one that changes something, whatever its method: an image of another
+site's page must not place a call.
+
+Pure: header texts in, a refusal out.
 """
 
 from __future__ import annotations
@@ -17,13 +21,28 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 _FOREIGN_HOST = (
     "refused: the Host is not a name of this machine;"
     " use localhost, or the address in the URL that was printed"
 )
 _FOREIGN_PAGE = "refused: the request comes from a page of another site"
+
+
+def gateway_refusal(
+    headers: Mapping[str, str], asked: str, address: Callable[[], str]
+) -> str | None:
+    """Why a request to the gateway's own path is refused, None when it is not.
+
+    Args:
+        headers: as in `refusal`.
+        asked: as in `refusal`.
+        address: gives what it is in `refusal`; not called for programs.
+    """
+    if "Origin" not in headers and "Sec-Fetch-Site" not in headers:
+        return None
+    return refusal("POST", headers, asked, address())
 
 
 def refusal(method: str, headers: Mapping[str, str], asked: str, address: str) -> str | None:

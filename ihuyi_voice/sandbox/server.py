@@ -13,6 +13,7 @@ import asyncio
 import logging
 from contextlib import asynccontextmanager, suppress
 from email.utils import formatdate
+from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from ihuyi_voice.wire import CONTENT_TYPE, PATH
 from .chaos import as_sent
 from .control import CONTROL_PATH, EVENTS, Answer, Controls, error, page
 from .feed import Feed
-from .guard import refusal
+from .guard import gateway_refusal, refusal
 from .page_files import HEADERS
 from .push import Pusher
 from .state import parse_form
@@ -116,6 +117,10 @@ class _Requests:
     # --- the gateway's own path
 
     async def _answer_gateway(self, request: web.BaseRequest) -> web.StreamResponse:
+        own_address = partial(_own_address, request)
+        refused = gateway_refusal(request.headers, self._asked, own_address)
+        if refused is not None:
+            return _page(403, f"Forbidden: {refused}")
         query = parse_form(request.rel_url.raw_query_string)
         method = _METHODS.get(query.get("method", ""))
         if method is None:

@@ -168,7 +168,7 @@ async def test_a_page_of_its_own_may() -> None:
     assert Chaos() == gateway.chaos
 
 
-async def test_a_name_that_is_not_this_machines_is_refused_and_the_gateway_is_not_guarded() -> None:
+async def test_a_name_that_is_not_this_machines_is_refused_but_for_programs_that_submit() -> None:
     gateway = sandbox()
     headers = {"Host": "evil.example", "Content-Type": CONTENT_TYPE}
     async with gateway.serve() as url:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ihuyi_voice.sandbox.guard import refusal
+from ihuyi_voice.sandbox.guard import gateway_refusal, refusal
 
 LOOPBACK = "127.0.0.1"
 LAN = "192.168.1.5"
@@ -55,6 +55,29 @@ def test_the_name_that_it_was_told_to_listen_on() -> None:
 )
 def test_asked_from_another_machine(expected: bool, host: str) -> None:
     assert expected == is_let_through("POST", {"Host": host}, asked="0.0.0.0", address=LAN)  # noqa: S104
+
+
+@pytest.mark.parametrize(
+    ("expected", "headers"),
+    [
+        (True, {}),
+        (True, {"Host": "evil.example"}),
+        (True, {"Sec-Fetch-Site": "none"}),
+        (True, {"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost:8765"}),
+        (False, {"Sec-Fetch-Site": "cross-site"}),
+        (False, {"Sec-Fetch-Site": "same-site"}),
+        (False, {"Origin": "null"}),
+        (False, {"Origin": "http://evil.example"}),
+        (False, {"Host": "evil.example", "Origin": "http://evil.example"}),
+        (False, {"Host": "evil.example", "Sec-Fetch-Site": "same-origin"}),
+    ],
+)
+def test_the_gateways_own_path_is_for_programs_and_its_own_page(
+    expected: bool, headers: dict[str, str]
+) -> None:
+    headers = {"Host": "localhost:8765"} | headers
+    refused = gateway_refusal(headers, LOOPBACK, lambda: LOOPBACK)
+    assert expected == (refused is None)
 
 
 def test_without_any_host() -> None:
