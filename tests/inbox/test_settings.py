@@ -147,6 +147,35 @@ def test_what_is_typed_stays_until_it_is_set(inbox: Inbox) -> None:
     expect(blacklist).to_have_value("13900000000")
 
 
+def test_what_is_typed_and_taken_back_holds_nothing_up(inbox: Inbox) -> None:
+    balance = inbox.page.get_by_label("Balance")
+    balance.press_sequentially("7")
+    balance.press("Backspace")
+    inbox.call()
+    expect(inbox.page.locator("#left")).to_have_text("999")
+    expect(balance).to_have_value("1000")
+    # The button beside it is no way out.
+    balance.press("Tab")
+    expect(balance).to_have_value("1000")
+    inbox.page.keyboard.press("Tab")
+    expect(balance).to_have_value("999")
+    balance.fill("5")
+    balance.press("Tab")
+    inbox.page.keyboard.press("Tab")
+    inbox.call()
+    expect(inbox.page.locator("#left")).to_have_text("998")
+    expect(balance).to_have_value("5")
+    # An edit that waits is none the less one for being looked at again.
+    balance.focus()
+    balance.blur()
+    expect(balance).to_have_value("5")
+    balance.press("Escape")
+    expect(balance).to_have_value("998")
+    balance.blur()
+    inbox.call()
+    expect(balance).to_have_value("997")
+
+
 def test_what_is_set_elsewhere_is_shown(inbox: Inbox) -> None:
     inbox.gateway.frozen = True
     inbox.gateway.balance = 12345

@@ -16,7 +16,8 @@ const FAULTS = [
 let chaos = {};
 let asking = 0; // switches that were just used, and not answered for yet
 let missed = false; // something was told meanwhile
-const typed = new Set(); // the ids of fields in which something waits to be set
+const typed = new Map(); // what was in the fields, by their ids, before something was typed that waits to be set
+const told = new Map(); // what is to be in the fields, by their ids
 const rows = new Map(); // a fault's switch and percentage by its name
 
 export function prepareControls() {
@@ -36,9 +37,7 @@ export function prepareControls() {
     const said = url ? "Receipts are pushed." : "No receipts are pushed.";
     change(event, { receipt_url: url || null }, said);
   });
-  for (const id of ["balance", "blacklist", "allowed", "receipt-url"]) {
-    $(id).addEventListener("input", () => typed.add(id));
-  }
+  for (const id of ["balance", "blacklist", "allowed", "receipt-url"]) prepareField($(id));
   $("frozen").addEventListener("change", async (event) => {
     const box = event.target;
     const done = await switched(() => ask("PATCH", "settings", { frozen: box.checked }));
@@ -46,6 +45,30 @@ export function prepareControls() {
   });
   $("calm").addEventListener("click", () => attempt(() => ask("DELETE", "chaos")));
   $("faults").append(...FAULTS.map(faultRow), latencyRow());
+}
+
+function prepareField(field) {
+  let before = "";
+  field.addEventListener("focus", () => {
+    before = field.value;
+  });
+  field.addEventListener("input", () => {
+    if (!typed.has(field.id)) typed.set(field.id, before);
+  });
+  field.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && !event.isComposing) takeBack(field);
+  });
+  // Whoever goes on to the button beside it is not done yet.
+  field.form.addEventListener("focusout", (event) => {
+    if (field.form.contains(event.relatedTarget)) return;
+    const isChanged = typed.has(field.id) && ![typed.get(field.id), told.get(field.id)].includes(field.value);
+    if (!isChanged) takeBack(field);
+  });
+}
+
+function takeBack(field) {
+  typed.delete(field.id);
+  if (told.has(field.id)) field.value = told.get(field.id);
 }
 
 export function showSettings(settings) {
@@ -61,8 +84,8 @@ export function showSettings(settings) {
   showChaos(settings.chaos);
 }
 
-function showChaos(told) {
-  chaos = told;
+function showChaos(anew) {
+  chaos = anew;
   let anything = false;
   for (const [name, { box, percent }] of rows) {
     const often = probability(name);
@@ -78,6 +101,7 @@ function showChaos(told) {
 
 /** Show a value, unless somebody is about to change it. */
 function show(id, value) {
+  told.set(id, value);
   if (document.activeElement !== $(id) && !typed.has(id)) $(id).value = value;
 }
 
@@ -89,7 +113,11 @@ function change(event, settings, said) {
   event.preventDefault();
   return attempt(async () => {
     await ask("PATCH", "settings", settings);
-    for (const field of event.target.elements) typed.delete(field.id);
+    for (const field of event.target.elements) {
+      typed.delete(field.id);
+      // Until it is told, in its own spelling.
+      if (told.has(field.id)) told.set(field.id, field.value);
+    }
     toast(said);
   });
 }
@@ -163,8 +191,8 @@ function latencyRow() {
 
 function changeChaos(changed) {
   return switched(async () => {
-    const told = await ask("PATCH", "chaos", changed);
-    if (asking === 1) showChaos(told);
+    const answer = await ask("PATCH", "chaos", changed);
+    if (asking === 1) showChaos(answer);
   });
 }
 
