@@ -37,17 +37,19 @@ class Attempt:
     """A submit that was taken, placed or refused.
 
     Attributes:
-        mobile: the number as it was sent, "" when there was none.
-        content: the content as it was sent, "" when there was none.
+        mobile: the number as it was sent, "" when there was none; masked when
+            it is none and holds the API key or the password.
+        content: the content as it was sent, "" when there was none; masked likewise.
         code: the gateway's verdict; 2 when the call was placed.
         msg: the gateway's words for it.
         voice_id: the id of the call, None when it was refused.
         time: when it was taken, in seconds since 1970 by the gateway's clock.
         ip: where it came from.
-        fields: the names of the form's fields, in the order they were sent.
+        fields: the names of the form's fields, in the order they were sent;
+            what is or may be a secret in them is masked.
         fault: the chaos that struck the answer, None when it was sent as is.
         values: the values of `fields`, in their order; the password is masked,
-            and so is any value that holds the API key.
+            and so is any value that holds it or the API key.
         status: the HTTP status of the answer, 0 when nothing was sent.
         answer: the body as it was sent, b"" when nothing was.
         number: 1 for the first since the start or the last reset, and so on.

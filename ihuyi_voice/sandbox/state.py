@@ -63,8 +63,12 @@ _is_mobile = re.compile(r"1[3-9][0-9]{9}").fullmatch
 _is_content = re.compile(r"[0-9]{4,6}").fullmatch
 _is_time = re.compile(r"[0-9]{10}").fullmatch
 _PLAIN_FIELDS = frozenset({"account", "mobile", "content", "time", "format"})
+_KNOWN_FIELDS = _PLAIN_FIELDS | {"password"}
 # A password under a name that is not quite the gateway's is none the less one.
 _is_secret_name = re.compile(r".*(pass|pwd|key|secret)", re.IGNORECASE | re.DOTALL).match
+_is_identifier = re.compile(r"[\w.\[\]-]*").fullmatch
+# A shorter password is no real one, and may be part of anything.
+_SHORTEST_SECRET = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,23 +186,35 @@ class GatewayState:
         msg = _text(code)
         body, content_type = _written(form, "SubmitResult", code, msg, last_field)
         status, sent = as_sent(body, roll)
+        mobile, content = form.get("mobile", ""), form.get("content", "")
+        secrets = self._secrets(form)
+        fields, values = _recorded(form, secrets)
         attempt = Attempt(
-            form.get("mobile", ""),
-            form.get("content", ""),
+            # Well-formed, they are none, even should the key be as short.
+            mobile if _is_mobile(mobile) else _masked(mobile, secrets),
+            content if _is_content(content) else _masked(content, secrets),
             code,
             msg,
             voice_id,
             now,
             ip,
-            tuple(form),
+            fields,
             roll.fault,
-            _masked(form, self.account.api_key),
+            values,
             status,
             sent,
             self.record.taken + 1,
         )
         self.record.add(attempt, call)
         return Reply(body, content_type, code, now, call, attempt)
+
+    def _secrets(self, form: Mapping[str, str]) -> tuple[str, ...]:
+        """What must not be recorded: the key, the right password and the one that was sent."""
+        key, sent, time = self.account.api_key, form.get("password", ""), form.get("time", "")
+        secrets = (key, sent) if len(sent) >= _SHORTEST_SECRET else (key,)
+        return (
+            (*secrets, self._dynamic_password("Submit", form, time)) if _is_time(time) else secrets
+        )
 
     def _place(self, form: Mapping[str, str], now: float) -> Call:
         self._last_id += 1
@@ -310,16 +326,31 @@ class GatewayState:
         return DAY_LIMIT if len(recent) >= self.account.calls_per_day else None
 
 
-def _masked(form: Mapping[str, str], api_key: str) -> tuple[str, ...]:
-    """The values, but for what is or may be a secret."""
-    return tuple(
-        MASK if value and (_may_be_secret(name) or api_key in value) else value
-        for name, value in form.items()
-    )
+def _recorded(
+    form: Mapping[str, str], secrets: tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names and the values, but for what is or may be a secret."""
+    pairs = [_recorded_field(name, value, secrets) for name, value in form.items()]
+    return tuple(name for name, _ in pairs), tuple(value for _, value in pairs)
 
 
-def _may_be_secret(name: str) -> bool:
-    return name not in _PLAIN_FIELDS and _is_secret_name(name) is not None
+def _recorded_field(name: str, value: str, secrets: tuple[str, ...]) -> tuple[str, str]:
+    if name in _PLAIN_FIELDS:
+        return name, _masked(value, secrets)
+    is_secret = _is_secret_name(name) is not None
+    if not _is_identifier(name):
+        # No name at all, but a part of something else that was posted as a
+        # form, JSON for one, and the value is the rest of it.
+        is_secret = is_secret or _is_secret_name(value) is not None
+        name = MASK if is_secret else name
+    if name not in _KNOWN_FIELDS:
+        for secret in secrets:
+            name = name.replace(secret, MASK)
+    return name, MASK if value and is_secret else _masked(value, secrets)
+
+
+def _masked(text: str, secrets: tuple[str, ...]) -> str:
+    return MASK if any(secret in text for secret in secrets) else text
 
 
 def _text(code: int) -> str:

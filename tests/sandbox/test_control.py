@@ -244,6 +244,23 @@ async def test_the_details_of_an_attempt() -> None:
     )
 
 
+async def test_no_secret_is_told_that_was_sent_under_a_wrong_name() -> None:
+    form = submit_form(mobile="sandbox-key", rd="1") | {"sandbox-key": ""}
+    body = b'{"account":"sandbox","password":"theirs"}'
+    headers = {"Content-Type": CONTENT_TYPE}
+    async with sandbox().serve() as url:
+        await exchange(url, submit_bytes(form))
+        await ask(url, "POST", SUBMIT_TARGET, body, headers)
+        told = b"".join(
+            [
+                (await ask(url, "GET", f"/_sandbox/{name}")).body
+                for name in ("attempts", "attempts/1", "attempts/2")
+            ]
+        )
+    assert 0 == told.count(b"sandbox-key") + told.count(b"theirs")
+    assert 0 < told.count(b"********")
+
+
 async def test_the_page_and_its_files_and_the_headers_that_guard_them() -> None:
     async with sandbox().serve() as url:
         page = await ask(url, "GET", "/")

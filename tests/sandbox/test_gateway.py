@@ -233,6 +233,61 @@ def test_several_settings_are_changed_at_once_or_none() -> None:
     assert gateway.settings()["balance"] == 5
 
 
+def kept_of(form: dict[str, str]) -> Attempt:
+    gateway = SandboxGateway(clock=at_now)
+    submit(gateway, form)
+    (attempt,) = gateway.attempts
+    return attempt
+
+
+def test_a_secret_that_is_sent_as_a_name_is_masked_there() -> None:
+    dynamic = submit_form()["password"]
+    form = submit_form() | {"x-sandbox-key": "1", f"{dynamic}!": "2"}
+    assert ("x-********", "********!") == kept_of(form).fields[-2:]
+    unsent = {name: value for name, value in submit_form().items() if name != "password"}
+    assert ("********",) == kept_of(unsent | {dynamic: "2"}).fields[-1:]
+
+
+@pytest.mark.parametrize("secret", ["sandbox-key", submit_form()["password"]])
+@pytest.mark.parametrize("name", ["mobile", "content"])
+def test_a_secret_in_the_wrong_field_is_masked_in_all_that_is_kept(name: str, secret: str) -> None:
+    attempt = kept_of(submit_form() | {name: f"a{secret}"})
+    assert "********" == getattr(attempt, name)
+    assert secret not in repr(attempt)
+
+
+def test_a_password_unknown_to_the_sandbox_is_masked_wherever_it_was_sent() -> None:
+    attempt = kept_of(submit_form(password="of another account", content="of another account"))
+    assert "********" == attempt.content
+    assert "of another account" not in repr(attempt)
+
+
+@pytest.mark.parametrize(
+    ("expected", "name", "value"),
+    [
+        ((("********",), ("",)), '{"account":"a","password":"theirs"}', ""),
+        ((("********",), ("********",)), '{"Password":"theirs","rd":"', '1"}'),
+        ((("********",), ("********",)), '{"rd":"', '1","password":"theirs"}'),
+        ((('{"rd":"',), ('1"}',)), '{"rd":"', '1"}'),
+        ((("my.pass[word]-1",), ("********",)), "my.pass[word]-1", "theirs"),
+        ((("rd",), ("my password",)), "rd", "my password"),
+    ],
+)
+def test_json_that_was_posted_as_a_form_shows_no_password(
+    expected: tuple[tuple[str], tuple[str]], name: str, value: str
+) -> None:
+    attempt = kept_of({name: value})
+    assert expected == (attempt.fields, attempt.values)
+
+
+def test_a_key_as_short_as_a_code_masks_neither_a_number_nor_a_code() -> None:
+    gateway = SandboxGateway(api_key="1", clock=at_now)
+    submit(gateway, submit_form(password="1"))
+    (attempt,) = gateway.attempts
+    assert (MOBILE, "1125") == (attempt.mobile, attempt.content)
+    assert ("account", "password", "mobile", "content", "time") == attempt.fields
+
+
 def test_no_secret_is_kept_with_an_attempt() -> None:
     form = submit_form(apikey="other", Pwd="", rd="my sandbox-key", password="sandbox-key")
     gateway = SandboxGateway(clock=at_now)
