@@ -103,6 +103,18 @@ def test_a_freeze(inbox: Inbox) -> None:
     assert b"<code>2</code>" in inbox.call()
 
 
+def test_an_answer_that_is_no_json_is_said_in_words(inbox: Inbox) -> None:
+    page = inbox.page
+    page.route("**/settings", lambda route: route.fulfill(status=413, body="<h1>Too much</h1>"))
+    page.get_by_role("switch", name="Frozen").click()
+    expect(page.locator("#toast")).to_have_text(
+        "the sandbox gave no answer that can be read: HTTP status 413"
+    )
+    expect(page.get_by_role("switch", name="Frozen")).not_to_be_checked()
+    # The browser's own line on the status.
+    inbox.said.clear()
+
+
 def test_the_balance(inbox: Inbox) -> None:
     balance = inbox.page.get_by_label("Balance")
     expect(balance).to_have_value("1000")

@@ -38,8 +38,13 @@ export async function ask(method, name, body) {
   } catch {
     throw new Error("the sandbox does not answer: has it been stopped?");
   }
-  const answer = await response.json();
-  if (!response.ok) throw new Error(answer.error);
+  let answer;
+  try {
+    answer = await response.json();
+  } catch {
+    throw new Error(`the sandbox gave no answer that can be read: HTTP status ${response.status}`);
+  }
+  if (!response.ok) throw new Error(answer?.error ?? `the sandbox refused: HTTP status ${response.status}`);
   return answer;
 }
 
