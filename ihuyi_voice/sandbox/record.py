@@ -36,6 +36,9 @@ class Call:
 class Attempt:
     """A submit that was taken, placed or refused.
 
+    Of what was sent, the first 100 fields are kept, and of each text 2,000
+    characters and an ellipsis.
+
     Attributes:
         mobile: the number as it was sent, "" when there was none; masked when
             it is none and holds the API key or the password.

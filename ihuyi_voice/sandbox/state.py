@@ -40,6 +40,9 @@ MINUTE_LIMIT = 4081
 DAY_LIMIT = 4082
 
 MASK = "********"
+MOST_FIELDS = 100
+LONGEST_TEXT = 2_000
+"""Of a form no more is recorded, nor more characters of a name or a value."""
 
 FIRST_VOICE_ID = 100_000_001
 
@@ -191,8 +194,8 @@ class GatewayState:
         fields, values = _recorded(form, secrets)
         attempt = Attempt(
             # Well-formed, they are none, even should the key be as short.
-            mobile if _is_mobile(mobile) else _masked(mobile, secrets),
-            content if _is_content(content) else _masked(content, secrets),
+            mobile if _is_mobile(mobile) else _cut(_masked(mobile, secrets)),
+            content if _is_content(content) else _cut(_masked(content, secrets)),
             code,
             msg,
             voice_id,
@@ -329,9 +332,12 @@ class GatewayState:
 def _recorded(
     form: Mapping[str, str], secrets: tuple[str, ...]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names and the values, but for what is or may be a secret."""
-    pairs = [_recorded_field(name, value, secrets) for name, value in form.items()]
-    return tuple(name for name, _ in pairs), tuple(value for _, value in pairs)
+    """The names and the values within bounds, but for what is or may be a secret."""
+    pairs = [
+        _recorded_field(name, value, secrets) for name, value in list(form.items())[:MOST_FIELDS]
+    ]
+    # Cut last: the half of a secret would not be found.
+    return tuple(_cut(name) for name, _ in pairs), tuple(_cut(value) for _, value in pairs)
 
 
 def _recorded_field(name: str, value: str, secrets: tuple[str, ...]) -> tuple[str, str]:
@@ -347,6 +353,10 @@ def _recorded_field(name: str, value: str, secrets: tuple[str, ...]) -> tuple[st
         for secret in secrets:
             name = name.replace(secret, MASK)
     return name, MASK if value and is_secret else _masked(value, secrets)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
 
 
 def _masked(text: str, secrets: tuple[str, ...]) -> str:

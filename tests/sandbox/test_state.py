@@ -135,6 +135,32 @@ def test_a_placed_call_is_recorded_and_billed() -> None:
     assert (2, NOW + 0.5, call, attempt) == (reply.code, reply.time, reply.call, reply.attempt)
 
 
+def test_what_is_recorded_of_a_form_has_a_bound_and_what_is_judged_has_none() -> None:
+    gateway = GatewayState(Account())
+    many = {f"x{number}": "" for number in range(150)}
+    reply = submit(gateway, many | submit_form())
+    assert reply.attempt is not None
+    assert (2, tuple(many)[:100]) == (reply.code, reply.attempt.fields)
+    assert 100 == len(reply.attempt.values)
+
+
+def test_long_texts_are_cut_where_they_are_recorded() -> None:
+    fits, cut = "x" * 2000, "x" * 2000 + "…"
+    form = {"mobile": fits + "x", "content": fits, fits + "y": fits + "z"}
+    attempt = submit(GatewayState(Account()), form).attempt
+    assert attempt is not None
+    assert (cut, fits) == (attempt.mobile, attempt.content)
+    assert (("mobile", "content", cut), (cut, fits, cut)) == (attempt.fields, attempt.values)
+
+
+def test_no_half_of_a_secret_is_left_at_the_cut() -> None:
+    text = "x" * 1995 + KEY
+    form = {"mobile": text, "content": text, "rd": text, text: ""}
+    attempt = submit(GatewayState(Account()), form).attempt
+    assert attempt is not None
+    assert KEY[:4] not in repr(attempt)
+
+
 def test_a_refused_submit_is_recorded_and_not_billed() -> None:
     gateway = GatewayState(Account(balance=5))
     reply = submit(gateway, without(submit_form(), "account"))
