@@ -13,6 +13,21 @@ from tests.inbox.inbox import Inbox
 from tests.inbox.needs import Page, expect
 from tests.sandbox.forms import MOBILE
 
+# Answers on single attempts wait in `held` until they are let go.
+HOLD = """
+() => {
+  window.held = [];
+  const real = window.fetch;
+  window.fetch = async (...asked) => {
+    const answer = await real(...asked);
+    if (asked[0].includes("/attempts/")) await new Promise(go => held.push(go));
+    return answer;
+  };
+}
+"""
+LET_GO = "async n => { held[n](); await new Promise(done => setTimeout(done, 50)); }"
+REFRESH = "async () => (await import('/_sandbox/page/details.js')).refreshDetails([{number: 1}])"
+
 HOSTILE = '<img src=x onerror="window.ran=1"><script>window.ran=1</script>'
 
 
@@ -118,6 +133,34 @@ def test_the_details_show_what_chaos_made_of_the_answer(inbox: Inbox) -> None:
         inbox.rows.first.click()
         expect(inbox.details).to_contain_text(text)
         inbox.page.keyboard.press("Escape")
+
+
+def test_the_slower_of_two_answers_does_not_win(inbox: Inbox) -> None:
+    inbox.call(content="1111")
+    inbox.call(content="2222")
+    inbox.settle()
+    inbox.page.evaluate(HOLD)
+    for content in ("1111", "2222"):
+        inbox.rows.filter(has_text=content).click()
+    inbox.page.wait_for_function("() => held.length === 2")
+    inbox.page.evaluate(LET_GO, 1)
+    expect(inbox.details.locator(".code")).to_have_text("2222")
+    inbox.page.evaluate(LET_GO, 0)
+    expect(inbox.details.locator(".code")).to_have_text("2222")
+
+
+def test_what_was_closed_is_not_opened_by_news_of_it(inbox: Inbox) -> None:
+    inbox.call()
+    inbox.settle()
+    inbox.rows.first.click()
+    expect(inbox.details).to_be_visible()
+    inbox.page.evaluate(HOLD)
+    inbox.page.evaluate(f"void ({REFRESH})()")
+    inbox.page.wait_for_function("() => held.length === 1")
+    inbox.page.keyboard.press("Escape")
+    expect(inbox.details).to_be_hidden()
+    inbox.page.evaluate(LET_GO, 0)
+    expect(inbox.details).to_be_hidden()
 
 
 def test_a_form_that_was_not_seen_as_one_says_what_is_likely_missing(inbox: Inbox) -> None:

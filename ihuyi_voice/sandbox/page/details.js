@@ -4,20 +4,40 @@ import { $, ask, attempt as attempting, el } from "./dom.js";
 import { code, fault, listenButton, number, outcome, receiptText, time } from "./row.js";
 
 let shownNumber = null;
+let latest = 0; // counts what was asked: only the last one's answer is shown
 
 export async function openDetails(which) {
   await attempting(async () => {
-    const details = await ask("GET", `attempts/${which}`);
+    const details = await askFor(which);
+    if (details === null) return;
     shownNumber = which;
     show(details);
     if (!$("details").open) $("details").showModal();
   });
 }
 
+/** The details; null where something else was asked for since, for which this is not shown. */
+async function askFor(which) {
+  latest += 1;
+  const mine = latest;
+  try {
+    const details = await ask("GET", `attempts/${which}`);
+    return mine === latest ? details : null;
+  } catch (error) {
+    if (mine === latest) throw error;
+    return null;
+  }
+}
+
 /** Show anew what is open, when something was told about it. */
-export function refreshDetails(receipts) {
+export async function refreshDetails(receipts) {
   if (!$("details").open) return;
-  if (receipts.some((receipt) => receipt.number === shownNumber)) openDetails(shownNumber);
+  if (!receipts.some((receipt) => receipt.number === shownNumber)) return;
+  await attempting(async () => {
+    const details = await askFor(shownNumber);
+    // It may have been closed meanwhile.
+    if (details !== null && $("details").open) show(details);
+  });
 }
 
 export function prepareDetails() {
