@@ -10,10 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 from ihuyi_voice.wire import check_mobile
+
+MOST = 10**9
+"""Of anything that is counted: no machine remembers more, and every container takes it."""
 
 
 @dataclass(slots=True)
@@ -69,15 +72,18 @@ def whole_number(name: str, value: int) -> int:
 
 
 def count(name: str, value: int) -> int:
-    """An int of at least 1."""
+    """An int of at least 1 and at most `MOST`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         msg = f"{name} must be an int of at least 1, not {value!r}"
+        raise ValueError(msg)
+    if value > MOST:
+        msg = f"{name} must be an int of at most {MOST}"
         raise ValueError(msg)
     return value
 
 
 def count_or_none(name: str, value: int | None) -> int | None:
-    """An int of at least 1, or None for no limit."""
+    """An int of at least 1 and at most `MOST`, or None for no limit."""
     return None if value is None else count(name, value)
 
 
@@ -86,6 +92,15 @@ def seconds(name: str, value: float) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or value < 0:
         msg = f"{name} must be a finite number of seconds of at least 0, not {value!r}"
+        raise ValueError(msg)
+    return float(value)
+
+
+def some_seconds(name: str, value: float) -> float:
+    """A finite number of seconds, more than 0."""
+    # Nothing is ever done within none; what waits so long takes 0 for "no limit".
+    if seconds(name, value) == 0:
+        msg = f"{name} must be more than 0 seconds, not {value!r}"
         raise ValueError(msg)
     return float(value)
 
@@ -117,10 +132,22 @@ def ips_or_none(name: str, value: Iterable[str] | None) -> frozenset[str] | None
         return None
     texts = _texts(name, value)
     try:
-        return frozenset(str(ip_address(text)) for text in texts)
+        return frozenset(map(_canonical_ip, texts))
     except ValueError as error:
         msg = f"{name} must hold IP addresses: {error}"
         raise ValueError(msg) from None
+
+
+def _canonical_ip(text: object) -> str:
+    # An int is an address to `ip_address`, and True the address 0.0.0.1.
+    if not isinstance(text, str):
+        msg = f"{text!r} is not a str"
+        raise ValueError(msg)  # noqa: TRY004 - every wrong setting is a ValueError
+    address = ip_address(text)
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        # A caller over IPv4 is known by its IPv4 address.
+        return str(address.ipv4_mapped)
+    return str(address)
 
 
 def mobiles(name: str, value: Iterable[str]) -> frozenset[str]:

@@ -74,7 +74,7 @@ class SandboxGateway:
         receipt_delay: seconds after which a call has ended and is reported.
         receipt_interval: seconds by which the wait grows after a push that was
             not answered with `success`; there are three pushes at most.
-        receipt_timeout: seconds that the receiver has for an answer.
+        receipt_timeout: seconds that the receiver has for an answer, more than 0.
         receipt_id: the name of the receipt's field that holds the voice id.
         keep: how many attempts are remembered, and how many calls; the oldest
             beyond it are forgotten.
@@ -106,7 +106,7 @@ class SandboxGateway:
     receipt_url: Setting[str | None, str | None] = Setting(check.url_or_none)
     receipt_delay: Setting[float, float] = Setting(check.seconds)
     receipt_interval: Setting[float, float] = Setting(check.seconds)
-    receipt_timeout: Setting[float, float] = Setting(check.seconds)
+    receipt_timeout: Setting[float, float] = Setting(check.some_seconds)
     receipt_id: Setting[str, str] = Setting(check.credential)
 
     def __init__(  # noqa: PLR0913 - one argument per setting, all of them named

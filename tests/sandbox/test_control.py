@@ -210,6 +210,8 @@ async def test_a_number_that_json_cannot_hold_is_cut() -> None:
         ("the body must be a JSON object", b"[]"),
         ("unknown: api_key; there are frozen, ", b'{"api_key":"x"}'),
         ("balance must be an int of at least 0, not -1", b'{"frozen":true,"balance":-1}'),
+        ("keep must be an int of at most", b'{"balance":1,"keep":18446744073709551615}'),
+        ("receipt_timeout must be more than 0", b'{"receipt_timeout":0}'),
         ("receipt_url must be a URL", b'{"receipt_url":"file:///etc/passwd"}'),
     ],
 )

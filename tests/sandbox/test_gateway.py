@@ -73,8 +73,8 @@ def test_ending_a_freeze_for_abuse() -> None:
 
 
 def test_addresses_are_compared_whatever_their_spelling() -> None:
-    gateway = SandboxGateway(allowed_ips=["0:0::1"])
-    assert frozenset({"::1"}) == gateway.allowed_ips
+    gateway = SandboxGateway(allowed_ips=["0:0::1", "::ffff:127.0.0.1"])
+    assert frozenset({"::1", "127.0.0.1"}) == gateway.allowed_ips
 
 
 def test_the_record_is_a_list_of_its_own() -> None:
@@ -160,6 +160,8 @@ def test_a_setting_looked_up_on_the_class_is_itself() -> None:
         ("time_window", -1, "must be a finite number of seconds of at least 0, not -1"),
         ("time_window", "600", "must be a finite number of seconds of at least 0, not '600'"),
         ("allowed_ips", ["localhost"], "must hold IP addresses: 'localhost' does not appear"),
+        ("allowed_ips", [2130706433], "must hold IP addresses: 2130706433 is not a str"),
+        ("registered_ips", [True], "must hold IP addresses: True is not a str"),
         ("registered_ips", "127.0.0.1", "must be several str, as a list or a set"),
         ("blacklist", ["123"], "must hold mobile numbers: mobile must be a mainland number"),
         ("blacklist", MOBILE, "must be several str, as a list or a set"),
@@ -179,8 +181,13 @@ def test_a_setting_looked_up_on_the_class_is_itself() -> None:
         ("receipt_delay", -1, "must be a finite number of seconds of at least 0, not -1"),
         ("receipt_interval", None, "must be a finite number of seconds of at least 0, not None"),
         ("receipt_timeout", "5", "must be a finite number of seconds of at least 0, not '5'"),
+        ("receipt_timeout", 0, "must be more than 0 seconds, not 0"),
         ("receipt_id", "", "must be a str that is not empty, not ''"),
         ("keep", 0, "must be an int of at least 1, not 0"),
+        ("keep", 10**9 + 1, "must be an int of at most 1000000000"),
+        ("keep", 10**400, "must be an int of at most 1000000000"),
+        ("abuse_limit", 2**63, "must be an int of at most 1000000000"),
+        ("calls_per_day", 2**63, "must be an int of at most 1000000000"),
     ],
 )
 def test_a_wrong_setting_is_named(name: str, value: object, text: str) -> None:
@@ -206,6 +213,12 @@ def test_what_is_remembered_has_a_bound_and_what_is_counted_has_none() -> None:
     assert [401] == [attempt.code for attempt in gateway.attempts]
     gateway.reset()
     assert (2, 0, 0) == (gateway.keep, gateway.taken, gateway.placed)
+
+
+def test_as_many_as_can_be_counted_may_be_remembered() -> None:
+    gateway = SandboxGateway(keep=10**9, clock=at_now)
+    submit(gateway)
+    assert (10**9, 1) == (gateway.keep, len(gateway.calls))
 
 
 def test_clear_forgets_the_calls_and_nothing_else() -> None:
