@@ -126,6 +126,27 @@ def test_it_is_dark_where_the_system_is(inbox: Inbox) -> None:
     assert "rgb(16, 21, 20)" == inbox.page.evaluate(ground)
 
 
+SWITCHED = """name => {
+  const box = document.getElementById(name);
+  box.getAnimations({subtree: true}).forEach(one => one.finish());
+  const thumb = getComputedStyle(box, "::before");
+  return [getComputedStyle(box).backgroundColor, thumb.backgroundColor, thumb.translate];
+}"""
+
+
+def test_a_switch_shows_its_state_in_forced_colours(inbox: Inbox) -> None:
+    inbox.gateway.frozen = True
+    expect(inbox.page.locator("#frozen")).to_be_checked()
+    for scheme in ("light", "dark"):
+        inbox.page.emulate_media(forced_colors="active", color_scheme=scheme)
+        on, off = (inbox.page.evaluate(SWITCHED, name) for name in ("frozen", "garbage"))
+        for ground, thumb, _ in (on, off):
+            assert ground != thumb
+        assert on[0] != off[0]
+        assert ("16px", "none") == (on[2], off[2])
+    inbox.page.emulate_media(forced_colors="none")
+
+
 CONTRAST = """
 () => {
   const rgb = text => text.match(/[\\d.]+/g).map(Number);

@@ -75,7 +75,8 @@ export class List {
 
   #pause() {
     this.#pausedAt = this.#pausedAt === null ? (this.#attempts.at(-1)?.number ?? 0) : null;
-    $("pause").setAttribute("aria-pressed", String(this.#pausedAt !== null));
+    // Its name tells the state: no aria-pressed, which would be read as "Resume, pressed".
+    $("pause").classList.toggle("on", this.#pausedAt !== null);
     this.#draw();
   }
 
