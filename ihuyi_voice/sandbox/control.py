@@ -95,7 +95,9 @@ class Controls:
         methods = [method for method, known in self._controls if known == name]
         if methods:
             return _not_allowed(*methods)
-        return error(404, f"there is no {CONTROL_PATH}{name}")
+        # JSON takes no lone surrogates, which a path's raw bytes may have become.
+        shown = name.encode("utf-8", "replace").decode()
+        return error(404, f"there is no {CONTROL_PATH}{shown}")
 
     def _file(self, name: str) -> Answer:
         content_type, body = FILES[name]

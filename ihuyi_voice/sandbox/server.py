@@ -41,6 +41,8 @@ logger: logging.Logger = logging.getLogger("ihuyi_voice.sandbox")
 MAX_BODY_BYTES = 64 * 1024
 """No form of a submit comes near it; a longer body is refused with 413."""
 
+_TOO_LARGE = f"Content Too Large: more than {MAX_BODY_BYTES} bytes"
+
 _METHODS: dict[str, Method] = {"Submit": "Submit", "GetNum": "GetNum"}
 
 # Connections of a load run arrive faster than aiohttp's 128 allow for.
@@ -133,7 +135,7 @@ class _Requests:
             return _close(request)
         body = await _body(request)
         if body is None:
-            return _too_large()
+            return _page(413, _TOO_LARGE)
         form = query if request.method == "GET" else _form(request, body)
         reply = self._gateway.answer(method, form, request.remote or "", roll)
         if reply.call is not None and self._gateway.receipt_url is not None:
@@ -188,7 +190,7 @@ class _Requests:
             return await self._stream(request)
         body = await _body(request)
         if body is None:
-            return _too_large()
+            return _response(error(413, _TOO_LARGE))
         return _response(self._controls.answer(request.method, name, body))
 
     async def _stream(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -261,10 +263,6 @@ async def _send_half(request: web.BaseRequest, reply: Reply, half: bytes) -> web
 def _page(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:
     page = f"<html><head><title>{status}</title></head><body><h1>{status} {text}</h1></body></html>"
     return web.Response(status=status, text=page, content_type="text/html", headers=headers)
-
-
-def _too_large() -> web.Response:
-    return _page(413, f"Content Too Large: more than {MAX_BODY_BYTES} bytes")
 
 
 def _response(answer: Answer) -> web.Response:

@@ -96,7 +96,13 @@ class Reply:
 
 
 def parse_form(text: str) -> dict[str, str]:
-    """The fields of a form or of a query; of a name sent twice the last counts."""
+    """The fields of a form or of a query; of a name sent twice the last counts.
+
+    Lone surrogates become question marks.
+    """
+    # A URL's raw bytes are such to aiohttp's parser in Python, and neither MD5
+    # nor JSON takes them.
+    text = text.encode("utf-8", "replace").decode()
     return dict(parse_qsl(text, keep_blank_values=True))
 
 

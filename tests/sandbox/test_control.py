@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 import pytest
 
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
+from ihuyi_voice.sandbox.control import Controls
 from ihuyi_voice.sandbox.page_files import FILES
 from ihuyi_voice.sandbox.server import MAX_BODY_BYTES
 from ihuyi_voice.wire import CONTENT_TYPE, SUBMIT_TARGET
@@ -130,10 +131,16 @@ async def test_what_it_does_not_know(status: int, text: str, method: str, name: 
     assert (status == 405) == ("Allow" in response.headers)
 
 
+def test_a_name_of_raw_bytes_is_one_it_does_not_know() -> None:
+    answer = Controls(sandbox()).answer("GET", "\udcff", b"")
+    assert (404, b'{"error":"there is no /_sandbox/?"}') == (answer.status, answer.body)
+
+
 async def test_a_body_has_a_bound() -> None:
     async with sandbox().serve() as url:
         response = await ask(url, "PUT", CHAOS, b" " * (MAX_BODY_BYTES + 1))
     assert 413 == response.status
+    assert {"error": "Content Too Large: more than 65536 bytes"} == json.loads(response.body)
 
 
 @pytest.mark.parametrize("origin", ["http://evil.test", "null", "http://127.0.0.1:1"])
