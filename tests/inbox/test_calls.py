@@ -181,6 +181,19 @@ def test_hostile_strings_show_as_text(inbox: Inbox) -> None:
     assert inbox.page.evaluate("window.ran === undefined")
 
 
+def test_what_acts_unseen_is_spelt_out(inbox: Inbox) -> None:
+    inbox.call("139\u202e4321", "11\u200b25", **{"n\u2066": "a\tb\0\x85\U000e0041 中文 👍"})
+    row = inbox.rows.first
+    expect(row.locator(".number")).to_have_text(r"139\u202e4321")
+    expect(row.locator(".code")).to_have_text(r"11\u200b25")
+    expect(inbox.page.locator("#announcer")).to_contain_text(r"139\u202e4321")
+    row.get_by_role("button", name=r"Details of the call to 139\u202e4321").click()
+    expect(inbox.details.locator("h2")).to_have_text(r"Call to 139\u202e4321")
+    expect(inbox.details.get_by_role("row").filter(has_text="中文")).to_have_text(
+        r"n\u2066a\u0009b\u0000\u0085\u{e0041} 中文 👍"
+    )
+
+
 def test_listen_speaks_the_digits_one_by_one_in_chinese(inbox: Inbox) -> None:
     # A machine without a sound card has no voices: what is asked of them is recorded.
     inbox.page.add_init_script(

@@ -1,6 +1,6 @@
 // The drawer with all there is to know of one attempt.
 
-import { $, ask, attempt as attempting, el } from "./dom.js";
+import { $, ask, attempt as attempting, el, visible } from "./dom.js";
 import { code, fault, listenButton, number, outcome, receiptText, time } from "./row.js";
 
 let shownNumber = null;
@@ -89,7 +89,7 @@ function form(fields) {
     return el("p", { className: "quiet" }, why);
   }
   const rows = fields.map(([name, value]) =>
-    el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, value)),
+    el("tr", {}, el("th", { scope: "row" }, visible(name)), el("td", {}, visible(value))),
   );
   return el("table", { className: "form" }, el("tbody", {}, ...rows));
 }
@@ -106,7 +106,7 @@ function answer(details) {
 
 function receipt(push) {
   const tries = push.tries.map((tried) =>
-    el("li", { className: tried.accepted ? "taken" : "failed" }, time(tried.time), " ", tried.result),
+    el("li", { className: tried.accepted ? "taken" : "failed" }, time(tried.time), " ", visible(tried.result)),
   );
   return el(
     "div",

@@ -13,6 +13,14 @@ export function el(tag, properties = {}, ...children) {
   return element;
 }
 
+/** What a caller sent, with each character that is not seen but acts, as one that turns the line round, spelt out. */
+export function visible(text) {
+  return text.replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, (character) => {
+    const hex = character.codePointAt(0).toString(16);
+    return hex.length > 4 ? `\\u{${hex}}` : `\\u${hex.padStart(4, "0")}`;
+  });
+}
+
 let hiding = 0;
 
 /** Say something for a few seconds, on the screen and to a screen reader. */

@@ -1,6 +1,6 @@
 // The inbox: what happens is shown, and what is asked for is passed on.
 
-import { $, ask, attempt, count, toast } from "./dom.js";
+import { $, ask, attempt, count, toast, visible } from "./dom.js";
 import { prepareControls, showSettings } from "./controls.js";
 import { openDetails, prepareDetails, refreshDetails } from "./details.js";
 import { follow } from "./feed.js";
@@ -44,7 +44,7 @@ function say() {
   const [first] = news;
   $("announcer").textContent =
     news.length === 1
-      ? `New call to ${first.mobile || "no number"}, ${refused ? `refused with ${first.code}` : `code ${first.content}`}`
+      ? `New call to ${visible(first.mobile) || "no number"}, ${refused ? `refused with ${first.code}` : `code ${visible(first.content)}`}`
       : `${count(news.length, "new call")}, ${refused} refused`;
   news = [];
 }

@@ -1,6 +1,6 @@
 // One attempt as a row of the list, and the parts that the details show as well.
 
-import { el } from "./dom.js";
+import { el, visible } from "./dom.js";
 import { listen } from "./listen.js";
 
 const FAULTS = {
@@ -30,14 +30,14 @@ export function time(seconds, withDate = false) {
 
 /** The number, in groups to the eye and in one piece when it is copied. */
 export function number(mobile) {
-  if (!/^\d{11}$/.test(mobile)) return el("span", { className: "number" }, mobile || "no number");
+  if (!/^\d{11}$/.test(mobile)) return el("span", { className: "number" }, visible(mobile) || "no number");
   const groups = [mobile.slice(0, 3), mobile.slice(3, 7), mobile.slice(7)];
   return el("span", { className: "number" }, ...groups.map((digits) => el("span", {}, digits)));
 }
 
 export function code(content) {
   const isCode = /^\d{4,6}$/.test(content);
-  return el("span", { className: isCode ? "code" : "code odd" }, content || "no code");
+  return el("span", { className: isCode ? "code" : "code odd" }, visible(content) || "no code");
 }
 
 export function outcome(attempt) {
@@ -68,7 +68,7 @@ export function receiptText(receipt) {
 export function listenButton(attempt) {
   const button = el(
     "button",
-    { type: "button", className: "listen", "aria-label": `Listen to the code ${attempt.content}` },
+    { type: "button", className: "listen", "aria-label": `Listen to the code ${visible(attempt.content)}` },
     "Listen",
   );
   button.addEventListener("click", (event) => {
@@ -85,7 +85,7 @@ export function row(attempt, receipt, open) {
     {
       type: "button",
       className: "open",
-      "aria-label": `Details of the call to ${attempt.mobile || "no number"}`,
+      "aria-label": `Details of the call to ${visible(attempt.mobile) || "no number"}`,
       "aria-haspopup": "dialog",
     },
     "Details",
