@@ -114,7 +114,7 @@ class Controls:
         found = self._gateway.find(int(number)) if is_number else None
         if found is None:
             return error(404, "there is no such attempt, or it is no longer remembered")
-        return Answer(details(*found, self._gateway.api_key))
+        return Answer(details(*found))
 
     def _delete_attempts(self, _: bytes) -> Answer:
         self._gateway.clear()

@@ -16,7 +16,6 @@ from ihuyi_voice.errors import CODES
 
 from .account import Account
 from .record import Position
-from .state import MASK
 
 if TYPE_CHECKING:
     from .gateway import SandboxGateway
@@ -65,8 +64,7 @@ class Feed:
         if changed:
             told["settings"] = changed
         if changes.attempts:
-            key = self._gateway.api_key
-            told["attempts"] = [summary(attempt, key) for attempt in changes.attempts]
+            told["attempts"] = [summary(attempt) for attempt in changes.attempts]
         if changes.pushes:
             told["receipts"] = [receipt(push) for push in changes.pushes]
         self._position, self._settings, self.more = changes.position, settings, changes.more
@@ -105,13 +103,13 @@ def _bounded(value: object) -> object:
     return min(value, _LARGEST_EXACT) if isinstance(value, int) else value
 
 
-def summary(attempt: Attempt, api_key: str) -> dict[str, object]:
-    """An attempt as a row of the list; `api_key` is masked where it was sent as something else."""
+def summary(attempt: Attempt) -> dict[str, object]:
+    """An attempt as a row of the list; secrets were masked when it was recorded."""
     return {
         "number": attempt.number,
         "time": attempt.time,
-        "mobile": _short(attempt.mobile, api_key),
-        "content": _short(attempt.content, api_key),
+        "mobile": _short(attempt.mobile),
+        "content": _short(attempt.content),
         "code": attempt.code,
         "msg": attempt.msg,
         "voice_id": attempt.voice_id,
@@ -119,10 +117,10 @@ def summary(attempt: Attempt, api_key: str) -> dict[str, object]:
     }
 
 
-def details(attempt: Attempt, push: ReceiptPush | None, api_key: str) -> bytes:
+def details(attempt: Attempt, push: ReceiptPush | None) -> bytes:
     """All there is to know of an attempt, as a JSON object."""
     known = CODES.get(attempt.code)
-    shown = summary(attempt, api_key) | {
+    shown = summary(attempt) | {
         "meaning": None if known is None else known.meaning,
         "ip": attempt.ip,
         "form": list(zip(attempt.fields, attempt.values, strict=True)),
@@ -145,9 +143,7 @@ def receipt(push: ReceiptPush) -> dict[str, object]:
     }
 
 
-def _short(text: str, api_key: str) -> str:
-    if api_key in text:
-        return MASK
+def _short(text: str) -> str:
     return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"
 
 
