@@ -49,7 +49,8 @@ Exit status: 0 all rows accepted, now or earlier · 3 some were not, and none is
 limited, not sent, bad, or the run was stopped) ·
 6 [bold]some are unknown: their phones may have rung[/bold] ·
 2 nothing was sent: a bad option, file or credentials, or no balance to be had ·
-4 nothing was sent: the ledger could not be used. With --dry-run: 0 all rows are good, 2 not.
+4 nothing was sent because the ledger could not be used, or all is done and the ledger could not
+record it. With --dry-run: 0 all rows are good, 2 not.
 """
 
 
@@ -276,6 +277,12 @@ def _print_tally(tally: Tally) -> None:
         _say(console, f"Stopped before the end: {tally.stopped}")
     if tally.interrupted:
         _say(console, "Interrupted before the end.")
+    if tally.unrecorded:
+        _say(
+            console,
+            f"The ledger could not record {tally.unrecorded} outcomes: to it they are unknown, and"
+            " are not sent again.",
+        )
 
 
 def _tally_report(tally: Tally) -> dict[str, object]:
@@ -285,6 +292,7 @@ def _tally_report(tally: Tally) -> dict[str, object]:
         "codes": {str(code): n for (_, code), n in tally.counts.items() if code is not None},
         "stopped": tally.stopped,
         "interrupted": tally.interrupted,
+        "unrecorded": tally.unrecorded,
     }
 
 
@@ -293,5 +301,5 @@ def _exit_status(tally: Tally) -> int:
         return EXIT_STATUSES[OutcomeStatus.UNKNOWN]
     done = tally.of(OutcomeStatus.ACCEPTED) + tally.of(OutcomeStatus.REPLAYED)
     if done == tally.total and not (tally.stopped or tally.interrupted):
-        return EXIT_ALL_ACCEPTED
+        return EXIT_STATUSES[OutcomeStatus.NOT_SENT] if tally.unrecorded else EXIT_ALL_ACCEPTED
     return EXIT_STATUSES[OutcomeStatus.REFUSED]

@@ -237,8 +237,7 @@ def _row(
     if isinstance(fields, str):
         return FileRow(line, problem=fields)
     mobile, content, key = (fields.get(name) for name in _COLUMNS)
-    if isinstance(content, str):
-        content = content.strip()
+    content, key = (cell.strip() if isinstance(cell, str) else cell for cell in (content, key))
     drawn = content in (None, "")
     own_key: str | None = None
     try:

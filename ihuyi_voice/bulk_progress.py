@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import logging
 import signal
 import time
 from collections import Counter, deque
@@ -51,6 +52,7 @@ _MEANINGS = {
     OutcomeStatus.REPLAYED: "done earlier: nothing was sent",
 }
 _COLUMNS = ("line", "mobile", "status", "code", "voice_id", "detail", "idempotency_key")
+_MOST_WARNINGS = 5
 # Seconds between two looks at the progress: on a terminal, and in plain lines.
 _REFRESH, _REFRESH_PLAIN = 0.1, 5.0
 
@@ -73,11 +75,13 @@ class Tally:
         counts: rows by status and, for refusals, the gateway's code.
         stopped: why the run stopped before its rows were done; "" if it did not.
         interrupted: whether a person stopped it.
+        unrecorded: outcomes that the ledger could not record.
     """
 
     counts: Counter[tuple[OutcomeStatus, int | None]] = field(default_factory=Counter)
     stopped: str = ""
     interrupted: bool = False
+    unrecorded: int = 0
 
     def of(self, status: OutcomeStatus) -> int:
         """How many rows ended so."""
@@ -199,18 +203,24 @@ async def send(  # noqa: PLR0913, PLR0917 - what to send, how, and where to show
         rate=options.rate,
         wait_for_quota=options.wait_for_quota,
     )
-    async with anyio.create_task_group() as group:
-        group.start_soon(sending.heed_signals, run)
-        await sending.follow(run)
-        group.cancel_scope.cancel()
+    logger = logging.getLogger("ihuyi_voice")
+    logger.addHandler(sending)
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(sending.heed_signals, run)
+            await sending.follow(run)
+            group.cancel_scope.cancel()
+    finally:
+        logger.removeHandler(sending)
     sending.finish()
     return sending.tally
 
 
-class _Sending:
-    """One bulk run of the command, on its way."""
+class _Sending(logging.Handler):
+    """One bulk run of the command, on its way; as a log handler it hears what the ledger lost."""
 
     def __init__(self, shown: _Shown, out: OutFile | None, *, with_keys: bool) -> None:
+        super().__init__(logging.WARNING)
         self.tally = Tally()
         self._with_keys = with_keys
         self._shown = shown
@@ -231,6 +241,12 @@ class _Sending:
             self._under_way[index] = row
             index += 1
             yield SubmitRequest(row.mobile, row.content, row.key if self._with_keys else None)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """The library warns of one thing alone: an outcome that the ledger could not record."""
+        self.tally.unrecorded += 1
+        if self.tally.unrecorded <= _MOST_WARNINGS:
+            self._shown.say(f"Warning: {record.getMessage()}")
 
     async def follow(self, run: BulkRun) -> None:
         """Note each outcome until the run is over."""

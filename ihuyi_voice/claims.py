@@ -18,6 +18,7 @@ from .models import OutcomeStatus, SubmitResult, mask_mobile
 if TYPE_CHECKING:
     from .ledger import Ledger
     from .ledger_entry import Entry, Fingerprint
+    from .transport import Exchange
 
 logger: logging.Logger = logging.getLogger("ihuyi_voice")
 
@@ -68,24 +69,28 @@ class Claims:
         entry = await self._ledger.find(*keyed, deadline)
         return None if entry is None or entry.state in REPEATABLE else _stored(entry, mobile)
 
-    async def claim(
-        self, keyed: Keyed, mobile: str, deadline: float, remaining: float
-    ) -> str | SubmitResult:
+    async def claim(self, keyed: Keyed, mobile: str, exchange: Exchange) -> str | SubmitResult:
         """Claim a submit: its token, then it may be sent, or the stored result.
 
         Args:
             keyed: the submit.
             mobile: its number, 11 digits.
-            deadline: of the submit, in monotonic seconds.
-            remaining: seconds until then.
+            exchange: the request it is claimed for; it must not be written
+                once the claim may be resolved by hand, which the wall clock
+                tells and, while a machine sleeps, the deadline does not.
 
         Raises:
             InvalidRequestError: its key stands for another number or content.
             LedgerError: the database failed.
             OutcomeUnknownError: an earlier request's end is unknown.
         """
-        claim = await self._ledger.claim(*keyed, deadline, remaining + _SETTLING_SECONDS)
-        return claim.token if claim.entry is None else _stored(claim.entry, mobile)
+        live_seconds = exchange.remaining() + _SETTLING_SECONDS
+        live_until = self._ledger.clock() + live_seconds
+        claim = await self._ledger.claim(*keyed, exchange.deadline, live_seconds)
+        if claim.entry is not None:
+            return _stored(claim.entry, mobile)
+        exchange.outlived = lambda: self._ledger.clock() >= live_until
+        return claim.token
 
     async def settle(
         self, keyed: Keyed, token: str, status: OutcomeStatus, end: SubmitResult | BaseException

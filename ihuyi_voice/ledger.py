@@ -57,8 +57,8 @@ __all__ = [
 
 # Seconds between two looks for another's settlement: first, and at most.
 _LOOK_FIRST, _LOOK_MOST = 0.02, 0.1
-# Seconds that the end of the program waits for the last transaction.
-_LAST_PATIENCE = 10.0
+# Seconds to wait for the last transaction: when it is closed, and at the end of the program.
+_CLOSE_PATIENCE, _LAST_PATIENCE = 30.0, 10.0
 
 _NOTHING_SENT = "nothing was sent, no phone rang, repeating is safe"
 _BY_HAND = {
@@ -78,6 +78,7 @@ class Ledger:
     Attributes:
         require_key: whether a client refuses a request without a key.
         patience: how many seconds a claim waits for another's settlement.
+        clock: wall-clock seconds.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Ledger:
         self.require_key: bool = require_key
         self.patience: float = patience
         self._store = store
-        self._clock = clock
+        self.clock: Callable[[], float] = clock
         self._writer = Writer(
             store.connect,
             clock,
@@ -141,9 +142,12 @@ class Ledger:
         return cls(store, require_key=require_key, patience=patience, clock=clock)
 
     def close(self) -> None:
-        """Record what is on its way to the database and close the connection; twice, no harm."""
+        """Record what is on its way to the database and close the connection; twice, no harm.
+
+        Close the clients first: what they send after this cannot be settled.
+        """
         self._finalizer.detach()
-        self._writer.stop()
+        self._writer.stop(_CLOSE_PATIENCE)
 
     def __enter__(self) -> Self:
         return self
@@ -171,7 +175,7 @@ class Ledger:
             LedgerError: the database failed.
             RuntimeError: the ledger is closed.
         """
-        now = self._clock()
+        now = self.clock()
         with self._aside(writing=False) as connection:
             entries = connection.unsettled()
         return [
@@ -202,7 +206,7 @@ class Ledger:
             RuntimeError: the ledger is closed.
         """
         state = EntryState.ACCEPTED if placed else EntryState.NOT_SENT
-        now = self._clock()
+        now = self.clock()
         with self._aside() as connection:
             entry = connection.resolve(key, state, _BY_HAND[state], now)
         if entry is None:
@@ -249,7 +253,7 @@ class Ledger:
             msg = f"older_than must not be negative, and it is {older_than}"
             raise ValueError(msg)
         with self._aside() as connection:
-            return connection.purge(self._clock() - older_than.total_seconds())
+            return connection.purge(self.clock() - older_than.total_seconds())
 
     @property
     def id(self) -> str:
@@ -329,7 +333,7 @@ class Ledger:
             token, entry = await self._attempt(key, fingerprint, mobile, deadline, live_seconds)
             while entry is not None and entry.state is EntryState.CLAIMED:
                 now = time.monotonic()
-                alive = entry.live_until - self._clock()
+                alive = entry.live_until - self.clock()
                 if now + pause > min(began + self.patience, deadline, now + alive):
                     break
                 await asyncio.sleep(pause)
@@ -355,7 +359,7 @@ class Ledger:
         deadline: float,
         live_seconds: float,
     ) -> tuple[str, Entry | None]:
-        now = self._clock()
+        now = self.clock()
         token = secrets.token_hex(16)
         attempt = Attempt(key, *fingerprint, mobile, token, now, now + live_seconds)
         return token, await self._writer.claim(attempt, deadline)
@@ -380,7 +384,10 @@ class Ledger:
             LedgerError: it could not be recorded; the claim stays as it was.
             RuntimeError: the ledger is closed.
         """
-        settlement = Settlement(key, token, state, code, _storable(msg), voice_id, self._clock())
+        if code is not None and not -(2**63) <= code < 2**63:
+            # No database has room for it, and one that fails takes others with it.
+            code = None
+        settlement = Settlement(key, token, state, code, _storable(msg), voice_id, self.clock())
         if not await self._writer.settle(settlement):
             problem = f"{self._store.place}: somebody else has settled or claimed {key!r} meanwhile"
             raise LedgerError(problem)

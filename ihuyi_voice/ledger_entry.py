@@ -35,6 +35,9 @@ def check_key(key: object) -> str:
     if not 1 <= len(key) <= 255:
         msg = f"idempotency_key must have 1-255 characters, not {len(key)}"
         raise InvalidRequestError(msg)
+    if key != key.strip():
+        msg = "idempotency_key begins or ends with a blank, which is easily lost: strip it"
+        raise InvalidRequestError(msg)
     if not key.isprintable():
         msg = "idempotency_key has a character that cannot be printed"
         raise InvalidRequestError(msg)

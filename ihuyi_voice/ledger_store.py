@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import (
+    BigInteger,
     Column,
     Double,
-    Integer,
     MetaData,
     String,
     Table,
@@ -92,7 +92,7 @@ _calls = Table(
     Column("hashed_with", String(8), nullable=False),
     Column("mobile", String(16), nullable=False),
     Column("state", String(8), nullable=False),
-    Column("code", Integer),
+    Column("code", BigInteger),
     Column("msg", Text, nullable=False),
     Column("voice_id", String(32)),
     Column("token", String(32), nullable=False),
@@ -348,6 +348,11 @@ class Connection:
         with self._stated():
             # There since the first transaction, and for as long as a connection is open.
             self._files = {name: identity_of(name) for name in (path, f"{real}-wal", f"{real}-shm")}
+            names = os.stat(path).st_nlink  # noqa: PTH116 - as `identity_of`
+        if names > 1:
+            # SQLite names the log after the path: those who come by another know nothing of it.
+            msg = f"{path} has {names} names (hard links), and may have one only"
+            raise LedgerError(msg)
         if self._store.identity is not None:
             self._files[path] = self._store.identity
         self._check_files()

@@ -33,10 +33,12 @@ Wish: TypeAlias = Attempt | Settlement | str
 _MOST_AT_ONCE = 500
 # Claims to take back that are remembered while the database cannot be reached.
 _MOST_TO_TAKE_BACK = 10_000
+# Seconds that a settlement is waited for: whoever waits has a result to give.
+_SETTLE_PATIENCE = 10.0
 # Seconds that a fork waits for a transaction to end.
 _FORK_PATIENCE = 10.0
 
-_NO_ANSWER = "it did not answer before the request's deadline"
+_NO_ANSWER = "it did not answer in time"
 _CLOSED = "this ledger is closed"
 _OVERTAKEN = "this process was forked in the middle of a transaction; open the ledger anew"
 
@@ -99,7 +101,8 @@ class Writer:
         _writers.add(self)
 
     def _begin_anew(self) -> None:
-        self._lock = threading.Lock()
+        # The garbage collector may run a finaliser, which takes it, while it is held.
+        self._lock = threading.RLock()
         # Held while a connection is at work, so that no fork takes one along.
         self.at_work: threading.Lock = threading.Lock()
         self.at_work_aside: threading.Lock = threading.Lock()
@@ -145,12 +148,12 @@ class Writer:
     async def settle(self, settlement: Settlement) -> bool:
         """Settle durably; False when the claim is no longer the token's.
 
-        It goes on when the caller is cancelled.
+        It goes on when the caller is cancelled, or has waited long enough.
 
         Raises:
-            LedgerError: the database failed.
+            LedgerError: the database failed, or did not answer in time.
         """
-        item = await self._answered(settlement, None)
+        item = await self._answered(settlement, time.monotonic() + _SETTLE_PATIENCE)
         return item.succeeded
 
     def stop(self, timeout: float | None = None) -> None:
@@ -164,18 +167,18 @@ class Writer:
             self._closed = True
         if thread is not None:
             self._queue.put(None)
-            thread.join(timeout)
+            # The garbage collector may run a finaliser in any thread, that one included.
+            if thread is not threading.current_thread():
+                thread.join(timeout)
 
-    async def _answered(self, wish: Wish, deadline: float | None) -> _Item:
+    async def _answered(self, wish: Wish, deadline: float) -> _Item:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         item = _Item(wish, loop, future)
-        timer = None
-        if deadline is not None:
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
-                raise LedgerError(_NO_ANSWER)
-            timer = loop.call_later(remaining, _answer, future)
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            raise LedgerError(_NO_ANSWER)
+        timer = loop.call_later(remaining, _answer, future)
         try:
             self._put(item)
             await future
@@ -183,8 +186,7 @@ class Writer:
             self._give_up(item)
             raise
         finally:
-            if timer is not None:
-                timer.cancel()
+            timer.cancel()
         if not item.done:
             self._give_up(item)
             raise LedgerError(_NO_ANSWER)
@@ -197,10 +199,13 @@ class Writer:
         with self._lock:
             self.check_usable()
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="ihuyi-voice-ledger", daemon=True
-                )
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="ihuyi-voice-ledger", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    msg = "no thread can be started for it"
+                    raise LedgerError(msg) from error
+                self._thread = thread
             self._queue.put(item)
 
     def _give_up(self, item: _Item) -> None:

@@ -204,7 +204,7 @@ class Requester:
         began = time.monotonic()
         mobile = checked.mobile
         try:
-            token = await claims.claim(keyed, mobile, exchange.deadline, exchange.remaining())
+            token = await claims.claim(keyed, mobile, exchange)
         except BaseException as error:
             log_submit(mobile, error, _status(error, written=False), began)
             raise

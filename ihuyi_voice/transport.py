@@ -29,8 +29,9 @@ from .wire import CONTENT_TYPE, MAX_ANSWER_BYTES
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from aiohttp.abc import AbstractStreamWriter
     from aiohttp.client_reqrep import ClientRequest
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
@@ -58,9 +59,18 @@ class Exchange:
         connecting: the transport has asked for a connection.
         connection: the connection it got.
         expired: the deadline came first, and the connection was cut.
+        outlived: tells when it must not be written any more, whatever the
+            deadline says; None where nothing but the deadline counts.
     """
 
-    __slots__ = ("connecting", "connection", "deadline", "expired", "may_have_been_written")
+    __slots__ = (
+        "connecting",
+        "connection",
+        "deadline",
+        "expired",
+        "may_have_been_written",
+        "outlived",
+    )
 
     def __init__(self, deadline: float) -> None:
         self.deadline: float = deadline
@@ -68,10 +78,23 @@ class Exchange:
         self.connecting: bool = False
         self.connection: Connection | None = None
         self.expired: bool = False
+        self.outlived: Callable[[], bool] | None = None
+
+    def is_late(self) -> bool:
+        """Whether it must not be written any more.
+
+        Asked just before the bytes go out as well: a process may have been
+        stopped for hours between two lines.
+        """
+        return self.remaining() <= 0.0 or (self.outlived is not None and self.outlived())
 
     def remaining(self) -> float:
         """Seconds left until the deadline; negative when it has passed."""
         return self.deadline - time.monotonic()
+
+    def cut_off_late(self) -> bool:
+        """Cut the connection if it is late, and say whether it was."""
+        return self.is_late() and self.cut_off()
 
     def cut_off(self) -> bool:
         """Cut the connection at the deadline; the request then ends by itself.
@@ -160,6 +183,10 @@ class _Connector(aiohttp.TCPConnector):
         exchange = _current_exchange.get()
         exchange.connecting = True
         connection = await super().connect(req, traces=traces, timeout=timeout)
+        if exchange.is_late():
+            connection.release()
+            msg = "the deadline passed while the connection was made"
+            raise TimeoutError(msg)
         exchange.connection = connection
         exchange.may_have_been_written = True
         # asyncio's transport says how much it reads at once, and takes a buffer
@@ -180,6 +207,15 @@ class _Request(aiohttp.ClientRequest):
     """
 
     DEFAULT_HEADERS = {}  # noqa: RUF012 - as the base class declares it
+
+    async def write_bytes(
+        self, writer: AbstractStreamWriter, conn: Connection, content_length: int | None = None
+    ) -> None:
+        """Write the body, unless it is too late for that."""
+        # Up to Python 3.11 this is a task of its own, before which others had their turn.
+        if _current_exchange.get().cut_off_late():
+            return
+        await super().write_bytes(writer, conn, content_length)
 
 
 class AiohttpTransport:
@@ -225,7 +261,7 @@ class AiohttpTransport:
     async def post(self, target: str, body: bytes, exchange: Exchange) -> Answer:
         """See `Transport.post`."""
         remaining = exchange.remaining()
-        if remaining <= 0.0:
+        if exchange.is_late():
             msg = f"the deadline of {self._timeout_seconds:g} s passed before it was its turn"
             raise NotSentError(msg)
         if self._session.closed:

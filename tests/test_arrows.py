@@ -34,7 +34,7 @@ STANDS_ON = {
     "ledger_store": ["ledger_entry", "ledger_file"],
     "ledger_writer": ["ledger_store"],
     "ledger": ["ledger_writer"],
-    "claims": ["ledger"],
+    "claims": ["ledger", "transport"],
     "requester": ["transport", "quota", "claims"],
     "source": ["models"],
     "bulk": ["requester", "source"],

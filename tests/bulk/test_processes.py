@@ -25,6 +25,8 @@ PRELUDE = """
 import logging, os, signal, sys, threading, time, warnings
 from ihuyi_voice import *
 warnings.simplefilter("ignore", DeprecationWarning)
+# A shell that starts the tests in its background has Ctrl-C ignored by all it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 client = VoiceClient.from_env(quota=None)
 rows = [(f"139{n:08d}", "1125") for n in range(500)]
 def told(report):

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ihuyi_voice import Ledger
+from ihuyi_voice import Ledger, LedgerError
 from ihuyi_voice.bulk_keys import RowKeys
 from ihuyi_voice.ledger import Fingerprints
 from ihuyi_voice.sandbox import Chaos
@@ -547,3 +547,43 @@ def test_nothing_secret_is_in_the_file(gateway: Gateway, path: Path, book: Path)
     for secret in (A, B, "907351", "118822", "sandbox-key"):
         assert secret.encode() not in data
         assert secret not in result.output
+
+
+def test_what_the_ledger_could_not_record_is_said(
+    gateway: Gateway, path: Path, book: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        msg = "the disk is gone"
+        raise LedgerError(msg)
+
+    write(path, many(7))
+    with monkeypatch.context() as broken:
+        broken.setattr(Ledger, "settle", fail)
+        result = again(path, book, "--yes", "--json")
+    assert (4, 7) == (result.exit_code, json.loads(result.stdout)["unrecorded"])
+    assert 5 == flat(result.stderr).count("the ledger could not record it")
+    assert A not in result.stderr
+    result = again(path, book, "--yes")
+    assert 6 == result.exit_code
+    assert 7 == len(placed(gateway))
+
+
+def test_what_was_not_recorded_is_said_at_the_end(
+    gateway: Gateway, path: Path, book: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        msg = "the disk is gone"
+        raise LedgerError(msg)
+
+    monkeypatch.setattr(Ledger, "settle", fail)
+    write(path, many(2))
+    result = again(path, book, "--yes")
+    assert "The ledger could not record 2 outcomes" in flat(result.stdout)
+
+
+def test_blanks_around_a_key_make_no_other_key(gateway: Gateway, path: Path, book: Path) -> None:
+    path.write_text(f"{KEYED}{A},1125, k1\n{B},1125,k1\n{C},1125,  \n")
+    result = again(path, book, "--yes")
+    assert 3 == result.exit_code
+    assert {A, C} == {mobile for mobile, _ in sent(gateway)}
+    assert "line 3: its idempotency_key is that of line 2" in flat(result.stderr)

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ from ihuyi_voice import (
 )
 from ihuyi_voice.ledger import EntryState
 from ihuyi_voice.ledger_store import Connection
+from ihuyi_voice.requester import Requester
 from ihuyi_voice.sandbox import Attempt, Chaos, SandboxGateway
 from tests.bulk.spies import Gateway, until
 from tests.client.test_secrets import (
@@ -467,7 +469,21 @@ async def test_unless_it_was_opened_to_do_without(gateway: Gateway, path: Path) 
     assert [MOBILE] * 3 == gateway.mobiles
 
 
-BAD_KEYS = [5, True, b"k", "", "k" * 256, "a\nb", "a\0", "\x7f", "\ud800", "\u2028"]
+BAD_KEYS = [
+    5,
+    True,
+    b"k",
+    "",
+    "k" * 256,
+    "a\nb",
+    "a\0",
+    "\x7f",
+    "\ud800",
+    "\u2028",
+    " ",
+    " a",
+    "a ",
+]
 
 
 @pytest.mark.parametrize("key", BAD_KEYS, ids=ascii)
@@ -483,7 +499,7 @@ async def test_a_bad_key_is_refused(
     assert [] == gateway.mobiles
 
 
-@pytest.mark.parametrize("key", ["k" * 255, " ", "订单-7", "a'; DROP TABLE", "%s{0}[b]"])
+@pytest.mark.parametrize("key", ["k" * 255, "a b", "订单-7", "a'; DROP TABLE", "%s{0}[b]"])
 async def test_a_key_may_be_any_other_text(gateway: Gateway, ledger: Ledger, key: str) -> None:
     for replayed in (False, True):
         assert replayed is (await submit("asyncio", gateway.url, ledger, key)).replayed
@@ -628,7 +644,7 @@ async def test_a_database_that_does_not_answer_in_time(
 ) -> None:
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(LedgerError, match="did not answer before the request's deadline"):
+        with pytest.raises(LedgerError, match="did not answer in time"):
             await submit("asyncio", gateway.url, ledger, timeout=0.1)
     assert not (await submit("asyncio", gateway.url, ledger)).replayed
     assert [MOBILE] == gateway.mobiles
@@ -1011,3 +1027,20 @@ def test_a_request_shows_neither_code_nor_number_beside_its_key() -> None:
     request = SubmitRequest(MOBILE, CODE, "k")
     assert set() == leaks(repr(request))
     assert "'k'" in repr(request)
+
+
+async def test_a_machine_that_slept_does_not_send_what_may_have_been_resolved(
+    gateway: Gateway, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The monotonic clock stands still while it sleeps; the wall clock does not."""
+    place = Requester._place
+
+    async def sleep_before(*args: Any) -> SubmitResult:
+        ledger.clock = lambda: time.time() + 3600
+        return await place(*args)
+
+    monkeypatch.setattr(Requester, "_place", sleep_before)
+    with pytest.raises(NotSentError):
+        await submit("asyncio", gateway.url, ledger)
+    assert [] == gateway.mobiles
+    assert EntryState.NOT_SENT is state(ledger)

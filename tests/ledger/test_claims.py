@@ -272,3 +272,20 @@ async def test_any_printable_key_is_kept_apart(ledger: Ledger) -> None:
 
 def test_a_claim_is_the_right_to_send_or_what_stands_in_the_way() -> None:
     assert Claim("t", None) == Claim("t", None)
+
+
+@pytest.mark.parametrize("code", [2**63, -(2**63) - 1, 10**30])
+async def test_a_code_that_no_database_has_room_for_harms_nobody(ledger: Ledger, code: int) -> None:
+    token = await claimed(ledger)
+    await ledger.settle("k", token, EntryState.REFUSED, code=code, msg="odd")
+    entry = await find(ledger)
+    assert entry is not None
+    assert (EntryState.REFUSED, None, "odd") == (entry.state, entry.code, entry.msg)
+
+
+async def test_a_large_code_is_kept(ledger: Ledger) -> None:
+    token = await claimed(ledger)
+    await ledger.settle("k", token, EntryState.REFUSED, code=99999999999)
+    entry = await find(ledger)
+    assert entry is not None
+    assert 99999999999 == entry.code

@@ -78,14 +78,14 @@ async def test_it_is_taken_back_without_anybody_coming(ledger: Ledger, block: Bl
 
 async def test_a_claim_past_its_deadline_is_taken_back(ledger: Ledger, block: Block) -> None:
     waiting = asyncio.create_task(claim(ledger, timeout=0.2))
-    with pytest.raises(LedgerError, match="did not answer before the request's deadline; nothing"):
+    with pytest.raises(LedgerError, match="did not answer in time; nothing"):
         await waiting
     block.release()
     await claimed(ledger)
 
 
 async def test_a_claim_past_its_deadline_is_not_begun(in_file: Ledger) -> None:
-    with pytest.raises(LedgerError, match="did not answer before the request's deadline"):
+    with pytest.raises(LedgerError, match="did not answer in time"):
         await claim(in_file, timeout=0)
     assert NONE == in_file.summary()
 
@@ -226,3 +226,39 @@ async def test_a_settlement_overtakes_the_claim_that_waits_for_it(
     answer, _ = await asyncio.gather(claim(ledger), settling)
     assert answer.entry is not None
     assert EntryState.ACCEPTED is answer.entry.state
+
+
+async def test_a_settlement_is_not_waited_for_for_ever(
+    ledger: Ledger, block: Block, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ihuyi_voice.ledger_writer._SETTLE_PATIENCE", 0.05)
+    with pytest.raises(LedgerError, match="did not answer in time"):
+        await ledger.settle("k", "t", EntryState.ACCEPTED)
+    block.release()
+
+
+async def test_without_a_thread_nothing_is_claimed(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(thread: threading.Thread) -> None:
+        msg = "can't start new thread"
+        raise RuntimeError(msg)
+
+    with monkeypatch.context() as full:
+        full.setattr("threading.Thread.start", fail)
+        with pytest.raises(LedgerError, match="no thread can be started"):
+            await claim(ledger)
+    await claimed(ledger)
+
+
+async def test_a_ledger_closed_in_its_own_thread_does_not_wait_for_itself(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await claimed(ledger)
+    thread = ledger._writer._thread
+    assert thread is not None
+    with monkeypatch.context() as inside:
+        inside.setattr("threading.current_thread", lambda: thread)
+        ledger.close()
+    await asyncio.to_thread(thread.join, 10)
+    assert not thread.is_alive()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import sqlite3
 import subprocess
 import sys
@@ -20,7 +21,6 @@ from ihuyi_voice.ledger import EntryState, Ledger
 from .support import Clock, claim, claimed, ended, run, start
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
 
     from .postgres import PostgresServer
@@ -416,3 +416,16 @@ def test_it_remembers_what_the_client_asks_it(path: Path) -> None:
         assert (False, 5) == (ledger.require_key, ledger.patience)
     with Ledger.open(path) as ledger:
         assert (True, 2.0) == (ledger.require_key, ledger.patience)
+
+
+async def test_a_file_with_two_names_is_refused(tmp_path: Path) -> None:
+    """The other name has a log of its own, and neither knows of the other's claims."""
+    one = tmp_path / "one.db"
+    with Ledger.open(one) as ledger:
+        await claimed(ledger)
+    os.link(one, tmp_path / "two.db")
+    with (
+        Ledger.open(tmp_path / "two.db") as ledger,
+        pytest.raises(LedgerError, match="has 2 names"),
+    ):
+        await claimed(ledger)

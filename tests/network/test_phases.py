@@ -742,3 +742,25 @@ async def test_no_read_takes_a_buffer_from_the_system() -> None:
         assert pooled.transport is not None
         # asyncio's own; other loops have transports of another kind.
         assert 65_536 == pooled.transport.max_size  # type: ignore[attr-defined]
+
+
+# --- too late to write --------------------------------------------------------
+
+
+@pytest.mark.parametrize(("look", "outcome"), [(2, NotSentError), (3, OutcomeUnknownError)])
+async def test_nothing_is_written_after_the_deadline(
+    monkeypatch: pytest.MonkeyPatch, look: int, outcome: type[Exception]
+) -> None:
+    """A process may be stopped for hours between two lines."""
+    looks = 0
+
+    def is_late(exchange: Exchange) -> bool:
+        nonlocal looks
+        looks += 1
+        return looks >= look
+
+    monkeypatch.setattr(Exchange, "is_late", is_late)
+    async with Rogue(answer_accepted).running() as rogue, client(rogue.url) as voice:
+        with pytest.raises(outcome):
+            await voice.submit(MOBILE, "1125")
+        assert 0 == rogue.submits
