@@ -188,6 +188,7 @@ def test_json_for_machines(gateway: Gateway, path: Path) -> None:
         "codes": {"4030": 1},
         "stopped": "",
         "interrupted": False,
+        "unrecorded": 0,
     }
 
 
