@@ -84,10 +84,9 @@ class MemoryQuotaStore:
             wait = longest = 0.0
             keep = 0
             for count, seconds in limits:
-                if count > keep:  # noqa: PLR1730 - max() costs a call, here and below
+                if count > keep:  # noqa: PLR1730 - max() costs a call
                     keep = count
-                if seconds > longest:  # noqa: PLR1730
-                    longest = seconds
+                longest = max(longest, seconds)
                 if len(standing) >= count:
                     wait = max(wait, standing[-count] + seconds - now)
             if wait > 0.0:

@@ -168,13 +168,13 @@ class Requester:
         return Admitted(checked.mobile, checked.content, reserved_at, checked.keyed)
 
     async def known(self, checked: Admitted) -> SubmitResult | None:
-        """What the ledger knows of it already; None where it may be sent.
+        """What the ledger knows of a submit with a key already; None where it may be sent.
 
         Raises:
             OutcomeUnknownError, InvalidRequestError, LedgerError: as `place`.
         """
         began = time.monotonic()
-        if self.claims is None or checked.keyed is None:
+        if self.claims is None or checked.keyed is None:  # pragma: no cover - for type checkers
             return None
         deadline = began + self._settings.timeout
         result = await self.claims.find(checked.keyed, checked.mobile, deadline)

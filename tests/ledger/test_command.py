@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from ihuyi_voice import cli_ledger
+from ihuyi_voice import LedgerError, cli_ledger
 from ihuyi_voice.ledger import EntryState, Ledger
 
 from .support import LIVE, Clock, claimed, ended
@@ -230,7 +230,7 @@ def test_a_ledger_on_a_server(postgres: PostgresServer) -> None:
 def test_as_a_program(file: str) -> None:
     script = """
 import typer
-from ihuyi_voice import cli_ledger
+from ihuyi_voice import LedgerError, cli_ledger
 app = typer.Typer(rich_markup_mode="rich")
 app.command(epilog=cli_ledger.EXIT_HELP)(cli_ledger.ledger)
 app()
@@ -259,3 +259,18 @@ def test_help_names_every_action() -> None:
     assert 0 == result.exit_code
     for word in ("list", "summary", "resolve", "purge", "--older-than", "PGPASSWORD"):
         assert word in result.stdout
+
+
+def test_a_database_that_fails_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "calls.db"
+    Ledger.open(path).close()
+
+    def fail(_: Ledger) -> None:
+        msg = "the disk is gone"
+        raise LedgerError(msg)
+
+    monkeypatch.setattr(Ledger, "unknown", fail)
+    result = run(str(path))
+    assert (4, True) == (result.exit_code, "the disk is gone" in result.stderr)

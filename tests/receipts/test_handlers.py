@@ -415,7 +415,7 @@ async def test_a_web_socket_is_refused() -> None:
         sent.append(message)
 
     async def receive() -> dict[str, object]:
-        raise NotImplementedError
+        raise NotImplementedError  # pragma: no cover - nothing is read
 
     await asgi_receipt_app(print)({"type": "websocket"}, receive, send)
     assert [{"type": "websocket.close"}] == sent
