@@ -11,7 +11,7 @@ import socket
 
 # Loaded here because nothing may register itself for the interpreter's exit
 # once the main thread has ended, and the loops load it at their first use.
-from concurrent.futures import ThreadPoolExecutor  # noqa: F401
+from concurrent.futures import ThreadPoolExecutor  # noqa: F401 - imported to be loaded
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -36,13 +36,13 @@ def fast_loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
         async def getaddrinfo(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913 - uvloop's
             self,
-            host,  # noqa: ANN001
-            port,  # noqa: ANN001
+            host,  # noqa: ANN001 - uvloop's
+            port,  # noqa: ANN001 - uvloop's
             *,
-            family=0,  # noqa: ANN001
-            type=0,  # noqa: A002, ANN001
-            proto=0,  # noqa: ANN001
-            flags=0,  # noqa: ANN001
+            family=0,  # noqa: ANN001 - uvloop's
+            type=0,  # noqa: A002, ANN001 - uvloop's
+            proto=0,  # noqa: ANN001 - uvloop's
+            flags=0,  # noqa: ANN001 - uvloop's
         ):
             look_up = partial(socket.getaddrinfo, host, port, family, type, proto)
             try:

@@ -334,7 +334,7 @@ class Requester:
         retry_on: tuple[type[IhuyiVoiceError], ...],
     ) -> Answer:
         # Imported here because a connection that comes up at once never needs it.
-        from tenacity import (  # noqa: PLC0415
+        from tenacity import (  # noqa: PLC0415 - see above
             AsyncRetrying,
             retry_if_exception_type,
             stop_after_attempt,

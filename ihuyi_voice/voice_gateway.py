@@ -91,7 +91,7 @@ class VoiceGateway(SandboxGateway):
         _refuse_in_a_running_loop()
         return self._wait(_Wait(number), timeout)
 
-    async def wait_for_call_async(self, mobile: str, timeout: float = 5.0) -> Call:  # noqa: ASYNC109
+    async def wait_for_call_async(self, mobile: str, timeout: float = 5.0) -> Call:  # noqa: ASYNC109 - as its blocking twin
         """As `wait_for_call`, for tests that are asynchronous: the loop runs on.
 
         A wait that is cancelled leaves the call to the next one.

@@ -313,9 +313,9 @@ def _readings(body: bytes) -> Iterator[str]:
 
 def _xml_fields(body: bytes) -> Mapping[str, object]:
     # Both are of use here alone, and an account asked for JSON never pays for them.
-    from xml.parsers.expat import ExpatError  # noqa: PLC0415
+    from xml.parsers.expat import ExpatError  # noqa: PLC0415 - see above
 
-    import xmltodict  # noqa: PLC0415
+    import xmltodict  # noqa: PLC0415 - see above
 
     if b"<!DOCTYPE" in body or b"<!ENTITY" in body:
         msg = "it declares a document type or an entity"

@@ -32,10 +32,10 @@ class Setting(Generic[Kept, Given]):
     ) -> Setting[Kept, Given] | Kept:
         if gateway is None:
             return self
-        kept: Kept = getattr(gateway._state.account, self._name)  # noqa: SLF001
+        kept: Kept = getattr(gateway._state.account, self._name)  # noqa: SLF001 - a part of the gateway
         return kept
 
     def __set__(self, gateway: SandboxGateway, value: Given) -> None:
         kept = self.checked(self._name, value)
-        with gateway._lock:  # noqa: SLF001
-            setattr(gateway._state.account, self._name, kept)  # noqa: SLF001
+        with gateway._lock:  # noqa: SLF001 - a part of the gateway
+            setattr(gateway._state.account, self._name, kept)  # noqa: SLF001 - a part of the gateway
