@@ -146,7 +146,7 @@ def check_against_the_record(job: Job) -> Counter[OutcomeStatus]:
     rows = list(generated(job.rows))
     assert seen.keys() <= set(rows)
     wrong = [n for n, row in enumerate(rows) if not _agree(*outcomes[n], row, seen)]
-    assert [] == wrong
+    assert [] == wrong[:20]
     return Counter(status for status, _ in outcomes.values())
 
 
@@ -171,6 +171,8 @@ def tell(measured: str) -> None:
 # --- the runs ----------------------------------------------------------------
 
 SIZES = (100_000, 5_000) if FULL else (3_000, 1_000)
+# Its record is what the outcomes are held against, so no attempt may fall out of it.
+REMEMBERS = ("--keep", str(SIZES[0]))
 linux = pytest.mark.skipif(
     not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc"
 )
@@ -179,7 +181,7 @@ linux = pytest.mark.skipif(
 @linux
 def test_a_long_run_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
     count, mark = SIZES
-    with sandbox(count, "--blacklist", BLACKLISTED) as gateway:
+    with sandbox(count, *REMEMBERS, "--blacklist", BLACKLISTED) as gateway:
         job = Job(gateway.url, count, mark, False, 15.0, 20, str(tmp_path / "outcomes"))
         memory = run_sender(job)
         counted = check_against_the_record(job)
@@ -197,7 +199,7 @@ def test_a_long_run_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> Non
 @linux
 def test_the_quota_takes_what_it_says_for_each_number(tmp_path: Path) -> None:
     count, mark = SIZES
-    with sandbox(count, "--blacklist", BLACKLISTED) as gateway:
+    with sandbox(count, *REMEMBERS, "--blacklist", BLACKLISTED) as gateway:
         job = Job(gateway.url, count, mark, True, 15.0, 20, str(tmp_path / "outcomes"))
         memory = run_sender(job)
         counted = check_against_the_record(job)
@@ -220,7 +222,7 @@ def _blacklisted(counted: Counter[OutcomeStatus], rows: int) -> dict[OutcomeStat
 
 def test_every_chaos_at_once(tmp_path: Path) -> None:
     count = 20_000 if FULL else 2_000
-    with sandbox(count, "--blacklist", BLACKLISTED) as gateway:
+    with sandbox(count, *REMEMBERS, "--blacklist", BLACKLISTED) as gateway:
         gateway.control("PUT", "chaos", CHAOS)
         job = Job(gateway.url, count, count, False, 2.0, None, str(tmp_path / "outcomes"))
         run_sender(job)
