@@ -290,6 +290,53 @@ def test_allow_running_loop(gateway: SandboxGateway) -> None:
     assert (0, "提交成功 999\n", "") == run(gateway, script)
 
 
+def test_called_where_another_librarys_loop_runs(gateway: SandboxGateway) -> None:
+    """Which the caller's context says, and which must not be taken for the loop of the call."""
+    pytest.importorskip("trio", reason="trio is not installed")
+    script = """
+    import anyio
+    async def main():
+        print(submit())
+        with client.submit_many([("13912345678", "1125")]) as run:
+            print(run.finish().counts[OutcomeStatus.ACCEPTED])
+    anyio.run(main, backend="trio")
+    """
+    assert (0, "提交成功\n1\n", "") == run(gateway, script)
+
+
+def test_a_call_runs_in_the_callers_context(gateway: SandboxGateway) -> None:
+    """As tracing wants it, whose spans are told by context."""
+    script = """
+    import aiohttp
+    from contextvars import ContextVar
+    span = ContextVar("span")
+    async def started(*_):
+        print(span.get())
+    trace = aiohttp.TraceConfig()
+    trace.on_request_start.append(started)
+    client = VoiceClient.from_env(trace_configs=[trace])
+    for name in ("first", "second"):
+        span.set(name)
+        submit()
+    """
+    assert (0, "first\nsecond\n", "") == run(gateway, script)
+
+
+def test_used_after_its_loop_has_gone(gateway: SandboxGateway) -> None:
+    """As in a thread that outlives the exit's finalisers: nothing is sent, nobody waits."""
+    script = """
+    print(submit())
+    client._finalizer()
+    try:
+        submit()
+    except RuntimeError as error:
+        print(error)
+    """
+    closed = "this client is closed: make a new one"
+    assert (0, f"提交成功\n{closed}\n", "") == run(gateway, script)
+    assert 1 == len(gateway.attempts)
+
+
 def test_a_thread_that_cannot_start_says_why(gateway: SandboxGateway) -> None:
     script = """
     def fail(*_, **__):
@@ -322,7 +369,11 @@ def test_the_collector_may_finalise_in_the_loops_own_thread(gateway: SandboxGate
     client.query_balance()
     thread = client._thread
     assert thread is not None
-    thread.portal.call(lambda: thread.stop(cancel_remaining=True))
+
+    async def finalise(_: object) -> None:
+        thread.stop(cancel_remaining=True)
+
+    thread.begin(finalise)
     thread._thread.join(timeout=10)
     assert not thread._thread.is_alive()
     assert client._finalizer is not None
