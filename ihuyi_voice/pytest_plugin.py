@@ -67,10 +67,17 @@ def voice_client(voice_gateway: VoiceGateway) -> Iterator[VoiceClient]:
 
     Without the limit of two calls a minute to a number, which a test that calls
     the same one a third time would run into; `VoiceClient.from_env()` has it.
-    In an asynchronous test make an `AsyncVoiceClient.from_env()` instead.
+    In an asynchronous test it blocks the test's loop for the time of a call, which
+    `AsyncVoiceClient.from_env()` does not; the gateway runs on in its thread.
     """
     from .sync import VoiceClient  # noqa: PLC0415 - what nobody uses costs nothing
 
     gateway = voice_gateway
-    with VoiceClient(gateway.api_id, gateway.api_key, base_url=gateway.url, quota=None) as client:
+    with VoiceClient(
+        gateway.api_id,
+        gateway.api_key,
+        base_url=gateway.url,
+        quota=None,
+        allow_running_loop=True,
+    ) as client:
         yield client

@@ -127,9 +127,10 @@ def parse_receipt(form: Mapping[str, object]) -> Receipt:
 
     Args:
         form: the fields by their names: a dict, or what aiohttp, Starlette,
-            FastAPI, Django or `urllib.parse.parse_qs` make of a form. A value
-            is a str, or a list of str, of which the last counts; any other
-            (an uploaded file) is left out. The case of names does not matter.
+            FastAPI, Django or `urllib.parse.parse_qs` make of a form. A value,
+            `form[name]`, is a str, or a list of str, of which the last counts;
+            any other (an uploaded file) is left out. The case of names does
+            not matter.
 
     Returns:
         The receipt. The id is taken from the first of `voiceid`, `smsid`,

@@ -9,10 +9,10 @@ it, and repeats that, at most 3 times, until the answer is the bare text
 
     app.router.add_post("/receipts/a-long-secret", aiohttp_receipt_handler(on_receipt))
 
-With Starlette or FastAPI:
+With Starlette's `Route`, in a list of routes or, as in FastAPI, added to those of an app:
 
-    Route("/receipts/a-long-secret", asgi_receipt_app(on_receipt), methods=["POST"])
-    app.add_route("/receipts/a-long-secret", asgi_receipt_app(on_receipt), methods=["POST"])
+    route = Route("/receipts/a-long-secret", asgi_receipt_app(on_receipt), methods=["POST"])
+    app.routes.append(route)
 
 What is not known, and what to do about it:
 
@@ -32,11 +32,11 @@ Nothing here talks to the gateway. Logs and reprs show numbers only masked.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from datetime import datetime
 from traceback import extract_tb
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -50,6 +50,7 @@ from .receipt_form import (
 )
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Mapping
 
     import anyio
@@ -78,23 +79,27 @@ MAX_RECEIPT_BYTES = 64 * 1024
 # --- calling the user's function once -----------------------------------------
 
 # What is remembered of a receipt, so that its repetitions are known.
-_Key = tuple[str | None, int, str | None, datetime | None]
+_Key = tuple[str | None, int, bytes]
 
 
 def _key(receipt: Receipt) -> _Key:
     if receipt.voice_id is not None:
-        return receipt.voice_id, receipt.code, None, None
-    return None, receipt.code, receipt.mobile, receipt.reported_at
+        return receipt.voice_id, receipt.code, b""
+    # The id may be there under a name that nobody knows: only equal forms are repetitions.
+    form = repr(sorted(receipt.raw.items())).encode(errors="backslashreplace")
+    return None, receipt.code, hashlib.sha256(form).digest()
 
 
 class _UnderWay:
     """A receipt that the user's function is looking at just now."""
 
-    __slots__ = ("ended", "taken")
+    __slots__ = ("ended", "taken", "task")
 
     def __init__(self, ended: anyio.Event) -> None:
         self.ended = ended
         self.taken = False
+        # asyncio itself forgets a task that nobody else remembers.
+        self.task: asyncio.Task[None] | None = None
 
 
 # Gives the next piece of a body, empty at its end.
@@ -144,7 +149,9 @@ class _Pushes:
 
     async def _take(self, receipt: Receipt) -> bool:
         """Whether the user's function has taken it, now or earlier."""
-        from anyio import Event  # noqa: PLC0415 - not needed by whoever parses alone
+        import asyncio  # noqa: PLC0415 - whoever parses alone needs none of this
+
+        from anyio import CancelScope, Event  # noqa: PLC0415 - likewise
 
         key = _key(receipt)
         if key in self._taken:
@@ -154,17 +161,30 @@ class _Pushes:
             await other.ended.wait()
             return other.taken
         this = self._under_way[key] = _UnderWay(Event())
+        # What was begun goes on to its end, whatever becomes of the push: a thread
+        # cannot be cancelled, and a function cut off half-way would be called again.
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            # trio's.
+            with CancelScope(shield=True):
+                await self._look_at(receipt, key, this)
+        else:
+            this.task = loop.create_task(self._look_at(receipt, key, this))
+            await asyncio.shield(this.task)
+        return this.taken
+
+    async def _look_at(self, receipt: Receipt, key: _Key, this: _UnderWay) -> None:
         try:
             this.taken = await self._called(receipt)
         finally:
-            # Cancelled, it is not taken: the gateway pushes again.
+            # Cancelled at the end of the program, it is not taken.
             del self._under_way[key]
             this.ended.set()
         if this.taken:
             self._taken[key] = None
             if len(self._taken) > self._remember:
                 self._taken.popitem(last=False)
-        return this.taken
 
     async def _called(self, receipt: Receipt) -> bool:
         try:
@@ -212,11 +232,12 @@ def aiohttp_receipt_handler(
 
     Args:
         callback: called once for each id and code (where there is no id: for
-            each number, code and time), however often that is pushed; a push
-            that arrives while it runs waits and is answered likewise. A
-            coroutine function is awaited, any other is called in a thread, so
-            that it may block. It should be quick: how long the gateway waits
-            for an answer is not known.
+            each form that differs), however often that is pushed; a push that
+            arrives while it runs waits and is answered likewise. It goes on to
+            its end even where the push is cancelled, and what came of it
+            counts. A coroutine function is awaited, any other is called in a
+            thread, so that it may block. It should be quick: how long the
+            gateway waits for an answer is not known.
         remember: how many receipts that were taken are remembered, the most
             recently pushed; about 250 bytes each. They are remembered by this
             handler in this process: after a restart, or with several workers,
@@ -289,8 +310,8 @@ def asgi_receipt_app(
 ) -> ReceiptApp:
     """An ASGI application that takes the gateway's pushes, for Starlette, FastAPI and others.
 
-        Route("/receipts/a-long-secret", asgi_receipt_app(on_receipt), methods=["POST"])
-        app.add_route("/receipts/a-long-secret", asgi_receipt_app(on_receipt), methods=["POST"])
+        route = Route("/receipts/a-long-secret", asgi_receipt_app(on_receipt), methods=["POST"])
+        app.routes.append(route)
 
     It answers whatever path it is put under. Mounted (`app.mount("/receipts/a-long-secret",
     ...)`) it is found under that path with a slash at the end, and only there: without

@@ -162,8 +162,11 @@ class _Wait:
 
 def _refuse_in_a_running_loop() -> None:
     try:
-        asyncio.get_running_loop()
+        task = asyncio.current_task()
     except RuntimeError:
+        return
+    if task is None:
+        # Not in the loop but beside it, as in a test that uses Playwright's blocking API.
         return
     msg = (
         "wait_for_call would block the event loop that is running in this thread, and the code"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
+from playwright.sync_api import sync_playwright
 
 import ihuyi_voice.pytest_plugin
 from ihuyi_voice import (
@@ -187,6 +188,22 @@ def test_waits_at_the_same_time_get_a_call_each(
 async def test_in_a_running_loop_it_names_the_other_spelling(voice_gateway: VoiceGateway) -> None:
     with pytest.raises(RuntimeError, match=r"`await voice_gateway\.wait_for_call_async\(\.\.\.\)`"):
         voice_gateway.wait_for_call(MOBILE)
+
+
+def test_beside_a_loop_that_is_not_the_tests_own(
+    voice_gateway: VoiceGateway, voice_client: VoiceClient
+) -> None:
+    """As in a test of a page: the loop of Playwright's blocking API counts as running."""
+    with sync_playwright():
+        voice_client.submit(MOBILE, "1125")
+        assert "1125" == voice_gateway.wait_for_call(MOBILE).content
+
+
+async def test_in_an_asynchronous_test_the_blocking_client_works(
+    voice_gateway: VoiceGateway, voice_client: VoiceClient
+) -> None:
+    voice_client.submit(MOBILE, "1125")
+    assert "1125" == voice_gateway.last_code(MOBILE)
 
 
 async def test_the_loop_runs_on_while_a_call_is_awaited(voice_gateway: VoiceGateway) -> None:
