@@ -34,15 +34,25 @@ OF_THE_TIME_OF_THE_LOWEST = ("click==8.2.1",)
 READ_BY_TESTS = ("CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", "tests")
 
 # Browsers, brokers and long runs, which take most of the time and do not tell
-# one Python from another: run by the README's command, `wheel` and `coverage`.
+# one Python from another: run by the README's command and `coverage`.
 SAME_EVERYWHERE = ("--ignore=tests/inbox", "--ignore=tests/celery", "--ignore=tests/soak")
 
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """The tests on one Python, with the newest of everything."""
-    session.install("-e", ".[test]")
-    session.run("pytest", *SAME_EVERYWHERE, *session.posargs)
+    """The tests on one Python, with the newest of everything.
+
+    Of the installed package, with the source tree out of sight.
+    """
+    session.install(".[test]")
+    # Anew each time, because the version alone does not tell that it changed.
+    session.install("--force-reinstall", "--no-deps", ".")
+    with tempfile.TemporaryDirectory() as elsewhere:
+        for name in READ_BY_TESTS:
+            _copy(HERE / name, Path(elsewhere, name))
+        with session.chdir(elsewhere):
+            session.run("python", "-c", _ASSERT_INSTALLED)
+            session.run("pytest", *SAME_EVERYWHERE, *session.posargs)
 
 
 @nox.session(python=PYTHONS[0])
@@ -79,22 +89,21 @@ def typing(session: nox.Session) -> None:
 
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """The tests against the built wheel, with the source tree out of sight.
-
-    First the README's login tests, with nothing beside it but pytest.
-    """
+    """The README's login tests with nothing but the built wheel and pytest."""
+    readme = (HERE / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", readme, flags=re.MULTILINE | re.DOTALL)
+    tests = [block for block in blocks if "(voice_gateway)" in block]
     session.install("build")
     with tempfile.TemporaryDirectory() as elsewhere:
         session.run("python", "-m", "build", "--wheel", "--outdir", elsewhere)
         (built,) = Path(elsewhere).glob("*.whl")
-        _test_a_login(session, built, Path(elsewhere, "login"))
-        session.install(f"{built}[test]")
-        session.install("--force-reinstall", "--no-deps", str(built))
-        for name in READ_BY_TESTS:
-            _copy(HERE / name, Path(elsewhere, name))
+        session.run("python", "-m", "venv", f"{elsewhere}/venv")
+        bare = f"{elsewhere}/venv/bin/python"
+        session.run(bare, "-m", "pip", "install", "-q", str(built), "pytest", external=True)
+        for number, test in enumerate(tests):
+            Path(elsewhere, f"test_login_{number}.py").write_text(test, encoding="utf-8")
         with session.chdir(elsewhere):
-            session.run("python", "-c", _ASSERT_INSTALLED)
-            session.run("pytest", *session.posargs)
+            session.run(bare, "-W", "error", "-m", "pytest", external=True)
 
 
 @nox.session(python=PYTHONS[-1])
@@ -132,20 +141,6 @@ package = pathlib.Path(ihuyi_voice.__file__).parent
 assert package.parent == pathlib.Path(sysconfig.get_path("purelib")), package
 assert (package / "py.typed").is_file()
 """
-
-
-def _test_a_login(session: nox.Session, built: Path, folder: Path) -> None:
-    readme = (HERE / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", readme, flags=re.MULTILINE | re.DOTALL)
-    tests = [block for block in blocks if "(voice_gateway)" in block]
-    session.run("python", "-m", "venv", str(folder / "venv"))
-    bare = str(folder / "venv" / "bin" / "python")
-    session.run(bare, "-m", "pip", "install", "-q", str(built), "pytest", external=True)
-    for number, test in enumerate(tests):
-        (folder / f"test_login_{number}.py").write_text(test, encoding="utf-8")
-    session.run(
-        bare, "-W", "error", "-m", "pytest", "--rootdir", str(folder), str(folder), external=True
-    )
 
 
 def _copy(source: Path, target: Path) -> None:
