@@ -86,6 +86,12 @@ def ledger(gateway: Gateway, path: Path) -> Iterator[Ledger]:
         yield opened
 
 
+@pytest.fixture
+def lenient_ledger(gateway: Gateway, path: Path) -> Iterator[Ledger]:
+    with Ledger.open(path, require_key=False) as opened:
+        yield opened
+
+
 def states(path: Path) -> dict[str, str]:
     """Of every key, as another process sees them."""
     with contextlib.closing(sqlite3.connect(path)) as other:
@@ -386,15 +392,12 @@ async def test_rows_without_a_key_are_bad_ones(gateway: Gateway, ledger: Ledger)
     assert mobiles(0) == gateway.mobiles
 
 
-async def test_unless_the_ledger_was_opened_to_do_without(gateway: Gateway, path: Path) -> None:
-    with contextlib.ExitStack() as stack:
-        ledger = await anyio.to_thread.run_sync(
-            lambda: stack.enter_context(Ledger.open(path, require_key=False))
-        )
-        async with client(gateway.url, ledger=ledger) as voice:
-            rows = [*keyed(0), pair(1), *keyed(0)]
-            made = await run_to_the_end(voice, rows, concurrency=1)
-        await anyio.to_thread.run_sync(ledger.close)
+async def test_unless_the_ledger_was_opened_to_do_without(
+    gateway: Gateway, lenient_ledger: Ledger, path: Path
+) -> None:
+    async with client(gateway.url, ledger=lenient_ledger) as voice:
+        rows = [*keyed(0), pair(1), *keyed(0)]
+        made = await run_to_the_end(voice, rows, concurrency=1)
     assert [S.ACCEPTED, S.ACCEPTED, S.REPLAYED] == statuses(made)
     assert {"key 0": "accepted"} == states(path)
 
