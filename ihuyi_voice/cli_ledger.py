@@ -8,7 +8,6 @@ import sys
 from contextlib import contextmanager
 from datetime import timedelta
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -115,25 +114,19 @@ def open_ledger(file: str, *, create: bool) -> Ledger:
 
     Args:
         file: a path or a URL, as `Ledger.open` takes it, without a password.
-        create: whether a file that is not there is made.
+        create: whether one that is not there is made.
     """
-    if "://" in file:
-        # Before anybody reads the URL, whose mistakes could be told with the password in them.
-        if re.search(r"://[^:/@]*:[^@]*@|[?&]password=", file):
-            fail(
-                "no password on the command line, where other users can read it: leave it out of"
-                " the URL, and set PGPASSWORD or write it into ~/.pgpass"
-            )
-        path = file.partition(":///")[2] if file.startswith("sqlite") else ""
-    else:
-        path = file
-    if path and not create and not Path(path).exists():
-        fail(f"there is no {path}")
+    # Before anybody reads the URL, whose mistakes could be told with the password in them.
+    if "://" in file and re.search(r"://[^:/@]*:[^@]*@|[?&]password=", file):
+        fail(
+            "no password on the command line, where other users can read it: leave it out of"
+            " the URL, and set PGPASSWORD or write it into ~/.pgpass"
+        )
     try:
-        return Ledger.open(file)
+        return Ledger.open(file, create=create)
     except LedgerError as error:
         fail_of_ledger(error)
-    except (ModuleNotFoundError, ValueError) as error:
+    except (ModuleNotFoundError, LookupError, ValueError) as error:
         fail(str(error))
 
 

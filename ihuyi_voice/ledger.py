@@ -101,6 +101,7 @@ class Ledger:
         cls,
         where: str | os.PathLike[str],
         *,
+        create: bool = True,
         require_key: bool = True,
         patience: float = 2.0,
         clock: Callable[[], float] = time.time,
@@ -112,6 +113,8 @@ class Ledger:
                 `postgresql+psycopg://user@host/database`, whose password
                 psycopg also finds in PGPASSWORD or ~/.pgpass. All its tables'
                 names begin with `ihuyi_voice_`.
+            create: False to open only what is there, as whoever looks into a
+                ledger should: a mistyped name is no new one.
             require_key: whether a client refuses a request without a key.
             patience: how many seconds a claim waits for the settlement of
                 another that is on its way under the same key; 0 not to wait.
@@ -119,6 +122,7 @@ class Ledger:
 
         Raises:
             LedgerError: it cannot be used; the text says why.
+            LookupError: there is none, and `create` is False.
             ModuleNotFoundError: the extra `ledger` or `postgresql` is not
                 installed.
             ValueError: `where` names no such database, or `patience` is no
@@ -138,7 +142,7 @@ class Ledger:
             msg = "a ledger needs SQLAlchemy: pip install 'ihuyi-voice[ledger]'"
             raise ModuleNotFoundError(msg, name=error.name) from error
         store = Store(where)
-        store.open()
+        store.open(create=create)
         return cls(store, require_key=require_key, patience=patience, clock=clock)
 
     def close(self) -> None:

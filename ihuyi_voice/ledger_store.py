@@ -416,16 +416,21 @@ class Store:
         self.claim_statement = _CLAIM_IN_POSTGRESQL
         self._postgresql = _postgresql_engine(url)
 
-    def open(self) -> None:
-        """Create what is missing, and check that it is a ledger that can be read.
+    def open(self, *, create: bool) -> None:
+        """Create what is missing, if it may be, and check that it is a ledger that can be read.
 
         Raises:
+            LookupError: there is no ledger, and none may be created.
             LedgerError: it cannot be used.
         """
-        if self.path is not None:
+        there = self.path is None or Path(self.path).exists()
+        if self.path is not None and (there or create):
             check_path(Path(self.path))
-        if self.path is None or Path(self.path).exists():
+        if there:
             self.connect(writing=False).close()
+        if self.ledger_id is None and not create:
+            msg = f"there is no ledger in {self.place}" if there else f"there is no {self.place}"
+            raise LookupError(msg)
         if self.ledger_id is None:
             with self.connect() as connection:
                 connection.create_schema()

@@ -68,6 +68,25 @@ async def test_what_was_recorded_is_there_when_it_is_opened_again(place: str) ->
     assert EntryState.ACCEPTED is answer.entry.state
 
 
+def test_whoever_only_looks_makes_none(place: str) -> None:
+    with pytest.raises(LookupError, match=r"^there is no ") as caught:
+        Ledger.open(place, create=False)
+    assert "password" not in str(caught.value)
+    # It was not made by that either.
+    with pytest.raises(LookupError, match=r"^there is no "):
+        Ledger.open(place, create=False)
+    Ledger.open(place).close()
+    Ledger.open(place, create=False).close()
+
+
+def test_a_database_of_others_stays_as_it_is(path: Path) -> None:
+    change(path, "CREATE TABLE customers (name TEXT)")
+    before = path.read_bytes()
+    with pytest.raises(LookupError, match=f"^there is no ledger in {path}$"):
+        Ledger.open(path, create=False)
+    assert before == path.read_bytes()
+
+
 @pytest.mark.parametrize(
     "spell", [str, Path, "sqlite:///{}".format, "sqlite+pysqlite:///{}".format]
 )
