@@ -141,7 +141,7 @@ def cells(*, quick: bool, only: set[str] | None) -> list[Cell]:
         Cell("latency-raw", CANDIDATES["raw"], 4_000 if quick else 10_000, slow=True),
         Cell("rows-1000", many, 1_000, repeat=3 if quick else 10),
         Cell("rows-10000", many, 10_000),
-        Cell("rows-100000", many, 100_000, most_rounds=3),
+        Cell("rows-100000", many, 100_000),
         Cell("memory-10000", generator, 10_000, most_rounds=1),
         Cell("memory-1000000", generator, 1_000_000, most_rounds=1),
     ]
