@@ -211,6 +211,9 @@ def _look_up(
             " recognised: give every row an idempotency_key of its own, or finish with the old key"
             " and take a new ledger"
         )
+    if book.is_new:
+        # Else a mistyped name would ring every phone again, and nobody would know why.
+        _say(console, "this ledger is new: it knows of no earlier call")
     rows.row_keys = lambda: RowKeys(fingerprints, book.id)
     states: Counter[EntryState] = Counter()
     keys = (row.key for row in rows if row.key is not None and not row.problem)
@@ -249,6 +252,10 @@ def _print_check(console: Console, name: str, check: Check, *, with_ledger: bool
 
 
 def _print_balance(console: Console, account: Account, to_send: int) -> None:
+    if not to_send:
+        # What the ledger knows is told even when the gateway is away.
+        _say(console, "to send 0")
+        return
     try:
         with account.client(VoiceClient) as client:
             remaining = client.query_balance().remaining
@@ -280,8 +287,9 @@ def _print_tally(tally: Tally) -> None:
     if tally.unrecorded:
         _say(
             console,
-            f"The ledger could not record {tally.unrecorded} outcomes: to it they are unknown, and"
-            " are not sent again.",
+            f"The ledger did not record {tally.unrecorded} outcomes. Run this again with the very"
+            " same ledger only, which does not send them again; without it their phones would ring"
+            " once more.",
         )
 
 

@@ -172,10 +172,11 @@ class _Shown:
         else:
             left = (self._total - tally.total) / rate if rate else 0.0
             line = f"{tally.total}/{self._total}  {words}  {left:.0f} s left"
-            self._console.print(line, highlight=False, soft_wrap=True)
+            self.say(line)
 
     def say(self, text: str) -> None:
-        self._console.print(text, highlight=False, soft_wrap=True)
+        # A path or an error may have brackets in it.
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         if self._bar is not None:

@@ -6,6 +6,7 @@ between `requester.py`'s, which imports this where a client has a ledger.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -60,14 +61,19 @@ class Claims:
         return None
 
     async def find(self, keyed: Keyed, mobile: str, deadline: float) -> SubmitResult | None:
-        """The stored result of an earlier request; None where it may be sent.
+        """The stored result of an earlier request; None where that is for `claim` to find out.
+
+        One that is on its way just now has its end still before it, for which
+        `claim` waits.
 
         Raises:
             InvalidRequestError, LedgerError: as `claim`.
             OutcomeUnknownError: an earlier request's end is unknown.
         """
         entry = await self._ledger.find(*keyed, deadline)
-        return None if entry is None or entry.state in REPEATABLE else _stored(entry, mobile)
+        if entry is None or entry.state in REPEATABLE or self._ledger.is_under_way(entry):
+            return None
+        return _stored(entry, mobile)
 
     async def claim(self, keyed: Keyed, mobile: str, exchange: Exchange) -> str | SubmitResult:
         """Claim a submit: its token, then it may be sent, or the stored result.
@@ -110,13 +116,15 @@ class Claims:
                     voice_id=getattr(end, "voice_id", None),
                 )
         except Exception as error:  # noqa: BLE001 - whatever it is, the request has had its end
-            logger.warning(
-                "submit %s %s: the ledger could not record it, so its claim stays unsettled: %s",
-                keyed.masked_mobile,
-                status.value,
-                # A key is the caller's text, and may hold a number or a code.
-                str(error).replace(repr(keyed.key), "its key"),
-            )
+            # Not even a log handler that raises may take that end away.
+            with contextlib.suppress(Exception):
+                logger.warning(
+                    "submit %s %s: the ledger could not record it: %s",
+                    keyed.masked_mobile,
+                    status.value,
+                    # A key is the caller's text, and may hold a number or a code.
+                    str(error).replace(repr(keyed.key), "its key"),
+                )
 
 
 def _stored(entry: Entry, mobile: str) -> SubmitResult:

@@ -60,7 +60,7 @@ _LOOK_FIRST, _LOOK_MOST = 0.02, 0.1
 # Seconds to wait for the last transaction: when it is closed, and at the end of the program.
 _CLOSE_PATIENCE, _LAST_PATIENCE = 30.0, 10.0
 
-_NOTHING_SENT = "nothing was sent, no phone rang, repeating is safe"
+_NOTHING_SENT = "nothing was sent, no phone rang"
 _BY_HAND = {
     EntryState.ACCEPTED: "recorded by hand: placed",
     EntryState.NOT_SENT: "recorded by hand: not placed",
@@ -79,6 +79,8 @@ class Ledger:
         require_key: whether a client refuses a request without a key.
         patience: how many seconds a claim waits for another's settlement.
         clock: wall-clock seconds.
+        is_new: whether it was created when it was opened: then it knows of no
+            earlier call, which a mistyped name would be told by.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Ledger:
         self.patience: float = patience
         self._store = store
         self.clock: Callable[[], float] = clock
+        self.is_new: bool = store.is_new
         self._writer = Writer(
             store.connect,
             clock,
@@ -382,7 +385,9 @@ class Ledger:
 
         Unknown, with the reason as `msg`, remains without settlement, but
         nobody waits for it any more. When the caller is cancelled, it is
-        recorded all the same.
+        recorded all the same. What a person recorded meanwhile gives way to
+        what is known better, and never to less: a call that they saw placed
+        stays placed.
 
         Raises:
             LedgerError: it could not be recorded; the claim stays as it was.
@@ -392,9 +397,17 @@ class Ledger:
             # No database has room for it, and one that fails takes others with it.
             code = None
         settlement = Settlement(key, token, state, code, _storable(msg), voice_id, self.clock())
-        if not await self._writer.settle(settlement):
-            problem = f"{self._store.place}: somebody else has settled or claimed {key!r} meanwhile"
-            raise LedgerError(problem)
+        try:
+            settled = await self._writer.settle(settlement)
+        except LedgerError as error:
+            msg = f"{error.reason}; its claim stays unsettled"
+            raise LedgerError(msg) from error.__cause__
+        if not settled:
+            msg = (
+                f"{self._store.place}: somebody else has settled or claimed {key!r} meanwhile, and"
+                " that stands"
+            )
+            raise LedgerError(msg)
 
     async def find(
         self, key: str, fingerprint: Fingerprint, mobile: str, deadline: float
@@ -416,6 +429,10 @@ class Ledger:
         if entry is not None:
             _check_stands_for(entry, fingerprint, mobile)
         return entry
+
+    def is_under_way(self, entry: Entry) -> bool:
+        """Whether the request of an entry may be on its way just now."""
+        return entry.state is EntryState.CLAIMED and entry.live_until > self.clock()
 
 
 def _check_stands_for(entry: Entry, fingerprint: Fingerprint, mobile: str) -> None:

@@ -36,6 +36,24 @@ def identity_of(path: str) -> Identity:
     return Identity(found.st_dev, found.st_ino)
 
 
+def is_still(path: str, identity: Identity) -> bool:
+    """Whether the name leads to that file, and there is something in it."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - as `identity_of`
+    except FileNotFoundError:
+        return False
+    # Emptied in place, a ledger is none any more; the log is empty now and then.
+    return identity == (found.st_dev, found.st_ino) and (found.st_size > 0 or path.endswith("-wal"))
+
+
+def lost(path: str) -> str:
+    """What is said of a file that is not there any more."""
+    return (
+        f"{path} was deleted, emptied or replaced while it was in use: without it every call"
+        " would be placed again, so put it back first, and open it anew"
+    )
+
+
 def check_path(path: Path) -> None:
     """Refuse a path that can hold no ledger, in clearer words than SQLite's.
 

@@ -51,6 +51,8 @@ from .ledger_file import (
     Identity,
     check_path,
     identity_of,
+    is_still,
+    lost,
     open_for_reading,
     open_for_writing,
     until_free,
@@ -119,9 +121,17 @@ _IS_UNSETTLED = _c.state.in_([state.value for state in UNSETTLED])
 _IS_REPEATABLE = _c.state.in_([state.value for state in REPEATABLE])
 
 _FIND = select(*_ENTRY).where(_c.key.in_(bindparam("keys", expanding=True)))
-# The token's holder knows best, even where a person recorded something meanwhile.
+# The token's holder knows best, even where a person recorded something meanwhile;
+# but what a person saw placed is not to be rung again because the holder knows less.
 # What is set is taken from the names of the parameters.
-_SETTLE = update(_calls).where(_c.key == bindparam("its_key"), _c.token == bindparam("its_token"))
+_SETTLE = update(_calls).where(
+    _c.key == bindparam("its_key"),
+    _c.token == bindparam("its_token"),
+    or_(
+        _c.state != EntryState.ACCEPTED.value,
+        bindparam("its_state") == EntryState.ACCEPTED.value,
+    ),
+)
 
 
 def _claim_statement(statement: sqlite.Insert | postgresql.Insert) -> Executable:
@@ -255,13 +265,14 @@ class Connection:
         with self._transaction(writing=False) as connection:
             return connection.execute(query).first() is not None
 
-    def create_schema(self) -> None:
-        """Create the tables, unless another process was first."""
+    def create_schema(self) -> bool:
+        """Create the tables; False when another process was first."""
         with self._transaction() as connection:
             if self._store.path is None:
                 connection.execute(select(func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
             _metadata.create_all(connection)
-            if connection.execute(select(_meta.c.name)).first() is None:
+            is_new = connection.execute(select(_meta.c.name)).first() is None
+            if is_new:
                 connection.execute(
                     _meta.insert(),
                     [
@@ -269,6 +280,7 @@ class Connection:
                         {"name": "id", "value": secrets.token_hex(8)},
                     ],
                 )
+        return is_new
 
     def _claim(self, attempts: Sequence[Attempt]) -> dict[str, Entry]:
         """Claim what can be claimed; the entries that stand in the way of the others."""
@@ -295,6 +307,7 @@ class Connection:
             {
                 "its_key": settlement.key,
                 "its_token": settlement.token,
+                "its_state": settlement.state.value,
                 "state": settlement.state.value,
                 "code": settlement.code,
                 "msg": settlement.msg,
@@ -309,7 +322,7 @@ class Connection:
         return {
             settlement.key
             for settlement in settlements
-            if settlement.key not in standing or standing[settlement.key].token != settlement.token
+            if settlement.key not in standing or _overtaken(settlement, standing[settlement.key])
         }
 
     @contextlib.contextmanager
@@ -329,6 +342,8 @@ class Connection:
         store = self._store
         # In a transaction that writes, so that a file that is read-only is told at once.
         with self._transaction(writing=writing) as connection:
+            if store.path is None:
+                _check_encoding(store.place, connection)
             facts: dict[str, str] = {}
             if inspect(connection).has_table(_meta.name):
                 facts = {row.name: row.value for row in connection.execute(select(_meta))}
@@ -360,13 +375,8 @@ class Connection:
     def _check_files(self) -> None:
         # SQLite would go on writing into a file that no name leads to any more.
         for path, identity in self._files.items():
-            try:
-                found = identity_of(path)
-            except FileNotFoundError:
-                found = None
-            if found != identity:
-                msg = f"{path} was deleted or replaced while it was in use; open the ledger anew"
-                raise LedgerError(msg)
+            if not is_still(path, identity):
+                raise LedgerError(lost(path))
 
     @contextlib.contextmanager
     def _stated(self) -> Iterator[None]:
@@ -393,6 +403,7 @@ class Store:
         claim_statement: the statement that claims, for this database.
         identity: which file it was when it was opened; None for PostgreSQL.
         ledger_id: which ledger was in it when it was opened.
+        is_new: whether that was created then.
 
     Raises:
         ValueError: `where` names neither an SQLite file nor a PostgreSQL
@@ -404,6 +415,7 @@ class Store:
         self.path: str | None = None
         self.identity: Identity | None = None
         self.ledger_id: str | None = None
+        self.is_new: bool = False
         self.claim_statement: Executable = _CLAIM_IN_SQLITE
         url, path = _url_or_path(os.fspath(where))
         if url is None:
@@ -433,7 +445,7 @@ class Store:
             raise LookupError(msg)
         if self.ledger_id is None:
             with self.connect() as connection:
-                connection.create_schema()
+                self.is_new = connection.create_schema()
             self.connect(writing=False).close()
         if self.path is not None:
             self.identity = identity_of(self.path)
@@ -453,6 +465,8 @@ class Store:
             return self._postgresql
 
         def connect() -> sqlite3.Connection:
+            if self.ledger_id is not None and not Path(path).exists():
+                raise LedgerError(lost(path))
             if writing:
                 return open_for_writing(path, create=self.ledger_id is None)
             return open_for_reading(path)
@@ -500,6 +514,7 @@ def _begin_sqlite(connection: sqlalchemy.Connection) -> None:
 def _postgresql_engine(url: URL) -> Engine:
     defaults: dict[str, object] = {
         "application_name": "ihuyi_voice",
+        "client_encoding": "utf8",
         "connect_timeout": CONNECT_TIMEOUT,
         "keepalives_idle": STATEMENT_TIMEOUT,
         "tcp_user_timeout": STATEMENT_TIMEOUT * 1000,
@@ -519,6 +534,18 @@ def _postgresql_engine(url: URL) -> Engine:
     return engine
 
 
+def _check_encoding(place: str, connection: sqlalchemy.Connection) -> None:
+    """Refuse a database that cannot hold what the gateway says, which is Chinese."""
+    encoding = connection.execute(text("SHOW server_encoding")).scalar_one()
+    # SQL_ASCII takes whatever bytes come.
+    if encoding not in ("UTF8", "SQL_ASCII"):
+        msg = (
+            f"{place} has the encoding {encoding}, in which Chinese cannot be written: create a"
+            " database with ENCODING 'UTF8' TEMPLATE template0"
+        )
+        raise LedgerError(msg)
+
+
 def _set_up_postgresql(raw: DBAPIConnection, _: object) -> None:
     cursor = raw.cursor()
     cursor.execute("SET synchronous_commit = on")
@@ -531,6 +558,13 @@ def _set_up_postgresql(raw: DBAPIConnection, _: object) -> None:
 
 
 # --- words --------------------------------------------------------------------
+
+
+def _overtaken(settlement: Settlement, standing: Entry) -> bool:
+    """The rule of `_SETTLE`."""
+    if standing.token != settlement.token:
+        return True
+    return standing.state is EntryState.ACCEPTED and settlement.state is not EntryState.ACCEPTED
 
 
 def _entry(row: Sequence[Any]) -> Entry:

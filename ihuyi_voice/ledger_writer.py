@@ -214,7 +214,7 @@ class Writer:
             item.waited_for = False
             # What fails is taken back by the thread, if there is anything.
             if item.done and item.error is None:
-                for taking_back in _taking_back(item, self._clock()):
+                for taking_back in _taking_back(item, self._now()):
                     self._queue.put(taking_back)
 
     # --- in the thread ---------------------------------------------------------
@@ -257,10 +257,10 @@ class Writer:
         taken: set[tuple[type, str]] = set()
         for item in self._next:
             wish = item.wish
-            if isinstance(wish, str):
+            if isinstance(wish, str) and len(batch) < _MOST_AT_ONCE:
                 batch.append(item)
                 continue
-            kind = type(wish), wish.key
+            kind = type(wish), wish if isinstance(wish, str) else wish.key
             if len(batch) >= _MOST_AT_ONCE or kind in taken:
                 later.append(item)
             elif item.waited_for or type(wish) is Settlement:
@@ -309,7 +309,7 @@ class Writer:
     ) -> dict[asyncio.AbstractEventLoop, list[_Item]]:
         """Who is to be told, by loop. From here on who gives up takes its claim back itself."""
         by_loop: dict[asyncio.AbstractEventLoop, list[_Item]] = {}
-        now = self._clock()
+        now = self._now()
         with self._lock:
             for item in batch:
                 item.done = True
@@ -331,6 +331,13 @@ class Writer:
             # Closed: nobody will ever ask again.
             for item in items:
                 self._give_up(item)
+
+    def _now(self) -> float:
+        # The caller's clock may fail; the thread must not, for others wait for it.
+        try:
+            return self._clock()
+        except Exception:  # noqa: BLE001 - whatever it is
+            return time.time()
 
     def _hang_up(self) -> None:
         connection, self._connection = self._connection, None

@@ -402,12 +402,14 @@ def _log(
     number = ""
     with contextlib.suppress(InvalidRequestError):
         number = check_mobile(mobile)
-    logger.info(
-        "%s %s %s code=%s voice_id=%s %.0f ms",
-        what,
-        mask_mobile(number),
-        status.value,
-        ACCEPTED if status is OutcomeStatus.ACCEPTED else getattr(end, "code", "-"),
-        getattr(end, "voice_id", None) or "-",
-        (time.monotonic() - began) * 1000,
-    )
+    # A log handler of the program's that raises must not take the place of the outcome.
+    with contextlib.suppress(Exception):
+        logger.info(
+            "%s %s %s code=%s voice_id=%s %.0f ms",
+            what,
+            mask_mobile(number),
+            status.value,
+            ACCEPTED if status is OutcomeStatus.ACCEPTED else getattr(end, "code", "-"),
+            getattr(end, "voice_id", None) or "-",
+            (time.monotonic() - began) * 1000,
+        )

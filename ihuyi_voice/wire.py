@@ -196,6 +196,7 @@ _whole_number = re.compile(r"(-?[0-9]{1,18})(?:\.0*)?").fullmatch
 _is_id = re.compile(r"[!-~]{1,31}").fullmatch
 _ID_NAMES = ("voiceid", "smsid")
 _bare_ids = re.compile(rb'"(voiceid|smsid)"\s*:\s*([0-9]{18,40})(?![0-9.eE])').findall
+_is_spelt_out = re.compile(r"[0-9][\s-]+[0-9]").search
 _hide_passwords = re.compile(r"[0-9a-fA-F]{32}").sub
 
 
@@ -354,6 +355,10 @@ def _msg(fields: Mapping[str, object], hide: tuple[str, ...]) -> str:
     for secret in hide:
         if secret in value:
             value = value.replace(secret, "****")
+    if _is_spelt_out(value):
+        for secret in filter(str.isdecimal, hide):
+            # A number or a code may come back with blanks or hyphens between its digits.
+            value = re.sub(r"[\s-]*".join(secret), "****", value)
     # Control characters would forge log lines and steer terminals.
     return value if value.isprintable() else " ".join(_printable(value).split())
 

@@ -157,14 +157,15 @@ async def test_a_known_end_is_told_at_any_rate(gateway: Gateway, ledger: Ledger)
     assert mobiles(0) == gateway.mobiles
 
 
-async def test_a_key_on_its_way_is_waited_for_whatever_the_quota(
-    gateway: Gateway, ledger: Ledger
+@pytest.mark.parametrize("rate", [None, 1000.0])
+async def test_a_key_on_its_way_is_waited_for_whatever_the_quota_and_the_rate(
+    gateway: Gateway, ledger: Ledger, rate: float | None
 ) -> None:
     quota = RecipientQuota(per_minute=1, per_day=None)
     gateway.held = lambda _: True
     async with (
         client(gateway.url, ledger=ledger, quota=quota) as voice,
-        voice.submit_many(keyed(0) * 2) as run,
+        voice.submit_many(keyed(0) * 2, rate=rate) as run,
     ):
         await until(lambda: 1 == len(gateway.mobiles))
         await turns()
@@ -255,20 +256,25 @@ async def test_a_limited_row_that_the_ledger_does_not_know(
     assert mobiles(0, 0) == gateway.mobiles
 
 
-async def test_one_key_twice_in_a_run(gateway: Gateway, ledger: Ledger) -> None:
+@pytest.mark.parametrize("rate", [None, 1000.0])
+async def test_one_key_twice_in_a_run(gateway: Gateway, ledger: Ledger, rate: float | None) -> None:
     async with client(gateway.url, ledger=ledger) as voice:
-        made = await run_to_the_end(voice, keyed(0, 0, 0))
+        made = await run_to_the_end(voice, keyed(0, 0, 0), rate=rate)
     assert Counter({S.ACCEPTED: 1, S.REPLAYED: 2}) == Counter(statuses(made))
     assert mobiles(0) == gateway.mobiles
 
 
-async def test_two_runs_of_the_same_rows_at_once(gateway: Gateway, ledger: Ledger) -> None:
+@pytest.mark.parametrize("rate", [None, 2000.0])
+async def test_two_runs_of_the_same_rows_at_once(
+    gateway: Gateway, ledger: Ledger, rate: float | None
+) -> None:
     counts: Counter[OutcomeStatus] = Counter()
     rows = keyed(*range(200))
 
     async def send(part: list[SubmitRequest]) -> None:
         async with client(gateway.url, ledger=ledger) as voice:
-            counts.update(statuses(await run_to_the_end(voice, part, concurrency=20)))
+            made = await run_to_the_end(voice, part, concurrency=20, rate=rate)
+            counts.update(statuses(made))
 
     async with anyio.create_task_group() as group:
         group.start_soon(send, rows)

@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from contextlib import closing
 from itertools import permutations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -96,13 +96,15 @@ def test_a_second_run_sends_nothing_and_asks_nothing(
     write(path, many(30))
     first = again(path, book, "--yes")
     assert (0, Counter(many(30))) == (first.exit_code, sent(gateway))
+    assert "this ledger is new: it knows of no earlier call\n" in first.stderr
     assert "the ledger knows" not in first.stderr
     assert "accepted the phone rings 30" in flat(first.stdout)
     # Nobody is there to ask.
     second = again(path, book)
     assert (0, Counter()) == (second.exit_code, sent(gateway))
     assert known(30) in second.stderr
-    assert "to send 0, balance 970\n" in second.stderr
+    assert "is new" not in second.stderr
+    assert "to send 0\n" in second.stderr
     assert "replayed done earlier: nothing was sent 30" in flat(second.stdout)
 
 
@@ -578,7 +580,44 @@ def test_what_was_not_recorded_is_said_at_the_end(
     monkeypatch.setattr(Ledger, "settle", fail)
     write(path, many(2))
     result = again(path, book, "--yes")
-    assert "The ledger could not record 2 outcomes" in flat(result.stdout)
+    assert "The ledger did not record 2 outcomes." in flat(result.stdout)
+    assert "with the very same ledger only" in flat(result.stdout)
+
+
+def test_what_is_all_done_is_told_without_the_gateway(
+    gateway: Gateway, path: Path, book: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(path, many(3))
+    assert 0 == again(path, book, "--yes").exit_code
+    monkeypatch.setenv("IHUYI_VOICE_BASE_URL", "http://127.0.0.1:9")
+    result = again(path, book)
+    assert (0, 3) == (result.exit_code, len(placed(gateway)))
+    assert "replayed done earlier: nothing was sent 3" in flat(result.stdout)
+
+
+def test_a_ledger_that_is_lost_in_mid_run_is_named_whatever_its_name(
+    gateway: Gateway, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Brackets would be a terminal's markup."""
+    folder = tmp_path / "[" / "x]"
+    folder.mkdir(parents=True)
+    book = folder / "calls.db"
+    settle = Ledger.settle
+
+    async def lose(self: Ledger, *arguments: Any, **options: Any) -> None:
+        book.unlink(missing_ok=True)
+        await settle(self, *arguments, **options)
+
+    monkeypatch.setattr(Ledger, "settle", lose)
+    write(path, many(40))
+    result = again(path, book, "--yes", "--json", "--concurrency", "1")
+    report = json.loads(result.stdout)
+    assert (1, 1) == (report["accepted"], report["unrecorded"])
+    assert report["not_sent"] == report["rows"] - 1 >= 20
+    lost = f"{book} was deleted, emptied or replaced while it was in use: without it every call"
+    assert lost in flat(result.stderr)
+    assert lost in report["stopped"]
+    assert 1 == len(placed(gateway))
 
 
 def test_blanks_around_a_key_make_no_other_key(gateway: Gateway, path: Path, book: Path) -> None:

@@ -557,12 +557,12 @@ class Broken:
         """Break it; what is then said of it."""
         if how == "deleted":
             self.path.unlink()
-            return "was deleted or replaced while it was in use; open the ledger anew"
+            return "was deleted, emptied or replaced while it was in use"
         if how == "replaced":
             aside = self.path.with_name("aside")
             aside.write_bytes(b"not a database" * 1000)
             aside.replace(self.path)
-            return "was deleted or replaced while it was in use; open the ledger anew"
+            return "was deleted, emptied or replaced while it was in use"
         if how == "locked":
             self._monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.05)
             other = self._stack.enter_context(
@@ -619,7 +619,8 @@ async def test_nothing_is_sent_when_the_claim_fails(
                 await submit(kind, gateway.url, ledger, f"{sent:0>250}", quota=quota)
     with pytest.raises(LedgerError) as caught:
         await submit(kind, gateway.url, ledger, f"{0:0>250}", quota=quota)
-    assert f"{words}; nothing was sent, no phone rang, repeating is safe" in caught.value.reason
+    assert words in caught.value.reason
+    assert caught.value.reason.endswith("; nothing was sent, no phone rang")
     assert isinstance(caught.value, NotSentError)
     assert [MOBILE] * sent == gateway.mobiles
     # What was reserved was given back.
@@ -704,9 +705,9 @@ async def test_the_outcome_stays_when_it_cannot_be_recorded(  # noqa: PLR0917 - 
     assert 1 == len(said)
     stated = "unknown" if end == "cancelled" else end
     assert said[0].startswith(
-        f"submit {MASKED} {stated}: the ledger could not record it, so its claim stays unsettled:"
-        " the ledger could not be used: "
+        f"submit {MASKED} {stated}: the ledger could not record it: the ledger could not be used: "
     )
+    assert said[0].endswith("; its claim stays unsettled")
     assert words in said[0]
     assert set() == leaks(caplog.text)
 
@@ -750,7 +751,9 @@ async def test_a_settlement_that_somebody_overtook_is_told_without_its_key(
         gateway.release()
         assert PLACED == await task
     (said,) = warnings(caplog)
-    assert said.endswith(f"{path}: somebody else has settled or claimed its key meanwhile")
+    assert said.endswith(
+        f"{path}: somebody else has settled or claimed its key meanwhile, and that stands"
+    )
     assert set() == leaks(caplog.text)
 
 
@@ -765,7 +768,65 @@ async def test_a_ledger_that_is_closed_in_mid_request(
         gateway.release()
         assert PLACED == await task
     (said,) = warnings(caplog)
-    assert said.endswith("its claim stays unsettled: this ledger is closed")
+    assert said.endswith("the ledger could not record it: this ledger is closed")
+
+
+async def test_a_log_handler_that_raises_takes_no_outcome_away(
+    gateway: Gateway, ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither at the line of the request nor at the warning that it could not be recorded."""
+
+    class Raising(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            heard.append(record.levelno)
+            raise OSError
+
+    heard: list[int] = []
+    logger = logging.getLogger("ihuyi_voice")
+    monkeypatch.setattr(logger, "handlers", [Raising()])
+    logger.setLevel(logging.INFO)
+    gateway.hold()
+    async with client(gateway.url, ledger) as voice:
+        task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
+        await gateway.arrived(1)
+        with contextlib.ExitStack() as stack:
+            Broken(path, ledger, monkeypatch, stack).now("deleted")
+            gateway.release()
+            assert PLACED == await task
+    assert [logging.INFO, logging.WARNING] == heard
+
+
+async def test_a_claim_outlives_its_deadline_by_the_time_of_its_settlement(
+    gateway: Gateway, path: Path
+) -> None:
+    """Else somebody could record that it was not placed while its answer is being recorded."""
+    gateway.hold()
+    with Ledger.open(path, clock=lambda: 1_000_000.0) as ledger:
+        async with client(gateway.url, ledger, timeout=5.0) as voice:
+            task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
+            await gateway.arrived(1)
+            with pytest.raises(ValueError, match=r"may be resolved in 1[45] s"):
+                ledger.resolve("k", placed=False)
+            gateway.release()
+            assert PLACED == await task
+
+
+async def test_a_clock_that_fails_once_does_not_stop_the_ledger(
+    gateway: Gateway, path: Path
+) -> None:
+    wrong: list[float] = []
+
+    def clock() -> float:
+        if threading.current_thread().name == "ihuyi-voice-ledger" and not wrong:
+            wrong.append(0.0)
+            raise OSError
+        return time.time()
+
+    with Ledger.open(path, clock=clock) as ledger:
+        async with client(gateway.url, ledger) as voice:
+            for key in ("a", "b"):
+                assert PLACED == await voice.submit(MOBILE, CODE, idempotency_key=key)
+    assert [0.0] == wrong
 
 
 # --- at once -----------------------------------------------------------------

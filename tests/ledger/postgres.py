@@ -51,6 +51,15 @@ class PostgresServer:
             connection.execute("DROP TABLE IF EXISTS ihuyi_voice_meta, ihuyi_voice_calls")
         return self.url
 
+    def encoded(self, encoding: str) -> str:
+        """The URL of a new database in that encoding."""
+        with contextlib.closing(self.connect()) as connection:
+            connection.execute(
+                f"CREATE DATABASE {encoding} ENCODING '{encoding}' LC_COLLATE 'C'"
+                " LC_CTYPE 'C' TEMPLATE template0"
+            )
+        return self.url.replace("/postgres?", f"/{encoding.lower()}?")
+
     @property
     def url(self) -> str:
         return f"postgresql+psycopg://postgres@/postgres?host={self._folder}"

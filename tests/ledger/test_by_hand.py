@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 from datetime import datetime, timedelta, timezone
 
 import pytest
 
+from ihuyi_voice.errors import LedgerError
 from ihuyi_voice.ledger import EntryState, Fingerprints, Ledger, UnknownClaim
 
 from .support import (
@@ -110,6 +111,31 @@ async def test_a_process_that_comes_back_knows_better(ledger: Ledger, clock: Clo
     assert NONE | {"accepted": 1} == ledger.summary()
 
 
+@pytest.mark.parametrize(
+    ("placed", "late", "stands"),
+    [
+        (True, EntryState.ACCEPTED, "accepted"),
+        (True, EntryState.UNKNOWN, "accepted"),
+        (True, EntryState.NOT_SENT, "accepted"),
+        (True, EntryState.REFUSED, "accepted"),
+        (False, EntryState.UNKNOWN, "unknown"),
+        (False, EntryState.REFUSED, "refused"),
+        (False, EntryState.NOT_SENT, "not_sent"),
+    ],
+)
+async def test_what_a_person_saw_placed_is_never_sent_again(
+    ledger: Ledger, clock: Clock, late: EntryState, stands: str, *, placed: bool
+) -> None:
+    token = await claimed(ledger)
+    clock.time += LIVE
+    ledger.resolve("k", placed=placed)
+    overtaken = placed and late is not EntryState.ACCEPTED
+    words = "somebody else has settled or claimed 'k' meanwhile, and that stands$"
+    with pytest.raises(LedgerError, match=words) if overtaken else contextlib.nullcontext():
+        await ledger.settle("k", token, late)
+    assert NONE | {stands: 1} == ledger.summary()
+
+
 async def test_purge_forgets_what_changed_long_ago_and_is_settled(
     ledger: Ledger, clock: Clock
 ) -> None:
@@ -157,15 +183,3 @@ async def test_rows_whose_keys_another_api_key_derived_are_noticed(
 async def test_only_derived_keys_matter_to_a_new_api_key(in_file: Ledger) -> None:
     await ended(in_file, EntryState.ACCEPTED, "a key of one's own")
     assert not in_file.hashed_with_another_key(Fingerprints("new").hashed_with)
-
-
-async def test_looking_does_not_wait_for_those_who_write(ledger: Ledger) -> None:
-    tokens = await asyncio.gather(*(claimed(ledger, f"{i}") for i in range(20)))
-    writing = [
-        asyncio.create_task(ledger.settle(f"{i}", token, EntryState.ACCEPTED))
-        for i, token in enumerate(tokens)
-    ]
-    seen = await asyncio.to_thread(ledger.summary)
-    assert 20 == sum(seen.values())
-    await asyncio.gather(*writing)
-    assert NONE | {"accepted": 20} == ledger.summary()

@@ -21,13 +21,13 @@ from ihuyi_voice.ledger_store import Connection
 from .support import Clock, claim, claimed, ended, find
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from .postgres import PostgresServer
 
 NONE = {"accepted": 0, "refused": 0, "not_sent": 0, "unknown": 0}
-NOTHING_SENT = "; nothing was sent, no phone rang, repeating is safe"
+NOTHING_SENT = "; nothing was sent, no phone rang"
 
 
 async def failure(ledger: Ledger, key: str = "new") -> LedgerError:
@@ -128,8 +128,9 @@ async def test_a_file_that_stays_locked(
         with pytest.raises(LedgerError) as caught:
             await in_file.settle("k", token, EntryState.ACCEPTED)
         # Not of a settlement, whose request was sent.
-        assert f"the ledger could not be used: {path}: another process keeps it locked" == str(
-            caught.value
+        assert (
+            f"the ledger could not be used: {path}: another process keeps it locked; its claim"
+            " stays unsettled" == str(caught.value)
         )
     await in_file.settle("k", token, EntryState.ACCEPTED)
     assert NONE | {"accepted": 1} == in_file.summary()
@@ -153,14 +154,16 @@ async def test_a_row_that_stays_locked(
 
 
 @pytest.fixture
-def lose(tmp_path: Path) -> Iterator[Callable[[str], None]]:
+def lose(tmp_path: Path) -> Callable[[str], None]:
     """Ways to lose a file that is in use."""
     path = tmp_path / "calls.db"
-    held: list[Any] = []
 
     def lose_it(how: str) -> None:
         if how == "deleted":
             path.unlink()
+        elif how == "emptied":
+            # It stays the same file.
+            os.truncate(path, 0)
         elif how == "all deleted":
             for file in tmp_path.iterdir():
                 file.unlink()
@@ -173,11 +176,10 @@ def lose(tmp_path: Path) -> Iterator[Callable[[str], None]]:
         else:
             (tmp_path / f"calls.db-{how}").unlink()
 
-    yield lose_it
-    assert not held
+    return lose_it
 
 
-WAYS = ["deleted", "all deleted", "moved", "replaced", "wal", "shm"]
+WAYS = ["deleted", "all deleted", "emptied", "moved", "replaced", "wal", "shm"]
 
 
 @pytest.mark.parametrize("how", WAYS)
@@ -188,16 +190,19 @@ async def test_a_file_that_is_lost(
     lose(how)
     error = await failure(in_file)
     name = f"calls.db-{how}" if how in ("wal", "shm") else "calls.db"
-    assert (
-        f"{tmp_path}/{name} was deleted or replaced while it was in use; open the ledger anew"
-        f"{NOTHING_SENT}" == error.reason
+    lost = (
+        f"{tmp_path}/{name} was deleted, emptied or replaced while it was in use: without it every"
+        " call would be placed again, so put it back first, and open it anew"
     )
+    assert f"{lost}{NOTHING_SENT}" == error.reason
     if how not in ("wal", "shm"):
         # For good: whatever is there now, it does not know what was claimed.
         with pytest.raises(LedgerError):
             await in_file.settle("k", token, EntryState.ACCEPTED)
-        await failure(in_file)
+        again = await failure(in_file)
     if "deleted" in how or how == "moved":
+        # Not that it cannot be opened: whoever reads the last line only must know.
+        assert f"{lost}{NOTHING_SENT}" == again.reason
         assert not (tmp_path / "calls.db").exists()
 
 

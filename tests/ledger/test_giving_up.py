@@ -53,6 +53,16 @@ def block(ledger: Ledger, place: str, request: pytest.FixtureRequest) -> Iterato
         yield Block(ledger, stack)
 
 
+async def test_who_looks_does_not_wait_for_those_who_write(ledger: Ledger, block: Block) -> None:
+    writing = asyncio.create_task(claim(ledger))
+    await block.reached()
+    assert NONE == ledger.summary()
+    assert [] == ledger.unknown()
+    assert not writing.done()
+    block.release()
+    assert (await writing).entry is None
+
+
 async def test_a_cancelled_claim_is_taken_back(ledger: Ledger, block: Block) -> None:
     waiting = asyncio.create_task(claim(ledger))
     await block.reached()

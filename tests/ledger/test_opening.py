@@ -18,7 +18,7 @@ from ihuyi_voice import ledger_file
 from ihuyi_voice.errors import LedgerError, NotSentError
 from ihuyi_voice.ledger import EntryState, Ledger
 
-from .support import Clock, claim, claimed, ended, run, start
+from .support import Clock, claim, claimed, ended, find, run, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,6 +77,19 @@ def test_whoever_only_looks_makes_none(place: str) -> None:
         Ledger.open(place, create=False)
     Ledger.open(place).close()
     Ledger.open(place, create=False).close()
+
+
+def test_an_encoding_without_chinese_is_refused(postgres: PostgresServer) -> None:
+    said = refusal(postgres.encoded("LATIN1"))
+    assert "has the encoding LATIN1, in which Chinese cannot be written" in said
+
+
+async def test_an_encoding_that_takes_whatever_comes_will_do(postgres: PostgresServer) -> None:
+    with Ledger.open(postgres.encoded("SQL_ASCII")) as ledger:
+        await ended(ledger, EntryState.REFUSED)
+        entry = await find(ledger)
+    assert entry is not None
+    assert "剩余条数不足" == entry.msg
 
 
 def test_a_database_of_others_stays_as_it_is(path: Path) -> None:

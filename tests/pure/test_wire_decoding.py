@@ -577,6 +577,19 @@ def test_what_is_to_be_hidden_does_not_come_back_out(code: int, secret: str) -> 
     assert not isinstance(value, SubmitResult) or value.voice_id is None
 
 
+@pytest.mark.parametrize(
+    ("expected", "msg"),
+    [
+        ("**** was read ****!", "139-1234-5678 was read 1 1 2 5!"),
+        ("**** ****", "139 1234 5678 1-1-2-5"),
+        ("****, at 10 11, 4 - 2", "1 3 9 1 2 3 4 5 6 7 8, at 10 11, 4 - 2"),
+    ],
+)
+def test_a_number_or_code_that_is_spelt_out_is_hidden_too(expected: str, msg: str) -> None:
+    hide = (KEY, MOBILE, "1125")
+    assert expected == refusal(json.dumps({"code": 4085, "msg": msg}), hide=hide).msg
+
+
 def test_what_is_to_be_hidden_does_not_come_back_out_of_a_balance() -> None:
     body = json.dumps({"code": 2, "msg": f"{KEY} has", "num": 5})
     assert Balance(5, "**** has") == decode_balance(answer(body), NOW, (KEY,))
