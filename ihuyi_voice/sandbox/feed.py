@@ -41,6 +41,7 @@ class Feed:
         self._gateway = gateway
         self._position = _position(last_event_id)
         self._settings: dict[str, object] = {}
+        self._catching_up = False
         self.more: bool = False
 
     def event(self) -> bytes:
@@ -54,6 +55,10 @@ class Feed:
         told: dict[str, object] = {}
         if changes.anew:
             told["anew"] = True
+        elif self._catching_up and changes.attempts:
+            # What did not fit into the event that began anew: no news either.
+            told["catching_up"] = True
+        self._catching_up = changes.more and (changes.anew or self._catching_up)
         # Only those that changed: the balance does with each call, and a blacklist may be long.
         known = self._settings
         changed = {

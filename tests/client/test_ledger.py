@@ -772,7 +772,11 @@ async def test_a_ledger_that_is_closed_in_mid_request(
 
 
 async def test_a_log_handler_that_raises_takes_no_outcome_away(
-    gateway: Gateway, ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
+    gateway: Gateway,
+    ledger: Ledger,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Neither at the line of the request nor at the warning that it could not be recorded."""
 
@@ -782,9 +786,8 @@ async def test_a_log_handler_that_raises_takes_no_outcome_away(
             raise OSError
 
     heard: list[int] = []
-    logger = logging.getLogger("ihuyi_voice")
-    monkeypatch.setattr(logger, "handlers", [Raising()])
-    logger.setLevel(logging.INFO)
+    monkeypatch.setattr(logging.getLogger("ihuyi_voice"), "handlers", [Raising()])
+    caplog.set_level(logging.INFO, logger="ihuyi_voice")
     gateway.hold()
     async with client(gateway.url, ledger) as voice:
         task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from urllib.error import HTTPError
+
+import pytest
 
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
 from tests.inbox.inbox import Inbox
@@ -194,18 +197,69 @@ def test_what_acts_unseen_is_spelt_out(inbox: Inbox) -> None:
     )
 
 
-def test_listen_speaks_the_digits_one_by_one_in_chinese(inbox: Inbox) -> None:
+REMOTE = {"lang": "zh-CN", "localService": False}
+LOCAL = {"lang": "cmn-Hans-CN", "localService": True}
+
+
+@pytest.mark.parametrize(
+    ("voices", "spoken", "why"),
+    [
+        ([{"lang": "en-US", "localService": True}, REMOTE, LOCAL], True, ""),
+        ([REMOTE], False, "not spoken: the Chinese voices here would send it to another company"),
+        ([], False, "not spoken: this system has no Chinese voice"),
+    ],
+)
+def test_listen_speaks_the_digits_in_chinese_and_tells_them_to_nobody(
+    inbox: Inbox, voices: list[dict[str, object]], why: str, *, spoken: bool
+) -> None:
     # A machine without a sound card has no voices: what is asked of them is recorded.
     inbox.page.add_init_script(
-        "window.asked = [];"
-        "speechSynthesis.speak = one => asked.push([one.lang, one.text, one.voice?.lang ?? null]);"
+        f"window.voices = {json.dumps(voices)}; window.asked = [];"
+        "window.SpeechSynthesisUtterance = class { constructor(text) { this.text = text; } };"
+        "speechSynthesis.getVoices = () => voices;"
+        "speechSynthesis.speak = one => asked.push([one.lang, one.text, one.voice.lang]);"
     )
     inbox.open()
     inbox.call(content="1125")
     inbox.page.get_by_role("button", name="Listen to the code 1125").click()
     expect(inbox.page.locator("#toast")).to_contain_text("您的验证码是 1 1 2 5")
-    assert [["zh-CN", "您的验证码是 1 1 2 5", None]] == inbox.page.evaluate("asked")
+    expect(inbox.page.locator("#toast")).to_contain_text(why)
+    asked = [["zh-CN", "您的验证码是 1 1 2 5", "cmn-Hans-CN"]] if spoken else []
+    assert asked == inbox.page.evaluate("asked")
     expect(inbox.details).to_be_hidden()
+
+
+@pytest.mark.parametrize("how", ["mouse", "keyboard"])
+def test_details_open_whatever_is_selected(inbox: Inbox, how: str) -> None:
+    inbox.call(content="1111")
+    inbox.call(content="2222")
+    inbox.settle()
+    inbox.rows.last.locator(".code").select_text()
+    button = inbox.rows.first.get_by_role("button", name="Details")
+    if how == "mouse":
+        button.click()
+    else:
+        button.press("Enter")
+    expect(inbox.details).to_contain_text("2222")
+
+
+@pytest.mark.parametrize("typed", ["13912345678", "139 1234 5678", "8613912345678", "+86139"])
+def test_a_number_is_found_however_it_was_sent_and_is_typed(inbox: Inbox, typed: str) -> None:
+    for mobile in ("13912345678", "139 1234 5678", "+86 139-1234-5678", "8613912345678"):
+        inbox.call(mobile)
+    inbox.call("13812345678")
+    inbox.settle()
+    inbox.page.get_by_role("searchbox").fill(typed)
+    expect(inbox.page.locator("#count")).to_have_text("4 matches among 5 calls")
+
+
+def test_paused_before_the_first_call_nobody_has_searched(inbox: Inbox) -> None:
+    inbox.page.get_by_role("button", name="Pause").click()
+    inbox.call()
+    expect(inbox.page.get_by_role("button", name="Resume · 1 new")).to_be_visible()
+    expect(inbox.page.locator("#no-match")).to_be_hidden()
+    expect(inbox.page.locator("#empty")).to_be_hidden()
+    expect(inbox.page.locator("#count")).to_have_text("paused")
 
 
 def test_clear_asks_first_and_leaves_the_settings(inbox: Inbox) -> None:

@@ -189,3 +189,13 @@ def test_what_was_there_before_is_no_news(inbox: Inbox) -> None:
     inbox.settle()
     inbox.call_unseen("13800000000", "7777")
     expect(inbox.page.locator("#announcer")).to_have_text("New call to 13800000000, code 7777")
+
+
+def test_what_was_there_before_is_no_news_however_much_it_is(inbox: Inbox) -> None:
+    inbox.gateway.balance = 3000
+    for n in range(2500):
+        inbox.call_unseen(f"139{n:08d}")
+    inbox.open()
+    inbox.settle()
+    inbox.call_unseen("13800000000", "7777")
+    expect(inbox.page.locator("#announcer")).to_have_text("New call to 13800000000, code 7777")

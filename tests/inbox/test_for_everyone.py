@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import pytest
+
 from ihuyi_voice.sandbox import Chaos
 from tests.inbox.needs import expect
 from tests.sandbox.forms import MOBILE
@@ -98,6 +100,52 @@ WITHIN = """() => [...document.querySelectorAll("main *, aside *, dialog[open] *
   .filter(one => !one.closest("pre, .unseen") && one.getBoundingClientRect().right > 375)
   .map(one => one.outerHTML).concat(
     document.documentElement.scrollWidth > 375 ? ["the page"] : [])"""
+
+
+OVERLAPPING = """
+() => {
+  const boxes = [...document.querySelectorAll(".bar > *, .brand h1")]
+    .filter(one => !one.matches(".brand"))
+    .map(one => {
+      if (one.tagName !== "H1") return [one.className, one.getBoundingClientRect()];
+      // Its text, which its box may be too narrow for.
+      const range = document.createRange();
+      range.selectNodeContents(one);
+      return [one.tagName, range.getBoundingClientRect()];
+    })
+    .filter(([, box]) => box.width > 1);
+  return boxes.flatMap(([name, a], n) => boxes.slice(n + 1)
+    .filter(([, b]) => a.left < b.right - 1 && b.left < a.right - 1)
+    .filter(([, b]) => a.top < b.bottom - 1 && b.top < a.bottom - 1)
+    .map(([other]) => `${name} over ${other}`));
+}
+"""
+
+
+@pytest.mark.parametrize("width", [320, 390, 700, 1280])
+@pytest.mark.parametrize("balance", [1000, 1_000_000_000])
+def test_nothing_in_the_bar_lies_over_its_neighbour(inbox: Inbox, width: int, balance: int) -> None:
+    inbox.gateway.balance = balance
+    inbox.page.set_viewport_size({"width": width, "height": 812})
+    expect(inbox.page.locator("#left")).to_have_text(f"{balance:,}")
+    assert [] == inbox.page.evaluate(OVERLAPPING)
+    inbox.page.evaluate(
+        "document.getElementById('connection').className = 'connection lost';"
+        "document.getElementById('connection').textContent = 'Connection lost, retrying'"
+    )
+    assert [] == inbox.page.evaluate(OVERLAPPING)
+    assert 0 == inbox.page.evaluate("document.documentElement.scrollWidth - innerWidth")
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_a_code_and_a_number_stay_on_one_line(inbox: Inbox, width: int) -> None:
+    inbox.page.set_viewport_size({"width": width, "height": 812})
+    inbox.call(content="123456")
+    inbox.settle()
+    for part, most in ((".code", 45), (".number", 30)):
+        box = inbox.rows.locator(part).bounding_box()
+        assert box is not None
+        assert box["height"] < most
 
 
 def test_nothing_sticks_out_at_the_width_of_a_phone(inbox: Inbox) -> None:

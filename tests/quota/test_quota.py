@@ -418,7 +418,7 @@ def test_stamps_that_no_window_can_hold_are_dropped() -> None:
     store = MemoryQuotaStore()
     for minute in range(100):
         assert 0.0 == now(store.reserve(MOBILE, 60.0 * minute, ((1, MINUTE),)))
-    assert 1 == len(store._reservations[MOBILE])
+    assert 1 == len(store._standing(MOBILE))
 
 
 def bytes_per_number(stamps: int) -> float:

@@ -67,6 +67,22 @@ def test_the_first_event_tells_everything_and_then_nothing_until_something_chang
     assert [2] == numbers(told)
 
 
+def test_what_does_not_fit_into_the_first_event_is_no_news_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(feed, "MOST_ATTEMPTS", 2)
+    gateway = sandbox()
+    for _ in range(5):
+        submit(gateway)
+    reader = Feed(gateway)
+    told = [parsed(reader.event())[1] for _ in range(3)]
+    submit(gateway)
+    told.append(parsed(reader.event())[1])
+    assert [(True, False), (False, True), (False, True), (False, False)] == [
+        ("anew" in one, "catching_up" in one) for one in told
+    ]
+
+
 def test_who_comes_back_is_told_the_rest() -> None:
     gateway = sandbox()
     submit(gateway)

@@ -41,7 +41,7 @@ export class List {
     this.#keep = settings?.keep ?? this.#keep;
     const newest = this.#attempts.at(-1)?.number ?? 0;
     const fresh = attempts.filter((attempt) => attempt.number > newest);
-    for (const attempt of fresh) this.#attempts.push(attempt);
+    for (const attempt of fresh) this.#attempts.push({ ...attempt, plain: plain(attempt.mobile) });
     // In steps, so that a list at its full length is not copied for each event.
     if (this.#attempts.length > this.#keep * 1.1) this.#trim();
     for (const receipt of receipts) {
@@ -89,9 +89,10 @@ export class List {
     $("attempts").hidden = shown.length === 0;
     $("more").hidden = matching <= shown.length;
     $("empty").hidden = !isEmpty;
-    $("no-match").hidden = isEmpty || matching > 0;
+    // Paused before the first call, nothing is shown and nothing was searched for.
+    $("no-match").hidden = kept === 0 || matching > 0;
     $("no-match-text").textContent = `Searched ${count(kept, "call")}, the refused ones too.`;
-    $("count").textContent = counted(shown.length, matching, kept);
+    $("count").textContent = kept === 0 && waiting > 0 ? "paused" : counted(shown.length, matching, kept);
     $("clear").disabled = isEmpty;
     $("pause").textContent = this.#pausedAt === null ? "Pause" : `Resume · ${waiting.toLocaleString("en")} new`;
   }
@@ -106,7 +107,7 @@ export class List {
       const attempt = this.#attempts[n];
       if (this.#pausedAt !== null && attempt.number > this.#pausedAt) {
         waiting += 1;
-      } else if (attempt.mobile.includes(this.#needle)) {
+      } else if (attempt.plain.includes(this.#needle)) {
         matching += 1;
         if (shown.length < this.#limit) shown.push(attempt);
       }
@@ -149,5 +150,5 @@ function counted(shown, matching, kept) {
 
 /** A number as it is typed, in the spelling in which it is sent. */
 function plain(text) {
-  return text.replace(/[\s-]/g, "").replace(/^(\+86|0086)/, "");
+  return text.replace(/[\s-]/g, "").replace(/^(\+86|0086|86(?=\d{11}$))/, "");
 }

@@ -1,8 +1,13 @@
-// Speaks what the gateway would have said, with the browser's own voice.
+// Speaks what the gateway would have said, with a voice of this machine's own.
 
 import { toast } from "./dom.js";
 
 export const spoken = (content) => `您的验证码是 ${[...content].join(" ")}`;
+
+// Some browsers load their voices when they are first asked for them, and say so later.
+if ("speechSynthesis" in window) speechSynthesis.getVoices();
+
+const isChinese = (voice) => /^(zh|cmn)\b/i.test(voice.lang) && !/HK|TW/i.test(voice.lang);
 
 export function listen(content) {
   const text = spoken(content);
@@ -10,14 +15,20 @@ export function listen(content) {
     toast(`This browser cannot speak. It would say: ${text}`);
     return;
   }
-  const voices = speechSynthesis.getVoices();
-  const chinese = voices.find((voice) => /^(zh|cmn)\b/i.test(voice.lang) && !/HK|TW/i.test(voice.lang));
+  const chinese = speechSynthesis.getVoices().filter(isChinese);
+  // Any other voice speaks on its maker's machines, which would be told the code;
+  // and where none is chosen the browser chooses.
+  const voice = chinese.find((one) => one.localService);
+  if (voice === undefined) {
+    const why = chinese.length > 0 ? "the Chinese voices here would send it to another company" : "this system has no Chinese voice";
+    toast(`${text} (not spoken: ${why})`);
+    return;
+  }
   const utterance = new SpeechSynthesisUtterance(text);
   utterance.lang = "zh-CN";
   utterance.rate = 0.85;
-  if (chinese) utterance.voice = chinese;
+  utterance.voice = voice;
   speechSynthesis.cancel();
   speechSynthesis.speak(utterance);
-  // Without a Chinese voice most browsers stay silent.
-  toast(chinese ? text : `${text} (this system has no Chinese voice)`);
+  toast(text);
 }

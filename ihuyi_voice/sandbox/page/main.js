@@ -7,12 +7,10 @@ import { follow } from "./feed.js";
 import { List } from "./list.js";
 
 const ANNOUNCE_MS = 2000;
-const TITLE = document.title;
 const DEFAULT_KEY = "sandbox-key";
 
 const list = new List(openDetails);
 let settings = {};
-let unseen = 0;
 let news = [];
 
 function told(event) {
@@ -25,16 +23,12 @@ function told(event) {
   const fresh = list.tell(event);
   if (event.receipts) refreshDetails(event.receipts);
   // What was there before the page was opened is no news.
-  if (!event.anew) announce(fresh);
+  if (!event.anew && !event.catching_up) announce(fresh);
 }
 
 /** At most one sentence every few seconds, however many calls there were. */
 function announce(fresh) {
   if (fresh.length === 0) return;
-  if (document.hidden) {
-    unseen += fresh.length;
-    document.title = `(${unseen}) ${TITLE}`;
-  }
   if (news.length === 0) setTimeout(say, ANNOUNCE_MS);
   news.push(...fresh);
 }
@@ -88,11 +82,6 @@ function prepareClearing() {
   });
 }
 
-document.addEventListener("visibilitychange", () => {
-  if (document.hidden) return;
-  unseen = 0;
-  document.title = TITLE;
-});
 for (const id of ["environment", "first-call"]) $(`copy-${id}`).addEventListener("click", () => copy(id));
 // On a narrow screen the calls come first.
 const narrow = matchMedia("(width < 60rem)");

@@ -30,7 +30,7 @@ export function time(seconds, withDate = false) {
 
 /** The number, in groups to the eye and in one piece when it is copied. */
 export function number(mobile) {
-  if (!/^\d{11}$/.test(mobile)) return el("span", { className: "number" }, visible(mobile) || "no number");
+  if (!/^\d{11}$/.test(mobile)) return el("span", { className: "number odd" }, visible(mobile) || "no number");
   const groups = [mobile.slice(0, 3), mobile.slice(3, 7), mobile.slice(7)];
   return el("span", { className: "number" }, ...groups.map((digits) => el("span", {}, digits)));
 }
@@ -105,7 +105,12 @@ export function row(attempt, receipt, open) {
     el("span", { className: "actions" }, attempt.voice_id === null ? null : listenButton(attempt), details),
   );
   item.dataset.number = attempt.number;
-  // The whole row for the mouse; the button is the keyboard's way.
+  // The whole row for the mouse, unless it just selects something to copy; the
+  // button opens whatever is selected, and is the keyboard's way.
+  details.addEventListener("click", (event) => {
+    event.stopPropagation();
+    open(attempt.number);
+  });
   item.addEventListener("click", () => {
     if (getSelection().isCollapsed) open(attempt.number);
   });
