@@ -94,6 +94,7 @@ def shown_settings(gateway: SandboxGateway) -> dict[str, object]:
     has_default_key = gateway.api_key == DEFAULT_KEY
     settings: dict[str, object] = {"api_id": gateway.api_id, "has_default_key": has_default_key}
     settings |= gateway.settings()
+    settings["frozen_with"] = gateway.frozen_with
     settings["chaos"] = gateway.chaos
     return {name: _bounded(value) for name, value in settings.items()}
 

@@ -184,6 +184,11 @@ class SandboxGateway:
                 self._state.thaw()
 
     @property
+    def frozen_with(self) -> int | None:
+        """What a frozen account's submits are refused with: 408 for abuse, or 4050; else None."""
+        return self._state.frozen_with
+
+    @property
     def chaos(self) -> Chaos:
         """What goes wrong; setting it starts the sequence of its seed anew."""
         return self._dice.chaos

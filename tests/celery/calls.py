@@ -12,7 +12,7 @@ app.conf.broker_transport_options = {"visibility_timeout": 60}
 
 @cache
 def client() -> VoiceClient:  # made by the process that calls, and by no other
-    return VoiceClient.from_env(ledger=Ledger.open("calls.db"))
+    return VoiceClient.from_env(ledger=Ledger.open(os.environ["CALLS_LEDGER"]))
 
 
 @app.task(bind=True, autoretry_for=(NotSentError,), retry_backoff=True)

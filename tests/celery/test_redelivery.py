@@ -167,6 +167,7 @@ def shop(gateway: SandboxGateway, tmp_path: Path) -> Iterator[Shop]:
         environment = os.environ | {
             "PYTHONPATH": str(ROOT),
             "REDIS_URL": f"redis+socket://{socket}",
+            "CALLS_LEDGER": str(tmp_path / "calls.db"),
             "IHUYI_VOICE_API_ID": "sandbox",
             "IHUYI_VOICE_API_KEY": "sandbox-key",
             "IHUYI_VOICE_BASE_URL": url,

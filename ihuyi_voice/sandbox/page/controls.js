@@ -1,6 +1,6 @@
 // The gateway's settings: shown as they are, changed at once, left alone while they are typed in.
 
-import { $, ask, attempt, el, toast } from "./dom.js";
+import { $, ask, attempt, disable, el, toast } from "./dom.js";
 
 const FAULTS = [
   ["close_before_reading", "Close unread", "Not placed; the connection closes"],
@@ -81,6 +81,8 @@ export function showSettings(settings) {
   missed = asking > 0;
   if (missed) return;
   $("frozen").checked = settings.frozen;
+  $("frozen-at-will").hidden = settings.frozen_with === 408;
+  $("frozen-for-abuse").hidden = settings.frozen_with !== 408;
   showChaos(settings.chaos);
 }
 
@@ -94,9 +96,13 @@ function showChaos(anew) {
     if (often > 0) show(percent.id, String(Number((often * 100).toPrecision(4))));
   }
   if (chaos.code !== null) show("code-number", String(chaos.code));
-  if (chaos.latency > 0) show("latency-seconds", String(chaos.latency));
-  $("latency").checked = chaos.latency > 0;
-  $("calm").disabled = !(anything || chaos.latency > 0 || chaos.latency_jitter > 0);
+  const isLate = chaos.latency > 0 || chaos.latency_jitter > 0;
+  $("latency").checked = isLate;
+  if (isLate) {
+    show("latency-seconds", String(chaos.latency));
+    show("latency-jitter", String(chaos.latency_jitter));
+  }
+  disable($("calm"), !(anything || isLate), $("chaos-title"));
 }
 
 /** Show a value, unless somebody is about to change it. */
@@ -165,28 +171,41 @@ function faultRow([name, title, help]) {
 
 function latencyRow() {
   const box = el("input", { type: "checkbox", id: "latency", role: "switch", "aria-describedby": "latency-help" });
-  const seconds = el("input", {
-    type: "number", id: "latency-seconds", min: "0.01", step: "any", value: "1", required: true,
-    "aria-label": "Late answers: by how many seconds",
-  });
+  const least = secondsField("latency-seconds", "1", "Late answers: by how many seconds");
+  const more = secondsField("latency-jitter", "0", "Late answers: by up to how many seconds more");
   const put = async () => {
-    if (!box.checked) return changeChaos({ latency: 0 });
-    return seconds.reportValidity() && changeChaos({ latency: seconds.valueAsNumber });
+    if (!box.checked) return changeChaos({ latency: 0, latency_jitter: 0 });
+    const isNone = least.valueAsNumber === 0 && more.valueAsNumber === 0;
+    least.setCustomValidity(isNone ? "Late by 0 seconds is not late." : "");
+    if (!least.reportValidity() || !more.reportValidity()) return false;
+    return changeChaos({ latency: least.valueAsNumber, latency_jitter: more.valueAsNumber });
   };
   box.addEventListener("change", async () => {
     if (!(await put())) box.checked = !box.checked;
   });
-  seconds.addEventListener("change", () => {
-    if (box.checked) put();
-  });
+  for (const field of [least, more]) {
+    field.addEventListener("change", () => {
+      if (box.checked) put();
+    });
+  }
   return el(
     "div",
     { className: "switch" },
     box,
     el("label", { htmlFor: "latency" }, "Late answers"),
-    el("span", { className: "unit" }, seconds, el("span", { "aria-hidden": "true" }, "s")),
+    inSeconds(least),
     el("p", { id: "latency-help" }, "Placed at once; only the answer waits"),
+    el("span", { className: "more", "aria-hidden": "true" }, "and by up to so much more"),
+    inSeconds(more),
   );
+}
+
+function secondsField(id, value, name) {
+  return el("input", { type: "number", id, min: "0", step: "any", value, required: true, "aria-label": name });
+}
+
+function inSeconds(field) {
+  return el("span", { className: "unit" }, field, el("span", { "aria-hidden": "true" }, "s"));
 }
 
 function changeChaos(changed) {

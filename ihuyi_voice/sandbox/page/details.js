@@ -40,6 +40,13 @@ export async function refreshDetails(receipts) {
   });
 }
 
+/** Say so when what is open is a call that the sandbox has forgotten: another may have its number now. */
+export function forgetDetails() {
+  shownNumber = null;
+  latest += 1;
+  if ($("details").open) $("details-gone").textContent = "The sandbox no longer remembers this call.";
+}
+
 export function prepareDetails() {
   const dialog = $("details");
   $("details-close").addEventListener("click", () => dialog.close());
@@ -57,6 +64,7 @@ export function prepareDetails() {
 
 function show(details) {
   const placed = details.voice_id !== null;
+  $("details-gone").textContent = "";
   $("details-title").replaceChildren("Call to ", number(details.mobile));
   $("details-body").replaceChildren(
     el("div", { className: "hero" }, code(details.content), placed ? listenButton(details) : null),

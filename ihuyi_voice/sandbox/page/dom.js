@@ -35,6 +35,12 @@ export function toast(text, isError = false) {
   hiding = setTimeout(() => box.hidePopover(), isError ? 8000 : 4000);
 }
 
+/** Disable a button or enable it; the focus, where it has it, goes to another and not nowhere. */
+export function disable(button, isOff, next) {
+  if (isOff && document.activeElement === button) next.focus();
+  button.disabled = isOff;
+}
+
 /** Ask the sandbox; what it answers, as JSON. Throws an Error with its reason for a refusal. */
 export async function ask(method, name, body) {
   let response;

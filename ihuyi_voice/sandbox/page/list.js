@@ -1,6 +1,6 @@
 // The list of attempts: all that are kept are known, the newest that match are shown.
 
-import { $, count, el } from "./dom.js";
+import { $, count, disable } from "./dom.js";
 import { row, showReceipt } from "./row.js";
 
 const STEP = 100;
@@ -89,11 +89,16 @@ export class List {
     $("attempts").hidden = shown.length === 0;
     $("more").hidden = matching <= shown.length;
     $("empty").hidden = !isEmpty;
-    // Paused before the first call, nothing is shown and nothing was searched for.
+    // Paused before the first call, there is nothing that could have been searched.
+    const isHeldBack = kept === 0 && waiting > 0;
+    const held = `${count(waiting, "call waits", "calls wait")} until you resume.`;
+    $("paused").hidden = !isHeldBack;
+    $("paused-text").textContent = held;
     $("no-match").hidden = kept === 0 || matching > 0;
-    $("no-match-text").textContent = `Searched ${count(kept, "call")}, the refused ones too.`;
-    $("count").textContent = kept === 0 && waiting > 0 ? "paused" : counted(shown.length, matching, kept);
-    $("clear").disabled = isEmpty;
+    $("no-match-text").textContent =
+      `Searched ${count(kept, "call")}, the refused ones too.${waiting > 0 ? ` ${held}` : ""}`;
+    $("count").textContent = counted(shown.length, matching, kept);
+    disable($("clear"), isEmpty, $("attempts-title"));
     $("pause").textContent = this.#pausedAt === null ? "Pause" : `Resume · ${waiting.toLocaleString("en")} new`;
   }
 
@@ -150,5 +155,6 @@ function counted(shown, matching, kept) {
 
 /** A number as it is typed, in the spelling in which it is sent. */
 function plain(text) {
-  return text.replace(/[\s-]/g, "").replace(/^(\+86|0086|86(?=\d{11}$))/, "");
+  // Without its plus a prefix may as well be the middle of a number, unless a whole one follows.
+  return text.replace(/[\s-]/g, "").replace(/^(\+86|(00)?86(?=\d{11}$))/, "");
 }

@@ -4,18 +4,34 @@ import { toast } from "./dom.js";
 
 export const spoken = (content) => `您的验证码是 ${[...content].join(" ")}`;
 
+const LOADING_MS = 1000;
+
 // Some browsers load their voices when they are first asked for them, and say so later.
 if ("speechSynthesis" in window) speechSynthesis.getVoices();
 
+let waited = false;
+
+/** The voices of this browser, waited for once where they are not there yet. */
+async function voices() {
+  if (speechSynthesis.getVoices().length === 0 && !waited) {
+    await new Promise((done) => {
+      speechSynthesis.addEventListener("voiceschanged", done, { once: true });
+      setTimeout(done, LOADING_MS);
+    });
+    waited = true;
+  }
+  return speechSynthesis.getVoices();
+}
+
 const isChinese = (voice) => /^(zh|cmn)\b/i.test(voice.lang) && !/HK|TW/i.test(voice.lang);
 
-export function listen(content) {
+export async function listen(content) {
   const text = spoken(content);
   if (!("speechSynthesis" in window)) {
     toast(`This browser cannot speak. It would say: ${text}`);
     return;
   }
-  const chinese = speechSynthesis.getVoices().filter(isChinese);
+  const chinese = (await voices()).filter(isChinese);
   // Any other voice speaks on its maker's machines, which would be told the code;
   // and where none is chosen the browser chooses.
   const voice = chinese.find((one) => one.localService);

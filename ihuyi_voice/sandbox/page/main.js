@@ -2,7 +2,7 @@
 
 import { $, ask, attempt, count, toast, visible } from "./dom.js";
 import { prepareControls, showSettings } from "./controls.js";
-import { openDetails, prepareDetails, refreshDetails } from "./details.js";
+import { forgetDetails, openDetails, prepareDetails, refreshDetails } from "./details.js";
 import { follow } from "./feed.js";
 import { List } from "./list.js";
 
@@ -21,6 +21,7 @@ function told(event) {
     showEnvironment(settings);
   }
   const fresh = list.tell(event);
+  if (event.anew) forgetDetails();
   if (event.receipts) refreshDetails(event.receipts);
   // What was there before the page was opened is no news.
   if (!event.anew && !event.catching_up) announce(fresh);

@@ -51,10 +51,10 @@ export function outcome(attempt) {
   );
 }
 
-export function fault(attempt) {
+/** What chaos did to the answer, or null; `before` is what the words are led in by. */
+export function fault(attempt, before = "") {
   if (attempt.fault === null) return null;
-  const text = FAULTS[attempt.fault] ?? attempt.fault;
-  return el("span", { className: "fault" }, `chaos: ${text}`);
+  return el("span", { className: "fault" }, before + (FAULTS[attempt.fault] ?? attempt.fault));
 }
 
 export function receiptText(receipt) {
@@ -101,7 +101,7 @@ export function row(attempt, receipt, open) {
       number(attempt.mobile),
       el("span", { className: "id" }, attempt.voice_id === null ? "" : `voice id ${attempt.voice_id}`),
     ),
-    el("span", { className: "what" }, outcome(attempt), el("span", { className: "asides" }, fault(attempt), el("span", { className: "receipt" }))),
+    el("span", { className: "what" }, outcome(attempt), el("span", { className: "asides" }, fault(attempt, "chaos: "), el("span", { className: "receipt" }))),
     el("span", { className: "actions" }, attempt.voice_id === null ? null : listenButton(attempt), details),
   );
   item.dataset.number = attempt.number;
