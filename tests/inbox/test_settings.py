@@ -57,6 +57,47 @@ def test_a_code_and_late_answers_and_all_of_it_off(inbox: Inbox) -> None:
     expect(inbox.page.get_by_role("button", name="All off")).to_be_disabled()
 
 
+def test_the_focus_is_not_lost_with_the_button_that_is_disabled(inbox: Inbox) -> None:
+    inbox.call()
+    inbox.gateway.chaos = Chaos(garbage=1)
+    calm = inbox.page.get_by_role("button", name="All off")
+    expect(calm).to_be_enabled()
+    calm.press("Enter")
+    expect(calm).to_be_disabled()
+    expect(inbox.page.locator("#chaos-title")).to_be_focused()
+    clear = inbox.page.get_by_role("button", name="Clear")
+    clear.focus()
+    inbox.gateway.clear()
+    expect(clear).to_be_disabled()
+    expect(inbox.page.locator("#attempts-title")).to_be_focused()
+
+
+def test_jitter_alone_is_shown_and_set(inbox: Inbox) -> None:
+    inbox.gateway.chaos = Chaos(latency_jitter=2)
+    late = inbox.page.get_by_role("switch", name="Late answers")
+    least = inbox.page.get_by_label("Late answers: by how many seconds")
+    more = inbox.page.get_by_label("Late answers: by up to how many seconds more")
+    expect(late).to_be_checked()
+    expect(least).to_have_value("0")
+    expect(more).to_have_value("2")
+    with inbox.page.expect_response("**/chaos"):
+        more.fill("3")
+        more.press("Enter")
+    assert Chaos(latency_jitter=3) == inbox.gateway.chaos
+    with inbox.page.expect_response("**/chaos"):
+        late.uncheck()
+    assert Chaos() == inbox.gateway.chaos
+    # Neither is nothing that could be switched on.
+    more.fill("0")
+    late.click()
+    expect(least).to_be_focused()
+    expect(late).not_to_be_checked()
+    least.fill("0.5")
+    with inbox.page.expect_response("**/chaos"):
+        late.check()
+    assert Chaos(latency=0.5) == inbox.gateway.chaos
+
+
 def test_what_is_too_little_for_the_fields_can_be_switched_off(inbox: Inbox) -> None:
     inbox.gateway.chaos = Chaos(garbage=0.00004, latency=0.001)
     expect(inbox.page.get_by_label("Garbage: how often")).to_have_value("0.004")
@@ -72,6 +113,7 @@ def test_no_fault_is_switched_on_without_its_number(inbox: Inbox) -> None:
     for name, label in (
         ("Refuse with", "The code that is answered"),
         ("Garbage", "Garbage: how often"),
+        ("Late answers", "Late answers: by up to how many"),
         ("Late answers", "Late answers: by how many"),
     ):
         inbox.page.get_by_label(label).fill("")
@@ -103,6 +145,20 @@ def test_a_freeze(inbox: Inbox) -> None:
     assert b"<code>2</code>" in inbox.call()
 
 
+def test_a_freeze_for_abuse_says_what_it_answers(inbox: Inbox) -> None:
+    said = inbox.page.locator("#frozen-help")
+    expect(said).to_have_text("All is refused with 4050 账号被冻结", use_inner_text=True)
+    inbox.gateway.abuse_limit = 1
+    inbox.call(content="1")
+    expect(said).to_have_text(
+        "For abuse: a submit gets 408, a balance query 4050", use_inner_text=True
+    )
+    assert b"<code>408</code>" in inbox.call()
+    with inbox.page.expect_response("**/settings"):
+        inbox.page.get_by_role("switch", name="Frozen").uncheck()
+    expect(said).to_have_text("All is refused with 4050 账号被冻结", use_inner_text=True)
+
+
 def test_an_answer_that_is_no_json_is_said_in_words(inbox: Inbox) -> None:
     page = inbox.page
     page.route("**/settings", lambda route: route.fulfill(status=413, body="<h1>Too much</h1>"))
@@ -127,6 +183,21 @@ def test_the_balance(inbox: Inbox) -> None:
     expect(inbox.page.locator("#left")).to_have_text("0")
     expect(balance).to_have_value("1")
     assert b"<code>4051</code>" in inbox.call()
+
+
+def test_a_balance_that_would_be_rounded_is_refused_at_the_field(inbox: Inbox) -> None:
+    asked: list[str] = []
+    inbox.page.on("request", lambda request: asked.append(request.url))
+    balance = inbox.page.get_by_label("Balance")
+    for number in (2**53, 2**53 + 1, 10**30):
+        balance.fill(str(number))
+        balance.press("Enter")
+        assert str(2**53 - 1) in balance.evaluate("field => field.validationMessage")
+    assert [] == asked
+    balance.fill(str(2**53 - 1))
+    with inbox.page.expect_response("**/settings"):
+        balance.press("Enter")
+    assert 2**53 - 1 == inbox.gateway.balance
 
 
 def test_the_blacklist_and_the_allowed_ips(inbox: Inbox) -> None:

@@ -58,7 +58,7 @@ def test_the_first_event_tells_everything_and_then_nothing_until_something_chang
     assert b"" == reader.event()
     gateway.frozen = True
     _, told = parsed(reader.event())
-    assert {"settings": {"frozen": True}} == told
+    assert {"settings": {"frozen": True, "frozen_with": 4050}} == told
     gateway.frozen = False
     reader.event()
     submit(gateway)

@@ -67,8 +67,9 @@ def test_every_setting_counts_when_it_is_set_while_running() -> None:
 def test_ending_a_freeze_for_abuse() -> None:
     gateway = SandboxGateway(abuse_limit=1, clock=at_now)
     assert [401, 408] == [submit(gateway, {}), submit(gateway)]
-    assert gateway.frozen
+    assert (True, 408) == (gateway.frozen, gateway.frozen_with)
     gateway.frozen = False
+    assert None is gateway.frozen_with
     assert 2 == submit(gateway)
 
 

@@ -195,7 +195,7 @@ function latencyRow() {
     el("label", { htmlFor: "latency" }, "Late answers"),
     inSeconds(least),
     el("p", { id: "latency-help" }, "Placed at once; only the answer waits"),
-    el("span", { className: "more", "aria-hidden": "true" }, "and by up to so much more"),
+    el("span", { className: "more", "aria-hidden": "true" }, "At random, also up to"),
     inSeconds(more),
   );
 }
