@@ -12,7 +12,10 @@ from tests.inbox.needs import expect
 from tests.sandbox.forms import MOBILE
 
 if TYPE_CHECKING:
+    from playwright.sync_api import FloatRect
+
     from tests.inbox.inbox import Inbox
+    from tests.inbox.needs import Locator
 
 # Some character that can be read.
 NAMED = re.compile(r"\w")
@@ -123,18 +126,29 @@ OVERLAPPING = """
 
 
 @pytest.mark.parametrize("width", [320, 390, 700, 1280])
-@pytest.mark.parametrize("balance", [1000, 1_000_000_000])
+@pytest.mark.parametrize("balance", [1000, 1_000_000_000, 2**53 - 1])
 def test_nothing_in_the_bar_lies_over_its_neighbour(inbox: Inbox, width: int, balance: int) -> None:
     inbox.gateway.balance = balance
     inbox.page.set_viewport_size({"width": width, "height": 812})
     expect(inbox.page.locator("#left")).to_have_text(f"{balance:,}")
-    assert [] == inbox.page.evaluate(OVERLAPPING)
+    cut = "(title => title.scrollWidth - title.clientWidth)(document.querySelector('h1'))"
+    assert ([], 0) == (inbox.page.evaluate(OVERLAPPING), inbox.page.evaluate(cut))
     inbox.page.evaluate(
         "document.getElementById('connection').className = 'connection lost';"
         "document.getElementById('connection').textContent = 'Connection lost, retrying'"
     )
-    assert [] == inbox.page.evaluate(OVERLAPPING)
+    assert ([], 0) == (inbox.page.evaluate(OVERLAPPING), inbox.page.evaluate(cut))
     assert 0 == inbox.page.evaluate("document.documentElement.scrollWidth - innerWidth")
+
+
+def box(of: Locator) -> FloatRect:
+    found = of.bounding_box()
+    assert found is not None
+    return found
+
+
+def bottom(of: Locator) -> float:
+    return box(of)["y"] + box(of)["height"]
 
 
 @pytest.mark.parametrize("width", [320, 390])
@@ -143,9 +157,64 @@ def test_a_code_and_a_number_stay_on_one_line(inbox: Inbox, width: int) -> None:
     inbox.call(content="123456")
     inbox.settle()
     for part, most in ((".code", 45), (".number", 30)):
-        box = inbox.rows.locator(part).bounding_box()
-        assert box is not None
-        assert box["height"] < most
+        assert box(inbox.rows.locator(part))["height"] < most
+
+
+def test_what_a_row_can_do_has_a_line_of_its_own_where_there_is_no_room(inbox: Inbox) -> None:
+    inbox.page.set_viewport_size({"width": 320, "height": 812})
+    inbox.call()
+    inbox.settle()
+    assert box(inbox.rows.locator(".actions"))["y"] >= bottom(inbox.rows.locator(".what"))
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_the_outcome_keeps_its_distance_on_a_phone(inbox: Inbox, width: int) -> None:
+    inbox.page.set_viewport_size({"width": width, "height": 812})
+    inbox.call()
+    inbox.settle()
+    who, what = inbox.rows.locator(".who"), inbox.rows.locator(".what")
+    assert box(what)["y"] - bottom(who) > 6
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_a_number_that_is_none_takes_two_lines_at_most(inbox: Inbox, width: int) -> None:
+    inbox.page.set_viewport_size({"width": width, "height": 812})
+    inbox.call("<img src=x onerror=alert(1)> " * 3)
+    inbox.settle()
+    number = inbox.rows.locator(".number")
+    assert box(number)["height"] < 45
+    # Its details have room for all that the list is told.
+    inbox.rows.first.click()
+    shown = inbox.details.locator("h2 .number")
+    expect(shown).to_be_visible()
+    assert 0 == shown.evaluate("it => it.scrollHeight - it.clientHeight")
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_pausing_neither_narrows_the_search_nor_moves_the_button(inbox: Inbox, width: int) -> None:
+    inbox.page.set_viewport_size({"width": width, "height": 812})
+    search, pause = inbox.page.get_by_role("searchbox"), inbox.page.locator("#pause")
+    before = box(search), box(pause)
+    pause.click()
+    for _ in range(3):
+        inbox.call()
+    expect(pause).to_have_text("Resume · 3 new")
+    assert before == (box(search), box(pause))
+    assert box(search)["width"] > width - 40
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_the_lines_to_paste_are_seen_whole_on_a_phone(inbox: Inbox, width: int) -> None:
+    inbox.page.set_viewport_size({"width": width, "height": 812})
+    for name in ("environment", "first-call"):
+        lines = inbox.page.locator(f"#{name}")
+        expect(lines).to_be_visible()
+        assert 0 == lines.evaluate("it => it.scrollWidth - it.clientWidth")
+
+
+def test_a_url_that_is_cut_shows_that_it_is(inbox: Inbox) -> None:
+    shown = "getComputedStyle(document.getElementById('receipt-url')).textOverflow"
+    assert "ellipsis" == inbox.page.evaluate(shown)
 
 
 def test_nothing_sticks_out_at_the_width_of_a_phone(inbox: Inbox) -> None:
@@ -195,7 +264,7 @@ def test_a_switch_shows_its_state_in_forced_colours(inbox: Inbox) -> None:
     inbox.page.emulate_media(forced_colors="none")
 
 
-CONTRAST = """
+RATIO = """
 () => {
   const rgb = text => text.match(/[\\d.]+/g).map(Number);
   const light = ([r, g, b]) => {
@@ -210,29 +279,36 @@ CONTRAST = """
     }
     return [255, 255, 255];
   };
-  const low = [];
-  for (const one of document.querySelectorAll("body *")) {
-    const own = [...one.childNodes].some(node => node.nodeType === 3 && node.data.trim());
-    if (!own || one.disabled || !one.checkVisibility()) continue;
-    const [a, b] = [light(rgb(getComputedStyle(one).color)), light(ground(one))];
-    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < 4.5) low.push([one.textContent, ratio]);
-  }
-  return low;
+  window.ratio = (one, colour) => {
+    const [a, b] = [light(rgb(getComputedStyle(one)[colour])), light(ground(one))];
+    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  };
 }
 """
 
+CONTRAST = """() => [...document.querySelectorAll("body *")]
+  .filter(one => [...one.childNodes].some(node => node.nodeType === 3 && node.data.trim()))
+  .filter(one => !one.disabled && one.checkVisibility())
+  .map(one => [one.textContent, ratio(one, "color")])
+  .filter(([, found]) => found < 4.5)"""
 
-def test_every_text_stands_out_from_its_ground(inbox: Inbox) -> None:
+EDGES = """() => [...document.querySelectorAll("button:enabled")]
+  .filter(one => one.checkVisibility())
+  .map(one => [one.textContent, ratio(one, "borderTopColor")])
+  .filter(([, found]) => found < 1.8)"""
+
+
+def test_every_text_and_every_button_stands_out_from_its_ground(inbox: Inbox) -> None:
     inbox.call()
     inbox.call(content="1")
     inbox.gateway.chaos = Chaos(code=4085)
     inbox.call()
     inbox.settle()
+    inbox.page.evaluate(RATIO)
     for scheme in ("light", "dark"):
         inbox.page.emulate_media(color_scheme=scheme)
-        assert [] == inbox.page.evaluate(CONTRAST)
+        assert ([], []) == (inbox.page.evaluate(CONTRAST), inbox.page.evaluate(EDGES))
         inbox.rows.first.click()
         expect(inbox.details).to_be_visible()
-        assert [] == inbox.page.evaluate(CONTRAST)
+        assert ([], []) == (inbox.page.evaluate(CONTRAST), inbox.page.evaluate(EDGES))
         inbox.page.keyboard.press("Escape")

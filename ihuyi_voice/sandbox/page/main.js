@@ -1,6 +1,6 @@
 // The inbox: what happens is shown, and what is asked for is passed on.
 
-import { $, ask, attempt, count, toast, visible } from "./dom.js";
+import { $, ask, attempt, count, el, toast, visible } from "./dom.js";
 import { prepareControls, showSettings } from "./controls.js";
 import { forgetDetails, openDetails, prepareDetails, refreshDetails } from "./details.js";
 import { follow } from "./feed.js";
@@ -46,11 +46,11 @@ function say() {
 
 function showEnvironment({ api_id, has_default_key }) {
   const key = has_default_key ? DEFAULT_KEY : "<the api_key it was given>";
-  $("environment").textContent = [
-    `export IHUYI_VOICE_BASE_URL=${location.origin}`,
-    `export IHUYI_VOICE_API_ID=${api_id}`,
-    `export IHUYI_VOICE_API_KEY=${key}`,
-  ].join("\n");
+  const values = { BASE_URL: location.origin, API_ID: api_id, API_KEY: key };
+  // On a narrow screen a line breaks before its value, and not in the middle of it.
+  $("environment").replaceChildren(
+    ...Object.entries(values).flatMap(([name, value], n) => [`${n > 0 ? "\n" : ""}export IHUYI_VOICE_${name}=`, el("wbr"), value]),
+  );
 }
 
 function connection(state) {
