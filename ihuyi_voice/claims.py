@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 
-from .errors import ACCEPTED, InvalidRequestError, OutcomeUnknownError
+from .errors import ACCEPTED, InvalidRequestError, LedgerError, OutcomeUnknownError
 from .ledger_entry import REPEATABLE, EntryState, Fingerprints, check_key
 from .models import OutcomeStatus, SubmitResult, mask_mobile
 
@@ -122,9 +122,15 @@ class Claims:
                     "submit %s %s: the ledger could not record it: %s",
                     keyed.masked_mobile,
                     status.value,
-                    # A key is the caller's text, and may hold a number or a code.
-                    str(error).replace(repr(keyed.key), "its key"),
+                    _words(error, keyed.key),
                 )
+
+
+def _words(error: Exception, key: str) -> str:
+    """What may be logged of it: a key is the caller's text, and so is a foreign exception's."""
+    if isinstance(error, LedgerError):
+        return str(error).replace(repr(key), "its key")
+    return type(error).__name__
 
 
 def _stored(entry: Entry, mobile: str) -> SubmitResult:

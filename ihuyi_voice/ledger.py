@@ -438,8 +438,8 @@ class Ledger:
 def _check_stands_for(entry: Entry, fingerprint: Fingerprint, mobile: str) -> None:
     if not entry.stands_for(fingerprint, mobile):
         msg = (
-            f"idempotency_key {entry.key!r} stands for another number or content in the ledger;"
-            " nothing was sent"
+            f"idempotency_key {entry.key!r} stands for another number or content in the ledger, or"
+            " was used with another API key, with which they cannot be compared; nothing was sent"
         )
         raise InvalidRequestError(msg)
 

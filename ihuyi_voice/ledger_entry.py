@@ -156,11 +156,12 @@ class Entry:
         """Whether it is about the same number and content.
 
         Where another API key made the fingerprint, only the masked numbers
-        can be compared.
+        can be compared: enough to send what rang nobody, and not enough to
+        say of one of ten thousand numbers that it was called.
         """
         if self.fingerprint.hashed_with == fingerprint.hashed_with:
             return self.fingerprint.digest == fingerprint.digest
-        return self.mobile == mobile
+        return self.mobile == mobile and self.state in REPEATABLE
 
 
 class Attempt(NamedTuple):

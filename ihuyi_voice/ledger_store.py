@@ -139,7 +139,7 @@ def _claim_statement(statement: sqlite.Insert | postgresql.Insert) -> Executable
     new = statement.excluded
     # Literal, because parameters here would have to be the same for all rows.
     states = ", ".join(f"'{state.value}'" for state in REPEATABLE)
-    # The rule of `Entry.stands_for`.
+    # The rule of `Entry.stands_for`, for those that may be repeated.
     same = or_(
         and_(_c.hashed_with == new.hashed_with, _c.digest == new.digest),
         and_(_c.hashed_with != new.hashed_with, _c.mobile == new.mobile),

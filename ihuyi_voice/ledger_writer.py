@@ -312,8 +312,9 @@ class Writer:
         now = self._now()
         with self._lock:
             for item in batch:
-                item.done = True
+                # In this order: who waits looks at both without the lock.
                 item.error = error
+                item.done = True
                 if item.waited_for and item.loop is not None:
                     by_loop.setdefault(item.loop, []).append(item)
                 if item.loop is None:

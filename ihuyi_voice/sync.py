@@ -71,29 +71,38 @@ class _LoopThread:
         self._started.result()
 
     def begin(
-        self, start: Callable[[AsyncVoiceClient], Awaitable[T]]
-    ) -> concurrent.futures.Future[T]:
-        """Run a coroutine in the thread, in the caller's context; its future can cancel it.
+        self,
+        start: Callable[[AsyncVoiceClient], Awaitable[T]],
+        future: concurrent.futures.Future[T],
+    ) -> None:
+        """Run a coroutine in the thread, in the caller's context, for a future that can cancel it.
 
         Not by anyio's BlockingPortal, which waits for the loop once more, until
         the task is there, nor by asyncio's run_coroutine_threadsafe, which
         takes one more round of it to tell the end: a third of a call's time.
         """
-        future: concurrent.futures.Future[T] = concurrent.futures.Future()
         try:
             self.loop.call_soon_threadsafe(self._start, start, future)
         except RuntimeError:
             raise RuntimeError(_CLOSED) from None
-        return future
 
     def _start(
         self,
         start: Callable[[AsyncVoiceClient], Awaitable[T]],
         future: concurrent.futures.Future[T],
     ) -> None:
+        if future.cancelled():
+            # Ctrl-C has returned already: its request must not be written any more.
+            return
         call = self.loop.create_task(self._call(start, future))
         self._calls.add(call)
-        call.add_done_callback(self._calls.discard)
+
+        def ended(call: asyncio.Task[None]) -> None:
+            self._calls.discard(call)
+            # One that was cancelled before its first step has told nobody.
+            future.cancel()
+
+        call.add_done_callback(ended)
 
         def cancel(future: concurrent.futures.Future[T]) -> None:
             if future.cancelled():
@@ -252,7 +261,7 @@ class VoiceClient:
         )
         self._allow_running_loop = allow_running_loop
         self._closed = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._thread: _LoopThread | None = None
         self._finalizer: weakref.finalize[..., VoiceClient] | None = None
         _clients.add(self)
@@ -407,20 +416,18 @@ class VoiceClient:
 
     def _call(self, name: str, start: Callable[[AsyncVoiceClient], Awaitable[T]]) -> T:
         self._check_usable(name)
-        # Begun under the lock, so that whoever closes the client waits for it.
-        with self._lock:
-            future = self._running_thread().begin(start)
-        return self._wait(name, future)
-
-    def _wait(self, name: str, future: concurrent.futures.Future[T]) -> T:
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
         try:
+            # Begun under the lock, so that whoever closes the client waits for it.
+            with self._lock:
+                self._running_thread().begin(start, future)
             return future.result()
         except concurrent.futures.CancelledError:
             # At the interpreter's exit, in a daemon thread.
             reason = "the program ended while the request was on its way"
             raise OutcomeUnknownError(reason, may_have_rung=name != "query_balance") from None
         except BaseException:
-            # Ctrl-C ends the wait alone; the call itself must end too.
+            # Ctrl-C ends the wait alone; the call itself must end too, begun or not.
             future.cancel()
             raise
 
@@ -450,12 +457,15 @@ class VoiceClient:
             self._thread = None
             self._client = self._client._twin()
         if self._thread is None:
+            if self._client._transport is not None:
+                # Ctrl-C, or a fork, came while a thread was being started with it.
+                self._client = self._client._twin()
             self._thread = _LoopThread(self._client)
             self._finalizer = weakref.finalize(self, self._thread.stop, cancel_remaining=True)
         return self._thread
 
     def _renew_lock(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
 
 class BlockingBulkRun:
@@ -489,7 +499,7 @@ class BlockingBulkRun:
                 if self._client._client is not self._made_for:
                     # Forked since it was made.
                     self._run = self._start(self._client._client)
-                self._over = thread.begin(lambda _: self._live(thread, entered))
+                thread.begin(lambda _: self._live(thread, entered), self._over)
             self._over.add_done_callback(lambda _: entered.set())
             entered.wait()
             if self._over.done():
@@ -558,9 +568,7 @@ class BlockingBulkRun:
         if self._thread.pid != os.getpid():
             msg = "this bulk run belongs to the process that this one was forked from"
             raise RuntimeError(msg)
-        self._client._check_usable("submit_many")
-        future = self._thread.begin(lambda _: self._run.next_batch(_LINGER))
-        return self._client._wait("submit_many", future)
+        return self._client._call("submit_many", lambda _: self._run.next_batch(_LINGER))
 
     async def _live(self, thread: _LoopThread, entered: threading.Event) -> None:
         """The run's block, in the loop's thread: until `__exit__` or the client's `close`."""

@@ -61,6 +61,7 @@ class Claims(RuleBasedStateMachine):
                 its_mobile == mobile
                 if its_api_key == api_key
                 else (its_mobile[:3], its_mobile[7:]) == (mobile[:3], mobile[7:])
+                and standing[0] in (EntryState.REFUSED, EntryState.NOT_SENT)
             )
             if not same:  # pragma: no branch - the dice decide
                 with pytest.raises(InvalidRequestError):

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 import pytest
@@ -337,6 +338,78 @@ def test_used_after_its_loop_has_gone(gateway: SandboxGateway) -> None:
     assert 1 == len(gateway.attempts)
 
 
+def test_ctrl_c_before_a_call_has_begun_places_none(gateway: SandboxGateway) -> None:
+    """As when the loop is busy: its task must not so much as begin."""
+    script = """
+    submit()
+    hold = threading.Event()
+    client._thread.loop.call_soon_threadsafe(hold.wait)
+    begin = client._thread.begin
+    def interrupted(*arguments):
+        begin(*arguments)
+        os.kill(os.getpid(), signal.SIGINT)
+    client._thread.begin = interrupted
+    try:
+        submit(1)
+    except KeyboardInterrupt:
+        print("interrupted")
+    client._thread.begin = begin
+    hold.set()
+    print(client.query_balance().remaining)
+    """
+    assert (0, "interrupted\n999\n", "") == run(gateway, script)
+    assert 1 == len(gateway.attempts)
+
+
+def test_closed_by_a_signal_that_comes_while_a_call_begins(gateway: SandboxGateway) -> None:
+    script = """
+    submit()
+    signal.signal(signal.SIGTERM, lambda *_: client.close())
+    with client._lock:
+        os.kill(os.getpid(), signal.SIGTERM)
+    print(client)
+    """
+    expected = f"<VoiceClient {gateway_url[gateway]} closed>\n"
+    assert (0, expected, "") == run(gateway, script)
+
+
+def test_a_call_that_is_cancelled_before_its_first_step_is_told(gateway: SandboxGateway) -> None:
+    script = """
+    from concurrent.futures import CancelledError, Future
+    submit()
+    future, thread = Future(), client._thread
+    def begin_and_cancel():
+        thread._start(lambda client: client.query_balance(), future)
+        for call in thread._calls:
+            call.cancel()
+    thread.loop.call_soon_threadsafe(begin_and_cancel)
+    try:
+        future.result(10)
+    except CancelledError:
+        print("told")
+    """
+    assert (0, "told\n", "") == run(gateway, script)
+
+
+def test_a_first_use_that_is_interrupted_can_be_tried_again(gateway: SandboxGateway) -> None:
+    script = """
+    from ihuyi_voice import sync
+    whole = sync._LoopThread
+    class Interrupted(whole):
+        def __init__(self, client):
+            super().__init__(client)
+            raise KeyboardInterrupt
+    sync._LoopThread = Interrupted
+    try:
+        submit()
+    except KeyboardInterrupt:
+        print("interrupted")
+    sync._LoopThread = whole
+    print(submit())
+    """
+    assert (0, "interrupted\n提交成功\n", "") == run(gateway, script)
+
+
 def test_a_thread_that_cannot_start_says_why(gateway: SandboxGateway) -> None:
     script = """
     def fail(*_, **__):
@@ -373,7 +446,7 @@ def test_the_collector_may_finalise_in_the_loops_own_thread(gateway: SandboxGate
     async def finalise(_: object) -> None:
         thread.stop(cancel_remaining=True)
 
-    thread.begin(finalise)
+    thread.begin(finalise, Future())
     thread._thread.join(timeout=10)
     assert not thread._thread.is_alive()
     assert client._finalizer is not None
