@@ -158,6 +158,24 @@ def test_a_code_and_a_number_stay_on_one_line(inbox: Inbox, width: int) -> None:
     inbox.settle()
     for part, most in ((".code", 45), (".number", 30)):
         assert box(inbox.rows.locator(part))["height"] < most
+    # Not even where there is no room for it.
+    inbox.page.evaluate("document.getElementById('attempts').style.width = '6rem'")
+    for part, most in ((".code", 45), (".number", 30)):
+        assert box(inbox.rows.locator(part))["height"] < most
+
+
+STICKING_OUT = """() => [...document.querySelectorAll("#attempts *")]
+  .filter(one => one.getBoundingClientRect().right > attempts.getBoundingClientRect().right)
+  .map(one => one.outerHTML)"""
+
+
+@pytest.mark.parametrize("width", [320, 390, 600, 740, 800, 961, 1024, 1100, 1140, 1280])
+def test_nothing_of_a_row_is_cut_at_any_width(inbox: Inbox, width: int) -> None:
+    inbox.page.set_viewport_size({"width": width, "height": 812})
+    inbox.call(content="123456")
+    inbox.call("1" * 200, "x" * 200)
+    inbox.settle()
+    assert [] == inbox.page.evaluate(STICKING_OUT)
 
 
 def test_what_a_row_can_do_has_a_line_of_its_own_where_there_is_no_room(inbox: Inbox) -> None:
