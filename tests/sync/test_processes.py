@@ -240,7 +240,7 @@ def test_ctrl_c_during_a_call_returns_at_once_and_cancels(gateway: SandboxGatewa
         submit()
     except KeyboardInterrupt:
         # In one piece, because the loop's thread writes too.
-        sys.stdout.write("interrupted\n")
+        sys.stdout.write("interrupted\\n")
     while client._client._requester.slots.value < 100:
         time.sleep(0)
     client.close()
