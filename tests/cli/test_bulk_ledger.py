@@ -584,6 +584,20 @@ def test_what_was_not_recorded_is_said_at_the_end(
     assert "with the very same ledger only" in flat(result.stdout)
 
 
+def test_a_ledger_that_fails_while_it_is_asked_sends_nothing(
+    gateway: Gateway, path: Path, book: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        msg = "the disk is gone"
+        raise LedgerError(msg)
+
+    monkeypatch.setattr(Ledger, "known", fail)
+    write(path, many(2))
+    result = again(path, book, "--yes")
+    assert (4, []) == (result.exit_code, placed(gateway))
+    assert "the ledger could not be used: the disk is gone" in result.stderr
+
+
 def test_what_is_all_done_is_told_without_the_gateway(
     gateway: Gateway, path: Path, book: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -392,6 +392,22 @@ def test_a_call_that_is_cancelled_before_its_first_step_is_told(gateway: Sandbox
     assert (0, "told\n", "") == run(gateway, script)
 
 
+def test_a_call_that_ends_well_after_it_was_cancelled_tells_nobody(
+    gateway: SandboxGateway,
+) -> None:
+    script = """
+    from concurrent.futures import Future
+    submit()
+    future, ended = Future(), threading.Event()
+    async def start(_):
+        future.cancel()
+        client._thread.loop.call_soon(ended.set)
+    client._thread.begin(start, future)
+    print(ended.wait(10), future.cancelled())
+    """
+    assert (0, "True True\n", "") == run(gateway, script)
+
+
 def test_a_first_use_that_is_interrupted_can_be_tried_again(gateway: SandboxGateway) -> None:
     script = """
     from ihuyi_voice import sync
