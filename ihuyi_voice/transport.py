@@ -17,7 +17,7 @@ import asyncio
 import math
 import time
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
 from aiohttp.payload import BytesPayload
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Sequence
 
-    from aiohttp.abc import AbstractStreamWriter
     from aiohttp.client_reqrep import ClientRequest
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
@@ -208,14 +207,13 @@ class _Request(aiohttp.ClientRequest):
 
     DEFAULT_HEADERS = {}  # noqa: RUF012 - as the base class declares it
 
-    async def write_bytes(
-        self, writer: AbstractStreamWriter, conn: Connection, content_length: int | None = None
-    ) -> None:
+    # Whatever it takes: aiohttp 3.11 hands over one argument less.
+    async def write_bytes(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - see above
         """Write the body, unless it is too late for that."""
         # Up to Python 3.11 this is a task of its own, before which others had their turn.
         if _current_exchange.get().cut_off_late():
             return
-        await super().write_bytes(writer, conn, content_length)
+        await super().write_bytes(*arguments, **options)
 
 
 class AiohttpTransport:
