@@ -782,14 +782,15 @@ import sys
 from ihuyi_voice import *
 url, closed = sys.argv[1:]
 outcomes = []
-voice = VoiceClient("sandbox", "sandbox-key", base_url=url, timeout=0.2)
+voice = VoiceClient("sandbox", "sandbox-key", base_url=url)
+hurried = VoiceClient("sandbox", "sandbox-key", base_url=url, timeout=1.0)
 down = VoiceClient("sandbox", "sandbox-key", base_url=closed, connect_attempts=2)
 for client, mobile, content in (
     (voice, "13987654321", "907351"),
     (voice, "13987654321", "907352"),
     (voice, "13987654321", "907353"),
     (voice, "13900000000", "907354"),
-    (voice, "13911111111", "907355"),
+    (hurried, "13911111111", "907355"),
     (voice, "13987654321", 907351),
     (down, "13922222222", "907356"),
 ):
