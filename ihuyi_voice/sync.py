@@ -1,13 +1,13 @@
-"""The blocking client: one thread that owns the event loop, and plain wrappers.
+"""The blocking client: plain wrappers around a thread that owns the event loop.
 
 Nothing of the way of a request is decided here: every method hands a
 coroutine of `AsyncVoiceClient` to the thread and waits. Deadlines are kept in
 there; an interrupted wait cancels the coroutine, so that no call is placed
 after Ctrl-C has returned.
 
-The thread is a daemon and is stopped by a finaliser, so that a client that is
-never closed keeps neither the interpreter nor a forked child from exiting. A
-child does not touch what it inherited: it starts a thread of its own.
+The thread is stopped by a finaliser, so that a client that is never closed
+keeps neither the interpreter nor a forked child from exiting. A child does not
+touch what it inherited: it starts a thread of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
-from ._loops import fast_loop_factory
+from ._loop_thread import CLOSED, LoopThread
 from .bulk import is_account_level
 from .client import AsyncVoiceClient, options_from_env
 from .errors import OutcomeUnknownError
@@ -49,133 +49,6 @@ T = TypeVar("T")
 
 # Seconds by which a batch of outcomes waits for more of them.
 _LINGER = 0.005
-
-# Seconds that closing a client waits for its loop to close, once it is idle.
-_LOOP_CLOSING_SECONDS = 2.0
-
-_CLOSED = "this client is closed: make a new one"
-
-
-class _LoopThread:
-    """A thread with an event loop, and one open client in it."""
-
-    def __init__(self, client: AsyncVoiceClient) -> None:
-        self.pid = os.getpid()
-        self._client = client
-        self._calls: set[asyncio.Task[None]] = set()
-        self._started: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._cancel_remaining = False
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="ihuyi-voice", daemon=True)
-        self._thread.start()
-        self._started.result()
-
-    def begin(
-        self,
-        start: Callable[[AsyncVoiceClient], Awaitable[T]],
-        future: concurrent.futures.Future[T],
-    ) -> None:
-        """Run a coroutine in the thread, in the caller's context, for a future that can cancel it.
-
-        Not by anyio's BlockingPortal, which waits for the loop once more, until
-        the task is there, nor by asyncio's run_coroutine_threadsafe, which
-        takes one more round of it to tell the end: a third of a call's time.
-        """
-        try:
-            self.loop.call_soon_threadsafe(self._start, start, future)
-        except RuntimeError:
-            raise RuntimeError(_CLOSED) from None
-
-    def _start(
-        self,
-        start: Callable[[AsyncVoiceClient], Awaitable[T]],
-        future: concurrent.futures.Future[T],
-    ) -> None:
-        if future.cancelled():
-            # Ctrl-C has returned already: its request must not be written any more.
-            return
-        call = self.loop.create_task(self._call(start, future))
-        self._calls.add(call)
-
-        def ended(call: asyncio.Task[None]) -> None:
-            self._calls.discard(call)
-            # One that was cancelled before its first step has told nobody.
-            future.cancel()
-
-        call.add_done_callback(ended)
-
-        def cancel(future: concurrent.futures.Future[T]) -> None:
-            if future.cancelled():
-                # A loop that is closed has nothing left to cancel.
-                with contextlib.suppress(RuntimeError):
-                    self.loop.call_soon_threadsafe(call.cancel)
-
-        future.add_done_callback(cancel)
-
-    async def _call(
-        self,
-        start: Callable[[AsyncVoiceClient], Awaitable[T]],
-        future: concurrent.futures.Future[T],
-    ) -> None:
-        try:
-            result = await start(self._client)
-        except BaseException as error:
-            if isinstance(error, asyncio.CancelledError):
-                future.cancel()
-            if future.set_running_or_notify_cancel():
-                future.set_exception(error)
-            if not isinstance(error, Exception):
-                raise
-        else:
-            if future.set_running_or_notify_cancel():
-                future.set_result(result)
-
-    def stop(self, *, cancel_remaining: bool) -> None:
-        """End the loop and wait for it, from any thread but its own.
-
-        Calls on the way end by themselves, each within its own deadline,
-        unless they are to be cancelled. Does nothing in a forked child: the
-        thread is not there.
-        """
-        if os.getpid() != self.pid:
-            return
-        self._cancel_remaining = cancel_remaining
-        self.loop.call_soon_threadsafe(self.stopping.set)
-        # The garbage collector may run a finaliser in any thread, this one included.
-        if threading.current_thread() is not self._thread:
-            self._ended.wait()
-            # Every request has its outcome and every connection is closed. The
-            # loop's own closing was seen to hang (uvloop 0.21): not worth a wait.
-            self._thread.join(timeout=_LOOP_CLOSING_SECONDS)
-
-    def _run(self) -> None:
-        try:
-            anyio.run(self._main, backend_options={"loop_factory": fast_loop_factory()})
-        except BaseException as exception:
-            if self._started.done():
-                raise
-            # Whoever waits for the start is told why there is none.
-            self._started.set_exception(exception)
-        finally:
-            self._ended.set()
-
-    async def _main(self) -> None:
-        # A caller's context may say that another library runs there, as trio's does.
-        with contextlib.suppress(ModuleNotFoundError):
-            import sniffio  # noqa: PLC0415 - asked by anyio, where it is installed
-
-            sniffio.thread_local.name = "asyncio"
-        self.loop = asyncio.get_running_loop()
-        self.stopping = asyncio.Event()
-        async with self._client:
-            self._started.set_result(None)
-            await self.stopping.wait()
-            while self._calls:
-                if self._cancel_remaining:
-                    for call in self._calls:
-                        call.cancel()
-                await asyncio.wait(self._calls)
-        self._ended.set()
 
 
 class VoiceClient:
@@ -262,7 +135,7 @@ class VoiceClient:
         self._allow_running_loop = allow_running_loop
         self._closed = False
         self._lock = threading.RLock()
-        self._thread: _LoopThread | None = None
+        self._thread: LoopThread | None = None
         self._finalizer: weakref.finalize[..., VoiceClient] | None = None
         _clients.add(self)
 
@@ -433,7 +306,7 @@ class VoiceClient:
 
     def _check_usable(self, name: str) -> None:
         if self._closed:
-            raise RuntimeError(_CLOSED)
+            raise RuntimeError(CLOSED)
         if self._allow_running_loop:
             return
         try:
@@ -447,10 +320,10 @@ class VoiceClient:
         )
         raise RuntimeError(msg)
 
-    def _running_thread(self) -> _LoopThread:
+    def _running_thread(self) -> LoopThread:
         """The thread of this process; called with the lock held."""
         if self._closed:
-            raise RuntimeError(_CLOSED)
+            raise RuntimeError(CLOSED)
         if self._thread is not None and self._thread.pid != os.getpid():
             # Forked: the parent's loop and sockets are not ours to close.
             _inherited.append(self._thread)
@@ -460,7 +333,7 @@ class VoiceClient:
             if self._client._transport is not None:
                 # Ctrl-C, or a fork, came while a thread was being started with it.
                 self._client = self._client._twin()
-            self._thread = _LoopThread(self._client)
+            self._thread = LoopThread(self._client)
             self._finalizer = weakref.finalize(self, self._thread.stop, cancel_remaining=True)
         return self._thread
 
@@ -484,7 +357,7 @@ class BlockingBulkRun:
         self._run = start(self._made_for)
         self._batch: deque[Outcome] = deque()
         self._left = asyncio.Event()
-        self._thread: _LoopThread | None = None
+        self._thread: LoopThread | None = None
         self._over: concurrent.futures.Future[None] = concurrent.futures.Future()
 
     def __enter__(self) -> Self:
@@ -570,7 +443,7 @@ class BlockingBulkRun:
             raise RuntimeError(msg)
         return self._client._call("submit_many", lambda _: self._run.next_batch(_LINGER))
 
-    async def _live(self, thread: _LoopThread, entered: threading.Event) -> None:
+    async def _live(self, thread: LoopThread, entered: threading.Event) -> None:
         """The run's block, in the loop's thread: until `__exit__` or the client's `close`."""
         async with self._run, anyio.create_task_group() as watching:
             watching.start_soon(self._leave_when_closed, thread)
@@ -578,7 +451,7 @@ class BlockingBulkRun:
             await self._left.wait()
             watching.cancel_scope.cancel()
 
-    async def _leave_when_closed(self, thread: _LoopThread) -> None:
+    async def _leave_when_closed(self, thread: LoopThread) -> None:
         await thread.stopping.wait()
         self._left.set()
 
@@ -602,7 +475,7 @@ class BlockingBulkRun:
 
 
 _clients: weakref.WeakSet[VoiceClient] = weakref.WeakSet()
-_inherited: list[_LoopThread] = []
+_inherited: list[LoopThread] = []
 
 
 def _renew_locks() -> None:

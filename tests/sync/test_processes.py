@@ -411,17 +411,17 @@ def test_a_call_that_ends_well_after_it_was_cancelled_tells_nobody(
 def test_a_first_use_that_is_interrupted_can_be_tried_again(gateway: SandboxGateway) -> None:
     script = """
     from ihuyi_voice import sync
-    whole = sync._LoopThread
+    whole = sync.LoopThread
     class Interrupted(whole):
         def __init__(self, client):
             super().__init__(client)
             raise KeyboardInterrupt
-    sync._LoopThread = Interrupted
+    sync.LoopThread = Interrupted
     try:
         submit()
     except KeyboardInterrupt:
         print("interrupted")
-    sync._LoopThread = whole
+    sync.LoopThread = whole
     print(submit())
     """
     assert (0, "interrupted\n提交成功\n", "") == run(gateway, script)
