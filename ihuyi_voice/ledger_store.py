@@ -1,11 +1,9 @@
 """Where the ledger's entries are kept: an SQLite file or a PostgreSQL database.
 
-The only module that imports SQLAlchemy. It turns lists of attempts and
-settlements into transactions, and the databases' exceptions into
-`LedgerError`. Threads, waiting and the rules for callers are others' business.
-
-Stored of a request are its key, a keyed hash, the masked number, what became
-of it and when: never its content, its full number or an API key.
+It turns lists of attempts and settlements into transactions, and the
+databases' exceptions into `LedgerError`. Only this module and
+`ledger_tables.py`, which it runs the statements of, import SQLAlchemy.
+Threads, waiting and the rules for callers are others' business.
 """
 
 from __future__ import annotations
@@ -16,37 +14,25 @@ import secrets
 import sqlite3
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from sqlalchemy import (
-    BigInteger,
-    Column,
-    Double,
-    MetaData,
-    String,
-    Table,
-    Text,
-    and_,
-    bindparam,
     create_engine,
     delete,
     event,
     func,
     inspect,
-    literal_column,
-    null,
     or_,
     select,
     text,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from .errors import LedgerError
-from .ledger_entry import REPEATABLE, ROW_PREFIX, UNSETTLED, Entry, EntryState, Fingerprint
+from .ledger_entry import ROW_PREFIX, Entry, EntryState
 from .ledger_file import (
     Identity,
     check_path,
@@ -56,6 +42,21 @@ from .ledger_file import (
     open_for_reading,
     open_for_writing,
     until_free,
+)
+from .ledger_tables import (
+    CLAIM_IN_POSTGRESQL,
+    CLAIM_IN_SQLITE,
+    ENTRY,
+    FIND,
+    IS_REPEATABLE,
+    IS_UNSETTLED,
+    SCHEMA_VERSION,
+    SETTLE,
+    calls,
+    entry_of,
+    meta,
+    metadata,
+    overtaken,
 )
 
 if TYPE_CHECKING:
@@ -68,8 +69,6 @@ if TYPE_CHECKING:
 
     from .ledger_entry import Attempt, Settlement
 
-SCHEMA_VERSION = 1
-
 # Seconds until a server that does not answer counts as failed: connecting,
 # waiting for a row that another one writes, any one statement, lost packets.
 CONNECT_TIMEOUT = 5
@@ -79,85 +78,7 @@ STATEMENT_TIMEOUT = 10
 # Any number, the same in every release: two processes may create the tables at once.
 _ADVISORY_LOCK = 4_805_719_362
 
-_metadata = MetaData()
-_meta = Table(
-    "ihuyi_voice_meta",
-    _metadata,
-    Column("name", String(32), primary_key=True),
-    Column("value", Text, nullable=False),
-)
-_calls = Table(
-    "ihuyi_voice_calls",
-    _metadata,
-    Column("key", String(255), primary_key=True),
-    Column("digest", String(32), nullable=False),
-    Column("hashed_with", String(8), nullable=False),
-    Column("mobile", String(16), nullable=False),
-    Column("state", String(8), nullable=False),
-    Column("code", BigInteger),
-    Column("msg", Text, nullable=False),
-    Column("voice_id", String(32)),
-    Column("token", String(32), nullable=False),
-    Column("claimed_at", Double, nullable=False),
-    Column("live_until", Double, nullable=False),
-    Column("changed_at", Double, nullable=False),
-)
-_c = _calls.c
-
-_ENTRY = (
-    _c.key,
-    _c.digest,
-    _c.hashed_with,
-    _c.mobile,
-    _c.state,
-    _c.code,
-    _c.msg,
-    _c.voice_id,
-    _c.token,
-    _c.claimed_at,
-    _c.live_until,
-)
-_IS_UNSETTLED = _c.state.in_([state.value for state in UNSETTLED])
-_IS_REPEATABLE = _c.state.in_([state.value for state in REPEATABLE])
-
-_FIND = select(*_ENTRY).where(_c.key.in_(bindparam("keys", expanding=True)))
-# The token's holder knows best, even where a person recorded something meanwhile;
-# but what a person saw placed is not to be rung again because the holder knows less.
-# What is set is taken from the names of the parameters.
-_SETTLE = update(_calls).where(
-    _c.key == bindparam("its_key"),
-    _c.token == bindparam("its_token"),
-    or_(
-        _c.state != EntryState.ACCEPTED.value,
-        bindparam("its_state") == EntryState.ACCEPTED.value,
-    ),
-)
-
-
-def _claim_statement(statement: sqlite.Insert | postgresql.Insert) -> Executable:
-    """One statement for a whole batch: the database alone decides who sends."""
-    new = statement.excluded
-    # Literal, because parameters here would have to be the same for all rows.
-    states = ", ".join(f"'{state.value}'" for state in REPEATABLE)
-    # The rule of `Entry.stands_for`, for those that may be repeated.
-    same = or_(
-        and_(_c.hashed_with == new.hashed_with, _c.digest == new.digest),
-        and_(_c.hashed_with != new.hashed_with, _c.mobile == new.mobile),
-    )
-    return (
-        statement.values(
-            state=literal_column(f"'{EntryState.CLAIMED.value}'"),
-            code=null(),
-            msg=literal_column("''"),
-            voice_id=null(),
-        )
-        .on_conflict_do_update(
-            index_elements=["key"],
-            set_={column.name: new[column.name] for column in _c if column is not _c.key},
-            where=and_(text(f"{_calls.name}.state IN ({states})"), same),
-        )
-        .returning(_c.key)
-    )
+_c = calls.c
 
 
 class Connection:
@@ -219,9 +140,9 @@ class Connection:
 
     def unsettled(self) -> list[Entry]:
         """The claims without settlement, the oldest first."""
-        query = select(*_ENTRY).where(_IS_UNSETTLED).order_by(_c.claimed_at, _c.key)
+        query = select(*ENTRY).where(IS_UNSETTLED).order_by(_c.claimed_at, _c.key)
         with self._transaction(writing=False) as connection:
-            return [_entry(row) for row in connection.execute(query)]
+            return [entry_of(row) for row in connection.execute(query)]
 
     def resolve(self, key: str, state: EntryState, msg: str, now: float) -> Entry | None:
         """Settle an unsettled claim whose request is over.
@@ -231,17 +152,17 @@ class Connection:
             was unsettled and, in case that nobody told its end, its
             `live_until` is not after `now`.
         """
-        query = select(*_ENTRY).where(_c.key == key).with_for_update()
+        query = select(*ENTRY).where(_c.key == key).with_for_update()
         over = or_(_c.state == EntryState.UNKNOWN.value, _c.live_until <= now)
         change = (
-            update(_calls)
-            .where(_c.key == key, _IS_UNSETTLED, over)
+            update(calls)
+            .where(_c.key == key, IS_UNSETTLED, over)
             .values(state=state.value, code=None, msg=msg, voice_id=None, changed_at=now)
         )
         with self._transaction() as connection:
             row = connection.execute(query).one_or_none()
             connection.execute(change)
-        return None if row is None else _entry(row)
+        return None if row is None else entry_of(row)
 
     def counts(self) -> dict[EntryState, int]:
         """How many entries there are of each state that has any."""
@@ -251,7 +172,7 @@ class Connection:
 
     def purge(self, before: float) -> int:
         """Delete the settled entries that last changed before then, and say how many."""
-        statement = delete(_calls).where(~_IS_UNSETTLED, _c.changed_at < before)
+        statement = delete(calls).where(~IS_UNSETTLED, _c.changed_at < before)
         with self._transaction() as connection:
             return connection.execute(statement).rowcount
 
@@ -259,7 +180,7 @@ class Connection:
         """Whether a derived key stands that may not be repeated and has another API key's hash."""
         query = (
             select(_c.key)
-            .where(_c.key.startswith(ROW_PREFIX), ~_IS_REPEATABLE, _c.hashed_with != hashed_with)
+            .where(_c.key.startswith(ROW_PREFIX), ~IS_REPEATABLE, _c.hashed_with != hashed_with)
             .limit(1)
         )
         with self._transaction(writing=False) as connection:
@@ -270,11 +191,11 @@ class Connection:
         with self._transaction() as connection:
             if self._store.path is None:
                 connection.execute(select(func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
-            _metadata.create_all(connection)
-            is_new = connection.execute(select(_meta.c.name)).first() is None
+            metadata.create_all(connection)
+            is_new = connection.execute(select(meta.c.name)).first() is None
             if is_new:
                 connection.execute(
-                    _meta.insert(),
+                    meta.insert(),
                     [
                         {"name": "schema", "value": str(SCHEMA_VERSION)},
                         {"name": "id", "value": secrets.token_hex(8)},
@@ -298,8 +219,8 @@ class Connection:
         return {key: entry for key, entry in standing.items() if entry.token != others[key].token}
 
     def _find(self, keys: Sequence[str]) -> dict[str, Entry]:
-        found = self._connection.execute(_FIND, {"keys": keys})
-        return {row[0]: _entry(row) for row in found}
+        found = self._connection.execute(FIND, {"keys": keys})
+        return {row[0]: entry_of(row) for row in found}
 
     def _settle(self, settlements: Sequence[Settlement]) -> set[str]:
         """Settle what can be settled; the keys of the others."""
@@ -316,13 +237,13 @@ class Connection:
             }
             for settlement in sorted(settlements, key=attrgetter("key"))
         ]
-        if self._connection.execute(_SETTLE, rows).rowcount == len(rows):
+        if self._connection.execute(SETTLE, rows).rowcount == len(rows):
             return set()
         standing = self._find([settlement.key for settlement in settlements])
         return {
             settlement.key
             for settlement in settlements
-            if settlement.key not in standing or _overtaken(settlement, standing[settlement.key])
+            if settlement.key not in standing or overtaken(settlement, standing[settlement.key])
         }
 
     @contextlib.contextmanager
@@ -345,8 +266,8 @@ class Connection:
             if store.path is None:
                 _check_encoding(store.place, connection)
             facts: dict[str, str] = {}
-            if inspect(connection).has_table(_meta.name):
-                facts = {row.name: row.value for row in connection.execute(select(_meta))}
+            if inspect(connection).has_table(meta.name):
+                facts = {row.name: row.value for row in connection.execute(select(meta))}
         if facts and facts.get("schema") != str(SCHEMA_VERSION):
             msg = f"{store.place} {_other_release(facts.get('schema', ''))}"
             raise LedgerError(msg)
@@ -390,10 +311,6 @@ class Connection:
             raise LedgerError(msg) from cause
 
 
-_CLAIM_IN_SQLITE = _claim_statement(sqlite.insert(_calls))
-_CLAIM_IN_POSTGRESQL = _claim_statement(postgresql.insert(_calls))
-
-
 class Store:
     """A place for a ledger: makes connections to it, and knows it again.
 
@@ -416,7 +333,7 @@ class Store:
         self.identity: Identity | None = None
         self.ledger_id: str | None = None
         self.is_new: bool = False
-        self.claim_statement: Executable = _CLAIM_IN_SQLITE
+        self.claim_statement: Executable = CLAIM_IN_SQLITE
         url, path = _url_or_path(os.fspath(where))
         if url is None:
             # Made absolute here, because the working directory may change.
@@ -425,7 +342,7 @@ class Store:
             return
         # Without the query, where a password may stand too.
         self.place = url.set(query={}).render_as_string(hide_password=True)
-        self.claim_statement = _CLAIM_IN_POSTGRESQL
+        self.claim_statement = CLAIM_IN_POSTGRESQL
         self._postgresql = _postgresql_engine(url)
 
     def open(self, *, create: bool) -> None:
@@ -558,18 +475,6 @@ def _set_up_postgresql(raw: DBAPIConnection, _: object) -> None:
 
 
 # --- words --------------------------------------------------------------------
-
-
-def _overtaken(settlement: Settlement, standing: Entry) -> bool:
-    """The rule of `_SETTLE`."""
-    if standing.token != settlement.token:
-        return True
-    return standing.state is EntryState.ACCEPTED and settlement.state is not EntryState.ACCEPTED
-
-
-def _entry(row: Sequence[Any]) -> Entry:
-    key, digest, hashed_with, mobile, state, *rest = row
-    return Entry(key, Fingerprint(digest, hashed_with), mobile, EntryState(state), *rest)
 
 
 def _other_release(version: str) -> str:
