@@ -10,6 +10,7 @@ No I/O here: a store that several machines share is written against
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -72,6 +73,8 @@ class MemoryQuotaStore:
         # One moment, or several. A tuple for each number would be one more object
         # for the garbage collector to look at, which costs more than all the rest.
         self._reservations: OrderedDict[str, float | tuple[float, ...]] = OrderedDict()
+        # The moment from which a number may be quiet for the longest window.
+        self._quiet_from = -math.inf
         self._lock = threading.Lock()
         _stores.add(self)
 
@@ -96,7 +99,8 @@ class MemoryQuotaStore:
                 self._reservations.move_to_end(mobile)
             else:
                 self._reservations[mobile] = now
-            self._forget_quiet(now, limits)
+            if now >= self._quiet_from:
+                self._forget_quiet(now, limits)
             return 0.0
 
     async def release(self, mobile: str, reserved_at: float) -> None:
@@ -117,15 +121,13 @@ class MemoryQuotaStore:
         return standing if isinstance(standing, tuple) else (standing,)
 
     def _forget_quiet(self, now: float, limits: Sequence[tuple[int, float]]) -> None:
+        longest = max(seconds for _, seconds in limits)
         # The order is that of the last reservation, so the quietest comes first.
         for _ in range(2):
-            mobile, last = next(iter(self._reservations.items()))
-            if isinstance(last, tuple):
-                last = last[-1]
-            # Every window has let go of it. Two of them, as a rule: cheaper than max().
-            for _, seconds in limits:
-                if last > now - seconds:
-                    return
+            mobile = next(iter(self._reservations))
+            self._quiet_from = self._standing(mobile)[-1] + longest
+            if self._quiet_from > now:
+                return
             del self._reservations[mobile]
 
     def _renew_lock(self) -> None:
