@@ -294,7 +294,7 @@ async def test_stopped_while_nobody_reads(gateway: Gateway, ending: str) -> None
 
 async def test_two_readers_share_the_outcomes(gateway: Gateway) -> None:
     """A reader whose batch was taken by the other goes on instead of ending."""
-    async with client(gateway.url) as voice, voice.submit_many(pairs(150)) as run:
+    async with client(gateway.url) as voice, voice.submit_many(pairs(30), concurrency=10) as run:
 
         async def read() -> int:
             count = 0
@@ -305,9 +305,9 @@ async def test_two_readers_share_the_outcomes(gateway: Gateway) -> None:
 
         gateway.held = lambda number: number != pair(0)[0]
         readers = [asyncio.create_task(read()) for _ in range(2)]
-        await gateway.arrived(100)
+        await gateway.arrived(10)
         await until(lambda: run.report.total == 1 and not run._outcomes)
         await turns()
         assert not any(reader.done() for reader in readers)
         gateway.release()
-        assert 150 == sum(await asyncio.gather(*readers))
+        assert 30 == sum(await asyncio.gather(*readers))

@@ -778,8 +778,10 @@ def test_a_bad_setting_does_not_show_a_secret(
 # --- silence -----------------------------------------------------------------
 
 SCRIPT = """
-import sys
+import logging, sys
 from ihuyi_voice import *
+# Errors are enough: in debug mode asyncio warns of what a busy machine makes slow.
+logging.getLogger("asyncio").setLevel(logging.ERROR)
 url, closed = sys.argv[1:]
 outcomes = []
 voice = VoiceClient("sandbox", "sandbox-key", base_url=url)
