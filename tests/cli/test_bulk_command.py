@@ -415,10 +415,10 @@ def test_concurrency(
 
 def test_rate(gateway: Gateway, path: Path) -> None:
     write(path, many(11))
+    began = time.time()
     assert 0 == bulk(path, "--yes", "--rate", "40").exit_code
-    times = [attempt.time for attempt in gateway.attempts]
     # Ten intervals of 25 ms, less what starts may catch up after a hold-up.
-    assert 0.14 < times[-1] - times[0] < 5.0
+    assert 0.14 < gateway.attempts[-1].time - began < 5.0
 
 
 def test_wait_for_quota(monkeypatch: pytest.MonkeyPatch, gateway: Gateway, path: Path) -> None:
@@ -426,10 +426,12 @@ def test_wait_for_quota(monkeypatch: pytest.MonkeyPatch, gateway: Gateway, path:
     write(path, [(A, f"{n:04d}") for n in range(5)])
     limited = json.loads(bulk(path, "--yes", "--json").stdout)
     assert (2, 3) == (limited["accepted"], limited["limited"])
+    began = time.time()
     waited = bulk(path, "--yes", "--json", "--wait-for-quota")
     assert (0, 5) == (waited.exit_code, json.loads(waited.stdout)["accepted"])
-    times = [attempt.time for attempt in gateway.attempts[2:]]
-    assert all(0.29 < third - first for first, third in zip(times, times[2:], strict=False))
+    # Since the start, because a call may arrive long after its place was reserved.
+    after = [attempt.time - began for attempt in gateway.attempts[2:]]
+    assert (True, True) == (0.29 < after[2], 0.59 < after[4])
 
 
 def test_a_refusal_of_the_account_stops_the_run(gateway: Gateway, path: Path) -> None:
