@@ -117,12 +117,14 @@ class LoopThread:
 
         Calls on the way end by themselves, each within its own deadline,
         unless they are to be cancelled. Does nothing in a forked child: the
-        thread is not there.
+        thread is not there. Whoever was interrupted in it may do it again.
         """
         if os.getpid() != self.pid:
             return
         self._cancel_remaining = cancel_remaining
-        self.loop.call_soon_threadsafe(self.stopping.set)
+        # One that is closed has ended.
+        with contextlib.suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self.stopping.set)
         # The garbage collector may run a finaliser in any thread, this one included.
         if threading.current_thread() is not self._thread:
             self._ended.wait()

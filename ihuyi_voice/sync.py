@@ -268,7 +268,8 @@ class VoiceClient:
         with self._lock:
             self._closed = True
             thread, finalizer = self._thread, self._finalizer
-        if thread is not None and finalizer is not None and finalizer.detach():
+        if thread is not None and finalizer is not None:
+            finalizer.detach()
             thread.stop(cancel_remaining=False)
 
     def __enter__(self) -> Self:

@@ -169,6 +169,33 @@ def test_close_waits_for_calls_in_other_threads(gateway: SandboxGateway) -> None
     assert (0, "提交成功\nclosed\n", "") == run(gateway, script)
 
 
+def test_a_close_that_was_interrupted_can_be_done_again(gateway: SandboxGateway) -> None:
+    gateway.chaos = Chaos(latency=0.3)
+    script = """
+    thread = threading.Thread(target=lambda: print(submit()))
+    thread.start()
+    from urllib.request import urlopen
+    while b"139" not in urlopen(client.base_url + "/_sandbox/attempts").read():
+        pass
+    wait = client._thread._ended.wait
+    def interrupted():
+        client._thread._ended.wait = wait
+        raise KeyboardInterrupt
+    client._thread._ended.wait = interrupted
+    try:
+        client.close()
+    except KeyboardInterrupt:
+        print("interrupted")
+    for _ in range(2):
+        client.close()
+        print(threading.enumerate() == [threading.main_thread()] or thread.is_alive())
+    thread.join()
+    """
+    lines = ["True", "True", "interrupted", "提交成功"]
+    status, out, err = run(gateway, script)
+    assert (0, lines, "") == (status, sorted(out.splitlines()), err)
+
+
 FORK = """
 pid = os.fork()
 if pid == 0:
