@@ -89,11 +89,11 @@ class Ledger:
         self.require_key: bool = require_key
         self.patience: float = patience
         self._store = store
-        self.clock: Callable[[], float] = clock
+        self.clock: Callable[[], float] = _stated(clock)
         self.is_new: bool = store.is_new
         self._writer = Writer(
             store.connect,
-            clock,
+            self.clock,
             settle_apart=store.path is None,
             survives_fork=store.path is None,
         )
@@ -433,6 +433,19 @@ class Ledger:
     def is_under_way(self, entry: Entry) -> bool:
         """Whether the request of an entry may be on its way just now."""
         return entry.state is EntryState.CLAIMED and entry.live_until > self.clock()
+
+
+def _stated(clock: Callable[[], float]) -> Callable[[], float]:
+    """The caller's clock, whose failure is one of the ledger."""
+
+    def now() -> float:
+        try:
+            return clock()
+        except Exception as error:
+            msg = f"its clock failed ({type(error).__name__})"
+            raise LedgerError(msg) from error
+
+    return now
 
 
 def _check_stands_for(entry: Entry, fingerprint: Fingerprint, mobile: str) -> None:

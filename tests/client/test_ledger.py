@@ -834,6 +834,21 @@ async def test_a_clock_that_fails_once_does_not_stop_the_ledger(
     assert [0.0] == wrong
 
 
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_clock_that_fails_before_the_send_means_that_nothing_is_sent(
+    gateway: Gateway, path: Path, kind: str
+) -> None:
+    def clock() -> float:
+        raise OSError
+
+    with Ledger.open(path, clock=clock) as ledger:
+        with pytest.raises(LedgerError, match=r"its clock failed \(OSError\)") as caught:
+            await submit(kind, gateway.url, ledger)
+        assert isinstance(caught.value.__cause__, OSError)
+        assert 0 == sum(ledger.summary().values())
+    assert [] == gateway.mobiles
+
+
 # --- at once -----------------------------------------------------------------
 
 

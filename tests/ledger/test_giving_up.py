@@ -7,12 +7,13 @@ import contextlib
 import sqlite3
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ihuyi_voice.errors import LedgerError
 from ihuyi_voice.ledger import EntryState, Ledger
+from ihuyi_voice.ledger_store import Connection
 
 from .support import Clock, claim, claimed, ended, find, until
 
@@ -98,6 +99,33 @@ async def test_a_claim_past_its_deadline_is_not_begun(in_file: Ledger) -> None:
     with pytest.raises(LedgerError, match="did not answer in time"):
         await claim(in_file, timeout=0)
     assert NONE == in_file.summary()
+
+
+async def test_a_claim_whose_commit_was_lost_is_taken_back_though_a_second_try_failed(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the first try has recorded stays recorded when there is no second connection."""
+    apply, connect = Connection.apply, ledger._writer._connect
+
+    def away() -> Connection:
+        ledger._writer._connect = connect
+        msg = "it is still away"
+        raise LedgerError(msg)
+
+    def hang_up(connection: Connection, *wishes: Any) -> Any:
+        monkeypatch.undo()
+        apply(connection, *wishes)
+        connection.lost = True
+        ledger._writer._connect = away
+        msg = "it hung up at the commit"
+        raise LedgerError(msg)
+
+    monkeypatch.setattr(Connection, "apply", hang_up)
+    with pytest.raises(LedgerError, match="it is still away; nothing was sent"):
+        await claim(ledger)
+    assert NONE | {"unknown": 1} == ledger.summary()
+    # The next transaction begins with taking it back.
+    await claimed(ledger)
 
 
 async def test_a_claim_that_was_given_up_in_the_queue_is_not_made(

@@ -7,9 +7,11 @@ environment each ledger outlives 30 kills, and it takes minutes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,6 +89,7 @@ class Job:
 
     def run_and_kill(self, dice: random.Random, kills_left: int) -> str:
         """Kill it at a random moment, and say at which; most of its share of rows is left."""
+        claimed = self.claimed()
         share = (ROWS - self.gateway.taken) // kills_left - CONCURRENCY
         # Some soon, so that they hit what comes before the first submit too.
         seconds = dice.uniform(0, 2) if dice.random() < 0.3 else 60.0
@@ -100,6 +103,8 @@ class Job:
                 process.kill()
             status = self.status(process)
         assert -signal.SIGKILL == status, self.said
+        # Those that were claimed, and whose end nobody lived to record.
+        assert self.claimed() - claimed <= CONCURRENCY
         return f"{self.gateway.taken}"
 
     def run_to_the_end(self) -> dict[str, object]:
@@ -122,6 +127,21 @@ class Job:
     @property
     def said(self) -> str:
         return (self.folder / "said").read_text(encoding="utf-8")
+
+    def claimed(self) -> int:
+        """How many rows are claimed and not settled, in a copy: to open a ledger mends it."""
+        copy = self.folder / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        copy.mkdir()
+        for file in self.folder.glob("calls.db*"):
+            shutil.copy(file, copy)
+        with (
+            contextlib.suppress(LookupError),
+            Ledger.open(copy / "calls.db", create=False) as ledger,
+            ledger._store.connect(writing=False) as connection,
+        ):
+            return connection.counts().get(EntryState.CLAIMED, 0)
+        return 0
 
     def entries(self) -> dict[Row, Entry]:
         """What the ledger holds of the rows."""
@@ -201,7 +221,6 @@ def test_however_often_it_is_killed_each_row_is_placed_once(
     assert {EntryState.ACCEPTED, EntryState.REFUSED, EntryState.UNKNOWN, EntryState.CLAIMED} >= (
         states.keys()
     ), context
-    assert states[EntryState.CLAIMED] <= KILLS * CONCURRENCY, context
     if chaos is SLOW:
         # Nothing but the kills came between, so nothing was so much as sent twice.
         assert {EntryState.ACCEPTED, EntryState.CLAIMED} >= states.keys(), context
