@@ -1,9 +1,9 @@
 """Where the ledger's entries are kept: an SQLite file or a PostgreSQL database.
 
 It turns lists of attempts and settlements into transactions, and the
-databases' exceptions into `LedgerError`. Only this module and
-`ledger_tables.py`, which it runs the statements of, import SQLAlchemy.
-Threads, waiting and the rules for callers are others' business.
+databases' exceptions into `LedgerError`. Only this module, `ledger_tables.py`
+and `ledger_engine.py`, on which it stands, import SQLAlchemy. Threads, waiting
+and the rules for callers are others' business.
 """
 
 from __future__ import annotations
@@ -14,24 +14,13 @@ import secrets
 import sqlite3
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from sqlalchemy import (
-    create_engine,
-    delete,
-    event,
-    func,
-    inspect,
-    or_,
-    select,
-    text,
-    update,
-)
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
+from sqlalchemy import delete, func, inspect, or_, select, update
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from .errors import LedgerError
+from .ledger_engine import check_encoding, postgresql_engine, sqlite_engine, url_or_path
 from .ledger_entry import ROW_PREFIX, Entry, EntryState
 from .ledger_file import (
     Identity,
@@ -41,7 +30,6 @@ from .ledger_file import (
     lost,
     open_for_reading,
     open_for_writing,
-    until_free,
 )
 from .ledger_tables import (
     CLAIM_IN_POSTGRESQL,
@@ -63,17 +51,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import sqlalchemy
-    from sqlalchemy import URL, Engine, Executable
-    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy import Engine, Executable
     from typing_extensions import Self
 
     from .ledger_entry import Attempt, Settlement
-
-# Seconds until a server that does not answer counts as failed: connecting,
-# waiting for a row that another one writes, any one statement, lost packets.
-CONNECT_TIMEOUT = 5
-LOCK_TIMEOUT = 5.0
-STATEMENT_TIMEOUT = 10
 
 # Any number, the same in every release: two processes may create the tables at once.
 _ADVISORY_LOCK = 4_805_719_362
@@ -264,7 +245,7 @@ class Connection:
         # In a transaction that writes, so that a file that is read-only is told at once.
         with self._transaction(writing=writing) as connection:
             if store.path is None:
-                _check_encoding(store.place, connection)
+                check_encoding(store.place, connection)
             facts: dict[str, str] = {}
             if inspect(connection).has_table(meta.name):
                 facts = {row.name: row.value for row in connection.execute(select(meta))}
@@ -334,7 +315,7 @@ class Store:
         self.ledger_id: str | None = None
         self.is_new: bool = False
         self.claim_statement: Executable = CLAIM_IN_SQLITE
-        url, path = _url_or_path(os.fspath(where))
+        url, path = url_or_path(os.fspath(where))
         if url is None:
             # Made absolute here, because the working directory may change.
             self.path = os.path.abspath(path)  # noqa: PTH100 - a link stays one
@@ -343,7 +324,7 @@ class Store:
         # Without the query, where a password may stand too.
         self.place = url.set(query={}).render_as_string(hide_password=True)
         self.claim_statement = CLAIM_IN_POSTGRESQL
-        self._postgresql = _postgresql_engine(url)
+        self._postgresql = postgresql_engine(url)
 
     def open(self, *, create: bool) -> None:
         """Create what is missing, if it may be, and check that it is a ledger that can be read.
@@ -388,90 +369,7 @@ class Store:
                 return open_for_writing(path, create=self.ledger_id is None)
             return open_for_reading(path)
 
-        engine = create_engine(
-            "sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True
-        )
-        event.listen(engine, "begin", _begin_sqlite)
-        return engine
-
-
-def _url_or_path(where: str) -> tuple[URL | None, str]:
-    if "://" not in where:
-        return None, where
-    try:
-        url = make_url(where)
-    except (ArgumentError, ValueError):
-        # Neither the URL nor the parser's words, which may hold a password.
-        msg = "the ledger's URL cannot be read; it is like postgresql+psycopg://user@host/database"
-        raise ValueError(msg) from None
-    backend, _, driver = url.drivername.partition("+")
-    if backend == "postgresql" and driver in ("", "psycopg"):
-        return url.set(drivername="postgresql+psycopg"), ""
-    if backend != "sqlite" or driver not in ("", "pysqlite"):
-        msg = (
-            "a ledger is an SQLite file or a PostgreSQL database (postgresql+psycopg://...),"
-            f" not {url.drivername}"
-        )
-        raise ValueError(msg)
-    if not url.database or url.database.startswith((":memory:", "file:")) or url.query or url.host:
-        msg = "a ledger in SQLite needs a file and nothing more, like sqlite:///calls.db"
-        raise ValueError(msg)
-    return None, url.database
-
-
-def _begin_sqlite(connection: sqlalchemy.Connection) -> None:
-    raw = cast("sqlite3.Connection", connection.connection.dbapi_connection)
-    statement: str = connection.info["begin"]
-    until_free(lambda: raw.execute(statement))
-
-
-# --- PostgreSQL ---------------------------------------------------------------
-
-
-def _postgresql_engine(url: URL) -> Engine:
-    defaults: dict[str, object] = {
-        "application_name": "ihuyi_voice",
-        "client_encoding": "utf8",
-        "connect_timeout": CONNECT_TIMEOUT,
-        "keepalives_idle": STATEMENT_TIMEOUT,
-        "tcp_user_timeout": STATEMENT_TIMEOUT * 1000,
-    }
-    try:
-        engine = create_engine(
-            url,
-            poolclass=NullPool,
-            hide_parameters=True,
-            isolation_level="READ COMMITTED",
-            connect_args={name: value for name, value in defaults.items() if name not in url.query},
-        )
-    except ModuleNotFoundError as error:
-        msg = f"a ledger in PostgreSQL needs {error.name}: pip install 'ihuyi-voice[postgresql]'"
-        raise ModuleNotFoundError(msg, name=error.name) from error
-    event.listen(engine, "connect", _set_up_postgresql)
-    return engine
-
-
-def _check_encoding(place: str, connection: sqlalchemy.Connection) -> None:
-    """Refuse a database that cannot hold what the gateway says, which is Chinese."""
-    encoding = connection.execute(text("SHOW server_encoding")).scalar_one()
-    # SQL_ASCII takes whatever bytes come.
-    if encoding not in ("UTF8", "SQL_ASCII"):
-        msg = (
-            f"{place} has the encoding {encoding}, in which Chinese cannot be written: create a"
-            " database with ENCODING 'UTF8' TEMPLATE template0"
-        )
-        raise LedgerError(msg)
-
-
-def _set_up_postgresql(raw: DBAPIConnection, _: object) -> None:
-    cursor = raw.cursor()
-    cursor.execute("SET synchronous_commit = on")
-    cursor.execute(f"SET lock_timeout = {int(LOCK_TIMEOUT * 1000)}")
-    cursor.execute(f"SET statement_timeout = '{STATEMENT_TIMEOUT}s'")
-    cursor.execute(f"SET idle_in_transaction_session_timeout = '{STATEMENT_TIMEOUT}s'")
-    cursor.close()
-    # Or the first rollback would take them back.
-    raw.commit()
+        return sqlite_engine(connect)
 
 
 # --- words --------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from ihuyi_voice import ledger_file, ledger_store
+from ihuyi_voice import ledger_engine, ledger_file, ledger_store
 from ihuyi_voice.errors import LedgerError
 from ihuyi_voice.ledger import EntryState, Ledger
 from ihuyi_voice.ledger_store import Connection
@@ -139,7 +139,7 @@ async def test_a_file_that_stays_locked(
 async def test_a_row_that_stays_locked(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_store, "LOCK_TIMEOUT", 0.05)
+    monkeypatch.setattr(ledger_engine, "LOCK_TIMEOUT", 0.05)
     with Ledger.open(postgres.empty()) as ledger:
         await ended(ledger, EntryState.REFUSED)
         with contextlib.closing(postgres.connect()) as other:
