@@ -422,10 +422,10 @@ def test_rate(gateway: Gateway, path: Path) -> None:
 
 
 def test_wait_for_quota(monkeypatch: pytest.MonkeyPatch, gateway: Gateway, path: Path) -> None:
-    monkeypatch.setattr("ihuyi_voice.quota.MINUTE", 0.3)
     write(path, [(A, f"{n:04d}") for n in range(5)])
     limited = json.loads(bulk(path, "--yes", "--json").stdout)
     assert (2, 3) == (limited["accepted"], limited["limited"])
+    monkeypatch.setattr("ihuyi_voice.quota.MINUTE", 0.3)
     began = time.time()
     waited = bulk(path, "--yes", "--json", "--wait-for-quota")
     assert (0, 5) == (waited.exit_code, json.loads(waited.stdout)["accepted"])
