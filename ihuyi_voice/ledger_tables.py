@@ -43,14 +43,14 @@ if TYPE_CHECKING:
 # Stored with the tables; a file with another one is refused.
 SCHEMA_VERSION = 1
 
-metadata = MetaData()
-meta = Table(
+metadata: MetaData = MetaData()
+meta: Table = Table(
     "ihuyi_voice_meta",
     metadata,
     Column("name", String(32), primary_key=True),
     Column("value", Text, nullable=False),
 )
-calls = Table(
+calls: Table = Table(
     "ihuyi_voice_calls",
     metadata,
     Column("key", String(255), primary_key=True),
