@@ -169,6 +169,23 @@ def test_ten_thousand_attempts_stay_usable(inbox: Inbox) -> None:
     assert page.evaluate("longest") < 1000
 
 
+def test_the_last_hundred_takes_the_focus_where_it_begins(inbox: Inbox) -> None:
+    inbox.gateway.balance = 1_000
+    for n in range(250):
+        inbox.call_unseen(f"139{n:08d}", "1125")
+    inbox.settle()
+    more = inbox.page.get_by_role("button", name="Show 100 more")
+    more.press("Enter")
+    expect(inbox.rows).to_have_count(200)
+    expect(more).to_be_focused()
+    more.press("Enter")
+    expect(inbox.rows).to_have_count(250)
+    expect(more).to_be_hidden()
+    # The 201st from the newest, which is number 249.
+    first = inbox.page.get_by_role("button", name="Details of the call to 13900000049")
+    expect(first).to_be_focused()
+
+
 def test_many_calls_are_announced_in_one_sentence(inbox: Inbox) -> None:
     inbox.page.evaluate(
         "() => { window.sentences = []; new MutationObserver(() =>"

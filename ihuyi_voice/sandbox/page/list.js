@@ -20,8 +20,11 @@ export class List {
   constructor(open) {
     this.#open = open;
     $("more").addEventListener("click", () => {
+      const before = this.#rows.size;
       this.#limit += STEP;
       this.#draw();
+      // Who pressed it by the keyboard goes on where it led, and not from the top of the page.
+      if ($("more").hidden) $("attempts").children[before]?.querySelector(".open").focus();
     });
     $("search").addEventListener("input", () => {
       this.#needle = plain($("search").value);
