@@ -382,3 +382,20 @@ def test_any_bytes_are_rows_or_one_clear_error(
         )
         assert before.content == after.content or before.drawn
         assert bool(before.mobile) == bool(before.content) == (not before.problem)
+
+
+def test_rows_that_outlive_their_file_harm_nobody(tmp_path: Path) -> None:
+    """As those of a run that was stopped, whenever the collector comes to them."""
+    path = tmp_path / "rows.csv"
+    path.write_text("13912345678,1125\n13912345679,1126\n", encoding="ascii")
+    file = BulkFile(str(path))
+    left = iter(file)
+    assert "13912345678" == next(left).mobile
+    file.close()
+    left.close()  # type: ignore[attr-defined]
+    # With the file still open, what reads it is put away and the file stays open.
+    with closing(BulkFile(str(path))) as file:
+        left = iter(file)
+        next(left)
+        left.close()  # type: ignore[attr-defined]
+        assert 2 == len(list(file))
