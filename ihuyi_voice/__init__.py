@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .blocking_bulk import BlockingBulkRun
     from .bulk import BulkRun, is_account_level
     from .client import AsyncVoiceClient
     from .errors import (
@@ -58,11 +59,12 @@ if TYPE_CHECKING:
         asgi_receipt_app,
         parse_receipt,
     )
-    from .sync import BlockingBulkRun, VoiceClient
+    from .sync import VoiceClient
 else:
     # Which room each name lives in. A name is imported when it is first asked for:
     # whoever wants a part, as pytest wants the plugin, does not pay for the rest.
     _ROOMS = {
+        "blocking_bulk": ("BlockingBulkRun",),
         "bulk": ("BulkRun", "is_account_level"),
         "client": ("AsyncVoiceClient",),
         "errors": (
@@ -104,7 +106,7 @@ else:
             "parse_receipt",
         ),
         "quota": ("MemoryQuotaStore", "QuotaStore", "RecipientQuota"),
-        "sync": ("BlockingBulkRun", "VoiceClient"),
+        "sync": ("VoiceClient",),
     }
 
     def __getattr__(name):  # noqa: ANN001, ANN202 - type checkers see the imports above

@@ -371,9 +371,7 @@ class BulkRun:
         request: SubmitRequest | None = None
         try:
             request = _request(row)
-            admitted = self._requester.check(
-                request.mobile, request.content, request.idempotency_key
-            )
+            admitted = self._requester.check(request)
             if admitted.keyed is not None:
                 # Its place in the quota is reserved once it is claimed. What the
                 # ledger knows already is not to use up the rate.

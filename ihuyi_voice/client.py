@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from .bulk import BulkRun, is_account_level
-from .models import DEFAULT_BASE_URL, AnswerFormat, Secret, Settings
+from .models import DEFAULT_BASE_URL, AnswerFormat, Secret, Settings, SubmitRequest
 from .quota import QuotaDefault, RecipientQuota
 from .requester import Requester
 from .transport import AiohttpTransport
@@ -194,7 +194,10 @@ class AsyncVoiceClient:
             GatewayError: the gateway refused; its subclass and code say why.
             RuntimeError: the client is closed, or used where it cannot run.
         """
-        return await self._opened().submit(mobile, content, idempotency_key)
+        request = SubmitRequest(mobile, content, idempotency_key)
+        # The caller's strings must not stand in this frame when something is raised.
+        del mobile, content
+        return await self._opened().submit(request)
 
     async def query_balance(self) -> Balance:
         """Ask how many calls the account has left.

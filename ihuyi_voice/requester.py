@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from .claims import Claims, Keyed
     from .ledger import Ledger
-    from .models import Answer, Settings
+    from .models import Answer, Settings, SubmitRequest
     from .quota import RecipientQuota
     from .transport import Transport
     from .wire import FormEncoder
@@ -119,11 +119,12 @@ class Requester:
         """A request that starts now."""
         return Exchange(time.monotonic() + self._settings.timeout)
 
-    async def submit(self, mobile: str, content: str, idempotency_key: str | None) -> SubmitResult:
+    async def submit(self, request: SubmitRequest) -> SubmitResult:
         """One call from the check to its outcome; see `AsyncVoiceClient.submit`."""
         began = time.monotonic()
+        mobile = request.mobile
         try:
-            admitted = self.check(mobile, content, idempotency_key)
+            admitted = self.check(request)
             if admitted.keyed is None:
                 admitted = await self.reserve(admitted)
         except BaseException as error:
@@ -135,16 +136,17 @@ class Requester:
             log_submit(mobile, limited, OutcomeStatus.LIMITED, began)
             raise
 
-    def check(self, mobile: object, content: object, idempotency_key: object = None) -> Admitted:
+    def check(self, request: SubmitRequest) -> Admitted:
         """A submit that may be sent as far as the local check is concerned.
 
         Raises:
             InvalidRequestError: it may not.
         """
-        number, code = check_mobile(mobile), check_content(content)
+        number, code = check_mobile(request.mobile), check_content(request.content)
+        key = request.idempotency_key
         if self.claims is not None:
-            return Admitted(number, code, None, self.claims.check(idempotency_key, number, code))
-        if idempotency_key is not None:
+            return Admitted(number, code, None, self.claims.check(key, number, code))
+        if key is not None:
             msg = "idempotency_key needs a ledger, and this client has none"
             raise InvalidRequestError(msg)
         return Admitted(number, code, None)

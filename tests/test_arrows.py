@@ -43,7 +43,8 @@ STANDS_ON = {
     "client": ["bulk"],
     "_loops": [],
     "_loop_thread": ["client", "_loops"],
-    "sync": ["_loop_thread"],
+    "blocking_bulk": ["_loop_thread"],
+    "sync": ["blocking_bulk"],
     "__init__": ["sync", "receipts"],
     "sandbox": ["wire"],
     "receipt_form": ["models"],
@@ -61,8 +62,9 @@ STANDS_ON = {
     "__main__": ["cli"],
 }
 
-# The exceptions, for type checkers alone: an error of a bulk run carries its report.
-KNOWN_TO_CHECKERS = {"errors": {"models"}}
+# The exceptions, for type checkers alone: an error of a bulk run carries its report,
+# and a blocking run calls the client that made it.
+KNOWN_TO_CHECKERS = {"errors": {"models"}, "blocking_bulk": {"sync"}}
 
 MODULES = {
     ".".join(path.relative_to(FOLDER).with_suffix("").parts): path for path in FOLDER.rglob("*.py")

@@ -27,8 +27,8 @@ from tests.bulk.spies import Pair, Spy, counted, mobile, pair, pairs, sandbox, s
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ihuyi_voice.blocking_bulk import BlockingBulkRun
     from ihuyi_voice.sandbox import SandboxGateway
-    from ihuyi_voice.sync import BlockingBulkRun
 
 S = OutcomeStatus
 NOBODY_ANSWERS = Chaos(no_answer=1.0)
