@@ -31,7 +31,7 @@ from .errors import (
     QuotaExceededError,
 )
 from .models import BulkReport, Outcome, OutcomeStatus, SubmitRequest, check_count
-from .requester import Admitted, log_submit, status_of
+from .requester import Admitted, status_of
 from .source import Nothing, open_source
 
 if TYPE_CHECKING:
@@ -208,6 +208,7 @@ class BulkRun:
             elapsed=0.0 if began is None else until - began,
             stopped_by=None if stopped is None else stopped.error,
             stopped_at=None if stopped is None else stopped.index,
+            unrecorded=0,
         )
 
     # --- outcomes ---------------------------------------------------------------
@@ -456,7 +457,7 @@ class BulkRun:
     def _refuse(self, index: int, request: SubmitRequest | None, error: IhuyiVoiceError) -> None:
         """A row that is not sent at all: logged like any other."""
         mobile = None if request is None else request.mobile
-        log_submit(mobile, error, status_of(error), time.monotonic())
+        self._requester.log.submit(mobile, error, status_of(error), time.monotonic())
         self._report_outcome(index, request, error)
 
     @contextlib.contextmanager

@@ -6,8 +6,6 @@ between `requester.py`'s, which imports this where a client has a ledger.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
@@ -19,9 +17,8 @@ from .models import OutcomeStatus, SubmitResult, mask_mobile
 if TYPE_CHECKING:
     from .ledger import Ledger
     from .ledger_entry import Entry, Fingerprint
+    from .request_log import RequestLog
     from .transport import Exchange
-
-logger: logging.Logger = logging.getLogger("ihuyi_voice")
 
 # For how many seconds after its deadline a request may still be being settled:
 # until then nobody may record by hand that it was not placed.
@@ -39,8 +36,9 @@ class Keyed(NamedTuple):
 class Claims:
     """The claims of one account in a ledger."""
 
-    def __init__(self, ledger: Ledger, api_key: str) -> None:
+    def __init__(self, ledger: Ledger, api_key: str, log: RequestLog) -> None:
         self._ledger = ledger
+        self._log = log
         self._fingerprints = Fingerprints(api_key)
 
     def check(self, key: object, mobile: str, content: str) -> Keyed | None:
@@ -116,14 +114,12 @@ class Claims:
                     voice_id=getattr(end, "voice_id", None),
                 )
         except Exception as error:  # noqa: BLE001 - whatever it is, the request has had its end
-            # Not even a log handler that raises may take that end away.
-            with contextlib.suppress(Exception):
-                logger.warning(
-                    "submit %s %s: the ledger could not record it: %s",
-                    keyed.masked_mobile,
-                    status.value,
-                    _words(error, keyed.key),
-                )
+            self._log.warn(
+                "submit %s %s: the ledger could not record it: %s",
+                keyed.masked_mobile,
+                status.value,
+                _words(error, keyed.key),
+            )
 
 
 def _words(error: Exception, key: str) -> str:

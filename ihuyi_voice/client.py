@@ -19,6 +19,7 @@ from urllib.request import getproxies, proxy_bypass
 from .bulk import BulkRun, is_account_level
 from .models import DEFAULT_BASE_URL, AnswerFormat, Secret, Settings, SubmitRequest
 from .quota import QuotaDefault, RecipientQuota
+from .request_log import RequestLog
 from .requester import Requester
 from .transport import AiohttpTransport
 from .wire import FormEncoder
@@ -140,6 +141,7 @@ class AsyncVoiceClient:
         _check_opened(ledger)
         self._ledger = ledger
         self._clock = clock
+        self._log = RequestLog()
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._transport: AiohttpTransport | None = None
@@ -335,6 +337,7 @@ class AsyncVoiceClient:
                 self._quota,
                 self._ledger,
                 self._clock,
+                self._log,
             )
         elif loop is not self._loop:
             msg = (

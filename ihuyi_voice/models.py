@@ -354,12 +354,15 @@ class BulkReport:
         stopped_by: the error that stopped the run before its rows were done,
             None where none did.
         stopped_at: the index of the row that stopped it, None where none did.
+        unrecorded: how many outcomes the ledger has not recorded yet. To the
+            ledger these requests are unknown.
     """
 
     counts: dict[OutcomeStatus, int]
     elapsed: float
     stopped_by: IhuyiVoiceError | None = None
     stopped_at: int | None = None
+    unrecorded: int = 0
 
     @property
     def total(self) -> int:

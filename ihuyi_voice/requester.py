@@ -13,14 +13,12 @@ many requests at once are `bulk.py`'s.
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 
 from .errors import (
-    ACCEPTED,
     GatewayError,
     IhuyiVoiceError,
     InvalidRequestError,
@@ -28,7 +26,7 @@ from .errors import (
     OutcomeUnknownError,
     QuotaExceededError,
 )
-from .models import Balance, OutcomeStatus, SubmitResult, mask_mobile
+from .models import Balance, OutcomeStatus, SubmitResult
 from .transport import Exchange
 from .wire import (
     BALANCE_TARGET,
@@ -46,11 +44,9 @@ if TYPE_CHECKING:
     from .ledger import Ledger
     from .models import Answer, Settings, SubmitRequest
     from .quota import RecipientQuota
+    from .request_log import RequestLog
     from .transport import Transport
     from .wire import FormEncoder
-
-logger: logging.Logger = logging.getLogger("ihuyi_voice")
-logger.addHandler(logging.NullHandler())
 
 # Back-off between attempts to connect: random between 0 and a bound that
 # starts here and doubles, in seconds.
@@ -87,6 +83,7 @@ class Requester:
 
     Attributes:
         slots: one for each request that may be on the way at once.
+        log: where each request leaves its line.
         quota: the limit of calls per number, None for none.
         claims: what the ledger remembers of this account, None without one.
     """
@@ -99,7 +96,9 @@ class Requester:
         quota: RecipientQuota | None,
         ledger: Ledger | None,
         clock: Callable[[], float],
+        log: RequestLog,
     ) -> None:
+        self.log: RequestLog = log
         self.slots: anyio.Semaphore = anyio.Semaphore(settings.max_connections, fast_acquire=True)
         self._settings = settings
         self._encoder = encoder
@@ -109,7 +108,7 @@ class Requester:
         if ledger is not None:
             from .claims import Claims  # noqa: PLC0415 - nobody else pays for it
 
-            self.claims = Claims(ledger, settings.api_key.reveal())
+            self.claims = Claims(ledger, settings.api_key.reveal(), log)
         self._clock = clock
         never_shown = tuple(secret.reveal() for secret in settings.never_shown())
         # In a closure, where no repr of this object's attributes shows it.
@@ -128,12 +127,12 @@ class Requester:
             if admitted.keyed is None:
                 admitted = await self.reserve(admitted)
         except BaseException as error:
-            log_submit(mobile, error, _status(error, written=False), began)
+            self.log.submit(mobile, error, _status(error, written=False), began)
             raise
         try:
             return await self.place(admitted)
         except QuotaExceededError as limited:
-            log_submit(mobile, limited, OutcomeStatus.LIMITED, began)
+            self.log.submit(mobile, limited, OutcomeStatus.LIMITED, began)
             raise
 
     def check(self, request: SubmitRequest) -> Admitted:
@@ -181,7 +180,7 @@ class Requester:
         deadline = began + self._settings.timeout
         result = await self.claims.find(checked.keyed, checked.mobile, deadline)
         if result is not None:
-            log_submit(checked.mobile, result, OutcomeStatus.REPLAYED, began)
+            self.log.submit(checked.mobile, result, OutcomeStatus.REPLAYED, began)
         return result
 
     async def place(self, admitted: Admitted, exchange: Exchange | None = None) -> SubmitResult:
@@ -208,17 +207,17 @@ class Requester:
         try:
             token = await claims.claim(keyed, mobile, exchange)
         except BaseException as error:
-            log_submit(mobile, error, _status(error, written=False), began)
+            self.log.submit(mobile, error, _status(error, written=False), began)
             raise
         if isinstance(token, SubmitResult):
-            log_submit(mobile, token, OutcomeStatus.REPLAYED, began)
+            self.log.submit(mobile, token, OutcomeStatus.REPLAYED, began)
             return token
         try:
             admitted = await self.reserve(checked)
         except BaseException as error:
             await claims.settle(keyed, token, OutcomeStatus.NOT_SENT, error)
             if not isinstance(error, QuotaExceededError):
-                log_submit(mobile, error, _status(error, written=False), began)
+                self.log.submit(mobile, error, _status(error, written=False), began)
             raise
         try:
             result = await self._place(admitted, exchange)
@@ -246,11 +245,13 @@ class Requester:
             error = _stated(exception, exchange)
             if not exchange.may_have_been_written:
                 await self.give_back(admitted)
-            log_submit(mobile, error, _status(error, written=exchange.may_have_been_written), began)
+            self.log.submit(
+                mobile, error, _status(error, written=exchange.may_have_been_written), began
+            )
             if error is exception:
                 raise
             raise error from exception
-        log_submit(mobile, result, OutcomeStatus.ACCEPTED, began)
+        self.log.submit(mobile, result, OutcomeStatus.ACCEPTED, began)
         return result
 
     async def give_back(self, admitted: Admitted) -> None:
@@ -276,10 +277,10 @@ class Requester:
             balance = decode_balance(answer, int(self._clock()), self._hide())
         except OutcomeUnknownError as unknown:
             error = OutcomeUnknownError(unknown.reason, may_have_rung=False)
-            _log("query_balance", "", error, OutcomeStatus.UNKNOWN, began)
+            self.log.request("query_balance", "", error, OutcomeStatus.UNKNOWN, began)
             raise error from None
         except BaseException as exception:
-            _log(
+            self.log.request(
                 "query_balance",
                 "",
                 exception,
@@ -287,7 +288,7 @@ class Requester:
                 began,
             )
             raise
-        _log("query_balance", "", balance, OutcomeStatus.ACCEPTED, began)
+        self.log.request("query_balance", "", balance, OutcomeStatus.ACCEPTED, began)
         return balance
 
     def _hide(self, *of_this_request: str) -> tuple[str, ...]:
@@ -382,36 +383,3 @@ def _status(exception: BaseException, *, written: bool) -> OutcomeStatus:
         return status_of(exception)
     # A cancellation.
     return OutcomeStatus.UNKNOWN if written else OutcomeStatus.NOT_SENT
-
-
-def log_submit(
-    mobile: object, end: SubmitResult | BaseException, status: OutcomeStatus, began: float
-) -> None:
-    """The one line for one submit; `mobile` as it was given."""
-    _log("submit", mobile, end, status, began)
-
-
-def _log(
-    what: str,
-    mobile: object,
-    end: SubmitResult | Balance | BaseException,
-    status: OutcomeStatus,
-    began: float,
-) -> None:
-    """One line for one request, and nothing in it about a person or a secret."""
-    if not logger.isEnabledFor(logging.INFO):
-        return
-    number = ""
-    with contextlib.suppress(InvalidRequestError):
-        number = check_mobile(mobile)
-    # A log handler of the program's that raises must not take the place of the outcome.
-    with contextlib.suppress(Exception):
-        logger.info(
-            "%s %s %s code=%s voice_id=%s %.0f ms",
-            what,
-            mask_mobile(number),
-            status.value,
-            ACCEPTED if status is OutcomeStatus.ACCEPTED else getattr(end, "code", "-"),
-            getattr(end, "voice_id", None) or "-",
-            (time.monotonic() - began) * 1000,
-        )

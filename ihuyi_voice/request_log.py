@@ -1,0 +1,88 @@
+"""One log line for each request, on the logger `ihuyi_voice`.
+
+A line holds no key, no code and no whole number. Where it is written from is
+the caller's choice: a `RequestLog` hands finished entries to its `sink`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from .errors import ACCEPTED, InvalidRequestError
+from .models import OutcomeStatus, mask_mobile
+from .wire import check_mobile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .models import Balance, SubmitResult
+
+logger: logging.Logger = logging.getLogger("ihuyi_voice")
+logger.addHandler(logging.NullHandler())
+
+
+class LogEntry(NamedTuple):
+    """A log record that has not been written yet."""
+
+    level: int
+    message: str
+    args: tuple[object, ...]
+
+
+def write(entry: LogEntry) -> None:
+    """Write an entry from the calling thread; a log handler that raises is ignored."""
+    # The outcome of a request is more important than its log line.
+    with contextlib.suppress(Exception):
+        logger.log(entry.level, entry.message, *entry.args)
+
+
+class RequestLog:
+    """Makes the log entries of one client.
+
+    Args:
+        sink: takes each entry, by default `write`. A blocking client collects
+            them and writes them in the caller's thread: its loop thread must
+            not wait for a log handler's lock that the caller may hold.
+    """
+
+    __slots__ = ("sink",)
+
+    def __init__(self, sink: Callable[[LogEntry], object] = write) -> None:
+        self.sink = sink
+
+    def submit(
+        self, mobile: object, end: SubmitResult | BaseException, status: OutcomeStatus, began: float
+    ) -> None:
+        """The line for one submit; `mobile` as the caller gave it."""
+        self.request("submit", mobile, end, status, began)
+
+    def request(
+        self,
+        operation: str,
+        mobile: object,
+        end: SubmitResult | Balance | BaseException,
+        status: OutcomeStatus,
+        began: float,
+    ) -> None:
+        """The line for one request that began at `began`, on `time.monotonic`."""
+        if not logger.isEnabledFor(logging.INFO):
+            return
+        number = ""
+        with contextlib.suppress(InvalidRequestError):
+            number = check_mobile(mobile)
+        args = (
+            operation,
+            mask_mobile(number),
+            status.value,
+            ACCEPTED if status is OutcomeStatus.ACCEPTED else getattr(end, "code", "-"),
+            getattr(end, "voice_id", None) or "-",
+            (time.monotonic() - began) * 1000,
+        )
+        self.sink(LogEntry(logging.INFO, "%s %s %s code=%s voice_id=%s %.0f ms", args))
+
+    def warn(self, message: str, *args: object) -> None:
+        """A warning about a request."""
+        self.sink(LogEntry(logging.WARNING, message, args))
