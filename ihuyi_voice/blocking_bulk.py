@@ -42,10 +42,8 @@ class BlockingBulkRun:
 
     def __init__(self, client: VoiceClient, start: Callable[[AsyncVoiceClient], BulkRun]) -> None:
         self._client = client
-        self._start = start
-        self._made_for = client._client
-        # Made here, so that wrong arguments are told at once.
-        self._run = start(self._made_for)
+        # Made here, so that wrong arguments raise at once.
+        self._run = start(client._client)
         self._batch: deque[Outcome] = deque()
         self._left = asyncio.Event()
         self._thread: LoopThread | None = None
@@ -58,12 +56,10 @@ class BlockingBulkRun:
             raise RuntimeError(msg)
         entered = threading.Event()
         try:
-            with self._client._lock:
-                self._thread = thread = self._client._running_thread()
-                if self._client._client is not self._made_for:
-                    # Forked since it was made.
-                    self._run = self._start(self._client._client)
-                thread.begin(lambda _: self._live(thread, entered), self._over)
+            self._thread = thread = self._client._running_thread()
+            # It sends with the requester of that thread.
+            self._run._open_requester = thread.client._opened
+            thread.begin(lambda _: self._live(thread, entered), self._over)
             self._over.add_done_callback(lambda _: entered.set())
             entered.wait()
             if self._over.done():

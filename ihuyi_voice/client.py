@@ -302,12 +302,11 @@ class AsyncVoiceClient:
         state = "closed" if self._closed else "open" if self._transport else "not yet used"
         return f"<{type(self).__name__} {self.base_url} {state}>"
 
-    def _twin(self) -> Self:
-        """A client of the same settings and quota that no loop has seen yet."""
-        twin = copy.copy(self)
-        twin._closed = False
-        twin._loop = twin._transport = twin._requester = None
-        return twin
+    def _for_loop_thread(self, log: RequestLog) -> Self:
+        """A client of the same settings and the same quota; this one was never opened."""
+        client = copy.copy(self)
+        client._log = log
+        return client
 
     def _opened(self) -> Requester:
         """What sends requests, made at the first use, or an error that says what is wrong."""

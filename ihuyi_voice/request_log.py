@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import ACCEPTED, InvalidRequestError
@@ -39,6 +40,37 @@ def write(entry: LogEntry) -> None:
         logger.log(entry.level, entry.message, *entry.args)
 
 
+def is_info_enabled() -> bool:
+    """Whether the application wants a line for each request."""
+    return logger.isEnabledFor(logging.INFO)
+
+
+class DeferredLog:
+    """Entries of a loop thread, written later by the threads that use the client.
+
+    A log handler may wait, for a lock or for a disk, and a signal handler may
+    interrupt a thread inside one. The loop thread never waits for either.
+    """
+
+    __slots__ = ("_entries", "_is_wanted")
+
+    def __init__(self) -> None:
+        self._entries: deque[LogEntry] = deque()
+        self._is_wanted = True
+
+    def request_log(self) -> RequestLog:
+        """The log to hand to the client in the loop thread."""
+        return RequestLog(self._entries.append, lambda: self._is_wanted)
+
+    def write(self) -> None:
+        """Write what there is, from the calling thread."""
+        # Asked here, because the loop thread must not.
+        self._is_wanted = is_info_enabled()
+        with contextlib.suppress(IndexError):
+            while True:
+                write(self._entries.popleft())
+
+
 class RequestLog:
     """Makes the log entries of one client.
 
@@ -46,12 +78,19 @@ class RequestLog:
         sink: takes each entry, by default `write`. A blocking client collects
             them and writes them in the caller's thread: its loop thread must
             not wait for a log handler's lock that the caller may hold.
+        is_wanted: whether a line for each request is wanted. The default asks
+            the logger, which takes logging's own lock now and then.
     """
 
-    __slots__ = ("sink",)
+    __slots__ = ("is_wanted", "sink")
 
-    def __init__(self, sink: Callable[[LogEntry], object] = write) -> None:
+    def __init__(
+        self,
+        sink: Callable[[LogEntry], object] = write,
+        is_wanted: Callable[[], bool] = is_info_enabled,
+    ) -> None:
         self.sink = sink
+        self.is_wanted = is_wanted
 
     def submit(
         self, mobile: object, end: SubmitResult | BaseException, status: OutcomeStatus, began: float
@@ -68,7 +107,7 @@ class RequestLog:
         began: float,
     ) -> None:
         """The line for one request that began at `began`, on `time.monotonic`."""
-        if not logger.isEnabledFor(logging.INFO):
+        if not self.is_wanted():
             return
         number = ""
         with contextlib.suppress(InvalidRequestError):

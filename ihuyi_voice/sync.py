@@ -1,32 +1,37 @@
 """The blocking client: plain wrappers around a thread that owns the event loop.
 
-Nothing of the way of a request is decided here: every method hands a
-coroutine of `AsyncVoiceClient` to the thread and waits. Deadlines are kept in
-there; an interrupted wait cancels the coroutine, so that no call is placed
-after Ctrl-C has returned.
+How a request is sent is not decided here: every method hands a coroutine of
+`AsyncVoiceClient` to the thread and waits. The coroutine keeps the deadlines;
+the wait has a bound of its own, for the case that the thread is blocked. An
+interrupted wait cancels the coroutine, so that no call is placed after Ctrl-C
+has returned.
 
-The thread is stopped by a finaliser, so that a client that is never closed
+The thread is stopped by a finalizer, so that a client that is never closed
 keeps neither the interpreter nor a forked child from exiting. A child does not
 touch what it inherited: it starts a thread of its own.
+
+The thread writes no log records: the callers do, because a caller may be a
+signal handler that has interrupted a thread inside a log handler. For the same
+reason no lock is held here. What two callers may do at once is one atomic step.
 """
 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import os
-import threading
+import sys
 import time
 import weakref
 from typing import TYPE_CHECKING, TypeVar
 
-from ._loop_thread import CLOSED, LoopThread
+from ._loop_thread import CLOSED, Handover, LoopThread
 from .blocking_bulk import BlockingBulkRun
 from .bulk import is_account_level
 from .client import AsyncVoiceClient, options_from_env
-from .errors import OutcomeUnknownError
-from .models import DEFAULT_BASE_URL
+from .errors import NotSentError, OutcomeUnknownError
+from .models import DEFAULT_BASE_URL, SubmitRequest
 from .quota import QuotaDefault
+from .request_log import DeferredLog
 
 if TYPE_CHECKING:
     import ssl
@@ -43,6 +48,24 @@ if TYPE_CHECKING:
     from .quota import RecipientQuota
 
 T = TypeVar("T")
+
+# Seconds after a request's own deadline, by which the loop thread has handed its
+# outcome over; with a ledger it may wait that long for the record.
+_GRACE = 5.0
+_GRACE_WITH_LEDGER = 15.0
+# Seconds that the interpreter's exit waits for the calls it has cancelled.
+_EXIT_SECONDS = 12.0
+
+_INSTEAD = {
+    "submit_many": (
+        "write `async with client.submit_many(...) as run:` with an AsyncVoiceClient (a notebook"
+        " can do that), or call the function that uses it by `await asyncio.to_thread(...)`"
+    ),
+}
+_AWAIT = (
+    "write `await client.{name}(...)` with an AsyncVoiceClient (a notebook can await), or"
+    " `await asyncio.to_thread(client.{name}, ...)`"
+)
 
 
 class VoiceClient:
@@ -109,6 +132,7 @@ class VoiceClient:
         clock: Callable[[], float] = time.time,
         allow_running_loop: bool = False,
     ) -> None:
+        # Checked settings, from which each loop thread makes its client. Never opened.
         self._client = AsyncVoiceClient(
             api_id,
             api_key,
@@ -126,12 +150,13 @@ class VoiceClient:
             ledger=ledger,
             clock=clock,
         )
+        self._timeout = timeout
+        self._grace = _GRACE if ledger is None else _GRACE_WITH_LEDGER
         self._allow_running_loop = allow_running_loop
         self._closed = False
-        self._lock = threading.RLock()
-        self._thread: LoopThread | None = None
-        self._finalizer: weakref.finalize[..., VoiceClient] | None = None
-        _clients.add(self)
+        self._log = DeferredLog()
+        self._threads = _Threads(self._client, self._log)
+        self._finalizer = weakref.finalize(self, self._threads.exit)
 
     @property
     def base_url(self) -> str:
@@ -182,9 +207,10 @@ class VoiceClient:
             GatewayError: the gateway refused; its subclass and code say why.
             RuntimeError: the client is closed, or used where it cannot run.
         """
-        return self._call(
-            "submit", lambda c: c.submit(mobile, content, idempotency_key=idempotency_key)
-        )
+        request = SubmitRequest(mobile, content, idempotency_key)
+        # What is raised from here on must not find them in this frame.
+        del mobile, content, idempotency_key
+        return self._call("submit", lambda client: client._opened().submit(request))
 
     def query_balance(self) -> Balance:
         """Ask how many calls the account has left.
@@ -198,7 +224,7 @@ class VoiceClient:
             GatewayError: the gateway refused; its subclass and code say why.
             RuntimeError: the client is closed, or used where it cannot run.
         """
-        return self._call("query_balance", lambda c: c.query_balance())
+        return self._call("query_balance", lambda client: client.query_balance())
 
     def submit_many(  # noqa: PLR0913 - each with a default
         self,
@@ -256,15 +282,17 @@ class VoiceClient:
     def close(self) -> None:
         """Close the connections, after the calls on the way in other threads.
 
-        They end within their own deadlines. Closing twice does no harm; a
-        closed client cannot be used again.
+        They end within their own deadlines; what has not ended some seconds
+        later is cancelled. Closing twice does no harm; a closed client cannot
+        be used again.
         """
-        with self._lock:
-            self._closed = True
-            thread, finalizer = self._thread, self._finalizer
-        if thread is not None and finalizer is not None:
-            finalizer.detach()
-            thread.stop(cancel_remaining=False)
+        self._closed = True
+        try:
+            self._threads.close(self._timeout + self._grace)
+        finally:
+            self._log.write()
+        # Not in a `finally`: a close that was interrupted has not ended the thread.
+        self._finalizer.detach()
 
     def __enter__(self) -> Self:
         self._check_usable("submit")
@@ -280,71 +308,142 @@ class VoiceClient:
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open" if self._thread else "not yet used"
-        return f"<{type(self).__name__} {self._client.base_url} {state}>"
+        return f"<{type(self).__name__} {self.base_url} {state}>"
+
+    @property
+    def _thread(self) -> LoopThread | None:
+        """The loop thread of this process, if there is one."""
+        thread = self._threads.current
+        return thread if thread.was_started() and thread.is_usable() else None
 
     def _call(self, name: str, start: Callable[[AsyncVoiceClient], Awaitable[T]]) -> T:
+        """Run a coroutine in the loop thread and wait for its end."""
         self._check_usable(name)
-        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        end: Handover[T] = Handover()
+        begun = given_up = False
+
+        def begin(client: AsyncVoiceClient) -> Awaitable[T]:
+            nonlocal begun
+            # In this order: a caller that gives up looks in the opposite one.
+            begun = True
+            if end.cancelled():
+                raise asyncio.CancelledError
+            return start(client)
+
+        deadline = time.monotonic() + self._timeout + self._grace
         try:
-            # Begun under the lock, so that whoever closes the client waits for it.
-            with self._lock:
-                self._running_thread().begin(start, future)
-            return future.result()
-        except concurrent.futures.CancelledError:
-            # At the interpreter's exit, in a daemon thread.
-            reason = "the program ended while the request was on its way"
-            raise OutcomeUnknownError(reason, may_have_rung=name != "query_balance") from None
+            self._running_thread().begin(begin, end)
+            in_time = end.wait(deadline - time.monotonic())
+            # Cancels what has not ended. An end that came just now is taken.
+            given_up = not in_time and end.cancel()
+            return end.result()
+        except asyncio.CancelledError:
+            reason = (
+                "the client's thread did not answer in time"
+                if given_up
+                else "the client was closed, or the program ended,"
+            )
+            raise self._no_end(name, reason, begun=begun) from None
         except BaseException:
             # Ctrl-C ends the wait alone; the call itself must end too, begun or not.
-            future.cancel()
+            end.cancel()
             raise
+        finally:
+            self._log.write()
+            self._threads.after_call()
+
+    def _no_end(self, name: str, reason: str, *, begun: bool) -> Exception:
+        """What is known of a call that the loop thread has not answered."""
+        if begun:
+            reason = f"{reason} while the request was on its way"
+            return OutcomeUnknownError(reason, may_have_rung=name != "query_balance")
+        if self._closed:
+            return RuntimeError(CLOSED)
+        return NotSentError(f"{reason} before the request began")
 
     def _check_usable(self, name: str) -> None:
         if self._closed:
             raise RuntimeError(CLOSED)
+        if sys.is_finalizing():
+            msg = (
+                "the interpreter is exiting and runs no more threads: call before the end of the"
+                " main program, not from __del__"
+            )
+            raise NotSentError(msg)
         if self._allow_running_loop:
             return
         try:
             asyncio.get_running_loop()
         except RuntimeError:
             return
+        instead = _INSTEAD.get(name) or _AWAIT.format(name=name)
         msg = (
-            f"VoiceClient.{name} would block the event loop that is running in this thread: write"
-            f" `await client.{name}(...)` with an AsyncVoiceClient (a notebook can await), or pass"
-            " allow_running_loop=True to block it all the same"
+            f"VoiceClient.{name} would block the event loop that is running in this thread:"
+            f" {instead}, or pass allow_running_loop=True to block the loop meanwhile"
         )
         raise RuntimeError(msg)
 
     def _running_thread(self) -> LoopThread:
-        """The thread of this process; called with the lock held."""
+        """The thread of this process, with its client open.
+
+        Raises:
+            NotSentError: it cannot be started.
+            RuntimeError: the client is closed.
+        """
+        thread = self._threads.running(self._timeout)
+        # A `close` either finds the thread or is seen here.
         if self._closed:
+            self._threads.close(0.0)
             raise RuntimeError(CLOSED)
-        if self._thread is not None and self._thread.pid != os.getpid():
-            # Forked: the parent's loop and sockets are not ours to close.
-            _inherited.append(self._thread)
-            self._thread = None
-            self._client = self._client._twin()
-        if self._thread is None:
-            if self._client._transport is not None:
-                # Ctrl-C, or a fork, came while a thread was being started with it.
-                self._client = self._client._twin()
-            self._thread = LoopThread(self._client)
-            self._finalizer = weakref.finalize(self, self._thread.stop, cancel_remaining=True)
-        return self._thread
+        return thread
 
-    def _renew_lock(self) -> None:
-        self._lock = threading.RLock()
+    def _write_logs(self) -> None:
+        """Write the log entries of the loop thread from the calling thread."""
+        self._log.write()
 
 
-_clients: weakref.WeakSet[VoiceClient] = weakref.WeakSet()
+class _Threads:
+    """The loop thread of one client, in whichever process; without reference to the client.
+
+    There is one at a time: a thread that has ended, and one that was left
+    behind by a fork, has exactly one successor.
+    """
+
+    def __init__(self, settings: AsyncVoiceClient, log: DeferredLog) -> None:
+        self._log = log
+        self._exiting = False
+        request_log = log.request_log()
+        self.current = LoopThread(lambda: settings._for_loop_thread(request_log))
+
+    def running(self, seconds: float) -> LoopThread:
+        """The thread, started if need be within so many seconds."""
+        while True:
+            thread = self.current
+            while not thread.is_usable():
+                if thread.pid != os.getpid():
+                    # The parent's loop and sockets are not for the child to close.
+                    _inherited.append(thread)
+                thread = thread.successor()
+            self.current = thread
+            if thread.start(seconds):
+                return thread
+
+    def close(self, seconds: float) -> None:
+        """Let the calls end, within so many seconds, and the thread with them."""
+        thread = self.current
+        if not thread.stop(seconds, cancel_remaining=False):
+            thread.stop(_EXIT_SECONDS, cancel_remaining=True)
+
+    def exit(self) -> None:
+        """Cancel the calls and end the thread: the client is garbage, or the interpreter exits."""
+        self._exiting = True
+        self.current.stop(_EXIT_SECONDS, cancel_remaining=True)
+        self._log.write()
+
+    def after_call(self) -> None:
+        """At exit, after the finalizers, nothing else would end the thread."""
+        if self._exiting:
+            self.exit()
+
+
 _inherited: list[LoopThread] = []
-
-
-def _renew_locks() -> None:
-    # A fork may happen while another thread, which the child lacks, holds a lock.
-    for client in _clients:
-        client._renew_lock()
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch - absent on Windows alone
-    os.register_at_fork(after_in_child=_renew_locks)

@@ -1,0 +1,207 @@
+"""Real threads and what they wait with, also under gevent and eventlet.
+
+Both frameworks replace `threading` by greenlets. The event loop of a blocking
+client needs a thread of the operating system, so the originals are taken from
+the framework. In a process that nothing has patched this is plain `threading`.
+
+Nothing here takes a lock of Python code: a signal handler may run between any
+two lines of the main thread, and must be able to wait for another thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import socket
+import sys
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def original(module: str, name: str) -> Any:  # noqa: ANN401 - an attribute of any module
+    """The attribute of a module as it was before gevent or eventlet replaced it."""
+    if (monkey := sys.modules.get("gevent.monkey")) is not None:
+        return monkey.get_original(module, name)
+    if (patcher := sys.modules.get("eventlet.patcher")) is not None:
+        return getattr(patcher.original(module), name)
+    return getattr(importlib.import_module(module), name)
+
+
+def threads_are_greenlets() -> bool:
+    """Whether gevent or eventlet has replaced the threads of this process."""
+    if (monkey := sys.modules.get("gevent.monkey")) is not None:
+        return bool(monkey.is_module_patched("threading"))
+    if (patcher := sys.modules.get("eventlet.patcher")) is not None:
+        return bool(patcher.is_monkey_patched("thread"))
+    return False
+
+
+def start_thread(
+    run: Callable[[], object], name: str, on_failure: Callable[[Exception], object]
+) -> threading.Thread | None:
+    """Start a daemon thread of the operating system without waiting for it.
+
+    Args:
+        run: what the thread does.
+        name: its name, for debuggers.
+        on_failure: called from some thread when the thread cannot be started
+            after all.
+
+    Returns:
+        Its object, which may not have started yet; None under gevent and
+        eventlet, whose `threading` does not know the thread.
+
+    Raises:
+        RuntimeError: no thread can be started.
+    """
+    start_new_thread = original("_thread", "start_new_thread")
+    if threads_are_greenlets():
+        _load_hub()
+        start_new_thread(_traced, (run, threading.gettrace()))
+        return None
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    # `Thread.start` waits until the thread runs, and the thread needs a lock that
+    # a main thread under a signal handler may hold. So another thread waits.
+    start_new_thread(_start, (thread, on_failure))
+    return thread
+
+
+def _start(thread: threading.Thread, on_failure: Callable[[Exception], object]) -> None:
+    try:
+        thread.start()
+    except Exception as error:  # noqa: BLE001 - the caller cannot see it
+        on_failure(error)
+
+
+def _traced(run: Callable[[], object], trace: Any) -> None:  # noqa: ANN401 - a trace function
+    # As `threading` does for debuggers and for coverage.
+    sys.settrace(trace)
+    run()
+
+
+def _load_hub() -> None:
+    """Import what a thread needs for its first green socket.
+
+    gevent makes a hub for each thread with such a socket, and its import locks
+    are not safe between threads.
+    """
+    if (gevent := sys.modules.get("gevent")) is not None:
+        gevent.get_hub()
+
+
+class Event:
+    """As `threading.Event`, between a real thread and threads or greenlets.
+
+    A wait ends at once when a signal handler raises, and lets other greenlets
+    run meanwhile. Setting never waits.
+    """
+
+    __slots__ = ("_is_set", "_waiters")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._waiters: deque[_Waiter] = deque()
+
+    def is_set(self) -> bool:
+        """Whether it was set."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Let all who wait go on."""
+        self._is_set = True
+        with contextlib.suppress(IndexError):
+            while True:
+                self._waiters.popleft().wake()
+
+    def clear(self) -> None:
+        """Let those who wait from now on wait."""
+        self._is_set = False
+
+    def wait(self, timeout: float | None = None, *, greenlets_run: bool = True) -> bool:
+        """Wait until it is set, for so many seconds at most; whether it was.
+
+        Args:
+            timeout: seconds; None for no limit.
+            greenlets_run: whether other greenlets may run meanwhile. Not in a
+                finalizer, which may come in the middle of anything.
+        """
+        if self._is_set:
+            return True
+        waiter = _GreenWaiter() if greenlets_run and threads_are_greenlets() else _Waiter()
+        self._waiters.append(waiter)
+        try:
+            # The thread that sets it finds the waiter, or has set it before this look.
+            return self._is_set or waiter.wait(timeout) or self._is_set
+        finally:
+            # One that is in the queue no more was woken, or is about to be.
+            with contextlib.suppress(ValueError):
+                self._waiters.remove(waiter)
+                waiter.discard()
+            waiter.close()
+
+
+class _Waiter:
+    """One wait for another thread; `wake` is called once at most."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = original("_thread", "allocate_lock")()
+        self._lock.acquire()
+
+    def wait(self, timeout: float | None) -> bool:
+        # More than this is an OverflowError, and much longer than anything here.
+        seconds = -1.0 if timeout is None else min(max(timeout, 0.0), threading.TIMEOUT_MAX)
+        return bool(self._lock.acquire(timeout=seconds))
+
+    def wake(self) -> None:
+        self._lock.release()
+
+    def discard(self) -> None:
+        """Called instead of `wake` when no thread can wake it any more."""
+
+    def close(self) -> None:
+        """The wait is over."""
+
+
+class _GreenWaiter(_Waiter):
+    """A wait of a greenlet, woken by a byte on a socket pair.
+
+    A file descriptor is what either framework can wait for while a real
+    thread, which knows nothing of greenlets, writes to it.
+    """
+
+    __slots__ = ("_read", "_write")
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Sockets of C, which neither framework patches: the real thread uses one of them.
+        read, self._write = original("_socket", "socketpair")()
+        self._read = socket.socket(fileno=read.detach())
+
+    def wait(self, timeout: float | None) -> bool:
+        try:
+            self._read.settimeout(None if timeout is None else max(timeout, 0.001))
+            return bool(self._read.recv(1))
+        except TimeoutError:
+            return False
+        except (AssertionError, RuntimeError):
+            # A signal handler runs in the framework's own greenlet, which may not switch.
+            return super().wait(timeout)
+
+    def wake(self) -> None:
+        super().wake()
+        # Closed by the thread that wakes, or the number could already be another file's.
+        with contextlib.suppress(OSError):
+            self._write.send(b"!")
+        self._write.close()
+
+    def discard(self) -> None:
+        self._write.close()
+
+    def close(self) -> None:
+        self._read.close()
