@@ -12,6 +12,7 @@ thread it interrupts is between any two lines of this module.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import importlib
 import os
@@ -91,8 +92,9 @@ class Receiver(Protocol[T_contra]):
 class Handover(Generic[T]):
     """The end of one call, handed from the loop thread to the thread that waits.
 
-    Not a future of `concurrent.futures`: that has a lock, which a main thread
-    under a signal handler may hold while the loop thread wants it.
+    As a future of `concurrent.futures`, which has a lock that a main thread
+    under a signal handler may hold while the loop thread wants it, and which
+    greenlets cannot wait for.
     """
 
     __slots__ = ("_callback", "_cancelled", "_ended", "_exception", "_open", "_result")
@@ -146,21 +148,22 @@ class Handover(Generic[T]):
         """Wait for its end, for so many seconds at most; whether it has come."""
         return self._ended.wait(timeout)
 
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self._ended.is_set()
+
     def result(self) -> T:
         """What the call returned, once it has ended.
 
         Raises:
             BaseException: what the call raised.
-            CancelledError: it was given up.
+            concurrent.futures.CancelledError: it was given up.
         """
+        self._ended.wait()
         if self._cancelled:
-            raise asyncio.CancelledError
+            raise concurrent.futures.CancelledError
         if self._exception is not None:
-            try:
-                raise self._exception
-            finally:
-                # Or the exception and this frame keep each other alive.
-                self._exception = None
+            raise self._exception
         return self._result[0]
 
     def _end(self) -> None:

@@ -10,11 +10,13 @@ import asyncio
 import concurrent.futures
 import contextlib
 import os
-import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
 import anyio
+
+from ._loop_thread import Handover
+from ._threads import Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,14 +49,14 @@ class BlockingBulkRun:
         self._batch: deque[Outcome] = deque()
         self._left = asyncio.Event()
         self._thread: LoopThread | None = None
-        self._over: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._over: Handover[None] = Handover()
 
     def __enter__(self) -> Self:
         self._client._check_usable("submit_many")
         if self._thread is not None:
             msg = "a bulk run is used once: call submit_many again"
             raise RuntimeError(msg)
-        entered = threading.Event()
+        entered = Event()
         try:
             self._thread = thread = self._client._running_thread()
             # It sends with the requester of that thread.
@@ -130,7 +132,7 @@ class BlockingBulkRun:
             raise RuntimeError(msg)
         return self._client._call("submit_many", lambda _: self._run.next_batch(_LINGER))
 
-    async def _live(self, thread: LoopThread, entered: threading.Event) -> None:
+    async def _live(self, thread: LoopThread, entered: Event) -> None:
         """The run's block, in the loop's thread: until `__exit__` or the client's `close`."""
         async with self._run, anyio.create_task_group() as watching:
             watching.start_soon(self._leave_when_closed, thread)

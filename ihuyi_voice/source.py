@@ -13,14 +13,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import threading
 from collections import deque
 from collections.abc import AsyncIterable, Iterable, Mapping
 from enum import Enum
+from functools import partial
 from typing import Protocol
 
 import anyio
-import anyio.lowlevel
+
+from ._threads import Event, start_thread
 
 READ_AHEAD = 32
 """How many rows may have been taken from a source without having been started."""
@@ -161,17 +162,14 @@ class _ThreadSource(_BufferedSource):
     def __init__(self, rows: Iterable[object]) -> None:
         super().__init__()
         self._rows = rows
-        self._room = threading.Event()
+        self._room = Event()
         self._unwanted = False
 
     async def pump(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._left = anyio.Event()
         context = contextvars.copy_context()
-        thread = threading.Thread(
-            target=context.run, args=(self._pull,), name="ihuyi-voice-source", daemon=True
-        )
-        thread.start()
+        start_thread(partial(context.run, self._pull), "ihuyi-voice-source", self._fail)
         try:
             await self._left.wait()
         finally:
@@ -180,10 +178,13 @@ class _ThreadSource(_BufferedSource):
             # The thread may be inside the iterable's own code, which nobody can interrupt.
             with anyio.CancelScope(shield=True):
                 await self._left.wait()
-                # Having said so it ends at once; a join would block the loop meanwhile.
-                # Whether it takes a round is the threads' timing, hence the exclusion.
-                while thread.is_alive():  # pragma: no cover
-                    await anyio.lowlevel.checkpoint()
+
+    def _fail(self, error: Exception) -> None:
+        """No thread could be started."""
+        self._error = error
+        self._ended = True
+        self._tell(self._news)
+        self._tell(self._left)
 
     def _pull(self) -> None:
         try:

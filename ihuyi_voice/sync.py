@@ -18,6 +18,7 @@ reason no lock is held here. What two callers may do at once is one atomic step.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import os
 import sys
 import time
@@ -337,7 +338,7 @@ class VoiceClient:
             # Cancels what has not ended. An end that came just now is taken.
             given_up = not in_time and end.cancel()
             return end.result()
-        except asyncio.CancelledError:
+        except concurrent.futures.CancelledError:
             reason = (
                 "the client's thread did not answer in time"
                 if given_up
