@@ -23,7 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ._loops import fast_loop_factory
-from ._threads import Event, start_thread
+from ._threads import Event, new_selector_loop, start_thread, threads_are_greenlets
 from .errors import NotSentError
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ def _import_ahead() -> None:
         # Some are extras, and some only other releases know.
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    if "ihuyi_voice.ledger" in sys.modules:
+        importlib.import_module("ihuyi_voice.claims")
     # Codecs are imported at their first use as well.
     "localhost".encode("idna")
 
@@ -97,14 +99,14 @@ class Handover(Generic[T]):
     greenlets cannot wait for.
     """
 
-    __slots__ = ("_callback", "_cancelled", "_ended", "_exception", "_open", "_result")
+    __slots__ = ("_callbacks", "_cancelled", "_ended", "_exception", "_open", "_result")
 
     def __init__(self) -> None:
         self._ended = Event()
         # Emptied by the one thread that ends it, with its result or by giving up.
         self._open = [True]
         self._cancelled = False
-        self._callback: list[Callable[[Receiver[T]], object]] = []
+        self._callbacks: list[Callable[[Receiver[T]], object]] = []
         self._result: list[T] = []
         self._exception: BaseException | None = None
 
@@ -122,7 +124,7 @@ class Handover(Generic[T]):
 
     def add_done_callback(self, fn: Callable[[Receiver[T]], object]) -> None:
         """Call `fn`, from some thread, once it has ended."""
-        self._callback.append(fn)
+        self._callbacks.append(fn)
         if self._ended.is_set():
             self._call_back()
 
@@ -172,7 +174,8 @@ class Handover(Generic[T]):
 
     def _call_back(self) -> None:
         with contextlib.suppress(IndexError):
-            self._callback.pop()(self)
+            while True:
+                self._callbacks.pop()(self)
 
 
 class LoopThread:
@@ -258,7 +261,10 @@ class LoopThread:
     def _launch(self) -> None:
         try:
             _import_ahead()
-            run = partial(self._run, fast_loop_factory())
+            factory = fast_loop_factory()
+            if factory is asyncio.new_event_loop and threads_are_greenlets():
+                factory = new_selector_loop
+            run = partial(self._run, factory)
             self._thread = start_thread(run, "ihuyi-voice", self._fail)
         except (OSError, RuntimeError, MemoryError) as error:
             self._fail(error)

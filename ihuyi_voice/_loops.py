@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor  # noqa: F401 - imported to be
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ._threads import unpatched
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -44,7 +46,7 @@ def fast_loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
             proto=0,  # noqa: ANN001 - uvloop's
             flags=0,  # noqa: ANN001 - uvloop's
         ):
-            look_up = partial(socket.getaddrinfo, host, port, family, type, proto)
+            look_up = partial(unpatched("socket", "getaddrinfo"), host, port, family, type, proto)
             try:
                 return look_up(flags | socket.AI_NUMERICHOST)
             except socket.gaierror:

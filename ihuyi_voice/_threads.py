@@ -10,8 +10,10 @@ two lines of the main thread, and must be able to wait for another thread.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
+import selectors
 import socket
 import sys
 import threading
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def original(module: str, name: str) -> Any:  # noqa: ANN401 - an attribute of any module
+def unpatched(module: str, name: str) -> Any:  # noqa: ANN401 - an attribute of any module
     """The attribute of a module as it was before gevent or eventlet replaced it."""
     if (monkey := sys.modules.get("gevent.monkey")) is not None:
         return monkey.get_original(module, name)
@@ -58,7 +60,7 @@ def start_thread(
     Raises:
         RuntimeError: no thread can be started.
     """
-    start_new_thread = original("_thread", "start_new_thread")
+    start_new_thread = unpatched("_thread", "start_new_thread")
     if threads_are_greenlets():
         _load_hub()
         start_new_thread(_traced, (run, threading.gettrace()))
@@ -91,6 +93,20 @@ def _load_hub() -> None:
     """
     if (gevent := sys.modules.get("gevent")) is not None:
         gevent.get_hub()
+
+
+def new_selector_loop() -> asyncio.AbstractEventLoop:
+    """An event loop of asyncio's own that waits in a real thread, not for greenlets."""
+    select = (
+        unpatched("select", "poll"),
+        unpatched("select", "POLLIN"),
+        unpatched("select", "POLLOUT"),
+    )
+
+    class PollSelector(selectors._PollLikeSelector):  # noqa: SLF001 - both frameworks replace or remove the public ones
+        _selector_cls, _EVENT_READ, _EVENT_WRITE = select
+
+    return asyncio.SelectorEventLoop(PollSelector())
 
 
 class Event:
@@ -150,7 +166,7 @@ class _Waiter:
     __slots__ = ("_lock",)
 
     def __init__(self) -> None:
-        self._lock = original("_thread", "allocate_lock")()
+        self._lock = unpatched("_thread", "allocate_lock")()
         self._lock.acquire()
 
     def wait(self, timeout: float | None) -> bool:
@@ -180,7 +196,7 @@ class _GreenWaiter(_Waiter):
     def __init__(self) -> None:
         super().__init__()
         # Sockets of C, which neither framework patches: the real thread uses one of them.
-        read, self._write = original("_socket", "socketpair")()
+        read, self._write = unpatched("_socket", "socketpair")()
         self._read = socket.socket(fileno=read.detach())
 
     def wait(self, timeout: float | None) -> bool:

@@ -6,11 +6,7 @@ must be exact, and whose warnings are shown.
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import textwrap
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
@@ -18,60 +14,11 @@ import pytest
 
 from ihuyi_voice import VoiceClient
 from ihuyi_voice._loops import fast_loop_factory
-from ihuyi_voice.sandbox import Chaos, SandboxGateway
+from ihuyi_voice.sandbox import Chaos
+from tests.sync.processes import gateway_url, run, start
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-PRELUDE = """
-import gc, logging, os, signal, sys, threading, time
-from ihuyi_voice import *
-client = VoiceClient.from_env(quota=None)
-def submit(n=0):
-    return client.submit(f"139{n:08d}", "1125").msg
-"""
-
-
-@pytest.fixture
-def gateway() -> Iterator[SandboxGateway]:
-    gateway = SandboxGateway()
-    with gateway.serve_in_thread() as url:
-        gateway_url[gateway] = url
-        yield gateway
-    del gateway_url[gateway]
-
-
-gateway_url: dict[SandboxGateway, str] = {}
-
-
-def start(gateway: SandboxGateway, script: str) -> subprocess.Popen[str]:
-    environment = {
-        **os.environ,
-        "IHUYI_VOICE_API_ID": "sandbox",
-        "IHUYI_VOICE_API_KEY": "sandbox-key",
-        "IHUYI_VOICE_BASE_URL": gateway_url[gateway],
-        "PYTHONWARNINGS": "default",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONUTF8": "1",
-    }
-    return subprocess.Popen(
-        [sys.executable, "-c", PRELUDE + textwrap.dedent(script)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-    )
-
-
-def run(gateway: SandboxGateway, script: str) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of the script."""
-    with start(gateway, script) as process:
-        try:
-            out, err = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    return process.returncode, out, err
+    from ihuyi_voice.sandbox import SandboxGateway
 
 
 def test_exit_without_close(gateway: SandboxGateway) -> None:
