@@ -41,8 +41,8 @@ CLOSED = "this client is closed: make a new one"
 
 # What the thread and the libraries in it import at their first use. A fork
 # while a thread imports leaves the import lock held in the child for ever, and
-# gevent's import locks are not safe between threads. So the thread's user
-# imports all of it before the thread starts.
+# gevent's import locks are not safe between threads. So all of it is imported
+# where the client is made, long before most programs fork or start a thread.
 _IMPORTED_AHEAD = (
     "anyio._backends._asyncio",
     "concurrent.futures.thread",
@@ -58,7 +58,8 @@ _IMPORTED_AHEAD = (
 )
 
 
-def _import_ahead() -> None:
+def import_ahead() -> None:
+    """Import what the loop thread needs; called where a client is made."""
     for name in _IMPORTED_AHEAD:
         # Some are extras, and some only other releases know.
         with contextlib.suppress(ImportError):
@@ -260,7 +261,6 @@ class LoopThread:
 
     def _launch(self) -> None:
         try:
-            _import_ahead()
             factory = fast_loop_factory()
             if factory is asyncio.new_event_loop and threads_are_greenlets():
                 factory = new_selector_loop

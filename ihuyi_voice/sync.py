@@ -25,7 +25,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, TypeVar
 
-from ._loop_thread import CLOSED, Handover, LoopThread
+from ._loop_thread import CLOSED, Handover, LoopThread, import_ahead
 from .blocking_bulk import BlockingBulkRun
 from .bulk import is_account_level
 from .client import AsyncVoiceClient, options_from_env
@@ -156,6 +156,7 @@ class VoiceClient:
         self._allow_running_loop = allow_running_loop
         self._closed = False
         self._log = DeferredLog()
+        import_ahead()
         self._threads = _Threads(self._client, self._log)
         self._finalizer = weakref.finalize(self, self._threads.exit)
 

@@ -1,0 +1,205 @@
+"""The blocking client in signal handlers, and interrupted by them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ihuyi_voice.sandbox import Chaos
+from tests.sync.processes import run
+
+if TYPE_CHECKING:
+    from ihuyi_voice.sandbox import SandboxGateway
+
+# A log handler that raises a signal while it holds its lock, once.
+INSIDE_A_LOG_HANDLER = """
+class Interrupted(logging.StreamHandler):
+    def emit(self, record):
+        super().emit(record)
+        if record.name == "application":
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[Interrupted(sys.stdout)])
+def write():
+    logging.getLogger("application").info("application")
+"""
+
+
+@pytest.mark.parametrize("used", ["used", "first_use"])
+@pytest.mark.parametrize("act", ["submit(1)", "client.close()"])
+def test_in_a_handler_that_interrupts_a_log_handler(
+    gateway: SandboxGateway, act: str, used: str
+) -> None:
+    """Another call is in flight, and its log record waits for nobody's lock."""
+    gateway.chaos = Chaos(latency=0.2)
+    script = f"""
+    {INSIDE_A_LOG_HANDLER.replace(chr(10), chr(10) + "    ")}
+    other = threading.Thread(target=submit)
+    if {used == "used"}:
+        submit(9)
+        other.start()
+        from urllib.request import urlopen
+        while b"13900000000" not in urlopen(client.base_url + "/_sandbox/attempts").read():
+            pass
+    def handler(*_):
+        {act}
+        sys.stdout.write("handled\\n")
+    signal.signal(signal.SIGUSR1, handler)
+    write()
+    if other.ident:
+        other.join()
+    client.close()
+    """
+    status, out, err = run(gateway, script)
+    assert (0, "") == (status, err)
+    lines = out.splitlines()
+    assert "handled" in lines
+    in_all = 2 * (used == "used") + (act == "submit(1)")
+    assert in_all == len(gateway.calls) == sum(line.startswith("submit 139") for line in lines)
+
+
+def test_in_a_handler_that_holds_the_lock_of_logging(gateway: SandboxGateway) -> None:
+    """Which `isEnabledFor` takes in whatever thread asks first."""
+    script = """
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+    with logging._lock:
+        print(submit())
+    """
+    status, out, err = run(gateway, script)
+    assert (0, "") == (status, err)
+    log, msg = out.splitlines()
+    assert ("提交成功", True) == (msg, log.startswith("submit 139****0000 accepted code=2 "))
+
+
+def test_in_handlers_at_any_moment(gateway: SandboxGateway) -> None:
+    """First uses, calls, waits and closes, each interrupted by calls of the same client."""
+    gateway.balance = 1_000_000
+    script = """
+    results, depth = [], [0]
+    client = None
+    def handler(*_):
+        if client is None or depth[0] == 2:
+            return
+        depth[0] += 1
+        try:
+            results.append(client.query_balance().msg)
+        except RuntimeError as error:
+            results.append(str(error))
+        finally:
+            depth[0] -= 1
+    signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+    submitted = 0
+    for n in range(60):
+        client = VoiceClient.from_env(quota=None)
+        submitted += submit(n) == "提交成功"
+        client.close()
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    print(submitted, {text: results.count(text) > 0 for text in sorted(set(results))})
+    print([t.name for t in threading.enumerate()])
+    """
+    status, out, err = run(gateway, script)
+    assert (0, "") == (status, err)
+    first, second = out.splitlines()
+    submitted, _, results = first.partition(" ")
+    assert "60" == submitted
+    assert "'查询成功': True" in results
+    assert set(results) - set("{}':, ") <= set(
+        "查询成功 True this client is closed: make a new one"
+    )
+    assert "['MainThread']" == second
+
+
+def test_the_threads_start_interrupted(gateway: SandboxGateway) -> None:
+    """The next call works, and the thread that was half started ends."""
+    script = """
+    class Alarm(Exception):
+        pass
+    def handler(*_):
+        raise Alarm
+    signal.signal(signal.SIGALRM, handler)
+    interrupted = 0
+    for n in range(40):
+        client = VoiceClient.from_env(quota=None)
+        signal.setitimer(signal.ITIMER_REAL, 0.00005 * (n + 1))
+        try:
+            submit()
+        except Alarm:
+            interrupted += 1
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        assert submit(1) == "提交成功"
+        client.close()
+    deadline = time.monotonic() + 20
+    while threading.active_count() > 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    print(interrupted > 0, threading.active_count())
+    """
+    assert (0, "True 1\n", "") == run(gateway, script)
+
+
+@pytest.mark.parametrize("moment", ["fast_loop_factory", "start_thread", "Event.wait"])
+def test_the_threads_start_interrupted_at_each_step(gateway: SandboxGateway, moment: str) -> None:
+    script = f"""
+    from ihuyi_voice import _loop_thread
+    owner, _, name = {moment!r}.rpartition(".")
+    owner = getattr(_loop_thread, owner) if owner else _loop_thread
+    whole = getattr(owner, name)
+    def interrupted(*arguments, **options):
+        setattr(owner, name, whole)
+        if name == "start_thread":
+            whole(*arguments, **options)
+        raise KeyboardInterrupt
+    setattr(owner, name, interrupted)
+    try:
+        submit()
+    except KeyboardInterrupt:
+        print("interrupted", client)
+    print(submit(), threading.active_count())
+    client.close()
+    """
+    not_used = f"<VoiceClient {gateway_of(gateway)} not yet used>"
+    assert (0, f"interrupted {not_used}\n提交成功 2\n", "") == run(gateway, script)
+
+
+def gateway_of(gateway: SandboxGateway) -> str:
+    from tests.sync.processes import gateway_url  # noqa: PLC0415
+
+    return gateway_url[gateway]
+
+
+def test_the_outcome_of_an_interrupted_call_is_logged_with_the_next(
+    gateway: SandboxGateway,
+) -> None:
+    gateway.chaos = Chaos(no_answer=1.0)
+    script = """
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+    class Alarm(Exception):
+        pass
+    def handler(*_):
+        raise Alarm
+    signal.signal(signal.SIGALRM, handler)
+    from urllib.request import urlopen
+    def alarm():
+        while b"13900000000" not in urlopen(client.base_url + "/_sandbox/attempts").read():
+            pass
+        os.kill(os.getpid(), signal.SIGALRM)
+    threading.Thread(target=alarm).start()
+    try:
+        submit()
+    except Alarm:
+        print("interrupted")
+    while client._thread.client._requester.slots.value < 100:
+        time.sleep(0.01)
+    try:
+        client.submit("1", "1")
+    except InvalidRequestError:
+        print("next")
+    """
+    status, out, err = run(gateway, script)
+    assert (0, "") == (status, err)
+    interrupted, log, invalid, following = out.splitlines()
+    assert ("interrupted", "next") == (interrupted, following)
+    assert log.startswith("submit 139****0000 unknown ")
+    assert invalid.startswith("submit **** invalid ")
