@@ -1,0 +1,388 @@
+"""The loop thread of a blocking client: what its callers' code and the system do to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+
+from ihuyi_voice import (
+    NotSentError,
+    OutcomeUnknownError,
+    QuotaExceededError,
+    RecipientQuota,
+    VoiceClient,
+    _loop_thread,
+    _loops,
+    _threads,
+    sync,
+)
+from ihuyi_voice._loop_thread import Handover
+from ihuyi_voice._threads import Event
+from ihuyi_voice.sandbox import Chaos
+from tests.sync.processes import gateway_url
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ihuyi_voice.sandbox import SandboxGateway
+
+ENDS = [SystemExit, KeyboardInterrupt, asyncio.CancelledError, GeneratorExit, RuntimeError]
+
+
+@pytest.fixture
+def make(gateway: SandboxGateway) -> Iterator[Callable[..., VoiceClient]]:
+    """Makes clients of the gateway, which are closed at the end."""
+    with contextlib.ExitStack() as opened:
+
+        def make(**options: Any) -> VoiceClient:
+            options = {"base_url": gateway_url[gateway], "quota": None, **options}
+            return opened.enter_context(VoiceClient("sandbox", "sandbox-key", **options))
+
+        yield make
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def _loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "asyncio":
+        monkeypatch.setattr(_loop_thread, "fast_loop_factory", lambda: asyncio.new_event_loop)
+
+
+class Raising:
+    """A clock that raises, once, what it is given."""
+
+    def __init__(self) -> None:
+        self.errors: list[type[BaseException]] = []
+
+    def __call__(self) -> float:
+        if self.errors:
+            raise self.errors.pop()
+        return time.time()
+
+
+@pytest.mark.parametrize("error", ENDS)
+@pytest.mark.usefixtures("_loop")
+def test_what_a_clock_raises_reaches_its_own_caller_alone(
+    make: Callable[..., VoiceClient], gateway: SandboxGateway, error: type[BaseException]
+) -> None:
+    gateway.chaos = Chaos(latency=0.3)
+    clock = Raising()
+    voice = make(clock=clock)
+    with ThreadPoolExecutor(2) as pool:
+        other = pool.submit(voice.submit, "13900000001", "1125")
+        while not gateway.attempts:
+            assert not other.done()
+        thread = voice._thread
+        clock.errors.append(error)
+        # A failure is a stated outcome, and so is a cancellation that no caller asked for.
+        stated = {RuntimeError: NotSentError, asyncio.CancelledError: OutcomeUnknownError}
+        with pytest.raises(stated.get(error, error)):
+            voice.submit("13900000002", "1125")
+        assert "提交成功" == other.result().msg
+    assert "提交成功" == voice.submit("13900000003", "1125").msg
+    assert thread is voice._thread
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+@pytest.mark.usefixtures("_loop")
+def test_a_callback_that_exits_ends_no_thread(
+    make: Callable[..., VoiceClient], error: type[BaseException]
+) -> None:
+    """As a task or a timer of a trace config, which belongs to no call."""
+
+    def exits() -> None:
+        raise error
+
+    voice = make()
+    voice.query_balance()
+    thread = voice._thread
+    assert thread is not None
+    for _ in range(3):
+        thread.loop.call_soon_threadsafe(exits)
+        assert "提交成功" == voice.submit("13900000003", "1125").msg
+    assert thread is voice._thread
+
+
+def test_a_task_that_was_left_behind_ends_with_the_thread(
+    make: Callable[..., VoiceClient],
+) -> None:
+    ended = threading.Event()
+
+    async def left_behind() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.set()
+
+    tasks = []
+
+    async def started(*_: object) -> None:
+        tasks.append(asyncio.ensure_future(left_behind()))
+        await asyncio.sleep(0)
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_start.append(started)
+    voice = make(trace_configs=[trace])
+    voice.submit("13900000001", "1125")
+    voice.close()
+    assert ended.wait(10)
+    assert len(tasks) == 1
+
+
+def test_a_thread_blocked_by_its_callers_code(
+    make: Callable[..., VoiceClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call that blocks it is unknown, the calls behind it were not sent, `close` returns."""
+    monkeypatch.setattr(sync, "_GRACE", 0.2)
+    monkeypatch.setattr(sync, "_EXIT_SECONDS", 0.1)
+    go_on, blocked = threading.Event(), threading.Event()
+
+    def clock() -> float:
+        blocked.set()
+        go_on.wait(60)
+        return time.time()
+
+    voice = make(clock=clock, timeout=0.5)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(voice.submit, "13900000001", "1125")
+        assert blocked.wait(10)
+        with pytest.raises(NotSentError, match="did not answer in time before the request began"):
+            voice.submit("13900000002", "1125")
+        with pytest.raises(OutcomeUnknownError, match="while the request was on its way"):
+            first.result()
+        voice.close()
+        go_on.set()
+    thread = voice._threads.current
+    assert thread._ended.wait(20)
+
+
+def test_a_blocked_balance_query_rang_no_phone(
+    make: Callable[..., VoiceClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync, "_GRACE", 0.1)
+    go_on = threading.Event()
+    voice = make(clock=lambda: float(go_on.wait(60)), timeout=0.1)
+    with pytest.raises(OutcomeUnknownError) as caught:
+        voice.query_balance()
+    assert caught.value.may_have_rung is False
+    go_on.set()
+
+
+@pytest.mark.parametrize("where", ["at_once", "later", "loop"])
+def test_a_thread_that_cannot_be_started(
+    make: Callable[..., VoiceClient],
+    gateway: SandboxGateway,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:
+    """A limit of the system is an outcome, and a later call works."""
+    voice, limit = make(), "can't start new thread"
+
+    def fail(*_: object, **__: object) -> Any:
+        raise RuntimeError(limit)
+
+    def no_files() -> Any:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as limited:
+        words = limit
+        if where == "at_once":
+            limited.setattr(_loop_thread, "start_thread", fail)
+        elif where == "later":
+            limited.setattr(threading.Thread, "start", fail)
+        else:
+            words = "Too many open files"
+            limited.setattr(_loop_thread, "fast_loop_factory", lambda: no_files)
+        for _ in range(2):
+            with pytest.raises(NotSentError, match=rf"could not start \(\w+: {words}\)"):
+                voice.submit("13900000001", "1125")
+    assert [] == gateway.attempts
+    assert "提交成功" == voice.submit("13900000001", "1125").msg
+
+
+def test_a_wrong_setting_that_shows_in_the_thread_is_raised_as_it_is(
+    make: Callable[..., VoiceClient],
+) -> None:
+    voice = make(ssl_context="none")
+    with pytest.raises(TypeError, match="ssl should be"):
+        voice.query_balance()
+
+
+def test_a_foreign_failure_of_the_start_shows_no_words_of_its_own(
+    make: Callable[..., VoiceClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> Any:
+        raise LookupError("secret")  # noqa: EM101 - not to be shown
+
+    monkeypatch.setattr(_loop_thread, "fast_loop_factory", lambda: fail)
+    with pytest.raises(NotSentError, match=r"could not start \(LookupError\)"):
+        make().query_balance()
+
+
+def test_a_start_that_takes_too_long(
+    make: Callable[..., VoiceClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+
+    def slow() -> asyncio.AbstractEventLoop:
+        go_on.wait(60)
+        return asyncio.new_event_loop()
+
+    voice = make(timeout=0.2)
+    with monkeypatch.context() as patched:
+        patched.setattr(_loop_thread, "fast_loop_factory", lambda: slow)
+        with pytest.raises(NotSentError, match=r"did not start within 0\.2 s"):
+            voice.query_balance()
+    abandoned = voice._threads.current
+    go_on.set()
+    assert abandoned._ended.wait(10)
+    assert 1000 == voice.query_balance().remaining
+
+
+def test_many_first_uses_share_one_thread(
+    make: Callable[..., VoiceClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+    start_thread = _threads.start_thread
+
+    def counting(*arguments: Any) -> Any:
+        started.append(1)
+        time.sleep(0.01)
+        return start_thread(*arguments)
+
+    monkeypatch.setattr(_loop_thread, "start_thread", counting)
+    voice = make()
+    with ThreadPoolExecutor(20) as pool:
+        assert 20 == len(list(pool.map(lambda _: voice.query_balance(), range(20))))
+    assert [1] == started
+
+
+def test_a_start_that_another_thread_gave_up_is_not_waited_for(
+    make: Callable[..., VoiceClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    voice = make(timeout=30.0)
+    first = voice._threads.current
+    waits, given_up = threading.Event(), []
+    launch = _loop_thread.LoopThread._launch
+
+    def interrupted(self: Any) -> None:
+        if self is not first:
+            return launch(self)
+        assert waits.wait(10)
+        given_up.append(self)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_loop_thread.LoopThread, "_launch", interrupted)
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(voice.query_balance)
+        while not first.was_started():
+            pass
+        two = pool.submit(voice.query_balance)
+        while not first._started._waiters:
+            pass
+        waits.set()
+        with pytest.raises(KeyboardInterrupt):
+            one.result()
+        assert 1000 == two.result().remaining
+    assert [first] == given_up
+
+
+def test_closed_while_it_starts(
+    make: Callable[..., VoiceClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = _loop_thread.LoopThread.start
+    voice = make()
+
+    def closing(self: Any, seconds: float) -> bool:
+        started = start(self, seconds)
+        voice.close()
+        return started
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_loop_thread.LoopThread, "start", closing)
+        with pytest.raises(RuntimeError, match="this client is closed"):
+            voice.query_balance()
+    assert not voice._threads.current.is_usable()
+
+
+def test_the_quota_is_one_for_all_threads_of_a_client(make: Callable[..., VoiceClient]) -> None:
+    voice = make(quota=RecipientQuota(per_minute=1))
+    voice.submit("13900000001", "1125")
+    voice._threads.exit()
+    with pytest.raises(QuotaExceededError):
+        voice.submit("13900000001", "1125")
+
+
+async def test_refused_inside_a_running_loop() -> None:
+    voice = VoiceClient("id", "key", base_url="http://127.0.0.1:9")
+    for use, instead in (
+        (lambda: voice.submit("13900000001", "1125"), r"`await client\.submit\(\.\.\.\)`"),
+        (voice.query_balance, r"`await asyncio\.to_thread\(client\.query_balance, \.\.\.\)`"),
+        (voice.submit_many([]).__enter__, r"`async with client\.submit_many\(\.\.\.\) as run:`"),
+    ):
+        with pytest.raises(RuntimeError, match=instead):
+            use()
+
+
+# --- the parts --------------------------------------------------------------------
+
+
+def test_an_event_is_set_cleared_and_waited_for() -> None:
+    event = Event()
+    assert not event.is_set()
+    assert not event.wait(0.01)
+    assert not event._waiters
+    with ThreadPoolExecutor(3) as pool:
+        waits = [pool.submit(event.wait) for _ in range(3)]
+        while len(event._waiters) < 3:
+            pass
+        event.set()
+        assert [True] * 3 == [wait.result() for wait in waits]
+    assert event.is_set()
+    assert event.wait(0)
+    event.clear()
+    assert not event.wait(-1)
+
+
+def test_an_end_is_handed_over_once() -> None:
+    end: Handover[int] = Handover()
+    seen: list[object] = []
+    end.add_done_callback(seen.append)
+    assert end.set_running_or_notify_cancel()
+    assert not end.set_running_or_notify_cancel()
+    assert not end.cancel()
+    assert not end.done()
+    end.set_result(7)
+    end.add_done_callback(seen.append)
+    assert (7, True, False, [end, end]) == (end.result(), end.done(), end.cancelled(), seen)
+
+
+def test_begun_in_a_thread_that_has_ended(make: Callable[..., VoiceClient]) -> None:
+    voice = make()
+    voice.query_balance()
+    thread = voice._thread
+    assert thread is not None
+    assert thread.stop(10, cancel_remaining=False)
+    assert thread.stop(10, cancel_remaining=False)
+    end: Handover[None] = Handover()
+    with pytest.raises(RuntimeError, match="this client is closed"):
+        thread.begin(lambda _: asyncio.sleep(0), end)
+    thread._over = False
+    with pytest.raises(RuntimeError, match="this client is closed"):
+        thread.begin(lambda _: asyncio.sleep(0), end)
+    thread._over = True
+    # A new use gets a new thread.
+    assert 1000 == voice.query_balance().remaining
+
+
+def test_the_loop_for_greenlets_works_without_them() -> None:
+    loop = _threads.new_selector_loop()
+    assert 1 == loop.run_until_complete(asyncio.sleep(0, 1))
+    loop.close()
+    assert _loops.fast_loop_factory() is not _threads.new_selector_loop
