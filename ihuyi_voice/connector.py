@@ -27,10 +27,12 @@ from typing import TYPE_CHECKING, Any
 import aiohappyeyeballs
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.payload import BytesPayload
+from multidict import CIMultiDict
 
 from ._loops import unpatched
 from .models import Answer
-from .wire import MAX_ANSWER_BYTES
+from .wire import CONTENT_TYPE, MAX_ANSWER_BYTES
 
 if TYPE_CHECKING:
     import asyncio
@@ -218,15 +220,41 @@ class ResettingConnector(aiohttp.TCPConnector):
 # --- one request and its answer ----------------------------------------------------
 
 
-class LeanRequest(aiohttp.ClientRequest):
-    """A request without the headers that aiohttp adds to every one.
+class Form(BytesPayload):
+    """The body of one request, which no repr shows.
 
-    Nothing compressed is asked for, so a small answer cannot unpack into a
-    large one. The session's own `skip_auto_headers` does the same at three
-    copies of the headers a request.
+    All share their headers, which the base class makes for each.
     """
 
-    DEFAULT_HEADERS = {}  # noqa: RUF012 - as the base class declares it
+    _encoding = None
+    _filename = None
+    _headers = CIMultiDict({"Content-Type": CONTENT_TYPE})
+
+    def __init__(self, body: bytes) -> None:
+        self._value = body
+        self._size = len(body)
+
+
+class LeanRequest(aiohttp.ClientRequest):
+    """A request without what aiohttp adds to every one.
+
+    Nothing compressed is asked for, so a small answer cannot unpack into a
+    large one. The session's own `skip_auto_headers` does that at three copies
+    of the headers a request. Nothing is compressed, chunked or held back until
+    a "100 Continue" either, so what would look for it is left out.
+    """
+
+    def update_auto_headers(self, skip_auto_headers: object) -> None:
+        """Add none: the session has a User-Agent."""
+
+    def update_content_encoding(self, data: object) -> None:
+        """Send the body as it is."""
+
+    def update_transfer_encoding(self) -> None:
+        """Send the body in one piece."""
+
+    def update_expect_continue(self, expect: bool = False) -> None:  # noqa: FBT001, FBT002 - aiohttp's
+        """Send the body at once."""
 
     # Whatever it takes: aiohttp 3.11 hands over one argument less.
     async def write_bytes(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - see above

@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import aiohttp
 import anyio
-from aiohttp.payload import BytesPayload
 from yarl import URL
 
 from .connector import (
+    Form,
     LeanRequest,
     ResettingConnector,
     WholeResponse,
@@ -40,7 +40,6 @@ from .errors import NotSentError, OutcomeUnknownError
 from .exchange import Exchange
 from .models import Secret
 from .resolver import DaemonResolver
-from .wire import CONTENT_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -55,6 +54,7 @@ __all__ = ["WORDS", "AiohttpTransport", "Exchange", "Transport"]
 _KEEPALIVE_SECONDS = 4.0
 # Seconds until a second look at a request that has no connection to cut yet.
 _CLOSE_LOOK = 0.01
+_HEADERS = {"User-Agent": "ihuyi-voice"}
 # Turns of the loop within which an aborted connection's socket is closed: one,
 # and one more with TLS. The rest is to spare.
 _CLOSING_TURNS = 4
@@ -151,7 +151,7 @@ class AiohttpTransport:
         self._timeout_seconds = settings.timeout
         self._connect_seconds = settings.connect_timeout
         self._timeout = _only_connecting(settings.connect_timeout)
-        self._proxy = _Proxy(settings.proxy, self._base)
+        self._proxy = None if settings.proxy is None else _Proxy(settings.proxy, self._base)
         self._traced = bool(trace_configs)
         self._loop = asyncio.get_running_loop()
         # What is on the way, and when to look at its deadlines next.
@@ -166,7 +166,7 @@ class AiohttpTransport:
                 resolver=DaemonResolver(settings.connect_timeout),
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": "ihuyi-voice", **self._proxy.request_headers()},
+            headers=_HEADERS if self._proxy is None else self._proxy.session_headers(),
             request_class=LeanRequest,
             response_class=WholeResponse,
             auto_decompress=False,
@@ -194,15 +194,16 @@ class AiohttpTransport:
         exchange.connection = exchange.protocol = None
         token = current_exchange.set(exchange)
         self._watch(exchange)
+        proxy = self._proxy
         error: BaseException | None = None
         try:
             sending = self._session.post(
                 url,
-                data=_payload(body),
+                data=Form(body if isinstance(body, bytes) else body.reveal()),
                 allow_redirects=False,
                 timeout=timeout,
-                proxy=self._proxy.url,
-                proxy_headers=self._proxy.tunnel_headers(),
+                proxy=None if proxy is None else proxy.url,
+                proxy_headers=None if proxy is None else proxy.tunnel_headers(),
             )
             response = await (_in_time(sending, exchange) if self._traced else sending)
             if exchange.answer is None:
@@ -241,7 +242,7 @@ class AiohttpTransport:
                     break
                 await asyncio.sleep(0)
         # Behind a proxy, what the proxy has already received is not reset.
-        exchange.reset = exchange.protocol.lost and self._proxy.url is None
+        exchange.reset = exchange.protocol.lost and self._proxy is None
 
     def _watch(self, exchange: Exchange) -> None:
         """See to it that the exchange ends at its deadline.
@@ -315,7 +316,7 @@ class AiohttpTransport:
 
     def _peer(self, exception: Exception) -> str:
         """Host and port that an exception is about."""
-        nearest = self._proxy.url or self._base
+        nearest = self._base if self._proxy is None else self._proxy.url
         host = getattr(exception, "host", nearest.host)
         port = getattr(exception, "port", nearest.port)
         return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
@@ -325,26 +326,24 @@ class _Proxy:
     """A proxy's URL, which aiohttp shows in its texts, and apart from it the password.
 
     Attributes:
-        url: the URL without user and password; None for no proxy.
+        url: the URL without user and password.
     """
 
-    def __init__(self, proxy: Secret | None, base: URL) -> None:
-        self.url: URL | None = None
-        self._authorization: Secret | None = None
+    def __init__(self, proxy: Secret, base: URL) -> None:
+        url = URL(proxy.reveal())
+        self.url: URL = url.with_user(None)
         self._tunnel = base.scheme == "https"
-        if proxy is not None:
-            url = URL(proxy.reveal())
-            self.url = url.with_user(None)
-            if url.user or url.password:
-                self._authorization = Secret(_basic(url.user or "", url.password or ""))
+        self._authorization: Secret | None = None
+        if url.user or url.password:
+            self._authorization = Secret(_basic(url.user or "", url.password or ""))
 
-    def request_headers(self) -> dict[str, str]:
-        """What each request to the gateway carries for the proxy."""
-        return {} if self._tunnel else self._headers()
+    def session_headers(self) -> dict[str, str]:
+        """What each request carries: it goes to the proxy where there is no tunnel."""
+        return _HEADERS if self._tunnel else {**_HEADERS, **self._headers()}
 
     def tunnel_headers(self) -> dict[str, str] | None:
         """What is sent to the proxy alone, to have it make a tunnel."""
-        return self._headers() if self._tunnel and self.url is not None else None
+        return self._headers() if self._tunnel else None
 
     def _headers(self) -> dict[str, str]:
         if self._authorization is None:
@@ -359,12 +358,6 @@ def _basic(user: str, password: str) -> str:
     except UnicodeEncodeError:
         encoded = credentials.encode()
     return f"Basic {base64.b64encode(encoded).decode()}"
-
-
-def _payload(body: SignedBody | bytes) -> BytesPayload:
-    return BytesPayload(
-        body if isinstance(body, bytes) else body.reveal(), content_type=CONTENT_TYPE
-    )
 
 
 async def _in_time(
