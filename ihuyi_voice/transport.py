@@ -1,121 +1,76 @@
 """How bytes reach the gateway and what is known when they do not.
 
-The only module that knows aiohttp, and the one place where its exceptions
-become ours. It sends what it is given once: no retry, no redirect, no
-decoding, no signing.
+The one place where aiohttp's exceptions become ours. It sends what it is given
+once: no retry, no redirect, no decoding, no signing. The parts of aiohttp that
+it replaces are in `connector.py` and `resolver.py`.
 
 Whether something may have been written is known, not guessed: every
-connection is handed out by `_Connector.connect`, and nothing can be written
-without one. An exception that comes before is a `NotSentError`, one that
-comes after is an `OutcomeUnknownError`. The exception's class only gives the
-words.
+connection is handed out by `ResettingConnector.connect`, and nothing can be
+written without one. An exception that comes before is a `NotSentError`, one
+that comes after is an `OutcomeUnknownError`. The exception's class only gives
+the words. aiohttp's frames hold the body, the headers and the proxy, so no
+exception that leaves this module carries them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import math
+import os
+import socket
+import ssl
 import time
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import aiohttp
-from aiohttp.payload import BytesPayload
+import anyio
 from yarl import URL
 
+from .connector import (
+    Form,
+    LeanRequest,
+    ResettingConnector,
+    WholeResponse,
+    current_exchange,
+    marking,
+    read_answer,
+)
 from .errors import NotSentError, OutcomeUnknownError
-from .models import Answer
-from .wire import CONTENT_TYPE, MAX_ANSWER_BYTES
+from .exchange import Exchange
+from .models import Secret
+from .resolver import DaemonResolver
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Callable, Sequence
-
-    from aiohttp.client_reqrep import ClientRequest
-    from aiohttp.connector import Connection
-    from aiohttp.tracing import Trace
+    from collections.abc import Awaitable, Sequence
 
     from .errors import IhuyiVoiceError
-    from .models import Settings
+    from .models import Answer, Settings
+
+__all__ = ["WORDS", "AiohttpTransport", "Exchange", "Transport"]
 
 # Common servers close an idle connection after 5 s; one that is dropped just
 # when it is reused costs an unknown outcome.
 _KEEPALIVE_SECONDS = 4.0
-# Bytes to read at once: below the 128 KB from which a C library asks the system.
-_READ_BYTES = 64 * 1024
 # Seconds until a second look at a request that has no connection to cut yet.
 _CLOSE_LOOK = 0.01
+_HEADERS = {"User-Agent": "ihuyi-voice"}
+# Turns of the loop within which an aborted connection's socket is closed: one,
+# and one more with TLS. The rest is to spare.
+_CLOSING_TURNS = 4
 
 
-class Exchange:
-    """One request on its way: how long it may take and how far it got.
+class SignedBody(Protocol):
+    """The form of one request, which no repr shows."""
 
-    Attributes:
-        deadline: the moment, on `time.monotonic`, by which the answer's last
-            byte must have come.
-        may_have_been_written: False while it is certain that no byte was
-            written to the gateway.
-        connecting: the transport has asked for a connection.
-        connection: the connection it got.
-        expired: the deadline came first, and the connection was cut.
-        outlived: tells when it must not be written any more, whatever the
-            deadline says; None where nothing but the deadline counts.
-    """
-
-    __slots__ = (
-        "connecting",
-        "connection",
-        "deadline",
-        "expired",
-        "may_have_been_written",
-        "outlived",
-    )
-
-    def __init__(self, deadline: float) -> None:
-        self.deadline: float = deadline
-        self.may_have_been_written: bool = False
-        self.connecting: bool = False
-        self.connection: Connection | None = None
-        self.expired: bool = False
-        self.outlived: Callable[[], bool] | None = None
-
-    def is_late(self) -> bool:
-        """Whether it must not be written any more.
-
-        Asked just before the bytes go out as well: a process may have been
-        stopped for hours between two lines.
-        """
-        return self.remaining() <= 0.0 or (self.outlived is not None and self.outlived())
-
-    def remaining(self) -> float:
-        """Seconds left until the deadline; negative when it has passed."""
-        return self.deadline - time.monotonic()
-
-    def cut_off_late(self) -> bool:
-        """Cut the connection if it is late, and say whether it was."""
-        return self.is_late() and self.cut_off()
-
-    def cut_off(self) -> bool:
-        """Cut the connection at the deadline; the request then ends by itself.
-
-        Nothing is cancelled, so that a deadline and a cancellation cannot be
-        mistaken for each other. A connection that has been given back to the
-        pool has no transport here any more, and is left alone.
-
-        Returns:
-            Whether there was a connection to cut.
-        """
-        if self.connection is None or self.connection.transport is None:
-            return False
-        self.expired = True
-        self.connection.transport.abort()
-        return True
+    def reveal(self) -> bytes:
+        """The bytes to be written."""
 
 
 class Transport(Protocol):
     """The way to the gateway, in one method."""
 
-    async def post(self, target: str, body: bytes, exchange: Exchange) -> Answer:
+    async def post(self, target: str, body: SignedBody | bytes, exchange: Exchange) -> Answer:
         """POST the form `body` to `target` (path and query) exactly once.
 
         Raises:
@@ -128,19 +83,26 @@ class Transport(Protocol):
 # Every exception of aiohttp's client by name (some are missing from the older
 # releases we allow): the words for it, and whether it can come up only before
 # a connection exists. The second matters only where aiohttp's session is
-# replaced, as test doubles do, so that our connector is never asked.
+# replaced, as test doubles do, so that our connector is never asked. Where the
+# system gave a reason, it follows the words.
 _CONNECTING, _ANY_TIME = True, False
 WORDS: dict[str, tuple[str, bool]] = {
-    "ClientConnectorDNSError": ("the host name could not be resolved", _CONNECTING),
-    "ClientConnectorCertificateError": ("the server's certificate is not valid", _CONNECTING),
-    "ClientConnectorSSLError": ("the TLS handshake failed", _CONNECTING),
+    "ClientConnectorDNSError": ("the host name could not be resolved ({peer})", _CONNECTING),
+    "ClientConnectorCertificateError": (
+        "the server's certificate is not valid ({peer})",
+        _CONNECTING,
+    ),
+    "ClientConnectorSSLError": ("the TLS handshake failed ({peer})", _CONNECTING),
     "ClientSSLError": ("the TLS handshake failed", _CONNECTING),
-    "ServerFingerprintMismatch": ("the server's certificate is not the pinned one", _CONNECTING),
-    "ClientProxyConnectionError": ("the proxy could not be reached", _CONNECTING),
-    "ClientHttpProxyError": ("the proxy refused to connect", _CONNECTING),
-    "UnixClientConnectorError": ("the connection could not be made", _CONNECTING),
-    "ClientConnectorError": ("the connection could not be made", _CONNECTING),
-    "ConnectionTimeoutError": ("connecting took too long", _CONNECTING),
+    "ServerFingerprintMismatch": (
+        "the server's certificate is not the pinned one ({peer})",
+        _CONNECTING,
+    ),
+    "ClientProxyConnectionError": ("the proxy could not be reached ({peer})", _CONNECTING),
+    "ClientHttpProxyError": ("the proxy refused to connect to the gateway", _CONNECTING),
+    "UnixClientConnectorError": ("the connection could not be made to {peer}", _CONNECTING),
+    "ClientConnectorError": ("the connection could not be made to {peer}", _CONNECTING),
+    "ConnectionTimeoutError": ("connecting took too long ({peer})", _CONNECTING),
     "SocketTimeoutError": ("the connection fell silent", _ANY_TIME),
     "ServerTimeoutError": ("the gateway took too long", _ANY_TIME),
     "ServerDisconnectedError": ("the connection was closed without an answer", _ANY_TIME),
@@ -169,57 +131,11 @@ WORDS: dict[str, tuple[str, bool]] = {
     "Exception": ("an unexpected exception", _ANY_TIME),
 }
 
-# Carries the exchange from `post` into the connector, through aiohttp.
-_current_exchange: ContextVar[Exchange] = ContextVar("ihuyi_voice_exchange")
-
-
-class _Connector(aiohttp.TCPConnector):
-    """Hands out connections and notes that it did: the line between the phases."""
-
-    async def connect(
-        self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
-    ) -> Connection:
-        exchange = _current_exchange.get()
-        exchange.connecting = True
-        connection = await super().connect(req, traces=traces, timeout=timeout)
-        if exchange.is_late():
-            connection.release()
-            msg = "the deadline passed while the connection was made"
-            raise TimeoutError(msg)
-        exchange.connection = connection
-        exchange.may_have_been_written = True
-        # asyncio's transport says how much it reads at once, and takes a buffer
-        # of that size for every read. One of its 256 KB comes fresh from the
-        # system each time, which is a fifth of what a send costs.
-        transport = connection.transport
-        if getattr(transport, "max_size", 0) > _READ_BYTES:
-            transport.max_size = _READ_BYTES  # type: ignore[union-attr]
-        return connection
-
-
-class _Request(aiohttp.ClientRequest):
-    """A request without the headers that aiohttp adds to every one.
-
-    Nothing compressed is asked for, so a small answer cannot unpack into a
-    large one. The session's own `skip_auto_headers` does the same at three
-    copies of the headers a request.
-    """
-
-    DEFAULT_HEADERS = {}  # noqa: RUF012 - as the base class declares it
-
-    # Whatever it takes: aiohttp 3.11 hands over one argument less.
-    async def write_bytes(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - see above
-        """Write the body, unless it is too late for that."""
-        # Up to Python 3.11 this is a task of its own, before which others had their turn.
-        if _current_exchange.get().cut_off_late():
-            return
-        await super().write_bytes(*arguments, **options)
-
 
 class AiohttpTransport:
     """The `Transport` over one aiohttp session, which belongs to the running loop.
 
-    It never makes a request wait for a connection: whoever calls it limits
+    It never makes a request wait for a connection: whatever calls it limits
     how many it has on the way.
     """
 
@@ -235,28 +151,31 @@ class AiohttpTransport:
         self._timeout_seconds = settings.timeout
         self._connect_seconds = settings.connect_timeout
         self._timeout = _only_connecting(settings.connect_timeout)
-        self._proxy = settings.proxy
+        self._proxy = None if settings.proxy is None else _Proxy(settings.proxy, self._base)
+        self._traced = bool(trace_configs)
         self._loop = asyncio.get_running_loop()
         # What is on the way, and when to look at its deadlines next.
         self._under_way: dict[Exchange, None] = {}
         self._next_look = math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._session = aiohttp.ClientSession(
-            connector=_Connector(
+            connector=ResettingConnector(
                 limit=0,
                 keepalive_timeout=_KEEPALIVE_SECONDS,
                 ssl=True if ssl_context is None else ssl_context,
+                resolver=DaemonResolver(settings.connect_timeout),
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": "ihuyi-voice"},
-            request_class=_Request,
+            headers=_HEADERS if self._proxy is None else self._proxy.session_headers(),
+            request_class=LeanRequest,
+            response_class=WholeResponse,
             auto_decompress=False,
             timeout=self._timeout,
             trust_env=False,
-            trace_configs=list(trace_configs),
+            trace_configs=marking(trace_configs),
         )
 
-    async def post(self, target: str, body: bytes, exchange: Exchange) -> Answer:
+    async def post(self, target: str, body: SignedBody | bytes, exchange: Exchange) -> Answer:
         """See `Transport.post`."""
         remaining = exchange.remaining()
         if exchange.is_late():
@@ -271,44 +190,65 @@ class AiohttpTransport:
         timeout = self._timeout
         if remaining < self._connect_seconds:
             timeout = _only_connecting(remaining)
-        token = _current_exchange.set(exchange)
+        # An earlier attempt to connect may have left its traces.
+        exchange.connection = exchange.protocol = None
+        token = current_exchange.set(exchange)
         self._watch(exchange)
+        proxy = self._proxy
+        error: BaseException | None = None
         try:
-            response = await self._session.post(
+            sending = self._session.post(
                 url,
-                data=BytesPayload(body, content_type=CONTENT_TYPE),
+                data=Form(body if isinstance(body, bytes) else body.reveal()),
                 allow_redirects=False,
                 timeout=timeout,
-                proxy=None if self._proxy is None else self._proxy.reveal(),
+                proxy=None if proxy is None else proxy.url,
+                proxy_headers=None if proxy is None else proxy.tunnel_headers(),
             )
-            try:
-                body = await response.content.readany()
-                if not response.content.at_eof():
-                    body = await _read_on(response, body)
-                answer = Answer(response.status, body, response.headers.get("Date"))
-            finally:
+            response = await (_in_time(sending, exchange) if self._traced else sending)
+            if exchange.answer is None:
+                # aiohttp's session was replaced, as test doubles do.
+                exchange.answer = await read_answer(response)
                 response.release()
-        except Exception as exception:  # noqa: BLE001 - translated, whatever it is
-            error = self._translate(exception, exchange)
-        else:
-            exchange.may_have_been_written = True
-            return answer
+        except BaseException as exception:  # noqa: BLE001 - translated, or raised again below
+            error = self._stated(exception, exchange)
         finally:
             del self._under_way[exchange]
-            _current_exchange.reset(token)
-        # Raised out here so that aiohttp's exception, whose text may quote
-        # the gateway, does not hang on as the context. A task in pure Python
-        # resumes this coroutine while it handles it, hence the rest.
+            current_exchange.reset(token)
+        if error is None:
+            exchange.may_have_been_written = True
+            return exchange.answer  # type: ignore[return-value] # read, where there is no error
+        # Out here so that aiohttp's exception, whose text may quote the gateway,
+        # does not hang on as the context. A task in pure Python resumes this
+        # coroutine while it handles it, hence the rest.
         try:
+            await self._abandon(exchange, error)
             raise error from error.__cause__
         finally:
             error.__context__ = None
+            del error
+
+    async def _abandon(self, exchange: Exchange, error: BaseException) -> None:
+        """Reset the connection of a request that was given up, and see that it is."""
+        if exchange.connection is None or exchange.protocol is None:
+            return
+        exchange.connection.close()
+        if not isinstance(error, Exception | asyncio.CancelledError):
+            # The loop may not turn again.
+            return
+        with anyio.CancelScope(shield=True):
+            for _ in range(_CLOSING_TURNS):
+                if exchange.protocol.lost:
+                    break
+                await asyncio.sleep(0)
+        # Behind a proxy, what the proxy has already received is not reset.
+        exchange.reset = exchange.protocol.lost and self._proxy is None
 
     def _watch(self, exchange: Exchange) -> None:
         """See to it that the exchange ends at its deadline.
 
-        One timer serves all: a timer for each request is dear, and hardly
-        any of them would ever run out.
+        One timer serves all: a timer per request costs 1-2 µs, and hardly any
+        of them would ever run out.
         """
         self._under_way[exchange] = None
         if exchange.deadline < self._next_look:
@@ -335,40 +275,121 @@ class AiohttpTransport:
             self._look_at(upcoming)
 
     async def aclose(self) -> None:
-        """Close every connection; requests on the way end as unknown."""
-        if self._timer is not None:
+        """Reset every connection; requests on the way end as unknown."""
+        if self._timer is not None and not self._under_way:
             self._timer.cancel()
         await self._session.close()
+        for _ in range(_CLOSING_TURNS):
+            await asyncio.sleep(0)
+
+    def _stated(self, exception: BaseException, exchange: Exchange) -> BaseException | None:
+        """What to raise instead of an exception, without its frames; None for nothing."""
+        if not isinstance(exception, Exception):
+            # A cancellation or its like passes as it is.
+            exception.__context__ = exception.__cause__ = None
+            return exception.with_traceback(None)
+        if exchange.answer is not None:
+            # A trace config raised after the answer was read.
+            return None
+        return self._translate(exception, exchange)
 
     def _translate(self, exception: Exception, exchange: Exchange) -> IhuyiVoiceError:
         names = (cls.__name__ for cls in type(exception).__mro__)
         words, only_connecting = next(WORDS[name] for name in names if name in WORDS)
-        reason = f"{words} ({type(exception).__name__})"
+        words = words.format(peer=self._peer(exception))
+        cause = _system_error(exception)
+        reason = (
+            f"{words} ({type(exception).__name__})" if cause is None else f"{words}: {_why(cause)}"
+        )
         if not exchange.may_have_been_written and (exchange.connecting or only_connecting):
+            if exchange.expired:
+                reason = f"nothing was written within {self._timeout_seconds:g} s"
             error: IhuyiVoiceError = NotSentError(reason)
-            # The system's own words: aiohttp's exceptions may hold the proxy's password.
-            if isinstance(exception.__cause__, OSError):
-                error.__cause__ = exception.__cause__
+            error.__cause__ = cause
             return error
         exchange.may_have_been_written = True
-        if exchange.expired:
+        if exchange.failure is not None:
+            reason = f"an unexpected exception ({type(exchange.failure).__name__})"
+        elif exchange.expired:
             reason = f"no whole answer within {self._timeout_seconds:g} s"
         return OutcomeUnknownError(reason)
 
+    def _peer(self, exception: Exception) -> str:
+        """Host and port that an exception is about."""
+        nearest = self._base if self._proxy is None else self._proxy.url
+        host = getattr(exception, "host", nearest.host)
+        port = getattr(exception, "port", nearest.port)
+        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+
+
+class _Proxy:
+    """A proxy's URL, which aiohttp shows in its texts, and apart from it the password.
+
+    Attributes:
+        url: the URL without user and password.
+    """
+
+    def __init__(self, proxy: Secret, base: URL) -> None:
+        url = URL(proxy.reveal())
+        self.url: URL = url.with_user(None)
+        self._tunnel = base.scheme == "https"
+        self._authorization: Secret | None = None
+        if url.user or url.password:
+            self._authorization = Secret(_basic(url.user or "", url.password or ""))
+
+    def session_headers(self) -> dict[str, str]:
+        """What each request carries: it goes to the proxy where there is no tunnel."""
+        return _HEADERS if self._tunnel else {**_HEADERS, **self._headers()}
+
+    def tunnel_headers(self) -> dict[str, str] | None:
+        """What is sent to the proxy alone, to have it make a tunnel."""
+        return self._headers() if self._tunnel else None
+
+    def _headers(self) -> dict[str, str]:
+        if self._authorization is None:
+            return {}
+        return {"Proxy-Authorization": self._authorization.reveal()}
+
+
+def _basic(user: str, password: str) -> str:
+    credentials = f"{user}:{password}"
+    try:
+        encoded = credentials.encode("latin-1")
+    except UnicodeEncodeError:
+        encoded = credentials.encode()
+    return f"Basic {base64.b64encode(encoded).decode()}"
+
+
+async def _in_time(
+    sending: Awaitable[aiohttp.ClientResponse], exchange: Exchange
+) -> aiohttp.ClientResponse:
+    """Cancel at the deadline what does not end by itself: a trace config may hang."""
+    with anyio.move_on_after(exchange.remaining()):
+        return await sending
+    exchange.expired = True
+    raise TimeoutError
+
+
+def _system_error(exception: Exception) -> OSError | None:
+    """What the system said, without the frames it came through.
+
+    aiohttp's own exceptions may hold the request.
+    """
+    cause = exception.__cause__
+    if not isinstance(cause, OSError) or isinstance(cause, aiohttp.ClientError) or not cause.args:
+        return None
+    cause.__context__ = cause.__cause__ = None
+    return cause.with_traceback(None)
+
+
+def _why(error: OSError) -> str:
+    if error.errno is None or isinstance(error, ssl.SSLError | socket.gaierror):
+        return error.strerror or str(error)
+    # asyncio puts words of its own in place of the system's.
+    return os.strerror(error.errno)
+
 
 def _only_connecting(seconds: float) -> aiohttp.ClientTimeout:
-    # aiohttp's timer for the whole request is dear; `_look` does its work.
+    # aiohttp's timer for the whole request costs 1-2 µs; `_look` does its work.
     # It rounds long timeouts up to whole seconds unless the threshold is out of reach.
     return aiohttp.ClientTimeout(total=None, connect=seconds, ceil_threshold=math.inf)
-
-
-async def _read_on(response: aiohttp.ClientResponse, body: bytes) -> bytes:
-    """The rest of an answer that did not come in one piece, up to what is wanted of it."""
-    content = response.content
-    while not content.at_eof() and len(body) <= MAX_ANSWER_BYTES:
-        body += await content.readany()
-    if len(body) > MAX_ANSWER_BYTES:
-        # The rest is not wanted, and the connection cannot be reused without it.
-        response.close()
-        body = body[: MAX_ANSWER_BYTES + 1]
-    return body

@@ -87,7 +87,8 @@ async def test_a_refused_connection_is_tried_again_and_signed_anew_each_time(
 ) -> None:
     error, signed = await not_sent(refused_url, connect_attempts=attempts)
     assert signed == attempts
-    assert "could not be made (ClientConnectorError)" in str(error)
+    address = refused_url.removeprefix("http://")
+    assert f"the connection could not be made to {address}: Connection refused;" in str(error)
     assert isinstance(error.__cause__, OSError)
 
 
@@ -585,12 +586,12 @@ async def test_the_words_of_an_exception_do_not_decide() -> None:
         raise aiohttp.ConnectionTimeoutError
 
     trace = aiohttp.TraceConfig()
-    trace.on_request_headers_sent.append(lie)
-    rogue = Rogue(never_answer)
+    trace.on_request_exception.append(lie)
+    rogue = Rogue(close_after_reading)
     async with rogue.running(), client(rogue.url, trace_configs=[trace]) as voice:
-        with pytest.raises(OutcomeUnknownError):
+        with pytest.raises(OutcomeUnknownError, match="connecting took too long"):
             await voice.submit(MOBILE, "1125")
-    assert rogue.connections == 1
+    assert (1, 1) == (rogue.submits, rogue.connections)
 
 
 async def test_what_a_trace_config_raises_while_connecting_is_not_sent() -> None:
