@@ -355,7 +355,7 @@ class BulkRun:
         try:
             return await self._take()
         finally:
-            self._turn.pass_on()
+            self._turn.pass_on(1 if self._pace.is_limited else self._source.ready)
 
     async def _take(self) -> tuple[int, SubmitRequest, Admitted] | None:
         while not self._stopping:

@@ -32,7 +32,8 @@ from .errors import InvalidRequestError, NotSentError
 from .models import SubmitRequest
 
 if sys.version_info < (3, 11):  # pragma: no cover - a part of Python since then
-    from exceptiongroup import BaseExceptionGroup
+    # anyio brings it, where this runs; the type checkers' Python need not have it.
+    from exceptiongroup import BaseExceptionGroup  # type: ignore[import-not-found,unused-ignore]
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -71,6 +72,10 @@ class Source(Protocol):
     @property
     def ahead(self) -> int:
         """How many rows were read, or may be read at any moment, and were not taken."""
+
+    @property
+    def ready(self) -> int:
+        """How many rows can be taken without waiting, as far as it knows."""
 
     def wants(self) -> int:
         """How many more rows it would read ahead."""
@@ -161,6 +166,7 @@ class _MemorySource:
     """Rows that are there already: nothing is read ahead."""
 
     ahead = 0
+    ready = READ_AHEAD
 
     def __init__(self, rows: Iterable[object]) -> None:
         self.error: BaseException | None = None
@@ -216,6 +222,10 @@ class _BufferedSource:
     @property
     def ahead(self) -> int:
         return len(self._buffer) if self._ended else self._granted
+
+    @property
+    def ready(self) -> int:
+        return len(self._buffer)
 
     def wants(self) -> int:
         # By half a buffer at a time, not for each row.
@@ -385,7 +395,7 @@ class _ThreadSource(_BufferedSource):
             self._tell(self._left)
 
     def _read(self, requests: Iterator[Taken]) -> None:
-        while (permits := self._permits.get()) and not self._stopped:
+        while (permits := self._permits.get()) and not self._is_stopped():
             for _ in range(permits):
                 try:
                     self._buffer.append(next(requests))
@@ -394,9 +404,13 @@ class _ThreadSource(_BufferedSource):
                 if self._hurried:
                     self._hurried = False
                     self._tell(self._news)
-                if self._stopped:
+                if self._is_stopped():
                     return
             self._tell(self._news)
+
+    def _is_stopped(self) -> bool:
+        # A function, as the type checker does not know that another thread sets it.
+        return self._stopped
 
     def _tell(self, event: anyio.Event | None) -> None:
         if event is not None and not event.is_set():
