@@ -1,4 +1,4 @@
-"""What runs below everything else: the event loop and the threads of our own.
+"""The event loop for threads and commands of our own.
 
 An application's loop is the application's business; the loop here is for
 `VoiceClient` and the command line. It is uvloop where that is installed.
@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import sys
-import threading
 
 # Loaded here because nothing may register itself for the interpreter's exit
 # once the main thread has ended, and the loops load it at their first use.
 from concurrent.futures import ThreadPoolExecutor  # noqa: F401 - imported to be loaded
 from functools import partial
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ._threads import unpatched
 
@@ -26,34 +23,6 @@ if TYPE_CHECKING:
 # Releases before it close file descriptors twice: with 0.22.1 one connection's
 # bytes went over another.
 _UVLOOP_AT_LEAST = (0, 23)
-
-
-def unpatched(module: str, name: str) -> Any:  # noqa: ANN401 - whatever has that name
-    """A function of the standard library as it is without gevent's and eventlet's patches.
-
-    Their replacements wait for a hub, and the threads of our own have none.
-    """
-    if "gevent.monkey" in sys.modules:
-        return sys.modules["gevent.monkey"].get_original(module, name)
-    if "eventlet.patcher" in sys.modules:
-        return getattr(sys.modules["eventlet.patcher"].original(module), name)
-    return getattr(import_module(module), name)
-
-
-def start_thread(run: Callable[[], object]) -> None:
-    """Run a function in a real thread that does not keep the interpreter from exiting.
-
-    Raises:
-        RuntimeError: the system has no further thread.
-    """
-    unpatched("_thread", "start_new_thread")(_in_thread, (run,))
-
-
-def _in_thread(run: Callable[[], object]) -> None:  # pragma: no cover - not traced yet
-    # What `threading.Thread` does for debuggers and the like.
-    sys.settrace(threading.gettrace())
-    sys.setprofile(threading.getprofile())
-    run()
 
 
 def fast_loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

@@ -60,16 +60,24 @@ def start_thread(
     Raises:
         RuntimeError: no thread can be started.
     """
-    start_new_thread = unpatched("_thread", "start_new_thread")
     if threads_are_greenlets():
-        _load_hub()
-        start_new_thread(_traced, (run, threading.gettrace()))
+        _load_ahead()
+        start_raw_thread(run)
         return None
     thread = threading.Thread(target=run, name=name, daemon=True)
     # `Thread.start` waits until the thread runs, and the thread needs a lock that
     # a main thread under a signal handler may hold. So another thread waits.
-    start_new_thread(_start, (thread, on_failure))
+    unpatched("_thread", "start_new_thread")(_start, (thread, on_failure))
     return thread
+
+
+def start_raw_thread(run: Callable[[], object]) -> None:
+    """Start a thread that `threading` does not know, also from a real thread.
+
+    Raises:
+        RuntimeError: no thread can be started.
+    """
+    unpatched("_thread", "start_new_thread")(_traced, (run, threading.gettrace()))
 
 
 def _start(thread: threading.Thread, on_failure: Callable[[Exception], object]) -> None:
@@ -85,14 +93,17 @@ def _traced(run: Callable[[], object], trace: Any) -> None:  # noqa: ANN401 - a 
     run()
 
 
-def _load_hub() -> None:
-    """Import what a thread needs for its first green socket.
+def _load_ahead() -> None:
+    """Import what a real thread needs of either framework.
 
-    gevent makes a hub for each thread with such a socket, and its import locks
-    are not safe between threads.
+    gevent makes a hub for each thread with a green socket, and eventlet imports
+    each original module at its first use. Import locks that are greenlets' are
+    not safe between threads.
     """
     if (gevent := sys.modules.get("gevent")) is not None:
         gevent.get_hub()
+    for module in ("_socket", "_thread", "select", "socket"):
+        unpatched(module, "__name__")
 
 
 def new_selector_loop() -> asyncio.AbstractEventLoop:

@@ -10,13 +10,13 @@ import asyncio
 import concurrent.futures
 import contextlib
 import os
-from collections import deque
+import threading
 from typing import TYPE_CHECKING
-
-import anyio
 
 from ._loop_thread import Handover
 from ._threads import Event
+from .bulk import BulkOptions, BulkRun, Rows
+from .bulk_outcomes import OutcomeQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,30 +25,41 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ._loop_thread import LoopThread
-    from .bulk import BulkRun
     from .client import AsyncVoiceClient
     from .models import BulkReport, Outcome
+    from .requester import Requester
     from .sync import VoiceClient
 
-# Seconds by which a batch of outcomes waits for more of them.
-_LINGER = 0.005
+# Outcomes that are enough to wake a waiting consumer, and the seconds after
+# which it gets what there is.
+_BATCH = 16
+_LINGER = 0.002
 
 
 class BlockingBulkRun:
     """One bulk run: iterate it for the outcomes, as they finish.
 
-    Made by `VoiceClient.submit_many`, and used with `with`. Outcomes cross
-    from the loop's thread in batches, because a hop between threads costs
-    more than a row; so an outcome may be some milliseconds old.
+    Made by `VoiceClient.submit_many`, and used with `with`. A waiting consumer
+    gets outcomes some at a time, because a switch between threads costs more
+    than a row; so an outcome may be some milliseconds old.
+
+    An exception of a signal handler (Ctrl-C, a soft time limit) may interrupt
+    the iteration: a `for` loop that goes on afterwards gets every outcome
+    once. Only a call of `next(run)` may lose one: the exception can take the
+    place of what the call returned, as with any function.
+
+    `VoiceClient.close` in another thread ends the run as `stop` does.
     """
 
-    def __init__(self, client: VoiceClient, start: Callable[[AsyncVoiceClient], BulkRun]) -> None:
+    def __init__(self, client: VoiceClient, requests: Rows, options: BulkOptions) -> None:
         self._client = client
-        # Made here, so that wrong arguments raise at once.
-        self._run = start(client._client)
-        self._batch: deque[Outcome] = deque()
-        self._left = asyncio.Event()
+        self._outcomes = _ThreadOutcomes()
+        # Checked here, so that the caller learns of wrong arguments at once. It
+        # belongs to no loop and no process before it is entered.
+        self._run = BulkRun(self._opened, requests, options, self._outcomes)
+        self._async_client: AsyncVoiceClient
         self._thread: LoopThread | None = None
+        self._left = asyncio.Event()
         self._over: Handover[None] = Handover()
 
     def __enter__(self) -> Self:
@@ -59,9 +70,8 @@ class BlockingBulkRun:
         entered = Event()
         try:
             self._thread = thread = self._client._running_thread()
-            # It sends with the requester of that thread.
-            self._run._open_requester = thread.client._opened
-            thread.begin(lambda _: self._live(thread, entered), self._over)
+            self._outcomes.loop = thread.loop
+            thread.begin(lambda client: self._live(client, thread, entered), self._over)
             self._over.add_done_callback(lambda _: entered.set())
             entered.wait()
             if self._over.done():
@@ -86,19 +96,28 @@ class BlockingBulkRun:
             # Ctrl-C while what was in flight finished.
             self._leave(at_once=True)
             raise
+        finally:
+            self._client._write_logs()
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Outcome:
-        # Several threads may read: whoever finds the batch empty fetches another.
+        self._check_entered_here()
         while True:
-            with contextlib.suppress(IndexError):
-                return self._batch.popleft()
-            batch = self._next_batch()
-            if not batch:
+            self._outcomes.announce()
+            # Before an outcome is taken: one that a log handler's exception replaces is lost.
+            self._client._log.write_if_any()
+            try:
+                for outcome in self._outcomes.taking:  # pragma: no branch - it never ends
+                    return outcome
+            except IndexError:
+                pass
+            if self._outcomes.is_over():
+                self._run.raise_what_ended_it()
                 raise StopIteration
-            self._batch.extend(batch)
+            self._client._write_logs()
+            self._outcomes.wait_in_thread()
 
     def finish(self) -> BulkReport:
         """Run to the end without looking at each outcome.
@@ -123,26 +142,13 @@ class BlockingBulkRun:
         """What has become of the rows taken so far; at any time, and after the block."""
         return self._run.report
 
-    def _next_batch(self) -> list[Outcome]:
+    def _check_entered_here(self) -> None:
         if self._thread is None:
             msg = "a bulk run must be entered first: `with client.submit_many(...) as run:`"
             raise RuntimeError(msg)
         if self._thread.pid != os.getpid():
             msg = "this bulk run belongs to the process that this one was forked from"
             raise RuntimeError(msg)
-        return self._client._call("submit_many", lambda _: self._run.next_batch(_LINGER))
-
-    async def _live(self, thread: LoopThread, entered: Event) -> None:
-        """The run's block, in the loop's thread: until `__exit__` or the client's `close`."""
-        async with self._run, anyio.create_task_group() as watching:
-            watching.start_soon(self._leave_when_closed, thread)
-            entered.set()
-            await self._left.wait()
-            watching.cancel_scope.cancel()
-
-    async def _leave_when_closed(self, thread: LoopThread) -> None:
-        await thread.stopping.wait()
-        self._left.set()
 
     def _leave(self, *, at_once: bool) -> None:
         if at_once:
@@ -158,6 +164,66 @@ class BlockingBulkRun:
         if self._thread is None:
             act()
         elif self._thread.pid == os.getpid():
-            # A loop that is closed has no run to tell.
+            # A loop that is closed has no run to stop.
             with contextlib.suppress(RuntimeError):
                 self._thread.loop.call_soon_threadsafe(act)
+
+    # --- in the loop's thread -------------------------------------------------------
+
+    async def _live(self, client: AsyncVoiceClient, thread: LoopThread, entered: Event) -> None:
+        """The run's block: until `__exit__` or the client's `close`."""
+        self._async_client = client
+        async with self._run:
+            entered.set()
+            leave = [asyncio.ensure_future(event.wait()) for event in (self._left, thread.stopping)]
+            try:
+                await asyncio.wait(leave, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for waiting in leave:
+                    waiting.cancel()
+
+    def _opened(self) -> Requester:
+        return self._async_client._opened()
+
+
+class _ThreadOutcomes(OutcomeQueue):
+    """Outcomes that other threads read than the loop's.
+
+    Attributes:
+        loop: the loop that puts them in.
+    """
+
+    loop: asyncio.AbstractEventLoop
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Of the threads that wait; one that was interrupted leaves its own behind.
+        self._bells: dict[int, Event] = {}
+        self._lingering: asyncio.TimerHandle | None = None
+
+    def wait_in_thread(self) -> None:
+        """Wait until there may be an outcome, or no more will come."""
+        bell = self._bells[threading.get_ident()] = Event()
+        # The loop looks for bells after it has put an outcome in.
+        if not self._outcomes and not self.ended:
+            bell.wait()
+
+    def hurry(self) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+        while self._bells:
+            self._bells.popitem()[1].set()
+
+    def _tell(self) -> None:
+        if not self._bells:
+            return
+        if len(self._outcomes) >= _BATCH:
+            self.hurry()
+        elif self._lingering is None:
+            self._lingering = self.loop.call_later(_LINGER, self.hurry)
+
+    def _make(self, call: Callable[[], None]) -> None:
+        # A loop that is closed has nothing left to start.
+        with contextlib.suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(call)

@@ -1,38 +1,43 @@
 """Many submits: as fast as the limits allow, each row with an outcome of its own.
 
-A run has workers, and among them one turn: whoever holds it takes a row from
-the source, checks it, waits for the quota and the rate, and passes the turn
-on before it sends. So rows are taken no faster than they can be sent, and a
-failure of one row touches no other.
+A run has workers, and among them one turn: the worker that holds it takes a
+row from the source, checks it, waits for the quota and the rate, and passes
+the turn on before it sends. So rows are taken no faster than they can be
+sent, and a failure of one row touches no other.
 
-How one request is sent is `requester.py`'s business; where the rows come from
-is `source.py`'s.
+At most `concurrency + READ_AHEAD` rows are taken beyond what the consumer has
+read: in flight, read ahead, or with an outcome that waits for the consumer.
+
+How one request is sent is `requester.py`'s business, where the rows come from
+is `source.py`'s, when to start and to stop `bulk_pacing.py`'s.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import heapq
 import math
 import time
-from collections import deque
 from collections.abc import AsyncIterable, Callable, Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 
+from ._cancellation import is_cancelled
+from .bulk_outcomes import OutcomeQueue
+from .bulk_pacing import BulkOptions, Pace, StopOn, StopRule, Turn, is_account_level
 from .errors import (
     BulkStoppedError,
-    GatewayError,
     IhuyiVoiceError,
     InvalidRequestError,
     NotSentError,
     OutcomeUnknownError,
     QuotaExceededError,
 )
-from .models import BulkReport, Outcome, OutcomeStatus, SubmitRequest, check_count
+from .models import BulkReport, Outcome, OutcomeStatus, SubmitRequest
 from .requester import Admitted, status_of
-from .source import Nothing, open_source
+from .source import READ_AHEAD, REFILL, Nothing, Taken, open_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,25 +47,18 @@ if TYPE_CHECKING:
 
     from .models import SubmitResult
     from .requester import Requester
+    from .transport import Exchange
+
+__all__ = ["BulkOptions", "BulkRun", "Row", "Rows", "StopOn", "is_account_level"]
 
 Row: TypeAlias = SubmitRequest | tuple[str, str]
 Rows: TypeAlias = Iterable[Row] | AsyncIterable[Row]
-StopOn: TypeAlias = Callable[[Outcome], bool]
 
-# Outcomes that may lie waiting for a slow consumer before no more are started.
-_UNREAD = 256
 # Rows that may wait for their number's quota, with `wait_for_quota`.
 _MOST_LATE = 1000
-# How far, in seconds, starts may catch up with the rate after a hold-up.
-_CATCH_UP = 0.1
-
-_FAILURES = (OutcomeStatus.UNKNOWN, OutcomeStatus.NOT_SENT)
-_CONTACTS = (OutcomeStatus.ACCEPTED, OutcomeStatus.REFUSED)
-
-
-def is_account_level(outcome: Outcome) -> bool:
-    """Whether every further request would be refused the same way."""
-    return isinstance(outcome.error, GatewayError) and outcome.error.account_level
+# How often a worker without room lets the loop go round before it waits: the
+# consumer, if it runs in this loop, has read what there is by then.
+_ROUNDS = 2
 
 
 class BulkRun:
@@ -69,63 +67,46 @@ class BulkRun:
     Made by `AsyncVoiceClient.submit_many`, and used with `async with`.
     """
 
-    def __init__(  # noqa: PLR0913 - the options of `submit_many`
+    def __init__(
         self,
         open_requester: Callable[[], Requester],
         requests: Rows,
-        *,
-        concurrency: int,
-        rate: float | None,
-        stop_on: StopOn | None,
-        max_failures_in_row: int | None,
-        wait_for_quota: bool,
+        options: BulkOptions,
+        outcomes: OutcomeQueue | None = None,
     ) -> None:
-        check_count("concurrency", concurrency)
-        if rate is not None and (
-            isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf
-        ):
-            msg = f"rate is in starts per second, a number above 0 or None, not {rate!r}"
-            raise ValueError(msg)
-        if max_failures_in_row is not None:
-            check_count("max_failures_in_row", max_failures_in_row)
         self._source = open_source(requests)
         self._open_requester = open_requester
-        self._concurrency = concurrency
-        self._interval = 0.0 if rate is None else 1.0 / rate
-        self._stop_on = stop_on
-        self._most_failures = math.inf if stop_on is None else max_failures_in_row or math.inf
-        self._wait_for_quota = wait_for_quota
+        self._options = options
+        self._outcomes = OutcomeQueue() if outcomes is None else outcomes
 
         # How far the run has come.
         self._began: float | None = None
         self._ended: float | None = None
         self._stopping = False
         self._stopped_by: Outcome | None = None
+        self._broken: BaseException | None = None
         self._told = False
-        self._broken: Exception | None = None
         self._counts = dict.fromkeys(OutcomeStatus, 0)
-        self._failures_in_row = 0
-        # Outcomes nobody has read yet, and who waits for one or for room.
-        self._outcomes: deque[Outcome] = deque()
-        self._news: anyio.Event | None = None
-        self._room: anyio.Event | None = None
         # Rows: how many were taken, and those that wait for their number's quota.
         self._taken = 0
         self._late: list[tuple[float, int, SubmitRequest, QuotaExceededError]] = []
-        self._next_start = 0.0
-        # Workers, and the wait that the holder of the turn is in.
+        # When to start the next row, and whether to.
+        self._rule = StopRule(options.stop_on, options.max_failures_in_row)
+        self._pace = Pace(options.rate)
+        self._turn = Turn()
         self._workers = 0
-        self._turn_taken = False
-        self._waiting_for_turn: deque[anyio.Event] = deque()
+        # What the holder of the turn waits for, and any worker: room for another row.
         self._pause: anyio.CancelScope | None = None
         self._awaiting_row = False
+        self._room: anyio.Event | None = None
 
     async def __aenter__(self) -> Self:
         if self._began is not None:
             msg = "a bulk run is used once: call submit_many again"
             raise RuntimeError(msg)
         self._requester = self._open_requester()
-        self._began = self._next_start = time.monotonic()
+        self._began = time.monotonic()
+        self._pumping = anyio.create_task_group()
         self._hired = anyio.create_task_group()
         self._group = anyio.create_task_group()
         await self._group.__aenter__()
@@ -143,7 +124,7 @@ class BulkRun:
         else:
             self.abort()
         # The group would wrap what was raised inside the block; a cancellation it must see.
-        if isinstance(exc, anyio.get_cancelled_exc_class()):
+        if isinstance(exc, anyio.get_cancelled_exc_class()) and self._ended is None:
             await self._group.__aexit__(exc_type, exc, traceback)
         else:
             await self._group.__aexit__(None, None, None)
@@ -152,26 +133,20 @@ class BulkRun:
         return self
 
     async def __anext__(self) -> Outcome:
-        if not self._outcomes and not await self._wait_for_outcome():
-            raise StopAsyncIteration
-        return self._read()
-
-    async def next_batch(self, linger: float = 0.0) -> list[Outcome]:
-        """All outcomes there are, at least one; none when the run is over.
-
-        Args:
-            linger: seconds to wait for more once there is one.
-
-        Raises:
-            BulkStoppedError: as iterating does.
-        """
-        batch: list[Outcome] = []
-        # Another reader may take them all while this one lingers.
-        while not batch and await self._wait_for_outcome():
-            if linger and self._ended is None and len(self._outcomes) < _UNREAD // 2:
-                await anyio.sleep(linger)
-            batch = [self._read() for _ in range(len(self._outcomes))]
-        return batch
+        if self._began is None:
+            msg = "a bulk run must be entered first: `async with client.submit_many(...) as run:`"
+            raise RuntimeError(msg)
+        while True:
+            self._outcomes.announce()
+            try:
+                for outcome in self._outcomes.taking:  # pragma: no branch - it never ends
+                    return outcome
+            except IndexError:
+                pass
+            if self._outcomes.is_over():
+                self.raise_what_ended_it()
+                raise StopAsyncIteration
+            await self._outcomes.wait()
 
     async def finish(self) -> BulkReport:
         """Run to the end without looking at each outcome.
@@ -186,6 +161,7 @@ class BulkRun:
     def stop(self) -> None:
         """Start no more; what is in flight finishes and is reported, then iteration ends."""
         self._stopping = True
+        self._source.stop()
         if self._pause is not None:
             self._pause.cancel()
         if self._room is not None:
@@ -196,6 +172,7 @@ class BulkRun:
         self.stop()
         if self._began is not None:
             self._hired.cancel_scope.cancel()
+            self._pumping.cancel_scope.cancel()
 
     @property
     def report(self) -> BulkReport:
@@ -211,37 +188,21 @@ class BulkRun:
             unrecorded=0,
         )
 
+    def raise_what_ended_it(self) -> None:
+        """Raise the exception of the caller's own code, or BulkStoppedError; once.
+
+        For the consumer, in whatever thread, when it has read every outcome.
+        """
+        error = self._broken
+        if error is None and self._stopped_by is not None:
+            error = BulkStoppedError(self._stopped_by.error, self.report)
+        if error is None or self._told:
+            return
+        # No call in between: a signal handler's exception there would lose the error.
+        self._told = True
+        raise error
+
     # --- outcomes ---------------------------------------------------------------
-
-    async def _wait_for_outcome(self) -> bool:
-        """Whether there is an outcome to read; False when the run is over."""
-        if self._began is None:
-            msg = "a bulk run must be entered first: `async with client.submit_many(...) as run:`"
-            raise RuntimeError(msg)
-        while not self._outcomes:
-            if self._ended is not None:
-                self._raise_what_ended_it()
-                return False
-            if self._news is None or self._news.is_set():
-                self._news = anyio.Event()
-            await self._news.wait()
-        return True
-
-    def _read(self) -> Outcome:
-        outcome = self._outcomes.popleft()
-        if self._room is not None and len(self._outcomes) <= _UNREAD // 2:
-            self._room.set()
-        return outcome
-
-    def _raise_what_ended_it(self) -> None:
-        """Once: the source's own exception, or the refusal that stopped the run."""
-        broken, self._broken = self._broken, None
-        if broken is not None:
-            raise broken
-        stopped = self._stopped_by
-        if stopped is not None and not self._told:
-            self._told = True
-            raise BulkStoppedError(stopped.error, self.report)
 
     def _report_outcome(
         self,
@@ -255,29 +216,80 @@ class BulkRun:
             status = OutcomeStatus.REPLAYED if end.replayed else OutcomeStatus.ACCEPTED
             outcome = Outcome(index, request, status, end, None)
         self._counts[outcome.status] += 1
-        self._outcomes.append(outcome)
-        if self._news is not None:
-            self._news.set()
-        if outcome.status in _FAILURES and not getattr(end, "earlier", False):
-            self._failures_in_row += 1
-        elif outcome.status in _CONTACTS:
-            self._failures_in_row = 0
-        if self._stop_on is None or self._stopping:
+        self._outcomes.put(outcome)
+        if self._stopping:
             return
-        if self._failures_in_row >= self._most_failures or self._stop_on(outcome):
-            self._stopped_by = outcome
-            self.stop()
+        try:
+            stops = self._rule.stops_after(outcome)
+        except BaseException as error:  # noqa: BLE001 - the predicate's own, for the consumer
+            self._break_off(error)
+        else:
+            if stops:
+                self._stopped_by = outcome
+                self.stop()
+
+    def _break_off(self, error: BaseException) -> None:
+        """Stop because of an exception of the caller's own code; the consumer gets it."""
+        if isinstance(error, StopIteration | StopAsyncIteration):
+            # To the consumer's loop it would look like the end of the run.
+            wrapped = RuntimeError(f"a function of the caller's raised {type(error).__name__}")
+            wrapped.__cause__ = error
+            error = wrapped
+        if self._broken is None and self._stopped_by is None:
+            self._broken = error
+        self.stop()
+
+    # --- room -------------------------------------------------------------------
+
+    def _free(self) -> int:
+        """How many more rows may be taken or read ahead."""
+        unread = self._taken - len(self._late) - self._outcomes.read
+        return self._options.in_flight + READ_AHEAD - unread - self._source.ahead
+
+    def _has_room(self) -> bool:
+        """Whether the next row of the source may be taken; one read ahead has its room."""
+        return self._source.ahead > 0 or self._free() > 0
+
+    def _refill(self) -> None:
+        """Let the source read ahead as far as there is room."""
+        wanted = self._source.wants()
+        if not wanted:
+            return
+        free = self._free()
+        if free >= REFILL:
+            self._source.grant(min(wanted, free))
+        else:
+            self._outcomes.call_after(REFILL - free, self._room_came)
+
+    def _room_came(self) -> None:
+        self._refill()
+        if self._room is not None:
+            self._room.set()
+
+    async def _wait_for_room(self, has_room: Callable[[], bool]) -> None:
+        """Wait until there is room, or the run is stopped."""
+        for _ in range(_ROUNDS):
+            await asyncio.sleep(0)
+            if has_room() or self._stopping:
+                return
+        self._outcomes.hurry()
+        while not (has_room() or self._stopping):
+            if self._room is None or self._room.is_set():
+                self._room = anyio.Event()
+            # Some at a time, not for each row.
+            self._outcomes.call_after(REFILL - self._free(), self._room_came)
+            await self._room.wait()
 
     # --- workers ----------------------------------------------------------------
 
     async def _supervise(self) -> None:
         """Everything that runs, from the first row to the last outcome."""
         try:
-            async with anyio.create_task_group() as pumping:
-                pumping.start_soon(self._source.pump)
+            async with self._pumping:
+                self._pumping.start_soon(self._source.pump)
                 async with self._hired:
                     self._hire()
-                pumping.cancel_scope.cancel()
+                self._source.stop()
         finally:
             self._settle()
 
@@ -286,15 +298,15 @@ class BulkRun:
         self.stop()
         for _, index, late, error in self._late:
             self._report_outcome(index, late, error)
+        self._late.clear()
         for row in self._source.leftovers():
-            request: SubmitRequest | None = None
-            with contextlib.suppress(InvalidRequestError):
-                request = _request(row)
+            request = row if isinstance(row, SubmitRequest) else None
             self._report_outcome(self._taken, request, _stopped_before())
             self._taken += 1
+        if self._source.error is not None:
+            self._break_off(self._source.error)
         self._ended = time.monotonic()
-        if self._news is not None:
-            self._news.set()
+        self._outcomes.end()
 
     def _hire(self) -> None:
         self._workers += 1
@@ -302,27 +314,15 @@ class BulkRun:
 
     async def _work(self) -> None:
         try:
-            while True:
-                # A lock that costs next to nothing while nobody waits for it. A
-                # cancellation is one of all workers, so no wake-up is ever lost.
-                while self._turn_taken:
-                    self._waiting_for_turn.append(anyio.Event())
-                    await self._waiting_for_turn[-1].wait()
-                self._turn_taken = True
-                try:
-                    taken = await self._take()
-                finally:
-                    self._turn_taken = False
-                    if self._waiting_for_turn:
-                        self._waiting_for_turn.popleft().set()
-                if taken is None:
-                    return
-                if not self._waiting_for_turn and self._workers < self._concurrency:
+            while (taken := await self._take_in_turn()) is not None:
+                if not self._turn.is_wanted and self._workers < self._options.in_flight:
                     self._hire()
                 await self._send(*taken)
-        except Exception as exception:  # noqa: BLE001 - the source's or the predicate's own
-            self._broken = exception
-            self.stop()
+        except BaseException as error:
+            if _is_cancellation(error):
+                raise
+            # A clock's or a store's own. Its row has an outcome.
+            self._break_off(error)
 
     async def _send(self, index: int, request: SubmitRequest, admitted: Admitted) -> None:
         exchange = self._requester.exchange()
@@ -336,47 +336,53 @@ class BulkRun:
             return
         except IhuyiVoiceError as error:
             end = error
-        except BaseException:
-            # Cancelled, perhaps from outside the run: the row is not lost,
-            # whatever is known of it is said, and it is no reason to stop.
+        except BaseException as error:
+            # The row is not lost, whatever is known of it is said, and no
+            # predicate is asked about it.
             self.stop()
-            end = _stopped_before()
-            if exchange.may_have_been_written:
-                end = OutcomeUnknownError("the run was stopped while this was on its way")
-            self._report_outcome(index, request, end)
+            self._report_outcome(index, request, _cut_off(error, exchange))
             raise
         self._report_outcome(index, request, end)
 
     # --- the turn ---------------------------------------------------------------
 
-    async def _take(self) -> tuple[int, SubmitRequest, Admitted] | None:
+    async def _take_in_turn(self) -> tuple[int, SubmitRequest, Admitted] | None:
         """The next row that may be sent now; None when there is none, or none is wanted."""
+        if not (self._has_room() or self._stopping):
+            await self._wait_for_room(self._has_room)
+        while not self._turn.take():
+            await self._turn.wait()
+        try:
+            return await self._take()
+        finally:
+            self._turn.pass_on(1 if self._pace.is_limited else self._source.ready)
+
+    async def _take(self) -> tuple[int, SubmitRequest, Admitted] | None:
         while not self._stopping:
-            if len(self._outcomes) >= _UNREAD:
-                self._room = anyio.Event()
-                await self._room.wait()
-                continue
             taken = await self._next_row()
             if taken is None:
                 break
             index, row = taken
+            if isinstance(row, InvalidRequestError):
+                self._refuse(index, None, _of_row(index, row))
+                continue
             admitted = await self._admit(index, row)
             if admitted is None:
                 continue
-            if not (self._interval or self._stopping) or await self._may_start(index, *admitted):
-                return index, *admitted
+            if not (self._pace.is_limited or self._stopping) or await self._may_start(
+                index, row, admitted
+            ):
+                return index, row, admitted
         return None
 
-    async def _admit(self, index: int, row: object) -> tuple[SubmitRequest, Admitted] | None:
-        """The row as a request with its place in the quota; None, and it is settled or waits."""
-        request: SubmitRequest | None = None
+    async def _admit(self, index: int, request: SubmitRequest) -> Admitted | None:
+        """The request with its place in the quota; None, and it is settled or waits."""
         try:
-            request = _request(row)
             admitted = self._requester.check(request)
             if admitted.keyed is not None:
                 # Its place in the quota is reserved once it is claimed. What the
                 # ledger knows already is not to use up the rate.
-                if self._interval and await self._is_known(index, request, admitted):
+                if self._pace.is_limited and await self._is_known(index, request, admitted):
                     return None
             elif self._requester.quota is not None:
                 admitted = await self._requester.reserve(admitted)
@@ -386,13 +392,13 @@ class BulkRun:
             self._limit(index, request, limited)
         except IhuyiVoiceError as error:
             self._refuse(index, request, error)
-        except BaseException:
-            # Cancelled in the quota's store, which alone knows what it reserved.
+        except BaseException as error:
+            # In the quota's store, which alone knows what it reserved.
             self.stop()
-            self._report_outcome(index, request, _stopped_before())
+            self._report_outcome(index, request, _cut_off(error))
             raise
         else:
-            return request, admitted
+            return admitted
         return None
 
     async def _is_known(self, index: int, request: SubmitRequest, checked: Admitted) -> bool:
@@ -402,11 +408,9 @@ class BulkRun:
             self._report_outcome(index, request, result)
         return result is not None
 
-    def _limit(
-        self, index: int, request: SubmitRequest | None, limited: QuotaExceededError
-    ) -> None:
+    def _limit(self, index: int, request: SubmitRequest, limited: QuotaExceededError) -> None:
         """A row over its number's limit: it waits, or ends so."""
-        if self._wait_for_quota and request is not None:
+        if self._options.wait_for_quota:
             due = time.monotonic() + limited.retry_after
             heapq.heappush(self._late, (due, index, request, limited))
             if self._awaiting_row and self._pause is not None:
@@ -415,44 +419,52 @@ class BulkRun:
         else:
             self._refuse(index, request, limited)
 
-    async def _next_row(self) -> tuple[int, object] | None:
+    async def _next_row(self) -> tuple[int, Taken] | None:
         """A row whose quota should be free by now, or the next of the source."""
         while not self._stopping:
+            self._refill()
             until_due = self._late[0][0] - time.monotonic() if self._late else math.inf
+            may_take: Callable[[], bool] = self._has_room
+            if until_due <= 0.0:
+                may_take = self._has_room_for_late
+            if not may_take():
+                await self._wait_for_room(may_take)
+                continue
             if until_due <= 0.0:
                 _, index, request, _ = heapq.heappop(self._late)
                 return index, request
-            row: object = Nothing.LEFT
-            if len(self._late) < _MOST_LATE:
-                row = self._source.take()
-            if not isinstance(row, Nothing):
+            row = self._source.take() if len(self._late) < _MOST_LATE else None
+            if row is Nothing.LEFT and (self._source.error is not None or not self._late):
+                # After an error of the source, rows that wait for their quota are not started.
+                break
+            if row is not None and not isinstance(row, Nothing):
                 self._taken += 1
                 return self._taken - 1, row
-            if row is Nothing.LEFT and not self._late:
-                break
             self._awaiting_row = True
             with self._pausing(until_due):
                 await (self._source.wait() if row is Nothing.YET else anyio.sleep_forever())
             self._awaiting_row = False
         return None
 
+    def _has_room_for_late(self) -> bool:
+        return self._free() > 0
+
     async def _may_start(self, index: int, request: SubmitRequest, admitted: Admitted) -> bool:
         """Wait for the rate; False, and the row is settled, when the run was stopped meanwhile."""
         may_start = False
         try:
-            if self._interval and not self._stopping:
-                now = time.monotonic()
-                start = max(self._next_start, now - _CATCH_UP)
-                self._next_start = start + self._interval
-                with self._pausing(start - now):
+            if not self._stopping:
+                with self._pausing(self._pace.seconds_until_next()):
                     await anyio.sleep_forever()
             may_start = not self._stopping
             return may_start
         finally:
             if not may_start:
                 self.stop()
-                await self._requester.give_back(admitted)
-                self._report_outcome(index, request, _stopped_before())
+                try:
+                    await self._requester.give_back(admitted)
+                finally:
+                    self._report_outcome(index, request, _stopped_before())
 
     def _refuse(self, index: int, request: SubmitRequest | None, error: IhuyiVoiceError) -> None:
         """A row that is not sent at all: logged like any other."""
@@ -468,18 +480,8 @@ class BulkRun:
         self._pause = None
 
 
-def _request(row: object) -> SubmitRequest:
-    if isinstance(row, SubmitRequest):
-        return row
-    if isinstance(row, tuple | list) and len(row) == 2:
-        return SubmitRequest(row[0], row[1])
-    what = (
-        f"{type(row).__name__} of {len(row)}"
-        if isinstance(row, tuple | list)
-        else type(row).__name__
-    )
-    msg = f"a row must be a SubmitRequest or a (mobile, content) pair, not a {what}"
-    raise InvalidRequestError(msg)
+def _is_cancellation(error: BaseException) -> bool:
+    return isinstance(error, anyio.get_cancelled_exc_class()) and is_cancelled()
 
 
 def _of_row(index: int, error: InvalidRequestError) -> InvalidRequestError:
@@ -488,3 +490,14 @@ def _of_row(index: int, error: InvalidRequestError) -> InvalidRequestError:
 
 def _stopped_before() -> NotSentError:
     return NotSentError("the run was stopped before it was this row's turn")
+
+
+def _cut_off(error: BaseException, exchange: Exchange | None = None) -> IhuyiVoiceError:
+    """What is known of a row whose sending was ended by a cancellation or its like."""
+    written = exchange is not None and exchange.may_have_been_written
+    if not _is_cancellation(error):
+        reason = f"an unexpected exception ({type(error).__name__})"
+        return OutcomeUnknownError(reason) if written else NotSentError(reason)
+    if written:
+        return OutcomeUnknownError("the run was stopped while this was on its way")
+    return _stopped_before()

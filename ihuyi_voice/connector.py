@@ -30,7 +30,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.payload import BytesPayload
 from multidict import CIMultiDict
 
-from ._loops import unpatched
+from ._threads import unpatched
 from .models import Answer
 from .wire import CONTENT_TYPE, MAX_ANSWER_BYTES
 

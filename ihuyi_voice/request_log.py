@@ -62,6 +62,11 @@ class DeferredLog:
         """The log to hand to the client in the loop thread."""
         return RequestLog(self._entries.append, lambda: self._is_wanted)
 
+    def write_if_any(self) -> None:
+        """As `write`, at next to no cost where there is nothing to write."""
+        if self._entries:
+            self.write()
+
     def write(self) -> None:
         """Write what there is, from the calling thread."""
         # Asked here, because the loop thread must not.

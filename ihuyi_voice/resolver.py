@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp.abc import AbstractResolver
 
-from ._loops import start_thread, unpatched
+from ._threads import start_raw_thread, unpatched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,7 +86,7 @@ class DaemonResolver(AbstractResolver):
 
 def _start(run: Callable[[], None]) -> None:
     try:
-        start_thread(run)
+        start_raw_thread(run)
     except RuntimeError as failure:
         # "can't start new thread": the system's limit.
         raise OSError(errno.EAGAIN, str(failure)) from None

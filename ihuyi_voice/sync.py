@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ._loop_thread import CLOSED, Handover, LoopThread, import_ahead
 from .blocking_bulk import BlockingBulkRun
-from .bulk import is_account_level
+from .bulk import BulkOptions, is_account_level
 from .client import AsyncVoiceClient, options_from_env
 from .errors import NotSentError, OutcomeUnknownError
 from .models import DEFAULT_BASE_URL, SubmitRequest
@@ -244,21 +244,34 @@ class VoiceClient:
         finish, or let `finish()` run it to the end. Leaving the block early
         starts no more and waits for what is in flight; a cancellation or
         Ctrl-C stops at once, and what was in flight is reported as unknown.
+        After the block the run still gives the outcomes that were not read.
+
+        An exception of the rows' iterable, of `stop_on` or of a clock stops
+        the run and comes out of the iteration as it is, whatever its class,
+        after the outcomes of the rows that were taken.
 
         Args:
             requests: an iterable or async iterable of `SubmitRequest` or
-                (mobile, content) pairs, pulled lazily. A list, tuple, set or
-                deque is read in place; any other iterable is pulled by a
-                thread, so that it may block, and at most 32 rows ahead. An
-                iterable that never returns holds the block open.
+                (mobile, content) pairs, pulled lazily: at most
+                `concurrency + 32` rows more than the outcomes that were read
+                (rows that wait for their quota not counted). A list, tuple,
+                set or deque is read in place; any other iterable is pulled
+                by a thread, so that it may block. A generator is closed when
+                the block is left, where it was iterated. An iterable that
+                never returns holds the block open.
             concurrency: how many requests may be in flight at once;
                 `max_connections` by default and at most.
             rate: starts per second, evenly spread; None for no limit.
             stop_on: decides after each outcome whether to stop; by default at
                 a refusal of the whole account. None: never stop.
-            max_failures_in_row: also stop after so many unknown or not-sent
-                outcomes with none between them that reached the gateway; None
-                for no such limit. Not used when `stop_on` is None.
+            max_failures_in_row: also stop after so many outcomes in a row
+                that are unknown, not sent, or refused with one and the same
+                code that the table does not blame on the row (0, or a code
+                outside the table). An accepted row begins the count again; a
+                refusal that is blamed on its row ends a row of unknown and
+                not-sent outcomes only; invalid, limited and replayed rows
+                change nothing. None for no such limit. Not used when
+                `stop_on` is None.
             wait_for_quota: let a row over its number's limit wait its turn,
                 at most 1,000 at a time, while others overtake it, instead of
                 ending as limited.
@@ -271,8 +284,9 @@ class VoiceClient:
         """
         return BlockingBulkRun(
             self,
-            lambda client: client.submit_many(
-                requests,
+            requests,
+            BulkOptions(
+                max_connections=self._client._settings.max_connections,
                 concurrency=concurrency,
                 rate=rate,
                 stop_on=stop_on,

@@ -1,4 +1,4 @@
-"""Bulk runs of the blocking client: the same outcomes, in batches, from any thread."""
+"""Bulk runs of the blocking client: the same outcomes, read in any thread."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ihuyi_voice import (
     RecipientQuota,
     VoiceClient,
 )
+from ihuyi_voice.blocking_bulk import _ThreadOutcomes
 from ihuyi_voice.bulk import BulkRun
 from ihuyi_voice.sandbox import Chaos
 from ihuyi_voice.source import READ_AHEAD
@@ -124,24 +125,21 @@ def test_finish_and_the_report_before_during_and_after(voice: VoiceClient) -> No
     assert report == run.report
 
 
-def test_outcomes_cross_the_threads_in_batches(
+def test_a_waiting_consumer_is_woken_for_some_outcomes_at_a_time(
     voice: VoiceClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hops: list[int] = []
-    next_batch = BulkRun.next_batch
+    waits: list[int] = []
+    wait = _ThreadOutcomes.wait_in_thread
 
-    async def counting(self: BulkRun, linger: float = 0.0) -> list[Outcome]:
-        batch = await next_batch(self, linger)
-        hops.append(len(batch))
-        return batch
+    def counting(self: _ThreadOutcomes) -> None:
+        wait(self)
+        waits.append(len(self))
 
-    monkeypatch.setattr(BulkRun, "next_batch", counting)
+    monkeypatch.setattr(_ThreadOutcomes, "wait_in_thread", counting)
     with voice.submit_many(pairs(1000)) as run:
         assert 1000 == run.finish().total
-    assert 1000 == sum(hops)
-    assert 0 == hops[-1]
-    # In practice 256 and less at a time; a hop per row would be 1,000.
-    assert len(hops) < 200
+    # In practice 16 and more at a time; a switch of threads per row would be 1,000.
+    assert len(waits) < 400
 
 
 def test_an_outcome_does_not_wait_for_a_batch_to_fill(
@@ -160,15 +158,37 @@ def test_an_outcome_does_not_wait_for_a_batch_to_fill(
         assert [1] == [outcome.index for outcome in run]
 
 
-def test_a_slow_consumer_slows_the_sending(voice: VoiceClient, gateway: SandboxGateway) -> None:
+@pytest.mark.parametrize("kind", ["list", "generator", "async_generator"])
+@pytest.mark.parametrize("concurrency", [1, 10])
+def test_at_most_32_rows_more_than_are_in_flight_are_taken_beyond_what_was_read(
+    voice: VoiceClient, gateway: SandboxGateway, kind: str, concurrency: int
+) -> None:
+    """What waits for the consumer in the loop's thread counts as not read."""
+    spy, read = Spy(pairs(300)), 0
+    beyond: list[int] = []
+    spy.look = lambda: beyond.append(spy.taken - read)
+    with voice.submit_many(source(kind, spy), concurrency=concurrency) as run:
+        for _ in run:
+            read += 1
+            if read % 50 == 1:
+                # Until it has started all that it may.
+                while len(run._outcomes) < min(300 - read, concurrency):
+                    pass
+        assert 300 == read == spy.taken
+    # The consumer counts an outcome a moment after it has taken it.
+    assert 1 <= max(beyond) <= concurrency + 32 + 1
+
+
+def test_a_consumer_that_stops_early_has_rung_few_extra_phones(
+    voice: VoiceClient, gateway: SandboxGateway
+) -> None:
     spy = Spy(pairs(2000))
     rows: Any = spy.as_list()
     with voice.submit_many(rows, concurrency=5) as run:
         next(run)
         while run._run._room is None or run._run._room.is_set():
             pass
-        # The batch in hand, and what nobody has read yet.
-        assert len(gateway.attempts) <= 2 * 256 + 2 * 5
+        assert len(gateway.attempts) <= spy.taken <= 1 + 5 + 32
         run.stop()
         assert spy.taken == run.finish().total
 
@@ -390,9 +410,35 @@ def test_closing_the_client_inside_the_block_ends_the_run(
         else:
             with ThreadPoolExecutor(1) as pool:
                 pool.submit(voice.close).result()
-        with pytest.raises(RuntimeError, match="this client is closed: make a new one"):
-            next(run)
+        # Every row that was taken has an outcome, and each can be read.
+        assert [0, 1, 2, 3, 4] == sorted(outcome.index for outcome in run)
     assert {S.ACCEPTED: 5} == counted(run.report)
+
+
+@pytest.mark.parametrize("kind", ["list", "generator"])
+def test_closing_the_client_in_another_thread_loses_no_outcome(
+    url: str, gateway: SandboxGateway, kind: str
+) -> None:
+    """The consumer reads on, in the block and after it, and gets what was taken."""
+    voice, spy = client(url), Spy(pairs(3000))
+    rows: Any = source(kind, spy)
+    seen: list[int] = []
+    with voice.submit_many(rows, concurrency=20) as run, ThreadPoolExecutor(1) as pool:
+        closing = None
+        for outcome in run:
+            seen.append(outcome.index)
+            if len(seen) == 200:
+                closing = pool.submit(voice.close)
+            if len(seen) == 210:
+                break
+        assert closing is not None
+        closing.result()
+    in_block = len(seen)
+    seen += [outcome.index for outcome in run]
+    assert 210 == in_block
+    assert list(range(spy.taken)) == sorted(seen)
+    assert spy.taken == run.report.total < 3000
+    assert len(gateway.calls) == run.report.counts[S.ACCEPTED]
 
 
 def test_a_run_that_cannot_be_entered(voice: VoiceClient, monkeypatch: pytest.MonkeyPatch) -> None:

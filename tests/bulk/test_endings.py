@@ -609,7 +609,7 @@ async def test_any_number_of_failures_with_none(gateway: Gateway) -> None:
 async def test_used_before_it_is_entered(gateway: Gateway) -> None:
     async with client(gateway.url) as voice:
         run = voice.submit_many(pairs(1))
-        for use in (run.__anext__, run.finish, run.next_batch):
+        for use in (run.__anext__, run.finish):
             with pytest.raises(RuntimeError, match="must be entered first: `async with client"):
                 await use()
         async with run:

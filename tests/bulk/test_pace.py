@@ -9,14 +9,26 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ihuyi_voice import OutcomeStatus, RecipientQuota
-from ihuyi_voice.bulk import _CATCH_UP
-from tests.bulk.spies import Gateway, Spy, client, counted, mobile, pair, pairs, turns, until
+from ihuyi_voice.bulk_pacing import _CATCH_UP
+from tests.bulk.spies import (
+    IN_MEMORY,
+    READ_AHEAD_OF,
+    Gateway,
+    Spy,
+    client,
+    counted,
+    mobile,
+    pair,
+    pairs,
+    source,
+    turns,
+    until,
+)
 
 if TYPE_CHECKING:
     from ihuyi_voice.bulk import BulkRun
 
 S = OutcomeStatus
-FEW = 40
 NOWHERE = "http://127.0.0.1:9"
 
 
@@ -125,7 +137,7 @@ async def test_after_a_hold_up_only_a_little_is_caught_up(
     """Else a gateway that was slow for a minute would get a minute's worth at once."""
     # At most a second's worth, in any case; here, of two rows.
     assert 0 < _CATCH_UP <= 1
-    monkeypatch.setattr("ihuyi_voice.bulk._CATCH_UP", 0.01)
+    monkeypatch.setattr("ihuyi_voice.bulk_pacing._CATCH_UP", 0.01)
     gateway.held = lambda number: number == mobile(0)
     async with (
         client(gateway.url) as voice,
@@ -231,54 +243,84 @@ class SlowStore:
 # --- back-pressure ---------------------------------------------------------------
 
 
-@pytest.fixture
-def _few_unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ihuyi_voice.bulk._UNREAD", FEW)
-
-
 async def held_up(gateway: Gateway, run: BulkRun) -> None:
-    """Wait until the run starts no more because nobody reads."""
+    """Wait until the run starts no more because its outcomes are not read."""
     await until(lambda: run._room is not None and not run._room.is_set() and not gateway.running)
     await turns()
 
 
-@pytest.mark.usefixtures("_few_unread")
-@pytest.mark.parametrize("kind", ["list", "generator"])
-async def test_a_slow_consumer_slows_the_sending(gateway: Gateway, kind: str) -> None:
-    spy = Spy(pairs(200))
-    rows: Any = spy.as_list() if kind == "list" else spy.as_generator()
-    async with client(gateway.url) as voice, voice.submit_many(rows, concurrency=5) as run:
+@pytest.mark.parametrize("kind", [*IN_MEMORY, *READ_AHEAD_OF])
+@pytest.mark.parametrize("concurrency", [1, 10])
+async def test_at_most_32_rows_more_than_are_in_flight_are_taken_beyond_what_was_read(
+    gateway: Gateway, kind: str, concurrency: int
+) -> None:
+    """Whatever the source, at any moment, while the consumer reads in its own time."""
+    spy = Spy(pairs(300))
+    read = 0
+    beyond: list[int] = []
+    spy.look = lambda: beyond.append(spy.taken - read)
+    async with (
+        client(gateway.url) as voice,
+        voice.submit_many(source(kind, spy), concurrency=concurrency) as run,
+    ):
+        async for _ in run:
+            read += 1
+            if read % 20 == 1:
+                # As many as may be started meanwhile are started.
+                await until(
+                    lambda: (
+                        min(300, read + concurrency + 32) == spy.taken
+                        or len(gateway.mobiles) >= spy.taken - 32
+                    )
+                )
+                await turns()
+    assert 300 == read == spy.taken
+    assert 1 <= max(beyond) <= concurrency + 32
+
+
+@pytest.mark.parametrize("kind", ["list", "generator", "async_generator"])
+async def test_a_consumer_that_stops_early_has_rung_few_extra_phones(
+    gateway: Gateway, kind: str
+) -> None:
+    spy = Spy(pairs(1000))
+    async with client(gateway.url) as voice:
+        async with voice.submit_many(source(kind, spy), concurrency=10) as run:
+            await run.__anext__()
+            await until(lambda: len(gateway.mobiles) >= 32 and not gateway.running)
+            await turns()
+            assert spy.taken <= 1 + 10 + 32
+            assert 32 <= len(gateway.mobiles) <= 1 + 10 + 32
+        made = [outcome async for outcome in run]
+    assert len(made) + 1 == spy.taken == run.report.total
+    assert len(gateway.mobiles) == run.report.counts[S.ACCEPTED]
+
+
+async def test_reading_on_makes_room(gateway: Gateway) -> None:
+    """Some rows at a time are started again, and none is left out."""
+    async with client(gateway.url) as voice, voice.submit_many(pairs(200), concurrency=5) as run:
         await held_up(gateway, run)
-        assert FEW <= len(gateway.mobiles) < FEW + 5
-        assert spy.taken <= FEW + 5 + 32
-        seen = {(await run.__anext__()).index for _ in range(FEW // 2 - 5)}
-        await turns()
-        assert len(gateway.mobiles) < FEW + 5
-        # Half of them read, and it goes on.
         sent = len(gateway.mobiles)
-        seen |= {(await run.__anext__()).index for _ in range(10)}
+        assert 5 + 32 == sent
+        seen = {(await run.__anext__()).index for _ in range(10)}
+        await turns()
+        assert sent == len(gateway.mobiles)
+        seen |= {(await run.__anext__()).index for _ in range(20)}
         await gateway.arrived(sent + 1)
         seen |= {outcome.index async for outcome in run}
     assert set(range(200)) == seen
 
 
-async def test_by_default_a_few_hundred_outcomes_lie_unread(gateway: Gateway) -> None:
-    async with client(gateway.url) as voice, voice.submit_many(pairs(1000), concurrency=9) as run:
-        await held_up(gateway, run)
-        assert 256 <= len(gateway.mobiles) < 256 + 9
-
-
 async def test_bad_rows_do_not_pile_up_either(gateway: Gateway) -> None:
     spy = Spy([None] * 1000)
-    async with client(gateway.url) as voice, voice.submit_many(spy.as_list()) as run:
-        await held_up(gateway, run)
-        assert 256 == spy.taken
-        assert 1000 == (await run.finish()).total
+    async with client(gateway.url) as voice:
+        async with voice.submit_many(spy.as_list(), concurrency=8) as run:
+            await held_up(gateway, run)
+            assert 8 + 32 == spy.taken
+            assert 1000 == (await run.finish()).total
 
 
-@pytest.mark.usefixtures("_few_unread")
 @pytest.mark.parametrize("ending", ["stop", "abort", "leave"])
-async def test_stopped_while_nobody_reads(gateway: Gateway, ending: str) -> None:
+async def test_stopped_while_the_outcomes_are_not_read(gateway: Gateway, ending: str) -> None:
     spy = Spy(pairs(1000))
     async with client(gateway.url) as voice:
         async with voice.submit_many(spy.as_list(), concurrency=5) as run:
@@ -289,25 +331,41 @@ async def test_stopped_while_nobody_reads(gateway: Gateway, ending: str) -> None
         made = [outcome.index async for outcome in run]
     assert list(range(spy.taken)) == sorted(made)
     assert {S.ACCEPTED: spy.taken} == counted(run.report)
-    assert len(gateway.mobiles) == spy.taken < FEW + 5
+    assert len(gateway.mobiles) == spy.taken == 5 + 32
+
+
+async def test_a_row_that_waited_for_its_quota_waits_for_room_too(gateway: Gateway) -> None:
+    """It was not counted while it waited, so it has to find room when it starts."""
+    quota = RecipientQuota(per_minute=1, per_day=None)
+    rows = [pair(0), pair(0), *pairs(60)[1:]]
+    async with (
+        client(gateway.url, quota=quota) as voice,
+        voice.submit_many(rows, concurrency=3, wait_for_quota=True) as run,
+    ):
+        await held_up(gateway, run)
+        # Its minute is over.
+        quota._limits = ()
+        run._late[0] = (0.0, *run._late[0][1:])
+        run._room_came()
+        await turns()
+        assert 3 + 32 == len(gateway.mobiles)
+        assert 61 == (await run.finish()).total
+    assert 2 == gateway.mobiles.count(mobile(0))
 
 
 async def test_two_readers_share_the_outcomes(gateway: Gateway) -> None:
-    """A reader whose batch was taken by the other goes on instead of ending."""
+    """A reader that finds an outcome taken by the other goes on instead of ending."""
     async with client(gateway.url) as voice, voice.submit_many(pairs(30), concurrency=10) as run:
 
-        async def read() -> int:
-            count = 0
-            while batch := await run.next_batch(0.005):
-                count += len(batch)
-                # The second is woken by the same outcome, lingers, and finds nothing.
-            return count
+        async def read() -> list[int]:
+            return [outcome.index async for outcome in run]
 
         gateway.held = lambda number: number != pair(0)[0]
         readers = [asyncio.create_task(read()) for _ in range(2)]
         await gateway.arrived(10)
-        await until(lambda: run.report.total == 1 and not run._outcomes)
+        await until(lambda: run.report.total == 1 and not len(run._outcomes))
         await turns()
         assert not any(reader.done() for reader in readers)
         gateway.release()
-        assert 30 == sum(await asyncio.gather(*readers))
+        one, two = await asyncio.gather(*readers)
+    assert list(range(30)) == sorted(one + two)

@@ -377,8 +377,7 @@ def test_the_collector_may_finalise_in_the_loops_own_thread(gateway: SandboxGate
         thread.stop(10, cancel_remaining=True)
 
     thread.begin(finalise, Future())
-    thread._thread.join(timeout=10)
-    assert not thread._thread.is_alive()
+    assert thread._ended.wait(10)
     assert client._finalizer is not None
     client._finalizer.detach()
 

@@ -1,0 +1,195 @@
+"""A blocking consumer that signal handlers interrupt, and that goes on: no outcome is lost."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import ihuyi_voice
+from ihuyi_voice import BulkStoppedError, OutcomeStatus, VoiceClient
+from ihuyi_voice.bulk_outcomes import OutcomeQueue
+from ihuyi_voice.sandbox import Chaos
+from tests.bulk.spies import Spy, counted, pairs, sandbox, source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+    from ihuyi_voice.blocking_bulk import BlockingBulkRun
+
+S = OutcomeStatus
+ROWS = 3000
+
+
+class TimeLimitError(Exception):
+    """As Celery's soft time limit: raised by a signal handler, wherever the program is."""
+
+
+PLACES = (str(Path(ihuyi_voice.__file__).parent), __file__)
+
+
+def consume(run: BlockingBulkRun, seen: list[int]) -> None:
+    for outcome in run:
+        seen.append(outcome.index)  # noqa: PERF401 - what was read before it raised
+
+
+class Interrupter:
+    """Raises in `consume` and in what it calls, every few hundred microseconds.
+
+    Attributes:
+        raised: how often it did.
+        enough: raise no more than this.
+        at_last: called when that is reached.
+    """
+
+    def __init__(self) -> None:
+        self.raised = 0
+        self.enough = 1_000_000
+        self.at_last: Callable[[], object] = lambda: None
+        self._random = random.Random(7)
+
+    def __call__(self, _: int, frame: FrameType | None) -> None:
+        # Never twice at the same place.
+        signal.setitimer(signal.ITIMER_REAL, self._random.uniform(0.0002, 0.002))
+        # Not in a finaliser that the collector runs: what it raises is lost.
+        if frame is None or not frame.f_code.co_filename.startswith(PLACES):
+            return
+        caller: FrameType | None = frame
+        while caller is not None and caller.f_code is not consume.__code__:
+            caller = caller.f_back
+        if caller is None or self.raised == self.enough:
+            return
+        self.raised += 1
+        if self.raised == self.enough:
+            self.at_last()
+        raise TimeLimitError
+
+    def read_all(self, run: BlockingBulkRun) -> list[int]:
+        """Iterate, and go on after every interruption, until the run is over."""
+        seen: list[int] = []
+        while True:
+            try:
+                consume(run, seen)
+            except TimeLimitError:
+                continue
+            return seen
+
+
+@pytest.fixture
+def interrupter() -> Iterator[Interrupter]:
+    interrupter = Interrupter()
+    before = signal.signal(signal.SIGALRM, interrupter)
+    signal.setitimer(signal.ITIMER_REAL, 0.001)
+    yield interrupter
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(params=[0.0, 0.003])
+def voice(request: pytest.FixtureRequest) -> Iterator[VoiceClient]:
+    gateway = sandbox(chaos=Chaos(latency_jitter=request.param))
+    with (
+        gateway.serve_in_thread() as url,
+        VoiceClient("sandbox", "sandbox-key", base_url=url, quota=None, timeout=15.0) as voice,
+    ):
+        yield voice
+
+
+@pytest.mark.parametrize("kind", ["list", "generator", "async_generator"])
+def test_an_interrupted_consumer_that_goes_on_gets_every_outcome_once(
+    voice: VoiceClient, interrupter: Interrupter, kind: str
+) -> None:
+    rows: Any = source(kind, Spy(pairs(ROWS)))
+    with voice.submit_many(rows, concurrency=50) as run:
+        seen = interrupter.read_all(run)
+    assert list(range(ROWS)) == sorted(seen)
+    assert {S.ACCEPTED: ROWS} == counted(run.report)
+    assert interrupter.raised > 10
+
+
+def test_outcomes_that_are_there_already_are_not_lost_to_an_interrupted_consumer(
+    interrupter: Interrupter,
+) -> None:
+    """Most interruptions of a fast consumer come while it takes one, not while it waits."""
+    queue, seen, count = OutcomeQueue(), [], 200_000
+    taking: Any = queue.taking
+
+    class Run:
+        def __iter__(self) -> Run:
+            return self
+
+        def __next__(self) -> Any:
+            queue.announce()
+            try:
+                for outcome in taking:  # pragma: no branch - it never ends
+                    return outcome
+            except IndexError:
+                pass
+            raise StopIteration
+
+    class Indexed:
+        def __init__(self, index: int) -> None:
+            self.index = index
+
+    any_queue: Any = queue
+    for n in range(count):
+        any_queue.put(Indexed(n))
+    any_run: Any = Run()
+    seen = interrupter.read_all(any_run)
+    assert list(range(count)) == seen
+    assert count == queue.read
+    assert interrupter.raised > 10
+
+
+def test_what_stopped_the_run_is_raised_in_spite_of_interruptions(
+    interrupter: Interrupter,
+) -> None:
+    gateway = sandbox(balance=500)
+    with (
+        gateway.serve_in_thread() as url,
+        VoiceClient("sandbox", "sandbox-key", base_url=url, quota=None, timeout=15.0) as voice,
+        voice.submit_many(pairs(ROWS), concurrency=20) as run,
+        pytest.raises(BulkStoppedError, match="the balance is used up"),
+    ):
+        interrupter.read_all(run)
+
+
+def test_interrupted_once_and_left_what_was_taken_is_read_after_the_block(
+    voice: VoiceClient,
+) -> None:
+    """As with Ctrl-C: the block stops at once, and afterwards nothing is missing."""
+    seen: list[int] = []
+    spy = Spy(pairs(ROWS))
+    with pytest.raises(KeyboardInterrupt), voice.submit_many(spy.as_list(), concurrency=20) as run:
+        for outcome in run:
+            seen.append(outcome.index)
+            if len(seen) == 100:
+                signal.raise_signal(signal.SIGINT)
+    assert 100 == len(seen)
+    seen += [outcome.index for outcome in run]
+    assert list(range(spy.taken)) == sorted(seen)
+    assert spy.taken == run.report.total < ROWS
+
+
+def test_waits_that_are_interrupted_leave_nothing_behind(
+    voice: VoiceClient, interrupter: Interrupter
+) -> None:
+    """A thread has one bell at most, however often its wait is interrupted."""
+    go_on = threading.Event()
+    interrupter.enough, interrupter.at_last = 50, go_on.set
+
+    def rows() -> Iterator[tuple[str, str]]:
+        yield from pairs(1)
+        assert go_on.wait(20)
+        yield from pairs(2)
+
+    with voice.submit_many(rows()) as run:
+        assert [0, 1, 2] == interrupter.read_all(run)
+        assert len(run._outcomes._bells) <= 1
+    assert 50 == interrupter.raised
