@@ -344,7 +344,7 @@ async def test_a_row_that_waited_for_its_quota_waits_for_room_too(gateway: Gatew
     ):
         await held_up(gateway, run)
         # Its minute is over.
-        quota._limits = ()
+        quota._limits = ((1, 1e-6),)
         run._late[0] = (0.0, *run._late[0][1:])
         run._room_came()
         await turns()
