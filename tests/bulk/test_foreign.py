@@ -18,7 +18,6 @@ from ihuyi_voice import (
     NotSentError,
     Outcome,
     OutcomeStatus,
-    OutcomeUnknownError,
     RecipientQuota,
     SubmitRequest,
     VoiceClient,
@@ -37,7 +36,6 @@ from tests.bulk.spies import (
     sandbox,
     source,
     turns,
-    until,
 )
 from tests.rogue import ACCEPTED
 
@@ -78,7 +76,7 @@ async def read(run: BulkRun, seen: list[int]) -> BaseException | None:
     """Read to the end; what the run raises there."""
     try:
         async for outcome in run:
-            seen.append(outcome.index)
+            seen.append(outcome.index)  # noqa: PERF401 - what was read before it raised
     except BaseException as error:  # noqa: BLE001 - looked at by the test
         return error
     return None
@@ -93,11 +91,13 @@ async def test_what_a_source_raises_is_raised_after_the_outcomes_of_its_rows(
     raising_at(41, spy, error)
     rows: Any = source(kind, spy)
     with leaving_nothing():
-        async with client(gateway.url) as voice:
-            async with voice.submit_many(rows, concurrency=5) as run:
-                assert error is await read(run, seen)
-                # Once; the run is over.
-                assert 40 == (await run.finish()).total
+        async with (
+            client(gateway.url) as voice,
+            voice.submit_many(rows, concurrency=5) as run,
+        ):
+            assert error is await read(run, seen)
+            # Once; the run is over.
+            assert 40 == (await run.finish()).total
     assert list(range(40)) == sorted(seen)
     assert {S.ACCEPTED: 40} == counted(run.report)
 
@@ -246,14 +246,20 @@ async def test_what_would_end_a_loop_is_raised_as_a_runtime_error(
         ):
             run.finish()
 
-    with pytest.raises(RuntimeError, match=f"of the caller's raised {make.__name__}") as caught:
+    async def on_the_loop() -> None:
+        async with (
+            client(gateway.url) as voice,
+            voice.submit_many(pairs(5), stop_on=stop_on) as run,
+        ):
+            await run.finish()
+
+    with ThreadPoolExecutor(1) as pool:
+        ended: Any = on_the_loop()
         if blocking:
-            with ThreadPoolExecutor(1) as pool:
-                await asyncio.get_running_loop().run_in_executor(pool, block)
-        else:
-            async with client(gateway.url) as voice:
-                async with voice.submit_many(pairs(5), stop_on=stop_on) as run:
-                    await run.finish()
+            ended.close()
+            ended = asyncio.get_running_loop().run_in_executor(pool, block)
+        with pytest.raises(RuntimeError, match=f"the caller's raised {make.__name__}") as caught:
+            await ended
     assert error is caught.value.__cause__
 
 
