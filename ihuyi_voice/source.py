@@ -253,9 +253,8 @@ class _AsyncSource(_BufferedSource):
         self._rows = rows
         self._unread = 0
         self._permitted: anyio.Event | None = None
-        # Around the whole iteration, because a generator may enter scopes that outlast one row.
-        self._scope: anyio.CancelScope | None = None
-        self._iterating = False
+        # The task that waits for a row of the iterable, if it may be cancelled there.
+        self._waiting: asyncio.Task[object] | None = None
 
     def grant(self, count: int) -> None:
         self._granted += count
@@ -267,33 +266,37 @@ class _AsyncSource(_BufferedSource):
         await self._news.wait()
 
     async def pump(self) -> None:
-        with anyio.CancelScope() as self._scope:
-            iterator: AsyncIterator[object] | None = None
-            try:
-                iterator = aiter(self._rows)
-                await self._read(iterator)
-            except BaseException as error:
-                if isinstance(error, anyio.get_cancelled_exc_class()) and is_cancelled():
+        iterator: AsyncIterator[object] | None = None
+        try:
+            iterator = aiter(self._rows)
+            await self._read(iterator)
+        except BaseException as error:
+            if not isinstance(error, anyio.get_cancelled_exc_class()):
+                self.error = error
+            elif not self._stopped:
+                if is_cancelled():
                     raise
                 self.error = error
-            finally:
-                self._end(await _aclose(iterator))
+        finally:
+            self._end(await _aclose(iterator))
 
     def stop(self) -> None:
         self._stopped = True
         self._permit()
-        if self._iterating and self._scope is not None:
-            self._scope.cancel()
+        waiting, self._waiting = self._waiting, None
+        # Once, and by no scope: the iterable may have to wait while it cleans up.
+        if waiting is not None and waiting is not asyncio.current_task():
+            waiting.cancel()
 
     async def _read(self, iterator: AsyncIterator[object]) -> None:
         while await self._permission():
-            self._iterating = True
+            self._waiting = asyncio.current_task()
             try:
                 self._buffer.append(as_request(await anext(iterator)))
             except StopAsyncIteration:
                 return
             finally:
-                self._iterating = False
+                self._waiting = None
             self._unread -= 1
             self._tell()
 
