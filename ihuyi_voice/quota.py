@@ -20,7 +20,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from .errors import QuotaExceededError
-from .models import check_count, mask_mobile
+from .models import Secret, check_count, mask_mobile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,6 +43,11 @@ class QuotaStore(Protocol):
 
     `limits` is a sequence of (count, seconds): within any window of that many
     seconds at most that many reservations may stand.
+
+    A client waits for `reserve` until the request's deadline and for `release`
+    for 2 seconds, and then cancels the call. A reservation that is returned
+    after that is released. One that is made and not returned stays until its
+    window has passed.
     """
 
     async def reserve(self, mobile: str, now: float, limits: Sequence[tuple[int, float]]) -> float:
@@ -202,12 +207,22 @@ class RecipientQuota:
         Raises:
             QuotaExceededError: a limit is reached; nothing is reserved.
         """
+        # What the clock and the store raise must not find the number in this frame.
+        number = Secret(mobile)
+        del mobile
         now = self._clock()
-        wait = await self._store.reserve(mobile, now, self._limits)
+        wait = float(await self._store.reserve(number.reveal(), now, self._limits))
         if wait > 0.0:
-            raise QuotaExceededError(mask_mobile(mobile), wait)
+            raise QuotaExceededError(mask_mobile(number.reveal()), wait)
         return now
 
     async def release(self, mobile: str, reserved_at: float) -> None:
         """Give a reservation back, because nothing was sent."""
-        await self._store.release(mobile, reserved_at)
+        number = Secret(mobile)
+        del mobile
+        await self._store.release(number.reveal(), reserved_at)
+
+
+def never_waits(quota: RecipientQuota) -> bool:
+    """Whether its calls return at once, because it is in this process's memory."""
+    return type(quota) is RecipientQuota and type(quota._store) is MemoryQuotaStore  # noqa: SLF001 - the same module
