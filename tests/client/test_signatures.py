@@ -151,4 +151,4 @@ def test_what_overrides_the_environment_is_passed_on_untouched(
     monkeypatch.delenv("IHUYI_VOICE_BASE_URL", raising=False)
     assert {"api_id": "a", "api_key": "b", "timeout": 1.0} == options_from_env(
         {"api_id": "a", "api_key": "b", "timeout": 1.0}
-    )
+    ).reveal()
