@@ -20,7 +20,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from .errors import QuotaExceededError
-from .models import Secret, check_count, mask_mobile
+from .models import check_count, mask_mobile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -207,20 +207,26 @@ class RecipientQuota:
         Raises:
             QuotaExceededError: a limit is reached; nothing is reserved.
         """
-        # What the clock and the store raise must not find the number in this frame.
-        number = Secret(mobile)
-        del mobile
-        now = self._clock()
-        wait = float(await self._store.reserve(number.reveal(), now, self._limits))
+        try:
+            now = self._clock()
+            wait = float(await self._store.reserve(mobile, now, self._limits))
+        except BaseException:
+            # What the clock and the store raise must not find the number in this frame.
+            del mobile
+            raise
         if wait > 0.0:
-            raise QuotaExceededError(mask_mobile(number.reveal()), wait)
+            masked = mask_mobile(mobile)
+            del mobile
+            raise QuotaExceededError(masked, wait)
         return now
 
     async def release(self, mobile: str, reserved_at: float) -> None:
         """Give a reservation back, because nothing was sent."""
-        number = Secret(mobile)
-        del mobile
-        await self._store.release(number.reveal(), reserved_at)
+        try:
+            await self._store.release(mobile, reserved_at)
+        except BaseException:
+            del mobile
+            raise
 
 
 def never_waits(quota: RecipientQuota) -> bool:

@@ -214,10 +214,11 @@ class Requester:
 
     def _checked(self, request: SubmitRequest) -> Admitted | InvalidRequestError:
         """As `check`; nothing is raised in this frame, which holds number and code."""
-        number, code = read_mobile(request.mobile), read_content(request.content)
-        if isinstance(number, InvalidRequestError):
+        number = read_mobile(request.mobile)
+        if not isinstance(number, str):
             return number
-        if isinstance(code, InvalidRequestError):
+        code = read_content(request.content)
+        if not isinstance(code, str):
             return code
         key = request.idempotency_key
         if self.claims is not None:

@@ -240,22 +240,24 @@ class Redaction:
             none of them.
     """
 
-    __slots__ = ("_compared", "_harmless", "_short")
+    __slots__ = ("_compared", "_harmless", "_numbers", "_short")
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         compared = {secret: _letters(secret) for secret in secrets if secret}
-        self._compared = tuple({c: None for c in compared.values() if len(c) >= _COMPARED})
+        self._compared = tuple(dict.fromkeys(c for c in compared.values() if len(c) >= _COMPARED))
         self._short = tuple(secret for secret, c in compared.items() if len(c) < _COMPARED)
-        # Texts without any digit and without a secret of the account: what nearly every
-        # answer says. No number or code of a request can be in them.
+        self._numbers = tuple(filter(str.isdigit, self._compared))
+        # Printable texts without any digit and without a secret of the account: what nearly
+        # every answer says. No number or code of a request can be in them.
         self._harmless: set[str] = set()
 
-    def mask(self, text: str, *of_the_request: str) -> str:
-        """The text with `****` for each secret.
+    def mask(self, text: str, mobile: str = "", content: str = "") -> str:
+        """The text with `****` for each secret, and blanks for control characters.
 
         Args:
             text: the gateway's words.
-            *of_the_request: its number and its code, as they were sent.
+            mobile: the number of the request, 11 ASCII digits, if it has one.
+            content: its code, 4-6 ASCII digits, if it has one.
         """
         if text in self._harmless:
             return text
@@ -265,7 +267,7 @@ class Redaction:
         places = [place for place, some in enumerate(letters) for _ in some]
         spans = [
             (places[at], places[at + len(secret) - 1] + 1)
-            for secret in (*of_the_request, *self._compared)
+            for secret in filter(None, (mobile, content, *self._compared))
             for at in _places_of(secret, compared)
         ]
         for secret in self._short:
@@ -274,18 +276,27 @@ class Redaction:
         aligned = "".join(some if len(some) == 1 else " " for some in letters)
         spans += [match.span() for match in _passwords(aligned)]
         if spans:
-            return _with_masked(text, sorted(spans))
-        if len(self._harmless) < _REMEMBERED_TEXTS and not any(map(str.isdigit, compared)):
+            text = _with_masked(text, sorted(spans))
+        if not text.isprintable():
+            # Control characters would forge log lines and steer terminals.
+            return " ".join(_printable(text).split())
+        if not spans and len(self._harmless) < _REMEMBERED_TEXTS and not _has_digit(compared):
             self._harmless.add(text)
         return text
 
-    def covers(self, voice_id: str, *of_the_request: str) -> bool:
-        """Whether an id is a secret, or holds a long one."""
-        letters = voice_id if voice_id.isdigit() else _letters(voice_id)
-        for secret in (*of_the_request, *self._compared):
-            if secret in letters and (len(secret) >= _LONG or secret == letters):
+    def covers(self, voice_id: str, mobile: str, content: str) -> bool:
+        """Whether an id is a secret, or holds a long one; arguments as of `mask`."""
+        if voice_id.isdigit():
+            # As nearly every id: only what is a number can be in it.
+            letters, secrets = voice_id, self._numbers
+        else:
+            letters, secrets = _letters(voice_id), self._compared
+        if mobile in letters or content == letters or voice_id in self._short:
+            return True
+        for secret in secrets:
+            if secret == letters or (len(secret) >= _LONG and secret in letters):
                 return True
-        return voice_id in self._short
+        return False
 
 
 def _places_of(secret: str, text: str) -> Iterator[int]:
@@ -303,6 +314,13 @@ def _with_masked(text: str, spans: list[tuple[int, int]]) -> str:
             masked += f"{text[done:begin]}****"
         done = max(done, end)
     return masked + text[done:]
+
+
+_has_digit = re.compile(r"[0-9]").search
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _letters(text: str) -> str:
@@ -498,27 +516,21 @@ def _code(fields: Mapping[str, object]) -> int:
     raise _UnreadableError(msg)
 
 
-def _msg(fields: Mapping[str, object], redaction: Redaction, *of_the_request: str) -> str:
+def _msg(
+    fields: Mapping[str, object], redaction: Redaction, mobile: str = "", content: str = ""
+) -> str:
     value = fields.get("msg")
-    if not isinstance(value, str):
-        return ""
-    value = redaction.mask(value, *of_the_request)
-    # Control characters would forge log lines and steer terminals.
-    return value if value.isprintable() else " ".join(_printable(value).split())
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text)
+    return redaction.mask(value, mobile, content) if isinstance(value, str) else ""
 
 
 def _voice_id(
-    fields: Mapping[str, object], redaction: Redaction, *of_the_request: str
+    fields: Mapping[str, object], redaction: Redaction, mobile: str, content: str
 ) -> str | None:
     """The id of an answer, where it has one that can be read and shown."""
     for name in _ID_NAMES:
         value = fields.get(name)
         text = str(value).strip() if type(value) in (str, int) else ""
-        if text.strip("0") and _is_id(text) and not redaction.covers(text, *of_the_request):
+        if text.strip("0") and _is_id(text) and not redaction.covers(text, mobile, content):
             return text
     return None
 
