@@ -355,7 +355,8 @@ CASES: dict[str, Case] = {
         for status, error, code in (
             ("accepted", None, 2),
             ("refused", GatewayError, 405),
-            ("refused", GatewayError, 4099),
+            # With an id it may have been placed.
+            ("unknown", OutcomeUnknownError, 4099),
         )
         for how in cast("tuple[Echo, ...]", ("in msg of JSON", "in msg of XML", "in voiceid"))
         for words, base_url, options in (
