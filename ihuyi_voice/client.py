@@ -174,7 +174,10 @@ class AsyncVoiceClient:
             ValueError: a variable is not set, or as the class raises.
         """
         options = options_from_env(overrides)
+        # What is raised from here on must not find them in this frame.
         del overrides
+        if isinstance(options, ValueError):
+            raise options
         return cls(**options.reveal())
 
     async def submit(
@@ -309,6 +312,9 @@ class AsyncVoiceClient:
         await self.aclose()
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_requester"):
+            # A tool shows it because its constructor raised.
+            return f"<{type(self).__name__} not made>"
         state = "closed" if self._closed else "open" if self._transport else "not yet used"
         return f"<{type(self).__name__} {self.base_url} {state}>"
 
@@ -425,21 +431,12 @@ class ConcealedOptions:
         return self._options
 
 
-def options_from_env(overrides: ClientOptions) -> ConcealedOptions:
+def options_from_env(overrides: ClientOptions) -> ConcealedOptions | ValueError:
     """The overrides, and what they leave open taken from the environment.
 
-    Raises:
-        ValueError: a variable that is needed is not set.
+    An error where a variable is not set: it is for the caller to raise, without
+    the overrides in its frame.
     """
-    options = _from_environment(overrides)
-    # What is raised here must not find them in this frame.
-    del overrides
-    if isinstance(options, ValueError):
-        raise options
-    return options
-
-
-def _from_environment(overrides: ClientOptions) -> ConcealedOptions | ValueError:
     options: ClientOptions = {}
     if base_url := os.environ.get("IHUYI_VOICE_BASE_URL"):
         options["base_url"] = base_url

@@ -154,7 +154,10 @@ class VoiceClient:
             ValueError: a variable is not set, or as the class raises.
         """
         options = options_from_env(overrides)
+        # What is raised from here on must not find them in this frame.
         del overrides
+        if isinstance(options, ValueError):
+            raise options
         return cls(**options.reveal())
 
     def submit(
@@ -284,6 +287,9 @@ class VoiceClient:
         self.close()
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_finalizer"):
+            # A tool shows it because its constructor raised.
+            return f"<{type(self).__name__} not made>"
         state = "closed" if self._closed else "open" if self._thread else "not yet used"
         return f"<{type(self).__name__} {self._client.base_url} {state}>"
 

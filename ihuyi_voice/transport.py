@@ -290,6 +290,8 @@ class AiohttpTransport:
                 response.release()
         except Exception as exception:  # noqa: BLE001 - translated, whatever it is
             error = self._translate(exception, exchange)
+            # What is raised below must not find half an answer in this frame.
+            received = b""
         else:
             exchange.may_have_been_written = True
             return answer

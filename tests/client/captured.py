@@ -11,7 +11,8 @@ import io
 import json
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +77,7 @@ def walked(value: object, depth: int = 6) -> Iterator[str]:
     inner: list[object] = []
     if isinstance(value, Mapping):
         inner = [*value.keys(), *value.values()]
-    elif isinstance(value, Sequence | Set):
+    elif isinstance(value, Sequence | AbstractSet):
         inner = [*value]
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         written = type(value).__repr__
@@ -132,8 +133,9 @@ def by_rich(error: BaseException) -> str:
 def by_loguru(error: BaseException) -> str:
     out = io.StringIO()
     logger = loguru.logger
-    # With its defaults, `backtrace` and `diagnose` among them.
-    sink = logger.add(out, format="{message}", colorize=False)
+    # `diagnose`, which shows variables, is on by default. `backtrace` adds the frames that
+    # called the outermost one, and those are the tests'.
+    sink = logger.add(out, format="{message}", colorize=False, backtrace=False)
     try:
         logger.opt(exception=error).error("what happened")
     finally:

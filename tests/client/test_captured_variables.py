@@ -169,7 +169,7 @@ def test_the_witness_sees_what_a_frame_holds(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     names: dict[str, Any] = {"__name__": "leaky"}
-    exec(compile(source.read_text(encoding="utf-8"), str(source), "exec"), names)  # noqa: S102 - a frame that is not the tests'
+    exec(compile(source.read_text("utf-8"), source, "exec", dont_inherit=True), names)  # noqa: S102 - a frame that is not the tests'
 
     def fail(rows: object) -> NoReturn:
         raise LookupError
