@@ -10,11 +10,11 @@ import contextlib
 import logging
 import time
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from .errors import ACCEPTED, InvalidRequestError
-from .models import OutcomeStatus, mask_mobile
-from .wire import check_mobile
+from .models import OutcomeStatus, SubmitRequest, mask_mobile
+from .wire import read_mobile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,6 +76,13 @@ class DeferredLog:
                 write(self._entries.popleft())
 
 
+class Masked(Protocol):
+    """A request that was checked and shows its number masked."""
+
+    def masked_mobile(self) -> str:
+        """The number as it may be shown."""
+
+
 class RequestLog:
     """Makes the log entries of one client.
 
@@ -98,15 +105,19 @@ class RequestLog:
         self.is_wanted = is_wanted
 
     def submit(
-        self, mobile: object, end: SubmitResult | BaseException, status: OutcomeStatus, began: float
+        self,
+        request: Masked | SubmitRequest | None,
+        end: SubmitResult | BaseException,
+        status: OutcomeStatus,
+        began: float,
     ) -> None:
-        """The line for one submit; `mobile` as the caller gave it."""
-        self.request("submit", mobile, end, status, began)
+        """The line for one submit; None for a row that is no request."""
+        self.request("submit", request, end, status, began)
 
     def request(
         self,
         operation: str,
-        mobile: object,
+        request: Masked | SubmitRequest | None,
         end: SubmitResult | Balance | BaseException,
         status: OutcomeStatus,
         began: float,
@@ -114,12 +125,9 @@ class RequestLog:
         """The line for one request that began at `began`, on `time.monotonic`."""
         if not self.is_wanted():
             return
-        number = ""
-        with contextlib.suppress(InvalidRequestError):
-            number = check_mobile(mobile)
         args = (
             operation,
-            mask_mobile(number),
+            _masked(request),
             status.value,
             ACCEPTED if status is OutcomeStatus.ACCEPTED else getattr(end, "code", "-"),
             getattr(end, "voice_id", None) or "-",
@@ -130,3 +138,13 @@ class RequestLog:
     def warn(self, message: str, *args: object) -> None:
         """A warning about a request."""
         self.sink(LogEntry(logging.WARNING, message, args))
+
+
+def _masked(request: Masked | SubmitRequest | None) -> str:
+    """The number of a request as it may be shown; `****` where it has none."""
+    if request is None:
+        return mask_mobile("")
+    if not isinstance(request, SubmitRequest):
+        return request.masked_mobile()
+    number = read_mobile(request.mobile)
+    return mask_mobile("" if isinstance(number, InvalidRequestError) else number)

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ._loop_thread import CLOSED, Handover, LoopThread, import_ahead
 from .blocking_bulk import BlockingBulkRun
 from .bulk import BulkOptions, is_account_level
-from .client import AsyncVoiceClient, options_from_env
+from .client import AsyncVoiceClient, conceal, options_from_env
 from .errors import NotSentError, OutcomeUnknownError
 from .models import DEFAULT_BASE_URL, SubmitRequest
 from .quota import QuotaDefault
@@ -133,6 +133,8 @@ class VoiceClient:
         clock: Callable[[], float] = time.time,
         allow_running_loop: bool = False,
     ) -> None:
+        # What is raised from here on must not find them in this frame.
+        api_key, base_url, proxy = conceal(api_key), conceal(base_url), conceal(proxy)
         # Checked settings, from which each loop thread makes its client. Never opened.
         self._client = AsyncVoiceClient(
             api_id,
@@ -178,7 +180,12 @@ class VoiceClient:
         Raises:
             ValueError: a variable is not set, or as the class raises.
         """
-        return cls(**options_from_env(overrides))
+        options = options_from_env(overrides)
+        # What is raised from here on must not find them in this frame.
+        del overrides
+        if isinstance(options, ValueError):
+            raise options
+        return cls(**options.reveal())
 
     def submit(
         self, mobile: str, content: str, *, idempotency_key: str | None = None
@@ -323,6 +330,9 @@ class VoiceClient:
         self.close()
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_finalizer"):
+            # A tool shows it because its constructor raised.
+            return f"<{type(self).__name__} not made>"
         state = "closed" if self._closed else "open" if self._thread else "not yet used"
         return f"<{type(self).__name__} {self.base_url} {state}>"
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
     from .errors import IhuyiVoiceError
-    from .models import Answer, Settings
+    from .models import Answer, Settings, SignedBody
 
 __all__ = ["WORDS", "AiohttpTransport", "Exchange", "Transport"]
 
@@ -60,17 +60,10 @@ _HEADERS = {"User-Agent": "ihuyi-voice"}
 _CLOSING_TURNS = 4
 
 
-class SignedBody(Protocol):
-    """The form of one request, which no repr shows."""
-
-    def reveal(self) -> bytes:
-        """The bytes to be written."""
-
-
 class Transport(Protocol):
     """The way to the gateway, in one method."""
 
-    async def post(self, target: str, body: SignedBody | bytes, exchange: Exchange) -> Answer:
+    async def post(self, target: str, body: SignedBody, exchange: Exchange) -> Answer:
         """POST the form `body` to `target` (path and query) exactly once.
 
         Raises:
@@ -175,7 +168,7 @@ class AiohttpTransport:
             trace_configs=marking(trace_configs),
         )
 
-    async def post(self, target: str, body: SignedBody | bytes, exchange: Exchange) -> Answer:
+    async def post(self, target: str, body: SignedBody, exchange: Exchange) -> Answer:
         """See `Transport.post`."""
         remaining = exchange.remaining()
         if exchange.is_late():
@@ -199,7 +192,7 @@ class AiohttpTransport:
         try:
             sending = self._session.post(
                 url,
-                data=Form(body if isinstance(body, bytes) else body.reveal()),
+                data=Form(body.reveal()),
                 allow_redirects=False,
                 timeout=timeout,
                 proxy=None if proxy is None else proxy.url,
