@@ -55,9 +55,9 @@ class Server:
     __slots__ = ("_url", "place")
 
     def __init__(self, url: URL) -> None:
-        # Without the query, which may contain a password too.
-        self.place: str = url.set(query={}).render_as_string(hide_password=True)
         self._url = url.set(drivername="postgresql+psycopg")
+        # Without the query, which may contain a password too.
+        self.place: str = self._url.set(query={}).render_as_string(hide_password=True)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.place}>"
