@@ -15,7 +15,7 @@ import secrets
 import sqlite3
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from sqlalchemy import and_, delete, func, inspect, or_, select, update
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -63,6 +63,9 @@ _ADVISORY_LOCK = 4_805_719_362
 
 _c = calls.c
 
+Errors: TypeAlias = tuple[type[Exception], ...]
+_ERRORS: Errors = (SQLAlchemyError, sqlite3.Error, OSError)
+
 
 class Connection:
     """One open connection, used by one thread at a time and never across a fork.
@@ -82,7 +85,8 @@ class Connection:
         self._row_patience = 0.0
         self._store = store
         self._files: dict[str, Identity] = {}
-        with self._stated():
+        # A driver may raise anything, through frames that hold the password.
+        with self._stated((Exception,)):
             self._connection = store.engine(writing=writing).connect()
         try:
             self._check_ledger(writing=writing)
@@ -300,11 +304,13 @@ class Connection:
                 raise LedgerError(lost(path))
 
     @contextlib.contextmanager
-    def _stated(self) -> Iterator[None]:
-        """What goes wrong with the database becomes `LedgerError`."""
+    def _stated(self, errors: Errors = _ERRORS) -> Iterator[None]:
+        """The errors of the database become `LedgerError`."""
         try:
             yield
-        except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+        except LedgerError:
+            raise
+        except errors as error:
             cause: BaseException = getattr(error, "orig", None) or error
             hung_up = isinstance(error, DBAPIError) and error.connection_invalidated
             self.trouble = Trouble.HANGUP if hung_up else _trouble(cause)

@@ -371,15 +371,19 @@ class Writer:
         return max(0.0, max(due, self._away_until) - time.monotonic())
 
     def _work(self) -> None:
+        failure: _Failure | None = None
         batch = self._batch()
         if self._settle_apart:
-            failure = self._perform([item for item in batch if type(item.wish) is Settlement])
-            batch = [item for item in batch if type(item.wish) is not Settlement]
-            if failure is not None:
-                # Not a second wait for a database that has just failed.
-                self._finish(batch, failure._replace(maybe_recorded=False))
-                batch = []
-        self._perform(batch)
+            settlements, batch = _parted(batch)
+            failure = self._perform(settlements)
+        if failure is None:
+            failure = self._perform(batch)
+            batch = []
+        if failure is not None:
+            # Not a second wait for a database that has just failed.
+            settlements, others = _parted(self._next)
+            self._next = deque(others)
+            self._finish([*batch, *settlements], failure._replace(maybe_recorded=False))
         self._perform_alone()
 
     def _batch(self) -> list[_Item]:
@@ -618,6 +622,15 @@ def _taking_back(item: _Item, now: float) -> list[_Item]:
     why = "given up before it was sent"
     state = EntryState.NOT_SENT
     return [_Item(Settlement(wish.key, wish.token, state, None, why, None, now, now))]
+
+
+def _parted(items: Iterable[_Item]) -> tuple[list[_Item], list[_Item]]:
+    """The settlements, and the others."""
+    settlements: list[_Item] = []
+    others: list[_Item] = []
+    for item in items:
+        (settlements if type(item.wish) is Settlement else others).append(item)
+    return settlements, others
 
 
 def _key(wish: Wish) -> str:

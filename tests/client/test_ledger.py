@@ -44,7 +44,7 @@ from ihuyi_voice.ledger import EntryState
 from ihuyi_voice.ledger_store import Connection
 from ihuyi_voice.requester import Requester
 from ihuyi_voice.sandbox import Attempt, Chaos, SandboxGateway
-from tests.bulk.spies import Gateway, until
+from tests.bulk.spies import Gateway, mobile, until
 from tests.client.test_secrets import (
     CODE,
     KEY,
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
+NONE = {"accepted": 0, "refused": 0, "not_sent": 0, "unknown": 0}
 PLACED = SubmitResult("197362477", "ok", MOBILE)
 REFUSED = b'{"code":0,"msg":"failed","voiceid":"0"}'
 WRONG_KEY = b'{"code":405,"msg":"no","voiceid":"0"}'
@@ -825,6 +826,77 @@ async def test_a_claim_outlives_its_deadline_by_the_time_of_its_settlement(
                 ledger.resolve("k", placed=False)
             gateway.release()
             assert PLACED == await task
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_what_was_reset_may_be_resolved_at_once(
+    gateway: Gateway, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, *, reset: bool
+) -> None:
+    """Else the network may still deliver it, and a second call ring the phone twice."""
+    place = Requester._place
+
+    async def place_and_reset(*args: Any) -> SubmitResult:
+        *_, exchange = args
+        exchange.reset = reset
+        return await place(*args)
+
+    monkeypatch.setattr(Requester, "_place", place_and_reset)
+    gateway.answer = lambda _: None
+    with pytest.raises(OutcomeUnknownError):
+        await submit("asyncio", gateway.url, ledger)
+    (claim,) = ledger.unknown()
+    assert reset is (claim.resolvable_in == 0)
+    with contextlib.nullcontext() if reset else pytest.raises(ValueError, match=r"in [56]\d s"):
+        ledger.resolve("k", placed=False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_clock_that_fails_just_before_the_write_means_that_nothing_is_sent(
+    gateway: Gateway, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    place = Requester._place
+
+    def fail() -> float:
+        raise ZeroDivisionError
+
+    async def fail_before(*args: Any) -> SubmitResult:
+        ledger.clock = fail
+        return await place(*args)
+
+    monkeypatch.setattr(Requester, "_place", fail_before)
+    with pytest.raises(NotSentError):
+        await submit(kind, gateway.url, ledger)
+    # What happened is recorded all the same.
+    assert EntryState.NOT_SENT is state(ledger)
+    assert [] == gateway.mobiles
+
+
+@pytest.mark.parametrize("end", ["accepted", "refused", "unknown"])
+async def test_a_bulk_run_says_how_many_outcomes_are_not_recorded(  # noqa: PLR0917 - fixtures
+    gateway: Gateway,
+    ledger: Ledger,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    end: str,
+) -> None:
+    # Whatever the log shows.
+    caplog.set_level(logging.CRITICAL, logger="ihuyi_voice")
+    gateway.hold()
+    answers = {"accepted": gateway.answer(MOBILE), "refused": REFUSED}
+    gateway.answer = lambda _: answers.get(end)
+    rows = [SubmitRequest(mobile(n), CODE, f"key {n}") for n in range(5)]
+    async with client(gateway.url, ledger) as voice:
+        async with voice.submit_many(rows, stop_on=None) as run:
+            await gateway.arrived(5)
+            assert 0 == run.report.unrecorded
+            with monkeypatch.context() as patch, contextlib.ExitStack() as stack:
+                Broken(path, ledger, patch, stack).now("locked")
+                gateway.release()
+                report = await run.finish()
+                assert (5, 5, 5) == (report.total, report.unrecorded, run.report.unrecorded)
+        await until(lambda: not run.report.unrecorded)
+    assert NONE | {end: 5} == ledger.summary()
 
 
 async def test_a_clock_that_fails_once_does_not_stop_the_ledger(
