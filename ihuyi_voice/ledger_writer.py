@@ -436,17 +436,19 @@ class Writer:
         began = time.monotonic()
         if began < self._away_until:
             return
+        waiting = (item for item in self._alone if item.waited_for or _is_settlement(item))
+        self._alone = deque(waiting)
         for _ in range(len(self._alone)):
             if time.monotonic() - began >= _ALONE_SECONDS:
                 return
             item = self._alone.popleft()
             if item.due > began:
                 self._alone.append(item)
-            elif item.waited_for or type(item.wish) is Settlement:
-                failure = self._attempt([item], _ALONE_ROW_PATIENCE)
-                self._finish([item], failure)
-                if failure is not None and not failure.of_a_key:
-                    return
+                continue
+            failure = self._attempt([item], _ALONE_ROW_PATIENCE)
+            self._finish([item], failure)
+            if failure is not None and not failure.of_a_key:
+                return
 
     def _attempt(self, batch: list[_Item], row_patience: float) -> _Failure | None:
         with self.at_work:
@@ -485,9 +487,9 @@ class Writer:
             # Without its frames, whose variables may hold the database's password.
             stated.__cause__ = bug.with_traceback(None)
             self._hang_up()
-            if connection is None:
-                return _Failure(stated, Trouble.DATABASE)
-            return _Failure(stated, Trouble.KEY, maybe_recorded=connection.committing)
+            trouble = Trouble.DATABASE if connection is None else Trouble.KEY
+            maybe_recorded = connection is not None and connection.committing
+            return _Failure(stated, trouble, maybe_recorded=maybe_recorded)
         return None
 
     def _finish(self, batch: list[_Item], failure: _Failure | None) -> None:
@@ -629,8 +631,12 @@ def _parted(items: Iterable[_Item]) -> tuple[list[_Item], list[_Item]]:
     settlements: list[_Item] = []
     others: list[_Item] = []
     for item in items:
-        (settlements if type(item.wish) is Settlement else others).append(item)
+        (settlements if _is_settlement(item) else others).append(item)
     return settlements, others
+
+
+def _is_settlement(item: _Item) -> bool:
+    return type(item.wish) is Settlement
 
 
 def _key(wish: Wish) -> str:

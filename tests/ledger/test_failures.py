@@ -156,11 +156,9 @@ async def test_a_row_that_stays_locked(
 
 
 @pytest.fixture
-def lose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+def lose(tmp_path: Path) -> Callable[[str], None]:
     """Ways to lose a file that is in use."""
     path = tmp_path / "calls.db"
-    # What cannot be recorded any more is not waited for at the end of the test.
-    monkeypatch.setattr("ihuyi_voice.ledger_writer._LAST_TRIES", 0.0)
 
     def lose_it(how: str) -> None:
         if how == "deleted":
