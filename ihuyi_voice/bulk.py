@@ -35,7 +35,7 @@ from .errors import (
     OutcomeUnknownError,
     QuotaExceededError,
 )
-from .models import BulkReport, Outcome, OutcomeStatus, SubmitRequest
+from .models import BulkReport, Outcome, OutcomeStatus, SubmitRequest, Unrecorded
 from .requester import Admitted, status_of
 from .source import READ_AHEAD, REFILL, Nothing, Taken, open_source
 
@@ -87,6 +87,7 @@ class BulkRun:
         self._broken: BaseException | None = None
         self._told = False
         self._counts = dict.fromkeys(OutcomeStatus, 0)
+        self._unrecorded = Unrecorded()
         # Rows: how many were taken, and those that wait for their number's quota.
         self._taken = 0
         self._late: list[tuple[float, int, SubmitRequest, QuotaExceededError]] = []
@@ -185,7 +186,7 @@ class BulkRun:
             elapsed=0.0 if began is None else until - began,
             stopped_by=None if stopped is None else stopped.error,
             stopped_at=None if stopped is None else stopped.index,
-            unrecorded=0,
+            unrecorded=self._unrecorded.count,
         )
 
     def raise_what_ended_it(self) -> None:
@@ -326,6 +327,7 @@ class BulkRun:
 
     async def _send(self, index: int, request: SubmitRequest, admitted: Admitted) -> None:
         exchange = self._requester.exchange()
+        exchange.unrecorded = self._unrecorded
         try:
             end: SubmitResult | IhuyiVoiceError = await self._requester.place(admitted, exchange)
         except InvalidRequestError as error:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from aiohttp.connector import Connection
 
     from .connector import ResettingProtocol
-    from .models import Answer
+    from .models import Answer, Unrecorded
 
 
 class Exchange:
@@ -38,6 +38,8 @@ class Exchange:
             so that nothing of it can reach the gateway later. False where
             that is not known: behind a proxy, after an answer, or without a
             connection.
+        unrecorded: counts its outcome while the ledger has not recorded it;
+            None where no one asks.
     """
 
     __slots__ = (
@@ -51,6 +53,7 @@ class Exchange:
         "outlived",
         "protocol",
         "reset",
+        "unrecorded",
     )
 
     def __init__(self, deadline: float) -> None:
@@ -64,6 +67,7 @@ class Exchange:
         self.failure: Exception | None = None
         self.answer: Answer | None = None
         self.reset: bool = False
+        self.unrecorded: Unrecorded | None = None
 
     def is_late(self) -> bool:
         """Whether it must not be written any more.
