@@ -72,7 +72,7 @@ def test_list_shows_the_unknown_ones_whole(
     assert LONG_KEY in result.stdout
     assert result.stdout.index(LONG_KEY) < result.stdout.index("unknown")
     assert "139****5678" in result.stdout
-    assert "its process never told" in " ".join(result.stdout.split())
+    assert "its process ended before it was recorded" in " ".join(result.stdout.split())
     assert "resolve KEY --placed" in result.stdout
     assert "accepted" not in result.stdout
 
