@@ -332,7 +332,7 @@ def _known_encoding(name: str) -> str:
     try:
         known = codecs.lookup(name).name
         # Not every codec is one of text.
-        b"".decode(known)
+        io.TextIOWrapper(io.BytesIO(), encoding=known)
     except (LookupError, ValueError):
         msg = f"--encoding {name!r} is not known: give utf-8, gbk, gb18030, big5 or utf-16"
         raise BulkFileError(msg) from None

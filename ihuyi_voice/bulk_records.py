@@ -96,7 +96,7 @@ class Records:
 
     def finish(self) -> None:
         """Say whether a column was missing from all objects, once all were read."""
-        if self._first_names is None:
+        if self._first_names is None or self._columns is not None:
             return
         if not self._any_mobile:
             raise ColumnError(without_mobile(self._first_names))
@@ -267,11 +267,14 @@ class _Items:
                 value, end = self._decoder.raw_decode(self._buffer, self._at)
             except (ValueError, RecursionError):
                 end = len(self._buffer)
-            # At the very end of the block a number may go on in the next one.
-            if end < len(self._buffer):
+            # Without the mark behind it, a number may go on in the next block.
+            mark = _no_blank.search(self._buffer, end)
+            if mark and mark[0] in ",]":
                 self._at = end
                 return value
-            more = self._text.read(_BLOCK) if end - self._at < _LONGEST else ""
+            more = ""
+            if len(self._buffer) - self._at < _LONGEST:
+                more = self._text.read(_BLOCK)
             if not more:
                 raise self._broken
             self._buffer, self._at = self._buffer[self._at :] + more, 0

@@ -43,7 +43,7 @@ def guard_streams() -> None:
     """Replace the standard streams; to be called once, before anything is opened."""
     _open_closed_descriptors()
     if sys.stdin is None:
-        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115 - for good
+        sys.stdin = io.TextIOWrapper(io.BytesIO())
     sys.stdout = _guarded(sys.stdout, 1)
     sys.stderr = _guarded(sys.stderr, 2)
 

@@ -52,6 +52,7 @@ class Gateway(SandboxGateway):
     def __init__(self) -> None:
         self._arrivals: queue.SimpleQueue[Attempt] = queue.SimpleQueue()
         super().__init__(blacklist=[BLACKLISTED], on_attempt=self._arrivals.put)
+        self.netloc = ""
 
     def wait_for(self, count: int, fault: str | None = None) -> None:
         """Until so many more submits were taken that met this fault, or none."""
@@ -78,6 +79,7 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
     """A gateway that the environment points to."""
     gateway = Gateway()
     with gateway.serve_in_thread() as url:
+        gateway.netloc = url.removeprefix("http://")
         monkeypatch.setenv("IHUYI_VOICE_BASE_URL", url)
         monkeypatch.setenv("IHUYI_VOICE_API_ID", "sandbox")
         monkeypatch.setenv("IHUYI_VOICE_API_KEY", "sandbox-key")
@@ -167,7 +169,7 @@ def test_a_refusal_by_a_code_that_no_table_has(gateway: Gateway, path: Path) -> 
 
 
 def test_some_are_unknown(gateway: Gateway, path: Path) -> None:
-    write(path, [*many(3), (BLACKLISTED, "1125")])
+    write(path, [*many(3), (BLACKLISTED, "112500")])
     gateway.after_the_balance_query(close_after_placing=1.0)
     result = bulk(path, "--yes")
     assert 6 == result.exit_code
@@ -209,7 +211,7 @@ def test_a_file_of_bad_rows_alone(gateway: Gateway, path: Path) -> None:
 
 def test_as_a_new_user_would(gateway: Gateway, path: Path) -> None:
     """A file saved by a spreadsheet: a BOM, a bad row, a duplicate and an empty line."""
-    text = f"mobile;content\r\n{A};1125\r\n1391234567;1125\r\n\r\n{A};482913\r\n{B};0042\r\n"
+    text = f"mobile;content\r\n{A};1125\r\n1391234567;1125\r\n\r\n{A};4829\r\n{B};0042\r\n"
     path.write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert 2 == bulk(path, "--dry-run").exit_code
     unasked = bulk(path)
@@ -225,7 +227,7 @@ def test_as_a_new_user_would(gateway: Gateway, path: Path) -> None:
         "  line 3: mobile must be a mainland number: 1, then 3-9, then nine digits;"
         " it has 10 digits\n"
     )
-    assert {(A, "1125"), (A, "482913"), (B, "0042")} == set(placed(gateway))
+    assert {(A, "1125"), (A, "4829"), (B, "0042")} == set(placed(gateway))
     assert 3 == len(gateway.attempts)
     assert {"2": "accepted", "3": "invalid", "5": "accepted", "6": "accepted"} == {
         line["line"]: line["status"] for line in read_csv(out)
@@ -237,16 +239,16 @@ def test_as_a_new_user_would(gateway: Gateway, path: Path) -> None:
 
 def test_what_is_said_before_sending(gateway: Gateway, path: Path) -> None:
     gateway.balance = 2
-    bad = "".join("none,1125,\n" for _ in range(7))
-    path.write_text(f"mobile,content,idempotency_key\n{A},,\n{A},,\n{B},1125,k\n{C},1125,\n{bad}")
-    result = bulk(path, "--yes", "--concurrency", "1")
+    bad = "".join("none,1125,,x\n" for _ in range(7))
+    path.write_text(
+        f"mobile,content,idempotency_key,user id\n{A},,,1\n{A},,,2\n{B},1125,k,3\n{C},1125,,4\n{bad}"
+    )
+    out = path.with_name("out.csv")
+    options = ("--yes", "--partial", "--draw-codes", "--out", out, "--concurrency", "1")
+    result = bulk(path, *options)
     problem = (
         "mobile must be a mainland number: 1, then 3-9, then nine digits; it has characters other"
         " than digits"
-    )
-    drawn = (
-        "rows without content: 2; a code is drawn for each, and written down only with --out and"
-        " --show-codes"
     )
     keys = (
         "rows with an idempotency_key: 1; within this file a key is sent once, across runs nothing"
@@ -256,7 +258,8 @@ def test_what_is_said_before_sending(gateway: Gateway, path: Path) -> None:
         f"{path}: rows 11, bad 7, duplicate numbers 1",
         *(f"  line {line}: {problem}" for line in range(6, 11)),
         "  and 2 more",
-        drawn,
+        "ignored columns: user id",
+        "rows without content: 2; a code is drawn for each, and written into the --out file",
         keys,
         "to send 4, balance 2",
         "the balance is 2 short: the run will stop there",
@@ -283,7 +286,7 @@ def test_it_asks_on_a_terminal(
     screen = Screen("bulk", str(path))
     screen.wait_for("APIKEY: ")
     screen.type("sandbox-key\n")
-    screen.wait_for("Place 2 calls? [y/N]: ")
+    screen.wait_for(f"Place 2 calls via {gateway.netloc}? [y/N]: ")
     screen.type(f"{answer}\n")
     text = screen.read_to_end()
     assert (0, calls) == (screen.status, len(gateway.attempts))
@@ -293,7 +296,7 @@ def test_it_asks_on_a_terminal(
 
 
 @pytest.mark.parametrize(
-    ("rows", "status"), [([(A, "1125"), (B, "")], 0), ([(A, "1125"), (B, "x")], 2), ([], 0)]
+    ("rows", "status"), [([(A, "1125"), (B, "0042")], 0), ([(A, "1125"), (B, "x")], 2)]
 )
 def test_a_dry_run_needs_no_account_and_sends_nothing(
     monkeypatch: pytest.MonkeyPatch, gateway: Gateway, path: Path, rows: Rows, status: int
@@ -437,13 +440,18 @@ def test_wait_for_quota(monkeypatch: pytest.MonkeyPatch, gateway: Gateway, path:
 def test_a_refusal_of_the_account_stops_the_run(gateway: Gateway, path: Path) -> None:
     gateway.balance = 5
     write(path, many(200))
-    result = bulk(path, "--yes", "--concurrency", "2")
+    options = ("--yes", "--partial", "--concurrency", "2")
+    result = bulk(path, *options)
     assert 3 == result.exit_code
     assert (5, True) == (len(gateway.calls), len(gateway.attempts) <= 7)
-    assert re.search(r"\nStopped before the end: the gateway refused with code 4051", result.stdout)
+    assert re.search(
+        r"\nStopped before the end, because more rows would end in the same way:"
+        r" the gateway refused with code 4051",
+        result.stdout,
+    )
     gateway.reset()
     gateway.balance = 5
-    report = json.loads(bulk(path, "--yes", "--concurrency", "2", "--json").stdout)
+    report = json.loads(bulk(path, *options, "--json").stdout)
     assert report["stopped"].startswith("the gateway refused with code 4051")
     assert (5, False) == (report["accepted"], report["interrupted"])
 
@@ -475,7 +483,7 @@ def test_a_file_that_changes_after_the_check_stops_the_run(gateway: Gateway, pat
 # --- --out -------------------------------------------------------------------
 
 
-MIXED = [(A, "1125"), (A, "482913"), (A, "7710"), (BLACKLISTED, "5519"), ("139", "6627")]
+MIXED = [(A, "1125"), (A, "4829"), (A, "7710"), (BLACKLISTED, "5519"), ("139", "6627")]
 
 
 def check_the_lines(lines: list[dict[str, str]], gateway: Gateway) -> None:
@@ -486,7 +494,7 @@ def check_the_lines(lines: list[dict[str, str]], gateway: Gateway) -> None:
         by_line[n]["status"] for n in range(2, 7)
     ]
     ids = {call.content: call.voice_id for call in gateway.calls}
-    assert [ids["1125"], ids["482913"]] == [by_line[n]["voice_id"] for n in (2, 3)]
+    assert [ids["1125"], ids["4829"]] == [by_line[n]["voice_id"] for n in (2, 3)]
     assert ["139****5678"] * 3 + ["138****0000", "****"] == [
         by_line[n]["mobile"] for n in range(2, 7)
     ]
@@ -521,24 +529,26 @@ def test_out_as_json_lines(gateway: Gateway, path: Path, name: str) -> None:
 def test_codes_and_numbers_stay_out_of_everything_written(
     gateway: Gateway, path: Path, name: str
 ) -> None:
-    write(path, [*MIXED, (B, "")])
+    write(path, [*MIXED, (B, "6630")])
     out = path.with_name(name)
     result = bulk(path, "--yes", "--out", out)
     written = out.read_text(encoding="utf-8") + result.stdout + result.stderr
-    drawn = next(call.content for call in gateway.calls if call.mobile == B)
-    for secret in (A, B, BLACKLISTED, *(code for _, code in MIXED), drawn, "sandbox-key"):
+    for secret in (A, B, BLACKLISTED, *(code for _, code in MIXED), "6630", "sandbox-key"):
         assert not re.search(rf"(?<!\d){secret}(?!\d)", written)
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.jsonl"])
-def test_codes_are_written_when_they_are_asked_for(gateway: Gateway, path: Path, name: str) -> None:
-    write(path, [*MIXED, (B, "")])
+@pytest.mark.parametrize("option", ["--draw-codes", "--show-codes"])
+def test_codes_are_written_when_they_are_asked_for(
+    gateway: Gateway, path: Path, name: str, option: str
+) -> None:
+    write(path, [*MIXED, (B, "" if option == "--draw-codes" else "0042")])
     out = path.with_name(name)
-    result = bulk(path, "--yes", "--out", out, "--show-codes")
+    result = bulk(path, "--yes", "--out", out, option)
     lines = read_csv(out) if name == "out.csv" else read_json_lines(out)
     drawn = next(call.content for call in gateway.calls if call.mobile == B)
     # A bad row's content was not looked at, and is not repeated.
-    expected = {"2": "1125", "3": "482913", "4": "7710", "5": "5519", "6": "", "7": drawn}
+    expected = {"2": "1125", "3": "4829", "4": "7710", "5": "5519", "6": "", "7": drawn}
     assert expected == {str(line["line"]): line["content"] or "" for line in lines}
     assert drawn not in result.stdout + result.stderr
     assert A not in out.read_text(encoding="utf-8")
@@ -546,7 +556,9 @@ def test_codes_are_written_when_they_are_asked_for(gateway: Gateway, path: Path,
 
 @pytest.mark.parametrize("name", ["out.csv", "out.jsonl"])
 def test_keys_are_written_down(gateway: Gateway, path: Path, name: str) -> None:
-    path.write_text(f'["{A}", "1125", "a,b"]\n["{B}", "1125", "\\ud800"]\n["1", "1125", "姓名"]\n')
+    rows = ((A, "a,b"), (B, "\ud800"), ("1", "姓名"))
+    lines = (json.dumps({"tel": m, "code": "1125", "idempotency_key": key}) for m, key in rows)
+    path.write_text("\n".join(lines))
     out = path.with_name(name)
     assert 3 == bulk(path, "--yes", "--out", out).exit_code
     lines = read_csv(out) if name == "out.csv" else read_json_lines(out)
@@ -628,7 +640,7 @@ def test_plain_lines_now_and_then(
 
 
 def test_a_bar_on_a_terminal(gateway: Gateway, path: Path) -> None:
-    write(path, [*many(60), (BLACKLISTED, "1125")])
+    write(path, [*many(60), (BLACKLISTED, "112500")])
     gateway.after_the_balance_query(latency=0.05)
     screen = Screen("bulk", str(path), "--yes", "--concurrency", "10")
     text = screen.read_to_end()
@@ -721,7 +733,7 @@ def test_an_interrupted_run_says_so(gateway: Gateway, path: Path) -> None:
         process.send_signal(signal.SIGINT)
         stdout, _ = process.communicate(timeout=30)
     assert 3 == process.returncode
-    assert stdout.endswith("Interrupted before the end.\n")
+    assert "\nInterrupted before the end.\nRows left: " in stdout
 
 
 # --- the demo's bulk run -----------------------------------------------------
