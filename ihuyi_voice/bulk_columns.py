@@ -156,7 +156,7 @@ def is_mobile(cell: str) -> bool:
 def shown(name: object) -> str:
     """A column's name, fit to be shown: on one line, and without the digits of a number or code."""
     text = "".join(c if c.isprintable() else " " for c in str(name))
-    text = " ".join(text.strip(_AROUND).split()) or "(no name)"
+    text = " ".join(text.strip(f" {_AROUND}").split()) or "(no name)"
     if len(re.findall(r"\d", text)) >= 4:
         text = re.sub(r"\d", "*", text)
     return text if len(text) <= 40 else f"{text[:39]}…"
