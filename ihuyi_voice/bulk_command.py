@@ -357,15 +357,16 @@ class Consent:
             fail("there is no terminal to ask on: give --yes to send")
         for doubt in doubts:
             _say(console, f"Careful: {doubt}.")
-        if not typer.confirm(_question(to_send, base_url), err=True):
+        if not typer.confirm(question(to_send, base_url), err=True):
             fail("nothing was sent", EXIT_ALL_ACCEPTED)
 
 
-def _question(to_send: int, base_url: str) -> str:
+def question(to_send: int, base_url: str) -> str:
+    """What is asked before sending; it names the gateway."""
     parts = urlsplit(base_url)
-    question = f"Place {to_send} call{'' if to_send == 1 else 's'} via {parts.netloc}"
+    text = f"Place {to_send} call{'' if to_send == 1 else 's'} via {parts.netloc}"
     # What listens on this machine may be a sandbox, or may pass the calls on.
-    return question + ("?" if _is_loopback(parts.hostname or "") else ": real phones ring. Go on?")
+    return text + ("?" if _is_loopback(parts.hostname or "") else ": real phones ring. Go on?")
 
 
 def _is_loopback(host: str) -> bool:

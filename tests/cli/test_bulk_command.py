@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
-from ihuyi_voice import bulk_progress
+from ihuyi_voice import bulk_command, bulk_progress
 from ihuyi_voice.cli import app
 from ihuyi_voice.requester import Requester
 from ihuyi_voice.sandbox import Attempt, Chaos, SandboxGateway
@@ -241,7 +241,8 @@ def test_what_is_said_before_sending(gateway: Gateway, path: Path) -> None:
     gateway.balance = 2
     bad = "".join("none,1125,,x\n" for _ in range(7))
     path.write_text(
-        f"mobile,content,idempotency_key,user id\n{A},,,1\n{A},,,2\n{B},1125,k,3\n{C},1125,,4\n{bad}"
+        f"mobile,content,idempotency_key,user id\n{A},,,1\n{A},,,2\n{B},1125,k,3\n{C},1125,,4\n"
+        f"{bad}"
     )
     out = path.with_name("out.csv")
     options = ("--yes", "--partial", "--draw-codes", "--out", out, "--concurrency", "1")
@@ -293,6 +294,167 @@ def test_it_asks_on_a_terminal(
     assert 1 == text.count("APIKEY")
     assert "sandbox-key" not in text
     assert ("nothing was sent" in text) == (not calls)
+
+
+# --- codes that may be wrong ---------------------------------------------------
+
+
+def test_codes_of_mixed_lengths_are_not_sent_by_yes_alone(gateway: Gateway, path: Path) -> None:
+    """As when a spreadsheet made 42917 of 042917."""
+    write(path, [(A, "482913"), (B, "42917"), (C, "771050")])
+    warning = (
+        "the codes differ in length: 1 of 5 digits, 2 of 6 digits. A spreadsheet drops leading"
+        " zeros: 0042 becomes 42, and a phone would be read a code that is wrong"
+    )
+    result = bulk(path, "--yes")
+    assert (2, []) == (result.exit_code, gateway.attempts)
+    assert warning in result.stderr.splitlines()
+    assert result.stderr.endswith(
+        "ihuyi-voice: nothing was sent: the codes differ in length, so leading zeros may be lost:"
+        " correct the file, or give --allow-mixed-lengths if they are right\n"
+    )
+    dry = bulk(path, "--dry-run")
+    assert (2, True) == (dry.exit_code, warning in dry.stderr)
+    assert 0 == bulk(path, "--dry-run", "--allow-mixed-lengths").exit_code
+    allowed = bulk(path, "--yes", "--allow-mixed-lengths")
+    assert (0, 3) == (allowed.exit_code, len(gateway.calls))
+    assert warning in allowed.stderr
+
+
+@pytest.mark.parametrize(("answer", "calls"), [("y", 2), ("n", 0)])
+def test_doubts_are_asked_about_on_a_terminal(
+    gateway: Gateway, path: Path, answer: str, calls: int
+) -> None:
+    """Also with --yes, which was given before they were known."""
+    gateway.balance = 2
+    write(path, [(A, "482913"), (B, "42917"), (C, "771050")])
+    screen = Screen("bulk", str(path), "--yes")
+    screen.wait_for(f"Place 3 calls via {gateway.netloc}? [y/N]: ")
+    assert 2 == len(re.findall(r"^Careful: the ", screen.text(), re.MULTILINE))
+    screen.type(f"{answer}\n")
+    screen.read_to_end()
+    assert (3 if calls else 0, calls) == (screen.status, len(gateway.calls))
+
+
+def test_a_balance_that_is_too_small_is_not_used_by_yes_alone(gateway: Gateway, path: Path) -> None:
+    gateway.balance = 3
+    write(path, many(5))
+    result = bulk(path, "--yes")
+    assert (2, []) == (result.exit_code, gateway.attempts)
+    assert result.stderr.endswith(
+        "ihuyi-voice: nothing was sent: the balance of 3 is too small for 5 calls: top it up, send"
+        " fewer rows with --limit, or give --partial to send until it is used up\n"
+    )
+    assert 0 == bulk(path, "--yes", "--limit", "3").exit_code
+    gateway.reset()
+    gateway.balance = 3
+    assert 3 == bulk(path, "--yes", "--partial", "--concurrency", "1").exit_code
+    assert 3 == len(gateway.calls)
+
+
+def test_both_doubts_are_named(gateway: Gateway, path: Path) -> None:
+    gateway.balance = 1
+    write(path, [(A, "482913"), (B, "42917")])
+    result = bulk(path, "--yes")
+    assert (2, []) == (result.exit_code, gateway.attempts)
+    assert all(option in result.stderr for option in ("--allow-mixed-lengths", "--partial"))
+    assert 2 == bulk(path, "--yes", "--partial").exit_code
+    assert 2 == bulk(path, "--yes", "--allow-mixed-lengths").exit_code
+    assert [] == gateway.attempts
+
+
+def test_drawing_codes_needs_a_file_to_write_them_to(gateway: Gateway, path: Path) -> None:
+    path.write_text(f"mobile\n{A}\n")
+    undrawn = bulk(path, "--yes")
+    assert (2, True) == (undrawn.exit_code, "--draw-codes" in undrawn.stderr)
+    nowhere = bulk(path, "--yes", "--draw-codes")
+    assert 2 == nowhere.exit_code
+    assert nowhere.stderr.endswith(
+        "--draw-codes needs --out: the codes are written there and nowhere else\n"
+    )
+    assert 0 == bulk(path, "--dry-run", "--draw-codes").exit_code
+    assert [] == gateway.attempts
+    out = path.with_name("out.csv")
+    assert 0 == bulk(path, "--yes", "--draw-codes", "--out", out).exit_code
+    assert [call.content for call in gateway.calls] == [line["content"] for line in read_csv(out)]
+
+
+def test_an_empty_cell_is_a_bad_row(gateway: Gateway, path: Path) -> None:
+    write(path, [(A, "1125"), (B, "")])
+    result = bulk(path, "--yes")
+    assert (3, [(A, "1125")]) == (result.exit_code, placed(gateway))
+    assert "  line 3: it has no content (the code to read out); --draw-codes draws" in result.stderr
+
+
+@pytest.mark.parametrize("text", ["", "mobile,content\n", "[]"])
+def test_a_file_without_rows_is_an_error(gateway: Gateway, path: Path, text: str) -> None:
+    path.write_text(text)
+    for option in ("--yes", "--dry-run"):
+        result = bulk(path, option)
+        assert (2, "") == (result.exit_code, result.stdout)
+        assert f"ihuyi-voice: {path} has no rows: nothing to send\n" == result.stderr
+
+
+def test_the_columns_of_an_export(gateway: Gateway, path: Path) -> None:
+    """What is read out is the code, and neither number nor code becomes a key."""
+    path.write_text(f"phone,user_id,code\n{A},424242,1125\n{B},434343,0042\n")
+    out = path.with_name("out.csv")
+    result = bulk(path, "--yes", "--ledger", path.with_name("calls.db"), "--out", out)
+    assert (0, {(A, "1125"), (B, "0042")}) == (result.exit_code, set(placed(gateway)))
+    assert "ignored columns: user_id\n" in result.stderr
+    assert all(line["idempotency_key"].startswith("row:") for line in read_csv(out))
+    columns = ("--mobile-column", "phone", "--content-column", "2")
+    twice = bulk(path, "--yes", *columns, "--key-column", "USER_ID")
+    assert (2, True) == (twice.exit_code, "must name different columns" in twice.stderr)
+    gateway.clear()
+    assert 0 == bulk(path, "--yes", *columns).exit_code
+    assert {(A, "424242"), (B, "434343")} == set(placed(gateway))
+
+
+def test_many_ignored_columns_are_counted(gateway: Gateway, path: Path) -> None:
+    names = ",".join(f"c{n}" for n in range(25))
+    path.write_text(f"mobile,content,{names}\n{A},1125\n")
+    result = bulk(path, "--dry-run")
+    assert "ignored columns: c0, c1, " in result.stderr
+    assert "c18, c19 and 5 more\n" in result.stderr
+
+
+def test_keys_that_tell_are_named(gateway: Gateway, path: Path) -> None:
+    path.write_text(f"mobile,content,idempotency_key\n{A},1125,login {A}\n{B},0042,k\n")
+    result = bulk(path, "--dry-run")
+    assert "rows whose idempotency_key contains their number or code: 1; keys are" in result.stderr
+
+
+def test_a_file_of_a_chinese_excel(gateway: Gateway, path: Path) -> None:
+    path.write_bytes(f"手机号,验证码\n{A},0042\n".encode("gbk"))
+    result = bulk(path, "--yes")
+    assert (2, True) == (result.exit_code, "give --encoding gbk" in result.stderr)
+    assert 2 == bulk(path, "--yes", "--encoding", "klingon").exit_code
+    assert [] == gateway.attempts
+    assert 0 == bulk(path, "--yes", "--encoding", "gbk").exit_code
+    assert [(A, "0042")] == placed(gateway)
+
+
+def test_problems_of_an_array_are_named_by_item(gateway: Gateway, path: Path) -> None:
+    path.write_text(f'[{{"mobile": "{A}", "code": "1125"}}, {{"mobile": "1", "code": "1125"}}]')
+    result = bulk(path, "--yes")
+    assert (3, [(A, "1125")]) == (result.exit_code, placed(gateway))
+    assert "\n  item 2: mobile must be" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "question"),
+    [
+        ("https://api.voice.ihuyi.com", "via api.voice.ihuyi.com: real phones ring. Go on?"),
+        ("http://10.0.0.1:8765", "via 10.0.0.1:8765: real phones ring. Go on?"),
+        ("http://127.0.0.1:8765", "via 127.0.0.1:8765?"),
+        ("http://[::1]:8765", "via [::1]:8765?"),
+        ("http://localhost", "via localhost?"),
+    ],
+)
+def test_the_question_names_the_gateway(url: str, question: str) -> None:
+    assert f"Place 500 calls {question}" == bulk_command.question(500, url)
+    assert f"Place 1 call {question}" == bulk_command.question(1, url)
 
 
 @pytest.mark.parametrize(
@@ -655,87 +817,6 @@ def test_a_bar_on_a_terminal(gateway: Gateway, path: Path) -> None:
     assert "outcome" in text
 
 
-# --- Ctrl-C ------------------------------------------------------------------
-
-
-def check_against_the_record(
-    rows: Rows, report: dict[str, Any], out: Path, gateway: Gateway
-) -> None:
-    """What is said of each row is what the gateway did, and the sums agree."""
-    lines = read_json_lines(out)
-    by_line = {line["line"]: line["status"] for line in lines}
-    assert len(by_line) == len(lines) == report["rows"] == sum(report[s] for s in STATUSES)
-    assert {s: report[s] for s in STATUSES if report[s]} == statuses(out)
-    seen = Counter((a.mobile, a.content) for a in gateway.attempts)
-    assert 1 == max(seen.values())
-    called = set(placed(gateway))
-    for line, row in enumerate(rows, 2):
-        status = by_line.get(line)
-        assert status in {"accepted", "unknown", "not_sent", None}
-        if status == "accepted":
-            assert row in called
-        elif status != "unknown":
-            assert row not in seen
-    assert report["accepted"] + report["unknown"] >= len(called)
-
-
-def test_ctrl_c_once_finishes_what_is_in_flight(gateway: Gateway, path: Path) -> None:
-    rows = many(900)
-    write(path, rows)
-    out = path.with_name("out.jsonl")
-    gateway.after_the_balance_query(latency=1.0)
-    with running(path, "--yes", "--json", "--concurrency", "20", "--out", out) as process:
-        gateway.wait_for(20)
-        process.send_signal(signal.SIGINT)
-        began = time.monotonic()
-        stdout, stderr = process.communicate(timeout=30)
-    assert (3, True) == (process.returncode, time.monotonic() - began < 10)
-    assert "Stopping: what is in flight is finished. Ctrl-C again stops it now." in stderr
-    report = json.loads(stdout)
-    assert (True, "", 0) == (report["interrupted"], report["stopped"], report["unknown"])
-    assert 20 <= report["accepted"] == len(gateway.attempts) < 60
-    assert report["not_sent"] <= 33
-    check_against_the_record(rows, report, out, gateway)
-
-
-def test_ctrl_c_twice_stops_at_once(gateway: Gateway, path: Path) -> None:
-    rows = many(900)
-    write(path, rows)
-    out = path.with_name("out.jsonl")
-    gateway.after_the_balance_query(latency=0.02)
-    with running(path, "--yes", "--json", "--concurrency", "20", "--out", out) as process:
-        gateway.wait_for(50)
-        gateway.chaos = Chaos(no_answer=1.0)
-        # All twenty are held, and the fifteen seconds of the timeout have begun.
-        gateway.wait_for(20, "no_answer")
-        process.send_signal(signal.SIGINT)
-        said = ""
-        while "Ctrl-C again stops it now." not in said:
-            said += process.stderr.readline()  # type: ignore[union-attr]
-            assert process.poll() is None, said
-        process.send_signal(signal.SIGINT)
-        began = time.monotonic()
-        stdout, stderr = process.communicate(timeout=30)
-    assert (6, True) == (process.returncode, time.monotonic() - began < 5)
-    assert "Stopping now." in stderr
-    report = json.loads(stdout)
-    assert (True, "", 20) == (report["interrupted"], report["stopped"], report["unknown"])
-    assert report["accepted"] + 20 == len(gateway.attempts)
-    assert 30 <= report["accepted"] < 900
-    check_against_the_record(rows, report, out, gateway)
-
-
-def test_an_interrupted_run_says_so(gateway: Gateway, path: Path) -> None:
-    write(path, many(200))
-    gateway.after_the_balance_query(latency=0.2)
-    with running(path, "--yes", "--concurrency", "5") as process:
-        gateway.wait_for(5)
-        process.send_signal(signal.SIGINT)
-        stdout, _ = process.communicate(timeout=30)
-    assert 3 == process.returncode
-    assert "\nInterrupted before the end.\nRows left: " in stdout
-
-
 # --- the demo's bulk run -----------------------------------------------------
 
 
@@ -775,10 +856,10 @@ def test_the_demo_shows_its_bar_on_a_terminal() -> None:
 
 
 @contextmanager
-def running(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
-    """A bulk run whose output is read; ended after a minute, come what may."""
+def running(*arguments: str | Path, command: str = "bulk") -> Iterator[subprocess.Popen[str]]:
+    """A command whose output is read; ended after a minute, come what may."""
     with subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "ihuyi_voice", "bulk", *map(str, arguments)],
+        [sys.executable, "-W", "error", "-m", "ihuyi_voice", command, *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -818,11 +899,15 @@ class Screen:
         return self._process.returncode
 
     def wait_for(self, words: str) -> None:
-        while words not in self._text():
-            assert self._read(), self._text()
+        while words not in self.text():
+            assert self._read(), self.text()
 
     def type(self, text: str) -> None:
         os.write(self._ours, text.encode())
+
+    def interrupt(self) -> None:
+        """As the terminal does on Ctrl-C, once its program has taken it over."""
+        self._process.send_signal(signal.SIGINT)
 
     def read_to_end(self) -> str:
         """All that was shown, once the command has ended."""
@@ -831,7 +916,7 @@ class Screen:
         self._process.wait()
         self._last.cancel()
         os.close(self._ours)
-        return self._text()
+        return self.text()
 
     def _read(self) -> bool:
         try:
@@ -842,6 +927,6 @@ class Screen:
         self._bytes += more
         return True
 
-    def _text(self) -> str:
+    def text(self) -> str:
         # Without what moves the cursor and colours the text.
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self._bytes.decode("utf-8", "replace"))

@@ -113,14 +113,8 @@ def test_bad_rows_stay_in_their_place_and_say_why(path: Path) -> None:
 def test_a_row_with_too_few_or_too_many_cells(path: Path) -> None:
     """Cells without a column may have moved the others out of theirs."""
     path.write_text(f"content,mobile\n1125\n1125,{A},more\n1125,{B},,\n")
-    assert [
-        (2, "it has no mobile number"),
-        (
-            3,
-            "it has more cells than the 2 columns: a cell with the separator in it must be in"
-            " quotes",
-        ),
-    ] == problems(read(path))
+    more = "it has more cells than the 2 columns: a cell with the separator in it must be in quotes"
+    assert [(2, "it has no mobile number"), (3, more)] == problems(read(path))
     assert [(4, B, "1125", None)] == sent(read(path))
 
 
@@ -293,7 +287,7 @@ def test_a_row_without_content_gets_a_code_when_asked_to(path: Path) -> None:
     [
         f"mobile,content\n{A},\n{A},  \n{A}\n{B},1125\n",
         f"{A},\n{A},  \n{A}\n{B},1125\n",
-        f'["{A}", ""]\n{{"mobile": "{A}", "content": null}}\n{{"mobile": "{A}"}}\n["{B}", "1125"]\n',
+        f'["{A}", ""]\n{{"tel": "{A}", "otp": null}}\n{{"tel": "{A}"}}\n["{B}", "1125"]\n',
     ],
 )
 def test_empty_content_is_a_bad_row_unless_codes_are_drawn(path: Path, text: str) -> None:
@@ -408,7 +402,7 @@ def test_unicode_text_as_excel_saves_it(path: Path, encoding: str) -> None:
 @pytest.mark.parametrize("encoding", ["nonsense", "hex", "", "a\0b"])
 def test_an_encoding_that_is_none(path: Path, encoding: str) -> None:
     path.write_text(f"{A},1125\n")
-    with pytest.raises(BulkFileError, match="--encoding .* is not known: give utf-8, gbk"):
+    with pytest.raises(BulkFileError, match=r"--encoding .* is not known: give utf-8, gbk"):
         BulkFile(str(path), encoding=encoding)
 
 
@@ -526,10 +520,9 @@ def test_any_bytes_are_rows_or_one_clear_error(
         try:
             first = list(file)
             found = file.check()
-        except BulkFileError as error:
-            with pytest.raises(BulkFileError):
+        except BulkFileError:
+            with pytest.raises(BulkFileError, match=f"^(?:(?!{A}).)*$"):
                 file.check()
-            assert A not in str(error)
             return
         second = list(file)
     assert len(first) == found.rows > 0
