@@ -719,8 +719,8 @@ def test_codes_are_written_when_they_are_asked_for(
 @pytest.mark.parametrize("name", ["out.csv", "out.jsonl"])
 def test_keys_are_written_down(gateway: Gateway, path: Path, name: str) -> None:
     rows = ((A, "a,b"), (B, "\ud800"), ("1", "姓名"))
-    lines = (json.dumps({"tel": m, "code": "1125", "idempotency_key": key}) for m, key in rows)
-    path.write_text("\n".join(lines))
+    text = (json.dumps({"tel": m, "code": "1125", "idempotency_key": key}) for m, key in rows)
+    path.write_text("\n".join(text))
     out = path.with_name(name)
     assert 3 == bulk(path, "--yes", "--out", out).exit_code
     lines = read_csv(out) if name == "out.csv" else read_json_lines(out)

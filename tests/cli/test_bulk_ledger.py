@@ -565,7 +565,7 @@ def test_what_the_ledger_could_not_record_is_said(
 ) -> None:
     """By the run's report after the ledger is closed, and by no log record."""
     closed: list[bool] = []
-    report = BulkRun.report
+    report: property = vars(BulkRun)["report"]
     close = Ledger.close
 
     def see(self: Ledger) -> None:
@@ -573,8 +573,8 @@ def test_what_the_ledger_could_not_record_is_said(
         closed.append(True)
 
     def unrecorded(self: BulkRun) -> BulkReport:
-        assert report.fget is not None
-        return replace(report.fget(self), unrecorded=7 * len(closed))
+        known: BulkReport = report.__get__(self)
+        return replace(known, unrecorded=7 * len(closed))
 
     monkeypatch.setattr(Ledger, "close", see)
     monkeypatch.setattr(BulkRun, "report", property(unrecorded))

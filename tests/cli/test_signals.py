@@ -338,14 +338,17 @@ def test_what_to_do_next_speaks_of_the_run(tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
     done = tally(accepted=777, unknown=3, not_sent=20)
     done.stopped, done.stopped_by_row = "not sent: connection refused", True
-    assert [
+    stopped, interrupted, unknown, last = next_steps(done, 1000, "rows.csv", out, "my calls.db")
+    assert stopped == (
         "Stopped before the end, because more rows would end in the same way: not sent: connection"
-        " refused",
-        "Interrupted before the end.",
-        "Unknown rows: 3, listed by: ihuyi-voice ledger 'my calls.db'.",
+        " refused"
+    )
+    assert "Interrupted before the end." == interrupted
+    assert "Unknown rows: 3, listed by: ihuyi-voice ledger 'my calls.db'." == unknown
+    assert last == (
         "Rows left: 220 of 1000. To go on, run the same command again with the same --ledger and a"
-        " new --out file: no phone that rang, or may have rung, is called again.",
-    ] == next_steps(done, 1000, "rows.csv", out, "my calls.db")
+        " new --out file: no phone that rang, or may have rung, is called again."
+    )
     *_, unknown, last = next_steps(done, 1000, "rows.csv", None, None)
     assert unknown == (
         "Unknown rows: 3, listed nowhere, because there was neither --ledger nor --out."
