@@ -54,13 +54,15 @@ _MOST_NAMES = 20
 
 EXIT_HELP = """
 
-Exit status: 0 all rows accepted, now or earlier · 3 some were not, and none is unknown (refused,
-limited, not sent, bad, or the run was stopped) ·
-6 [bold]some are unknown: their phones may have rung[/bold] ·
-2 nothing was sent: a bad option, file or credentials, no balance to be had, or a question that
---yes alone does not answer ·
-4 nothing was sent because the ledger could not be used, or it could not record some outcomes ·
-128 and the signal's number (130 after Ctrl-C) when interrupted before anything was sent.
+Exit status:
+0  all rows accepted, now or earlier
+3  some were not, and none is unknown: refused, limited, not sent, bad, stopped
+6  [bold]some are unknown: their phones may have rung[/bold]
+2  nothing was sent: a bad option, file or credentials, no balance to be had,
+or a doubt that --yes alone does not answer
+4  nothing was sent because the ledger could not be used; or some outcomes
+could not be recorded in it
+128 and the signal's number (130 for Ctrl-C): interrupted, nothing was sent
 A run that a signal stops has the status of its outcomes: 3 or 6.
 With --dry-run: 0 the file can be sent as it is, 2 not.
 """
