@@ -5,16 +5,22 @@ Apart from `cli.py` so that a missing extra is one clear line.
 
 import sys
 
+from .cli_output import guard_streams, report_loss
+
 
 def main() -> None:
     """Run the command line, or say what it needs."""
+    guard_streams()
     try:
         from .cli import app  # noqa: PLC0415 - typer and rich are an extra
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich"):
             raise
         sys.exit("the command line needs an extra: pip install 'ihuyi-voice[cli]'")
-    app(prog_name="ihuyi-voice")
+    try:
+        app(prog_name="ihuyi-voice")
+    finally:
+        report_loss()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """What `ihuyi-voice bulk` does once its options are parsed: send, show, write down.
 
-The rows and the way of a request are others' business; this shows how far the
-run has come, writes each row's outcome as it finishes, and says at the end
-what became of them all.
+Reading rows and sending requests is done elsewhere; this shows how far the run
+has come and writes each row's outcome as it finishes.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-import logging
 import signal
 import time
 from collections import Counter, deque
@@ -22,7 +20,14 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from .bulk_file import BulkFileError
-from .errors import CODES, BulkStoppedError, GatewayError
+from .errors import (
+    CODES,
+    BulkStoppedError,
+    GatewayError,
+    LedgerError,
+    NotSentError,
+    OutcomeUnknownError,
+)
 from .models import OutcomeStatus, SubmitRequest, mask_mobile
 
 if TYPE_CHECKING:
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
 
     from .bulk import BulkRun
     from .bulk_file import FileRow
+    from .cli_signals import Interruptions
     from .client import AsyncVoiceClient
     from .models import Outcome
 
@@ -46,15 +52,18 @@ _MEANINGS = {
     OutcomeStatus.ACCEPTED: "the phone rings",
     OutcomeStatus.REFUSED: "the voice product documents no such code",
     OutcomeStatus.UNKNOWN: "the phone may have rung: do not repeat blindly",
-    OutcomeStatus.NOT_SENT: "nothing was sent: repeating is safe",
+    OutcomeStatus.NOT_SENT: "nothing was sent: no phone rang",
     OutcomeStatus.LIMITED: "over the limit for this number: nothing was sent",
     OutcomeStatus.INVALID: "a bad row: nothing was sent",
     OutcomeStatus.REPLAYED: "done earlier: nothing was sent",
 }
 _COLUMNS = ("line", "mobile", "status", "code", "voice_id", "detail", "idempotency_key")
-_MOST_WARNINGS = 5
 # Seconds between two looks at the progress: on a terminal, and in plain lines.
 _REFRESH, _REFRESH_PLAIN = 0.1, 5.0
+# A terminal that is lost sends SIGHUP twice, by its shell and by the kernel: the
+# second one within this many seconds is not a second request to stop.
+_SAME_HANGUP = 0.25
+_SIGHUP: int | None = getattr(signal, "SIGHUP", None)
 
 
 @dataclass(frozen=True)
@@ -74,14 +83,26 @@ class Tally:
     Attributes:
         counts: rows by status and, for refusals, the gateway's code.
         stopped: why the run stopped before its rows were done; "" if it did not.
-        interrupted: whether a person stopped it.
-        unrecorded: outcomes that the ledger could not record.
+        stopped_by_row: whether the outcome of a row stopped it.
+        interrupted: whether a signal stopped it.
+        run: the run itself, None before it began: until then no row was sent.
     """
 
     counts: Counter[tuple[OutcomeStatus, int | None]] = field(default_factory=Counter)
     stopped: str = ""
+    stopped_by_row: bool = False
     interrupted: bool = False
-    unrecorded: int = 0
+    run: BulkRun | None = None
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether it ended before its rows were done."""
+        return bool(self.stopped) or self.interrupted
+
+    @property
+    def unrecorded(self) -> int:
+        """How many outcomes the ledger has not recorded so far."""
+        return 0 if self.run is None else self.run.report.unrecorded
 
     def of(self, status: OutcomeStatus) -> int:
         """How many rows ended so."""
@@ -189,40 +210,40 @@ async def send(  # noqa: PLR0913, PLR0917 - what to send, how, and where to show
     total: int,
     options: SendOptions,
     console: Console,
+    tally: Tally,
     out: OutFile | None = None,
-) -> Tally:
-    """Send the good rows, write and show what becomes of each.
+    signals: Interruptions | None = None,
+) -> None:
+    """Send the good rows, write and show what becomes of each, and count it in the tally.
 
-    Ctrl-C once starts no more and finishes what is in flight; twice stops at
-    once, and what was in flight is reported as unknown. A file that can no
-    longer be read stops the run too.
+    The first signal starts no more and finishes what is in flight; the second
+    stops at once, and what was in flight is reported as unknown. A file that
+    can no longer be read stops the run too.
     """
-    sending = _Sending(_Shown(console, total), out, with_keys=options.with_keys)
+    sending = _Sending(_Shown(console, total), tally, out, with_keys=options.with_keys)
     run = client.submit_many(
         sending.good(rows),
         concurrency=options.concurrency,
         rate=options.rate,
         wait_for_quota=options.wait_for_quota,
     )
-    logger = logging.getLogger("ihuyi_voice")
-    logger.addHandler(sending)
-    try:
+    with contextlib.nullcontext() if signals is None else signals.collecting():
+        tally.run = run
         async with anyio.create_task_group() as group:
-            group.start_soon(sending.heed_signals, run)
+            if signals is not None:
+                group.start_soon(sending.heed_signals, run, signals)
             await sending.follow(run)
             group.cancel_scope.cancel()
-    finally:
-        logger.removeHandler(sending)
-    sending.finish()
-    return sending.tally
+        sending.finish()
 
 
-class _Sending(logging.Handler):
-    """One bulk run of the command, on its way; as a log handler it hears what the ledger lost."""
+class _Sending:
+    """One bulk run of the command, on its way."""
 
-    def __init__(self, shown: _Shown, out: OutFile | None, *, with_keys: bool) -> None:
-        super().__init__(logging.WARNING)
-        self.tally = Tally()
+    def __init__(
+        self, shown: _Shown, tally: Tally, out: OutFile | None, *, with_keys: bool
+    ) -> None:
+        self._tally = tally
         self._with_keys = with_keys
         self._shown = shown
         self._out = out
@@ -243,12 +264,6 @@ class _Sending(logging.Handler):
             index += 1
             yield SubmitRequest(row.mobile, row.content, row.key if self._with_keys else None)
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """The library warns of one thing alone: an outcome that the ledger could not record."""
-        self.tally.unrecorded += 1
-        if self.tally.unrecorded <= _MOST_WARNINGS:
-            self._shown.say(f"Warning: {record.getMessage()}")
-
     async def follow(self, run: BulkRun) -> None:
         """Note each outcome until the run is over."""
         try:
@@ -256,31 +271,31 @@ class _Sending(logging.Handler):
                 async for outcome in run:
                     self._note(run, self._under_way.pop(outcome.index), outcome)
                     self._note_bad(run)
-                    self._shown.update(self.tally)
+                    self._shown.update(self._tally)
         except BulkStoppedError as error:
-            self.tally.stopped = str(error.cause)
+            self._tally.stopped = _without_advice(error)
+            self._tally.stopped_by_row = True
         except BulkFileError as error:
             # It was read to its end once: it changed since.
-            self.tally.stopped = str(error)
+            self._tally.stopped = str(error)
         self._note_bad(run)
 
-    async def heed_signals(self, run: BulkRun) -> None:
-        """The first Ctrl-C stops the run, the second stops it at once."""
-        with anyio.open_signal_receiver(signal.SIGINT) as signals:
-            async for _ in signals:
-                if self.tally.interrupted:
-                    self._shown.say("Stopping now.")
-                    run.abort()
-                else:
-                    self.tally.interrupted = True
-                    self._shown.say(
-                        "Stopping: what is in flight is finished. Ctrl-C again stops it now."
-                    )
-                    run.stop()
+    async def heed_signals(self, run: BulkRun, signals: Interruptions) -> None:
+        """The first signal stops the run, the second stops it at once."""
+        number = await signals.next()
+        self._tally.interrupted = True
+        run.stop()
+        if number == _SIGHUP:
+            await anyio.sleep(_SAME_HANGUP)
+            signals.forget(number)
+        self._shown.say("Stopping: what is in flight is finished. Ctrl-C again stops it now.")
+        await signals.next()
+        self._shown.say("Stopping now.")
+        run.abort()
 
     def finish(self) -> None:
         """Show the last of the progress."""
-        self._shown.update(self.tally, last=True)
+        self._shown.update(self._tally, last=True)
         self._shown.close()
 
     def _note_bad(self, run: BulkRun) -> None:
@@ -290,7 +305,7 @@ class _Sending(logging.Handler):
     def _note(self, run: BulkRun, row: FileRow, outcome: Outcome | None) -> None:
         status = OutcomeStatus.INVALID if outcome is None else outcome.status
         code = outcome.error.code if outcome and isinstance(outcome.error, GatewayError) else None
-        self.tally.counts[status, code] += 1
+        self._tally.counts[status, code] += 1
         if self._out is None:
             return
         try:
@@ -298,8 +313,18 @@ class _Sending(logging.Handler):
         except OSError as error:
             # Rows whose outcome cannot be written down must not be sent.
             self._out = None
-            self.tally.stopped = f"cannot write the outcomes: {error.strerror or error}"
+            self._tally.stopped = f"cannot write the outcomes: {error.strerror or error}"
             run.stop()
+
+
+def _without_advice(error: BulkStoppedError) -> str:
+    """What stopped the run, without what a row's error advises for that row alone."""
+    cause = error.cause
+    if isinstance(cause, NotSentError) and not isinstance(cause, LedgerError):
+        return f"not sent: {cause.reason}"
+    if isinstance(cause, OutcomeUnknownError):
+        return f"outcome unknown: {cause.reason}"
+    return str(cause)
 
 
 def outcome_table(tally: Tally) -> Table:

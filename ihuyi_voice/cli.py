@@ -31,7 +31,9 @@ from .cli_account import (
     BaseUrl,
     Timeout,
     fail,
+    fail_interrupted,
 )
+from .cli_signals import Interruptions
 from .errors import (
     ACCEPTED,
     GatewayError,
@@ -53,8 +55,10 @@ _STATUS_HELP = """
 
 Exit status: 0 accepted · 2 invalid number, content, option or credentials, nothing sent ·
 3 refused by the gateway · 4 not sent, repeating is safe · 5 over the limit for this number ·
-6 [bold]unknown: the phone may have rung[/bold], do not repeat blindly.
+6 [bold]unknown: the phone may have rung[/bold], do not repeat blindly ·
+128 and the signal's number (130 after Ctrl-C) when interrupted before anything was sent.
 """
+_ACCEPTED = OutcomeStatus.ACCEPTED
 
 app: typer.Typer = typer.Typer(
     name="ihuyi-voice",
@@ -96,41 +100,48 @@ def submit(  # noqa: PLR0913 - one argument per option
     """Place [bold]one call[/bold] that reads out a verification code. A real phone rings."""
     drawn = None if content is not None else generate_code()
     code = content if content is not None else drawn or ""
-    result: SubmitResult | IhuyiVoiceError
-    try:
-        # Checked here too, so that a bad number does not ask for a key first.
-        number = check_mobile(mobile)
-        with Account(api_id, api_key_file, base_url, timeout).client(VoiceClient) as client:
-            result = client.submit(number, check_content(code))
-    except InvalidRequestError as error:
-        number, drawn, result = "", None, error
-    except IhuyiVoiceError as error:
-        result = error
-    except KeyboardInterrupt:
-        result = OutcomeUnknownError("interrupted while the request was on its way")
-    status = OutcomeStatus.ACCEPTED
-    if isinstance(result, IhuyiVoiceError):
-        status = status_of(result)
-        if not result.may_have_rung:
-            drawn = None
-    report = _submit_report(number, status, result, drawn)
-    if as_json:
-        typer.echo(json.dumps(report, ensure_ascii=False))
-    else:
-        _print_submit(report)
+    account = Account(api_id, api_key_file, base_url, timeout)
+    number = ""
+    sending = False
+    result: SubmitResult | IhuyiVoiceError | None = None
+    with Interruptions():
+        try:
+            # Checked here too, so that a bad number does not ask for a key first.
+            number = check_mobile(mobile)
+            code = check_content(code)
+            with account.client(VoiceClient) as client:
+                sending = True
+                # Kept as it comes: closing the client may be interrupted too.
+                try:
+                    result = client.submit(number, code)
+                except IhuyiVoiceError as error:
+                    result = error
+        except InvalidRequestError as error:
+            number, drawn, result = "", None, error
+        except (KeyboardInterrupt, typer.Abort) as interruption:
+            if not sending:
+                fail_interrupted(interruption)
+            result = result or OutcomeUnknownError("interrupted while the request was on its way")
+        status = status_of(result) if isinstance(result, IhuyiVoiceError) else _ACCEPTED
+        with suppress(KeyboardInterrupt):
+            report = _submit_report(number, status, result, drawn)
+            if as_json:
+                typer.echo(json.dumps(report))
+            else:
+                _print_submit(report)
     raise typer.Exit(EXIT_STATUSES[status])
 
 
 def _submit_report(
     number: str, status: OutcomeStatus, result: SubmitResult | IhuyiVoiceError, drawn: str | None
 ) -> dict[str, object]:
-    """What became of a submit, for machines; a drawn code is told to whoever asked for it."""
+    """What became of a submit, for machines; with a drawn code that a phone may be read."""
     report: dict[str, object] = {
         "status": status.value,
         "may_have_rung": True,
         "mobile": mask_mobile(number),
     }
-    if drawn is not None:
+    if drawn is not None and getattr(result, "may_have_rung", True):
         report["content"] = drawn
     if not isinstance(result, IhuyiVoiceError):
         return report | {"code": ACCEPTED, "msg": result.msg, "voice_id": result.voice_id}
@@ -169,14 +180,17 @@ def balance(  # noqa: PLR0913 - one argument per option
 ) -> None:
     """Print how many calls the account has [bold]left[/bold]. No phone rings."""
     try:
-        with Account(api_id, api_key_file, base_url, timeout).client(VoiceClient) as client:
+        with (
+            Interruptions(),
+            Account(api_id, api_key_file, base_url, timeout).client(VoiceClient) as client,
+        ):
             remaining = client.query_balance().remaining
+    except (KeyboardInterrupt, typer.Abort) as interruption:
+        fail_interrupted(interruption)
     except IhuyiVoiceError as error:
         status = status_of(error)
         if as_json:
-            typer.echo(
-                json.dumps({"status": status.value, "error": str(error)}, ensure_ascii=False)
-            )
+            typer.echo(json.dumps({"status": status.value, "error": str(error)}))
             raise typer.Exit(EXIT_STATUSES[status]) from None
         fail(str(error), EXIT_STATUSES[status])
     typer.echo(json.dumps({"remaining": remaining}) if as_json else str(remaining))
@@ -266,9 +280,9 @@ def _warn_unless_loopback(url: str) -> None:
     # The server logs as much, and nobody has set up any logging here.
     if not ip_address(urlsplit(url).hostname or "").is_loopback:
         typer.echo(
-            f"warning: {url} is NOT only this machine: whoever reaches it can read every number"
-            " and code sent to it, submit, and steer it; leave out --host unless that is what you"
-            " want",
+            f"warning: {url} is NOT only this machine: everyone who reaches it can read every"
+            " number and code sent to it, submit, and steer it; leave out --host unless that is"
+            " what you want",
             err=True,
         )
 
@@ -276,11 +290,9 @@ def _warn_unless_loopback(url: str) -> None:
 def _print_attempt(attempt: Attempt) -> None:
     moment = time.strftime("%H:%M:%S", time.localtime(attempt.time))
     what = f"placed {attempt.voice_id}" if attempt.placed else f"refused {attempt.code}"
-    # It is a stranger's form: as a literal, so that it cannot steer the terminal.
+    # The form may come from anywhere: as a literal, it cannot steer the terminal.
     line = f"{moment}  {what}  mobile {attempt.mobile!a}  content {attempt.content!a}"
-    # The terminal may be gone; the gateway goes on for its callers.
-    with suppress(OSError):
-        typer.echo(line)
+    typer.echo(line)
 
 
 @app.command()

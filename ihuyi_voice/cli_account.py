@@ -34,6 +34,7 @@ EXIT_STATUSES = {
 }
 EXIT_USAGE = 2
 EXIT_BELOW = 7
+_EXIT_CTRL_C = 130
 
 ApiId = Annotated[
     str | None,
@@ -108,3 +109,8 @@ def fail(message: str, status: int = EXIT_USAGE) -> NoReturn:
     """One line on stderr, and out."""
     typer.echo(f"ihuyi-voice: {message}", err=True)
     raise typer.Exit(status)
+
+
+def fail_interrupted(interruption: BaseException) -> NoReturn:
+    """A signal, or the end of what is typed at a prompt, came before anything was sent."""
+    fail("interrupted: nothing was sent", getattr(interruption, "status", _EXIT_CTRL_C))

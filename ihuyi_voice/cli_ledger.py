@@ -91,7 +91,7 @@ def ledger(  # noqa: PLR0913 - one argument per option
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Look into a [bold]ledger[/bold], and resolve what became of its unknown calls."""
+    """Look into a [bold]ledger[/bold], and resolve its unknown calls."""
     if (key is not None or placed is not None) and action is not Action.RESOLVE:
         fail("a key, --placed and --not-placed go with resolve")
     if older_than is not None and action is not Action.PURGE:
@@ -117,7 +117,7 @@ def open_ledger(file: str, *, create: bool) -> Ledger:
         file: a path or a URL, as `Ledger.open` takes it, without a password.
         create: whether one that is not there is made.
     """
-    # Before anybody reads the URL, whose mistakes could be told with the password in them.
+    # Before the URL is parsed: a parser's error could show the password.
     if "://" in file and re.search(r"://[^:/@]*:[^@]*@|[?&]password=", file):
         fail(
             "no password on the command line, where other users can read it: leave it out of"
@@ -152,7 +152,7 @@ def _list(file: str, *, as_json: bool) -> None:
         claims = book.unknown()
     if as_json:
         for claim in claims:
-            typer.echo(json.dumps(_facts(claim), ensure_ascii=False))
+            typer.echo(json.dumps(_facts(claim)))
     elif claims:
         _print_claims(claims)
     else:
@@ -230,7 +230,7 @@ def _resolve(file: str, key: str, *, placed: bool, as_json: bool) -> None:
     with _opened(file) as book:
         book.resolve(key, placed=placed)
     if as_json:
-        typer.echo(json.dumps({"key": key, "placed": placed}, ensure_ascii=False))
+        typer.echo(json.dumps({"key": key, "placed": placed}))
     elif placed:
         typer.echo(f"{key}: recorded as placed; it is never sent again")
     else:

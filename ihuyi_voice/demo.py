@@ -100,8 +100,10 @@ async def _bulk(gateway: SandboxGateway, url: str, console: Console) -> Tally:
             else:
                 yield FileRow(line, f"151{n:08d}", f"{n:06d}")
 
+    tally = Tally()
     async with AsyncVoiceClient(gateway.api_id, gateway.api_key, base_url=url) as client:
-        return await send(client, rows(), _BULK_ROWS, SendOptions(concurrency=20), console)
+        await send(client, rows(), _BULK_ROWS, SendOptions(concurrency=20), console, tally)
+    return tally
 
 
 async def _async(gateway: SandboxGateway, url: str) -> list[Shown]:

@@ -1,0 +1,78 @@
+"""The output of the command: standard streams that never change how it ends.
+
+A call may have been placed before its outcome is printed. So a full, closed
+or broken output, or one whose encoding lacks a character, must neither raise
+nor change the exit status. The streams are replaced once, at the start, and
+all that prints after that, typer and rich included, prints to these.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import select
+import sys
+from typing import TextIO
+
+
+class LossyFile(io.FileIO):
+    """A file that takes all that is written, and drops what it cannot write.
+
+    Attributes:
+        lost: why something was dropped; None while nothing was.
+    """
+
+    lost: OSError | None = None
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]  # BufferedWriter's alone
+        """Write what can be written; the rest counts as written too."""
+        if self.lost is None:
+            try:
+                # None: a pipe that does not block is full.
+                while (count := super().write(data)) is None:
+                    select.select([], [self], [])
+            except OSError as error:
+                self.lost = error
+            else:
+                return count
+        return len(data)
+
+
+def guard_streams() -> None:
+    """Replace the standard streams; to be called once, before anything is opened."""
+    _open_closed_descriptors()
+    if sys.stdin is None:
+        sys.stdin = io.TextIOWrapper(io.BytesIO())
+    sys.stdout = _guarded(sys.stdout, 1)
+    sys.stderr = _guarded(sys.stderr, 2)
+
+
+def report_loss() -> None:
+    """Say on standard error that standard output could not be written, unless its reader left."""
+    sys.stdout.flush()
+    lost = getattr(getattr(sys.stdout.buffer, "raw", None), "lost", None)
+    if lost is not None and lost.errno != errno.EPIPE:
+        sys.stderr.write(
+            f"ihuyi-voice: standard output could not be written ({lost.strerror}), so a part of it"
+            " is lost; the exit status is that of the outcome\n"
+        )
+
+
+def _open_closed_descriptors() -> None:
+    """Closed standard descriptors would be taken by the next socket, and libuv aborts on that."""
+    opened = os.open(os.devnull, os.O_RDWR)
+    # A new descriptor is the lowest that is free, so this one may already be a standard one.
+    while opened <= 2:
+        opened = os.open(os.devnull, os.O_RDWR)
+    os.close(opened)
+
+
+def _guarded(stream: TextIO | None, descriptor: int) -> TextIO:
+    raw = LossyFile(descriptor, "w", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),  # type: ignore[type-var]  # its write takes what is given here
+        encoding=stream.encoding if stream is not None else "utf-8",
+        errors="backslashreplace",
+        line_buffering=descriptor == 2 or raw.isatty(),
+    )
