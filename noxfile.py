@@ -33,9 +33,13 @@ OF_THE_TIME_OF_THE_LOWEST = ("click==8.2.1",)
 # What the tests read, but for the package itself.
 READ_BY_TESTS = ("CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", "tests")
 
-# Browsers, brokers, long runs and CI itself take most of the time and do not tell
-# one Python from another: run by the README's command and `coverage`.
-SAME_EVERYWHERE = tuple(f"--ignore=tests/{name}" for name in ("inbox", "celery", "soak", "ci"))
+# Browsers, brokers, long runs, pytest's own runs, the benchmark and CI itself take most
+# of the time and do not tell one Python from another: run by the README's command and
+# `coverage`.
+SAME_EVERYWHERE = tuple(
+    f"--ignore=tests/{name}"
+    for name in ("inbox", "celery", "soak", "ci", "plugin/test_runs.py", "test_benchmarks.py")
+)
 
 
 @nox.session(python=PYTHONS)
@@ -153,6 +157,8 @@ def _pytest(
     if os.environ.get("CI"):
         cache = f"--cache={Path(session.virtualenv.location, 'pytest_cache')}"
         command = ("python", str(HERE / ".ci" / "once_more.py"), cache, session.name, *command)
+        # Another session runs beside this one: together they have two cores.
+        command = (*command, "--numprocesses=2")
     session.run(*command, *arguments, *session.posargs, env=env)
 
 

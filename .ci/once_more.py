@@ -11,19 +11,29 @@ that the environment variable CI_FLAKY names. The exit status is 0 only if each 
 has passed. Everything else fails at once: a collection error, a usage error, an
 interruption, a crash of pytest itself, a failure that belongs to no test.
 
+"Alone" is without other tests of the same command and, under `side_by_side.py`, without
+other sessions: the second run waits until those that run have ended, and none begins.
+
 A worker of pytest-xdist that crashes fails the test that it ran.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import json
 import os
 import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MOST = 10
 """More failures than this are not timing."""
@@ -59,9 +69,9 @@ def main(arguments: list[str]) -> int:
         return status
 
     print(f"\n{given.name}: once more, alone: {' '.join(failed)}", flush=True)
-    again = subprocess.call(
-        [*(given.again or command), "--last-failed", "--last-failed-no-failures=none", "-n0"]
-    )
+    command = [*(given.again or command), "--last-failed", "--last-failed-no-failures=none", "-n0"]
+    with _alone():
+        again = subprocess.call(command)
     # A test that passes is removed from the cache; one that was not run stays.
     if again == 0 and (left := _failed(cache)):
         print(f"{given.name}: not run a second time: {' '.join(left)}")
@@ -77,6 +87,24 @@ def _failed(cache: Path) -> list[str]:
     if not recorded.exists():
         return []
     return sorted(json.loads(recorded.read_text(encoding="utf-8")))
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Wait for the other sessions that run; let none begin; see `side_by_side.py`."""
+    if "CI_LANES" not in os.environ:
+        yield
+        return
+    lanes = Path(os.environ["CI_LANES"])
+    ours = lanes / "running" / os.environ["CI_SESSION"]
+    # Another session that wants to be alone does not wait for this one meanwhile.
+    ours.unlink()
+    with (lanes / "turn").open("wb") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        while any((lanes / "running").iterdir()):
+            time.sleep(0.1)
+        ours.touch()
+        yield
 
 
 def _report(lines: list[str]) -> None:

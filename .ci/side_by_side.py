@@ -7,12 +7,18 @@ come first, so that both lanes end at about the same time. What a session prints
 printed when it ends, in one piece. After the first failure no other session begins;
 the one that runs beside it comes to its end.
 
+A session that wants to be alone, such as `once_more.py`, finds in the environment its name
+in CI_SESSION and a folder in CI_LANES. There, `running/` has a file for each session that
+runs, and no session begins while the file `turn` is locked.
+
 The closing lines are the summary: seconds and result of each session, and its tests.
 The exit status is 0 only if every session has passed.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 import subprocess
 import sys
@@ -20,6 +26,7 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 LANES = 2
@@ -39,7 +46,7 @@ class Session:
     seconds: float = 0.0
     tests: str = ""
 
-    def run(self, output: IO[str]) -> bool:
+    def run(self, lanes: Path, output: IO[str]) -> bool:
         """Run it to its end; whether it passed."""
         began = time.monotonic()
         status = subprocess.call(
@@ -47,6 +54,7 @@ class Session:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            env={**os.environ, "CI_LANES": str(lanes), "CI_SESSION": self.name},
         )
         self.seconds = time.monotonic() - began
         self.result = "passed" if status == 0 else f"FAILED (exit status {status})"
@@ -62,7 +70,9 @@ class Session:
 class Lanes:
     """The sessions, and who runs which."""
 
-    def __init__(self, sessions: list[Session]) -> None:
+    def __init__(self, sessions: list[Session], folder: Path) -> None:
+        self._folder = folder
+        (folder / "running").mkdir()
         self._left = list(reversed(sessions))
         self._lock = threading.Lock()
         self._began = time.monotonic()
@@ -79,7 +89,8 @@ class Lanes:
     def _lane(self) -> None:
         while session := self._next():
             with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
-                passed = session.run(output)
+                passed = session.run(self._folder, output)
+                self._running(session).unlink(missing_ok=True)
                 output.seek(0)
                 with self._lock:
                     self.failed = self.failed or not passed
@@ -88,12 +99,18 @@ class Lanes:
                     sys.stdout.flush()
 
     def _next(self) -> Session | None:
-        with self._lock:
-            if self.failed or not self._left:
-                return None
-            session = self._left.pop()
-            self._say(f"{session.name} begins: {session.command}")
-            return session
+        with (self._folder / "turn").open("wb") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            with self._lock:
+                if self.failed or not self._left:
+                    return None
+                session = self._left.pop()
+                self._running(session).touch()
+                self._say(f"{session.name} begins: {session.command}")
+                return session
+
+    def _running(self, session: Session) -> Path:
+        return self._folder / "running" / session.name
 
     def _say(self, text: str) -> None:
         print(f"\n=== {text} (after {time.monotonic() - self._began:.0f} s)", flush=True)
@@ -103,8 +120,8 @@ def main(arguments: list[str]) -> int:
     """Return the exit status."""
     split = (argument.split("=", 1) for argument in arguments)
     sessions = [Session(name, command) for name, command in split]
-    lanes = Lanes(sessions)
-    lanes.run()
+    with tempfile.TemporaryDirectory() as folder:
+        Lanes(sessions, Path(folder)).run()
     print("\n=== summary", *sessions, sep="\n", flush=True)
     return int(any(session.result != "passed" for session in sessions))
 

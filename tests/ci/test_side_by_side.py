@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,15 +18,29 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+FLAKY = """
+import os, pathlib
+
+def test_flaky():
+    running = sorted(os.listdir(os.environ["CI_LANES"] + "/running"))
+    with pathlib.Path("log").open("a+") as log:
+        print(running, file=log)
+        log.seek(0)
+        assert 2 == len(log.readlines())
+"""
+
+
 def run(folder: Path, *sessions: str, go_after: str = "") -> tuple[int, str, list[str]]:
     """The exit status, all that was printed, and the summary without seconds.
 
     Once a line with `go_after` is printed, there is a file named `go`.
     """
     output = ""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     with subprocess.Popen(
         [sys.executable, SCRIPT, *sessions],
         cwd=folder,
+        env={**environment, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -71,3 +87,28 @@ def test_each_run_of_pytest_is_in_the_summary(tmp_path: Path) -> None:
     assert [
         "tests passed: 1 failed, 2 passed in 0.50s, then 1 passed in 70.10s (0:01:10)"
     ] == summary
+
+
+def test_tests_that_failed_run_again_when_no_other_session_runs(tmp_path: Path) -> None:
+    # Each fails first, together with the other; the second time no other session may run.
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "pytest.ini").touch()
+        (tmp_path / name / "test_it.py").write_text(FLAKY)
+    subprocess.run(["mkfifo", tmp_path / "pipe"], check=True)
+    program = shlex.join([sys.executable, str(SCRIPT.with_name("once_more.py"))])
+    pytest = shlex.join([sys.executable, "-m", "pytest", "-p", "xdist.plugin"])
+    status, output, summary = run(
+        tmp_path,
+        f"one=cd one; echo >../pipe; {program} one {pytest}",
+        f"two=cd two; cat ../pipe; {program} two {pytest}",
+        "three=touch three",
+    )
+    assert 0 == status, output
+    assert ["one", "two"] == re.findall(
+        r"^FLAKY: .* \(in (.*)\)$", "\n".join(sorted(output.splitlines())), re.MULTILINE
+    )
+    assert ["['one']", "['two']"] == sorted(
+        (tmp_path / name / "log").read_text().splitlines()[1] for name in ("one", "two")
+    )
+    assert "three passed" == summary[2]
