@@ -33,9 +33,13 @@ OF_THE_TIME_OF_THE_LOWEST = ("click==8.2.1",)
 # What the tests read, but for the package itself.
 READ_BY_TESTS = ("CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", "tests")
 
-# Browsers, brokers and long runs, which take most of the time and do not tell
-# one Python from another: run by the README's command and `coverage`.
-SAME_EVERYWHERE = ("--ignore=tests/inbox", "--ignore=tests/celery", "--ignore=tests/soak")
+# Browsers, brokers, long runs, pytest's own runs, the benchmark and CI itself take most
+# of the time and do not tell one Python from another: run by the README's command and
+# `coverage`.
+SAME_EVERYWHERE = tuple(
+    f"--ignore=tests/{name}"
+    for name in ("inbox", "celery", "soak", "ci", "plugin/test_runs.py", "test_benchmarks.py")
+)
 
 
 @nox.session(python=PYTHONS)
@@ -52,14 +56,14 @@ def tests(session: nox.Session) -> None:
             _copy(HERE / name, Path(elsewhere, name))
         with session.chdir(elsewhere):
             session.run("python", "-c", _ASSERT_INSTALLED)
-            session.run("pytest", *SAME_EVERYWHERE, *session.posargs)
+            _pytest(session, *SAME_EVERYWHERE)
 
 
 @nox.session(python=PYTHONS[0])
 def lowest(session: nox.Session) -> None:
     """The tests on the lowest Python with the lowest versions we say we work with."""
     session.install("-e", ".[test]", *_lowest_pins(), *OF_THE_TIME_OF_THE_LOWEST)
-    session.run("pytest", *SAME_EVERYWHERE, *session.posargs)
+    _pytest(session, *SAME_EVERYWHERE)
 
 
 @nox.session
@@ -78,7 +82,7 @@ def typing(session: nox.Session) -> None:
     # anew each time, because the version alone does not tell that it changed.
     session.install("--force-reinstall", "--no-deps", ".")
     for python in (PYTHONS[0], PYTHONS[-1]):
-        checked = ("ihuyi_voice", "tests", "benchmarks", "noxfile.py")
+        checked = ("ihuyi_voice", "tests", "benchmarks", "noxfile.py", ".ci/once_more.py")
         session.run("mypy", f"--python-version={python}", *checked)
     with tempfile.TemporaryDirectory() as elsewhere:
         copies = [shutil.copy(path, elsewhere) for path in HERE.glob("tests/typing/*.py")]
@@ -116,7 +120,7 @@ def coverage(session: nox.Session) -> None:
     # With the peers of the benchmark, whose tests are skipped elsewhere.
     session.install("-e", ".[test,bench]")
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    _pytest(session, command=("coverage", "run", "-m", "pytest"))
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", "--fail-under=100")
 
@@ -125,7 +129,7 @@ def coverage(session: nox.Session) -> None:
 def soak(session: nox.Session) -> None:
     """The long bulk runs at their full size: every row accounted for, memory flat."""
     session.install("-e", ".[test]")
-    session.run("pytest", "tests/soak", *session.posargs, env={"IHUYI_VOICE_SOAK": "1"})
+    _pytest(session, "tests/soak", env={"IHUYI_VOICE_SOAK": "1"})
 
 
 @nox.session(default=False)
@@ -141,6 +145,21 @@ package = pathlib.Path(ihuyi_voice.__file__).parent
 assert package.parent == pathlib.Path(sysconfig.get_path("purelib")), package
 assert (package / "py.typed").is_file()
 """
+
+
+def _pytest(
+    session: nox.Session,
+    *arguments: str,
+    command: tuple[str, ...] = ("pytest",),
+    env: dict[str, str] | None = None,
+) -> None:
+    """Run pytest; in CI, run the tests that failed once more, alone."""
+    if os.environ.get("CI"):
+        cache = f"--cache={Path(session.virtualenv.location, 'pytest_cache')}"
+        command = ("python", str(HERE / ".ci" / "once_more.py"), cache, session.name, *command)
+        # Another session runs beside this one: together they have two cores.
+        command = (*command, "--numprocesses=2")
+    session.run(*command, *arguments, *session.posargs, env=env)
 
 
 def _copy(source: Path, target: Path) -> None:

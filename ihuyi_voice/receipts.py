@@ -24,8 +24,12 @@ What is not known, and what to do about it:
   a receipt is a hint and no proof. Make the path a long secret, take requests
   from the vendor's addresses alone (at the proxy or firewall), and match
   `voice_id` with the ids that `submit` returned before believing anything.
-- The codes are another vocabulary than those of a submit: only 2, delivered, is
-  documented.
+- The codes are another vocabulary than those of a submit, and not always numbers:
+  operators' texts come through, such as `DB:0142`. Only 2 is documented. So
+  `Receipt.code` is a str as it came, and `delivered` means `2` or `DELIVRD`.
+
+A receipt that is refused three times is lost. So none is refused for its code, its
+time or its number: what cannot be read is kept as it came.
 
 Nothing here talks to the gateway. Logs and reprs show numbers only masked.
 """
@@ -46,7 +50,7 @@ from .receipt_form import (
     Receipt,
     ReceiptFields,
     parse_receipt,
-    parse_receipt_body,
+    read_receipt,
 )
 
 if TYPE_CHECKING:
@@ -78,16 +82,17 @@ MAX_RECEIPT_BYTES = 64 * 1024
 
 # --- calling the user's function once -----------------------------------------
 
-# What is remembered of a receipt, so that its repetitions are known.
-_Key = tuple[str | None, int, bytes]
 
-
-def _key(receipt: Receipt) -> _Key:
-    if receipt.voice_id is not None:
-        return receipt.voice_id, receipt.code, b""
-    # The id may be there under a name that nobody knows: only equal forms are repetitions.
-    form = repr(sorted(receipt.raw.items())).encode(errors="backslashreplace")
-    return None, receipt.code, hashlib.sha256(form).digest()
+def _key(receipt: Receipt) -> bytes:
+    """What is remembered of a receipt, so that its repetitions are known."""
+    if receipt.voice_id is not None and receipt.code:
+        said = [receipt.voice_id, receipt.code]
+    else:
+        # The id or the code may be there under an unknown name: only equal forms
+        # are repetitions.
+        said = [repr(sorted(receipt.raw.items()))]
+    # A digest, because a code may be as long as a body.
+    return hashlib.sha256(repr(said).encode(errors="backslashreplace")).digest()
 
 
 class _UnderWay:
@@ -118,6 +123,27 @@ _POST_ONLY = _Answer(405, "POST a receipt")
 _BROKEN_OFF = _Answer(400, "not a receipt: its body broke off")
 
 
+class _Body:
+    """The body of a push. No repr shows it: it holds a number."""
+
+    __slots__ = ("_read",)
+
+    def __init__(self) -> None:
+        self._read = bytearray()
+
+    def add(self, piece: bytes) -> bool:
+        """Whether there is more to read: an empty piece is the end."""
+        self._read += piece
+        return bool(piece)
+
+    @property
+    def is_too_large(self) -> bool:
+        return len(self._read) > MAX_RECEIPT_BYTES
+
+    def receipt(self) -> Receipt | InvalidReceiptError:
+        return read_receipt(bytes(self._read))
+
+
 class _Pushes:
     """Answers the pushes of one handler, whatever server it runs in."""
 
@@ -129,20 +155,18 @@ class _Pushes:
             raise TypeError(msg)
         self._callback = callback
         self._remember = remember
-        self._taken: OrderedDict[_Key, None] = OrderedDict()
-        self._under_way: dict[_Key, _UnderWay] = {}
+        self._taken: OrderedDict[bytes, None] = OrderedDict()
+        self._under_way: dict[bytes, _UnderWay] = {}
 
     async def answer(self, read: _Read) -> _Answer:
-        body = bytearray()
-        while chunk := await read():
-            body += chunk
-            if len(body) > MAX_RECEIPT_BYTES:
+        body = _Body()
+        while body.add(await read()):
+            if body.is_too_large:
                 return _TOO_LARGE
-        try:
-            receipt = parse_receipt_body(bytes(body))
-        except InvalidReceiptError as error:
-            logger.warning("a push that is not a receipt: %s", error)
-            return _Answer(400, f"not a receipt: {error}")
+        receipt = body.receipt()
+        if isinstance(receipt, InvalidReceiptError):
+            logger.warning("a push that is not a receipt: %s", receipt)
+            return _Answer(400, f"not a receipt: {receipt}")
         if await self._take(receipt):
             return _Answer(200, RECEIPT_REPLY)
         return _Answer(500, "not taken, push it again")
@@ -174,7 +198,7 @@ class _Pushes:
             await asyncio.shield(this.task)
         return this.taken
 
-    async def _look_at(self, receipt: Receipt, key: _Key, this: _UnderWay) -> None:
+    async def _look_at(self, receipt: Receipt, key: bytes, this: _UnderWay) -> None:
         try:
             this.taken = await self._called(receipt)
         finally:
@@ -226,15 +250,16 @@ def aiohttp_receipt_handler(
 
     It answers `success` once `callback` has returned for a receipt; 500 when it
     raised, so that the gateway pushes again (at most 3 times in all) and
-    `callback` is called again; 400 for what is not a receipt, 405 for anything
-    but a POST, 413 for a body above 64 KiB. The form is read as UTF-8 or GBK,
-    whatever the headers say of it.
+    `callback` is called again; 400 for what is not a receipt (neither an id nor
+    a number, or more than 100 fields), 405 for anything but a POST, 413 for a
+    body above 64 KiB. No receipt is refused for its code, its time or its
+    number. The form is read as UTF-8 or GBK, whatever the headers say of it.
 
     Args:
-        callback: called once for each id and code (where there is no id: for
-            each form that differs), however often that is pushed; a push that
-            arrives while it runs waits and is answered likewise. It goes on to
-            its end even where the push is cancelled, and what came of it
+        callback: called once for each id and code (where one of them is
+            missing: for each form that differs), however often that is pushed;
+            a push that arrives while it runs waits and gets the same answer. It
+            runs to its end even where the push is cancelled, and its result
             counts. A coroutine function is awaited, any other is called in a
             thread, so that it may block. It should be quick: how long the
             gateway waits for an answer is not known.

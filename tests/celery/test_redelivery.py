@@ -41,7 +41,7 @@ from tests.celery.calls import call
 result = call.delay("13912345678", "1125")
 print(result.id, flush=True)
 try:
-    print("placed as", result.get(timeout=60))
+    print("placed as", result.get(timeout=100))
 except Exception as error:
     print(type(error).__name__, error)
 """
@@ -58,7 +58,7 @@ def needs() -> None:
 
 def until(condition: Callable[[], object]) -> None:
     """Wait for what other processes do and offer no event for."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.005)
@@ -177,7 +177,7 @@ def shop(gateway: SandboxGateway, tmp_path: Path) -> Iterator[Shop]:
 
 def told(customer: subprocess.Popen[str]) -> tuple[str, str]:
     """The task's id, and what became of it."""
-    out, _ = customer.communicate(timeout=60)
+    out, _ = customer.communicate(timeout=110)
     task, end = out.splitlines()
     return task, end
 
