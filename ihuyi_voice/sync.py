@@ -30,7 +30,7 @@ from .blocking_bulk import BlockingBulkRun
 from .bulk import BulkOptions, is_account_level
 from .client import AsyncVoiceClient, conceal, options_from_env
 from .errors import NotSentError, OutcomeUnknownError
-from .models import DEFAULT_BASE_URL, SubmitRequest
+from .models import DEFAULT_BASE_URL, OutcomeStatus, SubmitRequest
 from .quota import QuotaDefault
 from .request_log import DeferredLog
 
@@ -219,7 +219,7 @@ class VoiceClient:
         request = SubmitRequest(mobile, content, idempotency_key)
         # What is raised from here on must not find them in this frame.
         del mobile, content, idempotency_key
-        return self._call("submit", lambda client: client._opened().submit(request))
+        return self._call("submit", lambda client: client._opened().submit(request), request)
 
     def query_balance(self) -> Balance:
         """Ask how many calls the account has left.
@@ -342,9 +342,15 @@ class VoiceClient:
         thread = self._threads.current
         return thread if thread.was_started() and thread.is_usable() else None
 
-    def _call(self, name: str, start: Callable[[AsyncVoiceClient], Awaitable[T]]) -> T:
+    def _call(
+        self,
+        name: str,
+        start: Callable[[AsyncVoiceClient], Awaitable[T]],
+        request: SubmitRequest | None = None,
+    ) -> T:
         """Run a coroutine in the loop thread and wait for its end."""
         self._check_usable(name)
+        began = time.monotonic()
         end: Handover[T] = Handover()
         begun = given_up = False
 
@@ -356,7 +362,7 @@ class VoiceClient:
                 raise asyncio.CancelledError
             return start(client)
 
-        deadline = time.monotonic() + self._timeout + self._grace
+        deadline = began + self._timeout + self._grace
         try:
             self._running_thread().begin(begin, end)
             in_time = end.wait(deadline - time.monotonic())
@@ -369,7 +375,11 @@ class VoiceClient:
                 if given_up
                 else "the client was closed, or the program ended,"
             )
-            raise self._no_end(name, reason, begun=begun) from None
+            error = self._no_end(name, reason, begun=begun)
+        except NotSentError as not_sent:
+            if begun:
+                raise
+            error = not_sent
         except BaseException:
             # Ctrl-C ends the wait alone; the call itself must end too, begun or not.
             end.cancel()
@@ -377,6 +387,14 @@ class VoiceClient:
         finally:
             self._log.write()
             self._threads.after_call()
+        if isinstance(error, NotSentError):
+            # It did not come as far as the thread, which logs all others.
+            mobile = "" if request is None else request.mobile
+            log = self._log.request_log()
+            log.request(name, mobile, error, OutcomeStatus.NOT_SENT, began)
+            del mobile
+            self._log.write()
+        raise error
 
     def _no_end(self, name: str, reason: str, *, begun: bool) -> Exception:
         """What is known of a call that the loop thread has not answered."""
@@ -416,7 +434,7 @@ class VoiceClient:
             NotSentError: it cannot be started.
             RuntimeError: the client is closed.
         """
-        thread = self._threads.running(self._timeout)
+        thread = self._threads.running(self._timeout + self._grace)
         # A `close` either finds the thread or is seen here.
         if self._closed:
             self._threads.close(0.0)

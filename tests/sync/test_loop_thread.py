@@ -226,7 +226,9 @@ def test_a_foreign_failure_of_the_start_shows_no_words_of_its_own(
 
 
 def test_a_start_that_takes_too_long(
-    make: Callable[..., VoiceClient], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., VoiceClient],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     go_on = threading.Event()
 
@@ -235,10 +237,14 @@ def test_a_start_that_takes_too_long(
         return asyncio.new_event_loop()
 
     voice = make(timeout=0.2)
-    with monkeypatch.context() as patched:
+    with monkeypatch.context() as patched, caplog.at_level("INFO", logger="ihuyi_voice"):
+        voice._grace = 0.1
         patched.setattr(_loop_thread, "fast_loop_factory", lambda: slow)
-        with pytest.raises(NotSentError, match=r"did not start within 0\.2 s"):
-            voice.query_balance()
+        with pytest.raises(NotSentError, match=r"did not start within 0\.3 s"):
+            voice.submit("13900000001", "1125")
+    # It is logged as all others are.
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "ihuyi_voice"]
+    assert line.startswith("submit 139****0001 not_sent ")
     abandoned = voice._threads.current
     go_on.set()
     assert abandoned._ended.wait(10)
