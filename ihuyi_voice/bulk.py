@@ -96,7 +96,8 @@ class BulkRun:
         self._pace = Pace(options.rate)
         self._turn = Turn()
         self._workers = 0
-        # What the holder of the turn waits for, and any worker: room for another row.
+        self._most_workers = options.in_flight
+        # What the holder of the turn waits for: a row, its time, or room for it.
         self._pause: anyio.CancelScope | None = None
         self._awaiting_row = False
         self._room: anyio.Event | None = None
@@ -245,38 +246,31 @@ class BulkRun:
     def _free(self) -> int:
         """How many more rows may be taken or read ahead."""
         unread = self._taken - len(self._late) - self._outcomes.read
-        return self._options.in_flight + READ_AHEAD - unread - self._source.ahead
-
-    def _has_room(self) -> bool:
-        """Whether the next row of the source may be taken; one read ahead has its room."""
-        return self._source.ahead > 0 or self._free() > 0
+        return self._most_workers + READ_AHEAD - unread - self._source.ahead
 
     def _refill(self) -> None:
         """Let the source read ahead as far as there is room."""
-        wanted = self._source.wants()
-        if not wanted:
-            return
-        free = self._free()
+        wanted, free = self._source.wants(), self._free()
         if free >= REFILL:
             self._source.grant(min(wanted, free))
         else:
             self._outcomes.call_after(REFILL - free, self._room_came)
 
     def _room_came(self) -> None:
-        self._refill()
+        if self._source.wants():
+            self._refill()
         if self._room is not None:
             self._room.set()
 
-    async def _wait_for_room(self, has_room: Callable[[], bool]) -> None:
+    async def _wait_for_room(self) -> None:
         """Wait until there is room, or the run is stopped."""
         for _ in range(_ROUNDS):
             await asyncio.sleep(0)
-            if has_room() or self._stopping:
+            if self._free() > 0 or self._stopping:
                 return
         self._outcomes.hurry()
-        while not (has_room() or self._stopping):
-            if self._room is None or self._room.is_set():
-                self._room = anyio.Event()
+        while not (self._free() > 0 or self._stopping):
+            self._room = anyio.Event()
             # Some at a time, not for each row.
             self._outcomes.call_after(REFILL - self._free(), self._room_came)
             await self._room.wait()
@@ -315,8 +309,16 @@ class BulkRun:
 
     async def _work(self) -> None:
         try:
-            while (taken := await self._take_in_turn()) is not None:
-                if not self._turn.is_wanted and self._workers < self._options.in_flight:
+            while True:
+                while not self._turn.take():
+                    await self._turn.wait()
+                try:
+                    taken = await self._take()
+                finally:
+                    self._pass_the_turn_on()
+                if taken is None:
+                    return
+                if not self._turn.waiting and self._workers < self._most_workers:
                     self._hire()
                 await self._send(*taken)
         except BaseException as error:
@@ -348,18 +350,15 @@ class BulkRun:
 
     # --- the turn ---------------------------------------------------------------
 
-    async def _take_in_turn(self) -> tuple[int, SubmitRequest, Admitted] | None:
-        """The next row that may be sent now; None when there is none, or none is wanted."""
-        if not (self._has_room() or self._stopping):
-            await self._wait_for_room(self._has_room)
-        while not self._turn.take():
-            await self._turn.wait()
-        try:
-            return await self._take()
-        finally:
-            self._turn.pass_on(1 if self._pace.is_limited else self._source.ready)
+    def _pass_the_turn_on(self) -> None:
+        """To as many workers as there are rows to take at once, where they need not wait."""
+        rows = 1
+        if self._turn.waiting and not self._pace.is_limited:
+            rows = self._source.ready or self._free()
+        self._turn.pass_on(rows)
 
     async def _take(self) -> tuple[int, SubmitRequest, Admitted] | None:
+        """The next row that may be sent now; None when there is none, or none is wanted."""
         while not self._stopping:
             taken = await self._next_row()
             if taken is None:
@@ -424,13 +423,12 @@ class BulkRun:
     async def _next_row(self) -> tuple[int, Taken] | None:
         """A row whose quota should be free by now, or the next of the source."""
         while not self._stopping:
-            self._refill()
+            if self._source.wants():
+                self._refill()
             until_due = self._late[0][0] - time.monotonic() if self._late else math.inf
-            may_take: Callable[[], bool] = self._has_room
-            if until_due <= 0.0:
-                may_take = self._has_room_for_late
-            if not may_take():
-                await self._wait_for_room(may_take)
+            # A row that was read ahead has its room already.
+            if not ((self._source.ahead and until_due > 0.0) or self._free() > 0):
+                await self._wait_for_room()
                 continue
             if until_due <= 0.0:
                 _, index, request, _ = heapq.heappop(self._late)
@@ -447,9 +445,6 @@ class BulkRun:
                 await (self._source.wait() if row is Nothing.YET else anyio.sleep_forever())
             self._awaiting_row = False
         return None
-
-    def _has_room_for_late(self) -> bool:
-        return self._free() > 0
 
     async def _may_start(self, index: int, request: SubmitRequest, admitted: Admitted) -> bool:
         """Wait for the rate; False, and the row is settled, when the run was stopped meanwhile."""

@@ -114,8 +114,7 @@ class OutcomeQueue:
 
     # --- how the one reaches the other --------------------------------------------
 
-    def _tell(self) -> None:
-        self.hurry()
+    _tell = hurry
 
     def _make(self, call: Callable[[], None]) -> None:
         call()

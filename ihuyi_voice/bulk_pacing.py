@@ -117,7 +117,10 @@ class StopRule:
         """
         if self._stop_on is None:
             return False
-        self._count(outcome)
+        if outcome.status is OutcomeStatus.ACCEPTED:
+            self._unanswered = self._refused = 0
+        else:
+            self._count(outcome)
         return self._unanswered + self._refused >= self._most or self._stop_on(outcome)
 
     def _count(self, outcome: Outcome) -> None:
@@ -125,8 +128,6 @@ class StopRule:
         if outcome.status in _FAILURES:
             # Nothing was sent now where the ledger knows it of an earlier request.
             self._unanswered += not getattr(error, "earlier", False)
-        elif outcome.status is OutcomeStatus.ACCEPTED:
-            self._unanswered = self._refused = 0
         elif isinstance(error, _OF_THE_ROW):
             self._unanswered = 0
         elif isinstance(error, GatewayError):
@@ -136,16 +137,16 @@ class StopRule:
 
 
 class Pace:
-    """When the next row may start, so that no more than `rate` start in a second."""
+    """When the next row may start, so that no more than `rate` start in a second.
+
+    Attributes:
+        is_limited: whether there is a rate to keep to.
+    """
 
     def __init__(self, rate: float | None) -> None:
+        self.is_limited: bool = rate is not None
         self._interval = 0.0 if rate is None else 1.0 / rate
         self._next_start: float | None = None
-
-    @property
-    def is_limited(self) -> bool:
-        """Whether there is a rate to keep to."""
-        return self._interval > 0
 
     def seconds_until_next(self) -> float:
         """Take the next start, and say how long it is until then; below 0 for now."""
@@ -159,17 +160,15 @@ class Turn:
     """A lock that costs next to nothing while no task waits for it.
 
     A cancellation is one of all workers, so no wake-up is ever lost.
+
+    Attributes:
+        waiting: one for each task that waits for it.
     """
 
     def __init__(self) -> None:
         self._is_taken = False
         # Bare futures: an event costs five times as much.
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether a task waits for it."""
-        return bool(self._waiting)
+        self.waiting: deque[asyncio.Future[None]] = deque()
 
     def take(self) -> bool:
         """Take it if it is free, and say whether it was."""
@@ -181,7 +180,7 @@ class Turn:
     async def wait(self) -> None:
         """Wait until it may be free."""
         free: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(free)
+        self.waiting.append(free)
         await free
 
     def pass_on(self, rows: int) -> None:
@@ -192,7 +191,7 @@ class Turn:
                 are woken together, as none of them will hold the turn for long.
         """
         self._is_taken = False
-        for _ in range(min(max(rows, 1), len(self._waiting))):
-            free = self._waiting.popleft()
+        for _ in range(min(max(rows, 1), len(self.waiting))):
+            free = self.waiting.popleft()
             if not free.done():
                 free.set_result(None)
