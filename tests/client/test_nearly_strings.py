@@ -51,8 +51,8 @@ class Lazy:
     def __init__(self, value: str) -> None:
         self._value = value
 
-    @property
-    def __class__(self) -> Any:  # type: ignore[misc] # - as Django's have it
+    @property  # type: ignore[misc] # - as Django's have it
+    def __class__(self) -> Any:
         return str
 
     def __len__(self) -> int:
