@@ -42,8 +42,8 @@ class Lying(str):
     def _fail(self, *_: object, **__: object) -> NoReturn:
         raise RuntimeError
 
-    __len__ = __iter__ = __str__ = __repr__ = __format__ = __eq__ = __hash__ = __contains__ = _fail  # type: ignore[assignment]
-    isascii = isdigit = strip = removeprefix = startswith = encode = __getitem__ = _fail  # type: ignore[assignment]
+    __len__ = __iter__ = __str__ = __repr__ = __format__ = __eq__ = __hash__ = __contains__ = _fail
+    isascii = isdigit = strip = removeprefix = startswith = encode = __getitem__ = _fail
 
 
 class Lazy:
