@@ -30,7 +30,7 @@ from .errors import (
     OutcomeUnknownError,
     QuotaExceededError,
 )
-from .models import BulkReport, Outcome, OutcomeStatus, SubmitRequest, check_count
+from .models import BulkReport, Outcome, OutcomeStatus, SubmitRequest, Unrecorded, check_count
 from .requester import Admitted, status_of
 from .source import Nothing, open_source
 
@@ -104,6 +104,7 @@ class BulkRun:
         self._told = False
         self._broken: Exception | None = None
         self._counts = dict.fromkeys(OutcomeStatus, 0)
+        self._unrecorded = Unrecorded()
         self._failures_in_row = 0
         # Outcomes nobody has read yet, and who waits for one or for room.
         self._outcomes: deque[Outcome] = deque()
@@ -208,7 +209,7 @@ class BulkRun:
             elapsed=0.0 if began is None else until - began,
             stopped_by=None if stopped is None else stopped.error,
             stopped_at=None if stopped is None else stopped.index,
-            unrecorded=0,
+            unrecorded=self._unrecorded.count,
         )
 
     # --- outcomes ---------------------------------------------------------------
@@ -326,6 +327,7 @@ class BulkRun:
 
     async def _send(self, index: int, request: SubmitRequest, admitted: Admitted) -> None:
         exchange = self._requester.exchange()
+        exchange.unrecorded = self._unrecorded
         try:
             end: SubmitResult | IhuyiVoiceError = await self._requester.place(admitted, exchange)
         except InvalidRequestError as error:

@@ -93,13 +93,29 @@ class Claims:
         claim = await self._ledger.claim(*keyed, exchange.deadline, live_seconds)
         if claim.entry is not None:
             return _stored(claim.entry, mobile)
-        exchange.outlived = lambda: self._ledger.clock() >= live_until
+        exchange.outlived = lambda: self._has_passed(live_until)
         return claim.token
 
+    def _has_passed(self, moment: float) -> bool:
+        """Whether the ledger's clock shows so late a moment, or fails: then nothing may be sent."""
+        try:
+            return self._ledger.clock() >= moment
+        except Exception:  # noqa: BLE001 - the caller's clock may raise anything
+            return True
+
     async def settle(
-        self, keyed: Keyed, token: str, status: OutcomeStatus, end: SubmitResult | BaseException
+        self,
+        keyed: Keyed,
+        token: str,
+        status: OutcomeStatus,
+        end: SubmitResult | BaseException,
+        exchange: Exchange,
     ) -> None:
-        """Record the end of a submit; where that fails it is said, and the end stays."""
+        """Record the outcome of a submit; a warning says where that fails.
+
+        The ledger tries again by itself. `exchange.unrecorded` counts the
+        outcome meanwhile.
+        """
         accepted = status is OutcomeStatus.ACCEPTED
         words = getattr(end, "msg", None) or getattr(end, "reason", None)
         try:
@@ -112,8 +128,10 @@ class Claims:
                     code=ACCEPTED if accepted else getattr(end, "code", None),
                     msg=words or ("" if accepted else type(end).__name__),
                     voice_id=getattr(end, "voice_id", None),
+                    reset=exchange.reset,
+                    unrecorded=exchange.unrecorded,
                 )
-        except Exception as error:  # noqa: BLE001 - whatever it is, the request has had its end
+        except Exception as error:  # noqa: BLE001 - whatever it is, the request has its outcome
             self._log.warn(
                 "submit %s %s: the ledger could not record it: %s",
                 keyed.masked_mobile,

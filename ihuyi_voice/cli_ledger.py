@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from contextlib import contextmanager
@@ -167,6 +168,7 @@ def _facts(claim: UnknownClaim) -> dict[str, object]:
         "claimed_at": claim.claimed_at.isoformat(timespec="seconds"),
         "age": round(claim.age, 1),
         "reason": claim.reason,
+        "resolvable_in": math.ceil(claim.resolvable_in),
     }
 
 
@@ -177,12 +179,15 @@ def _print_claims(claims: list[UnknownClaim]) -> None:
     table.add_column("mobile", no_wrap=True, min_width=11)
     table.add_column("claimed at", no_wrap=True, min_width=19)
     table.add_column("age", no_wrap=True, justify="right")
+    table.add_column("resolvable", no_wrap=True)
     table.add_column("reason")
     for claim in claims:
         moment = claim.claimed_at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-        reason = claim.reason or "its process never told"
+        reason = claim.reason or "its process ended without an outcome"
+        wait = math.ceil(claim.resolvable_in)
+        when = f"in {wait} s" if wait else "now"
         # As text, so that brackets in a key are not taken for markup.
-        cells = (claim.key, claim.mobile, moment, _age(claim.age), reason)
+        cells = (claim.key, claim.mobile, moment, _age(claim.age), when, reason)
         table.add_row(*(Text(cell) for cell in cells))
     _print_wide(table)
     typer.echo(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import secrets
 import time
 import weakref
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from .errors import InvalidRequestError, LedgerError
 from .ledger_entry import (
+    DELIVERY_SECONDS,
     REPEATABLE,
     Attempt,
     Claim,
@@ -34,15 +36,16 @@ from .ledger_entry import (
     check_key,
 )
 from .ledger_writer import Writer
+from .models import Secret
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
 
     from .ledger_store import Connection, Store
+    from .models import Unrecorded
 
 __all__ = [
     "Claim",
@@ -59,6 +62,8 @@ __all__ = [
 _LOOK_FIRST, _LOOK_MOST = 0.02, 0.1
 # Seconds to wait for the last transaction: when it is closed, and at the end of the program.
 _CLOSE_PATIENCE, _LAST_PATIENCE = 30.0, 10.0
+# Seconds that a blocking call waits for another one's turn to end.
+_TURN_PATIENCE = 30.0
 
 _NOTHING_SENT = "nothing was sent, no phone rang"
 _BY_HAND = {
@@ -111,6 +116,9 @@ class Ledger:
     ) -> Self:
         """Open a ledger, and create it where there is none.
 
+        No error shows a password that `where` contains, nor do the variables
+        in its traceback.
+
         Args:
             where: a path of an SQLite file, or `sqlite:///path`, or
                 `postgresql+psycopg://user@host/database`, whose password
@@ -128,9 +136,16 @@ class Ledger:
             LookupError: there is none, and `create` is False.
             ModuleNotFoundError: the extra `ledger` or `postgresql` is not
                 installed.
+            TypeError: `where` is no path and no str, or `patience` no number.
             ValueError: `where` names no such database, or `patience` is no
                 number of seconds.
         """
+        # From here on no frame holds the password that it may contain.
+        hidden, kind = _hidden(where), type(where).__name__
+        del where
+        if hidden is None:
+            msg = f"a ledger is named by a str or a path, not by {kind}"
+            raise TypeError(msg)
         if isinstance(patience, bool) or not isinstance(patience, int | float):
             msg = f"patience is in seconds, an int or a float, not {type(patience).__name__}"
             raise TypeError(msg)
@@ -144,14 +159,16 @@ class Ledger:
                 raise
             msg = "a ledger needs SQLAlchemy: pip install 'ihuyi-voice[ledger]'"
             raise ModuleNotFoundError(msg, name=error.name) from error
-        store = Store(where)
+        store = Store(hidden)
         store.open(create=create)
         return cls(store, require_key=require_key, patience=patience, clock=clock)
 
     def close(self) -> None:
         """Record what is on its way to the database and close the connection; twice, no harm.
 
-        Close the clients first: what they send after this cannot be settled.
+        What failed to be recorded is tried again for some seconds; after that
+        it stays unknown. Close the clients first: what they send after this
+        cannot be settled.
         """
         self._finalizer.detach()
         self._writer.stop(_CLOSE_PATIENCE)
@@ -192,6 +209,7 @@ class Ledger:
                 datetime.fromtimestamp(entry.claimed_at, timezone.utc),
                 now - entry.claimed_at,
                 entry.msg,
+                max(0.0, entry.resolvable_at - now),
             )
             for entry in entries
         ]
@@ -199,16 +217,21 @@ class Ledger:
     def resolve(self, key: str, *, placed: bool) -> None:
         """Record what the account's web page showed of an unknown claim.
 
+        For a minute after the outcome became unknown this is refused, because
+        the network may still deliver the request: what the page shows is not
+        final, and a key that is placed again could ring its phone twice. Only
+        where the connection is known to have been reset there is no wait.
+
         Args:
             key: the idempotency key.
-            placed: True when the call was placed: the key stands as accepted,
+            placed: True when the call was placed: the key counts as accepted,
                 without a voice id. False when it was not: the key may be
-                claimed anew, and its phone be rung.
+                claimed again, and its phone be rung.
 
         Raises:
             LookupError: there is no such key.
-            ValueError: it is settled already, or its request may still be on
-                its way; the text says for how long.
+            ValueError: it is settled already, or its request may still be
+                delivered; the text says for how long.
             LedgerError: the database failed.
             RuntimeError: the ledger is closed.
         """
@@ -222,10 +245,11 @@ class Ledger:
         if not entry.unsettled:
             msg = f"{key!r} is settled already, as {entry.state.value}"
             raise ValueError(msg)
-        if entry.state is EntryState.CLAIMED and entry.live_until > now:
+        if entry.resolvable_at > now:
             msg = (
                 f"the request of {key!r} may still be on its way; it may be resolved in"
-                f" {math.ceil(entry.live_until - now)} s"
+                f" {math.ceil(entry.resolvable_at - now)} s. Until then the request may still be"
+                " delivered by the network and ring the phone"
             )
             raise ValueError(msg)
 
@@ -297,10 +321,16 @@ class Ledger:
     def _aside(self, *, writing: bool = True) -> Iterator[Connection]:
         """A connection for one blocking call."""
         # One at a time, so that a fork has one lock to wait for.
-        with self._writer.at_work_aside:
+        turn = self._writer.at_work_aside
+        if not turn.acquire(timeout=_TURN_PATIENCE):
+            msg = f"another call has used it for more than {_TURN_PATIENCE:g} s"
+            raise LedgerError(msg)
+        try:
             self._writer.check_usable()
             with self._store.connect(writing=writing) as connection:
                 yield connection
+        finally:
+            turn.release()
 
     # --- for the clients -------------------------------------------------------
 
@@ -380,29 +410,44 @@ class Ledger:
         code: int | None = None,
         msg: str = "",
         voice_id: str | None = None,
+        reset: bool = False,
+        unrecorded: Unrecorded | None = None,
     ) -> None:
-        """Record, durably, what became of a claimed request.
+        """Record, durably, the outcome of a claimed request.
 
-        Unknown, with the reason as `msg`, remains without settlement, but
-        nobody waits for it any more. When the caller is cancelled, it is
-        recorded all the same. What a person recorded meanwhile gives way to
-        what is known better, and never to less: a call that they saw placed
-        stays placed.
+        It is recorded also when the caller is cancelled. What fails to be
+        recorded is tried again until the program ends, without the caller. What
+        a person recorded meanwhile gives way to what is known better, and never
+        to less: a call that they saw placed stays placed.
+
+        Args:
+            key: the idempotency key.
+            token: of the claim.
+            state: the outcome. UNKNOWN, with the reason as `msg`, remains for
+                a person to resolve, and no claim waits for it any more.
+            code: the gateway's code.
+            msg: the gateway's words.
+            voice_id: the gateway's id of the call.
+            reset: the request's connection was reset, so that the network
+                cannot deliver it any more.
+            unrecorded: counts the outcome from the moment when this call ends
+                without a record until there is one.
 
         Raises:
-            LedgerError: it could not be recorded; the claim stays as it was.
+            LedgerError: it is not recorded yet; the text says why, and whether
+                it is tried again.
             RuntimeError: the ledger is closed.
         """
         if code is not None and not -(2**63) <= code < 2**63:
             # No database has room for it, and one that fails takes others with it.
             code = None
-        settlement = Settlement(key, token, state, code, _storable(msg), voice_id, self.clock())
-        try:
-            settled = await self._writer.settle(settlement)
-        except LedgerError as error:
-            msg = f"{error.reason}; its claim stays unsettled"
-            raise LedgerError(msg) from error.__cause__
-        if not settled:
+        # A clock that fails is no reason to lose the outcome.
+        now = self._writer.now()
+        live_until = now
+        if state is EntryState.UNKNOWN and not reset:
+            live_until += DELIVERY_SECONDS
+        settlement = Settlement(key, token, state, code, _storable(msg), voice_id, now, live_until)
+        if not await self._writer.settle(settlement, unrecorded):
             msg = (
                 f"{self._store.place}: somebody else has settled or claimed {key!r} meanwhile, and"
                 " that stands"
@@ -440,12 +485,21 @@ def _stated(clock: Callable[[], float]) -> Callable[[], float]:
 
     def now() -> float:
         try:
-            return clock()
+            moment = float(clock())
         except Exception as error:
             msg = f"its clock failed ({type(error).__name__})"
             raise LedgerError(msg) from error
+        if not math.isfinite(moment):
+            msg = f"its clock failed (it says {moment})"
+            raise LedgerError(msg)
+        return moment
 
     return now
+
+
+def _hidden(where: object) -> Secret | None:
+    path = os.fspath(where) if isinstance(where, str | os.PathLike) else None
+    return Secret(path) if isinstance(path, str) else None
 
 
 def _check_stands_for(entry: Entry, fingerprint: Fingerprint, mobile: str) -> None:

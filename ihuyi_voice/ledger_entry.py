@@ -115,6 +115,10 @@ class EntryState(Enum):
     """Nothing was written, or a person recorded so: it may be claimed anew."""
 
 
+# Seconds for which the network may deliver a request that was given up: a kernel
+# keeps what was written and sends it again after the wire has healed.
+DELIVERY_SECONDS = 60.0
+
 UNSETTLED = (EntryState.CLAIMED, EntryState.UNKNOWN)
 REPEATABLE = (EntryState.REFUSED, EntryState.NOT_SENT)
 
@@ -133,7 +137,9 @@ class Entry:
         voice_id: the gateway's id of the call, None where it gave none.
         token: names the claim; only its holder settles it.
         claimed_at: when it was last claimed, Unix time in seconds.
-        live_until: until when the claim's request may be on its way, likewise.
+        live_until: Unix time in seconds. While it is claimed: until when its
+            process may send it or settle it. Once it is unknown: until when
+            the network may still deliver it.
     """
 
     key: str
@@ -152,6 +158,14 @@ class Entry:
         """Whether the phone may have rung for it without anybody knowing."""
         return self.state in UNSETTLED
 
+    @property
+    def resolvable_at(self) -> float:
+        """From when, in Unix time, a person may record what became of it."""
+        if self.state is EntryState.CLAIMED:
+            # Its process may write it up to the last moment.
+            return self.live_until + DELIVERY_SECONDS
+        return self.live_until
+
     def stands_for(self, fingerprint: Fingerprint, mobile: str) -> bool:
         """Whether it is about the same number and content.
 
@@ -162,6 +176,19 @@ class Entry:
         if self.fingerprint.hashed_with == fingerprint.hashed_with:
             return self.fingerprint.digest == fingerprint.digest
         return self.mobile == mobile and self.state in REPEATABLE
+
+
+class Trouble(Enum):
+    """How far a failure of the database reaches."""
+
+    DATABASE = "database"
+    """The whole database: no other transaction can be expected to succeed."""
+    HANGUP = "hang-up"
+    """The server hung up: a new connection may succeed."""
+    KEY = "key"
+    """Perhaps one key's row: transactions without it may succeed."""
+    LOCK = "lock"
+    """As `KEY`, and it passes: another transaction holds the row."""
 
 
 class Attempt(NamedTuple):
@@ -177,7 +204,7 @@ class Attempt(NamedTuple):
 
 
 class Settlement(NamedTuple):
-    """What became of a claim, to be written, as `Entry` has it; `changed_at` is now."""
+    """The outcome of a claim, to be written, as `Entry` has it; `changed_at` is now."""
 
     key: str
     token: str
@@ -186,6 +213,7 @@ class Settlement(NamedTuple):
     msg: str
     voice_id: str | None
     changed_at: float
+    live_until: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +238,8 @@ class UnknownClaim:
         mobile: the number, masked.
         claimed_at: when it was claimed, in UTC.
         age: seconds since then.
-        reason: why it is unknown; "" where the process never told.
+        reason: why it is unknown; "" where its process never settled it.
+        resolvable_in: seconds until `resolve` accepts it; 0 when it does now.
     """
 
     key: str
@@ -218,3 +247,4 @@ class UnknownClaim:
     claimed_at: datetime
     age: float
     reason: str
+    resolvable_in: float = 0.0

@@ -9,19 +9,20 @@ and the rules for callers are others' business.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 import sqlite3
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from sqlalchemy import delete, func, inspect, or_, select, update
+from sqlalchemy import and_, delete, func, inspect, or_, select, update
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from .errors import LedgerError
-from .ledger_engine import check_encoding, postgresql_engine, sqlite_engine, url_or_path
-from .ledger_entry import ROW_PREFIX, Entry, EntryState
+from .ledger_engine import Server, check_encoding, server_or_path, sqlite_engine
+from .ledger_entry import DELIVERY_SECONDS, ROW_PREFIX, Entry, EntryState, Trouble
 from .ledger_file import (
     Identity,
     check_path,
@@ -55,11 +56,15 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from .ledger_entry import Attempt, Settlement
+    from .models import Secret
 
 # Any number, the same in every release: two processes may create the tables at once.
 _ADVISORY_LOCK = 4_805_719_362
 
 _c = calls.c
+
+Errors: TypeAlias = tuple[type[Exception], ...]
+_ERRORS: Errors = (SQLAlchemyError, sqlite3.Error, OSError)
 
 
 class Connection:
@@ -69,17 +74,19 @@ class Connection:
     unless `committing` says otherwise, and the connection should be closed.
 
     Attributes:
-        lost: whether the server hung up, so that a new connection may do.
+        trouble: how far the last failure reaches.
         committing: whether the last transaction came as far as its commit, so
             that, if it failed, it may be recorded all the same.
     """
 
     def __init__(self, store: Store, *, writing: bool = True) -> None:
-        self.lost: bool = False
+        self.trouble: Trouble = Trouble.DATABASE
         self.committing: bool = False
+        self._row_patience = 0.0
         self._store = store
         self._files: dict[str, Identity] = {}
-        with self._stated():
+        # A driver may raise anything, through frames that hold the password.
+        with self._stated((Exception,)):
             self._connection = store.engine(writing=writing).connect()
         try:
             self._check_ledger(writing=writing)
@@ -100,6 +107,17 @@ class Connection:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def wait_for_rows(self, seconds: float) -> None:
+        """From now on wait so long at most for a row that another transaction holds.
+
+        SQLite has no locks on rows: there it changes nothing.
+        """
+        if self._store.path is not None or seconds == self._row_patience:
+            return
+        with self._transaction(writing=False) as connection:
+            connection.exec_driver_sql(f"SET lock_timeout = {math.ceil(seconds * 1000)}")
+        self._row_patience = seconds
 
     def apply(
         self, settlements: Sequence[Settlement], keys: Sequence[str], attempts: Sequence[Attempt]
@@ -126,15 +144,18 @@ class Connection:
             return [entry_of(row) for row in connection.execute(query)]
 
     def resolve(self, key: str, state: EntryState, msg: str, now: float) -> Entry | None:
-        """Settle an unsettled claim whose request is over.
+        """Settle an unsettled claim whose request can no longer be delivered.
 
         Returns:
             The entry as it was, None where there is none. It was settled if it
-            was unsettled and, in case that nobody told its end, its
-            `live_until` is not after `now`.
+            was unsettled and its `resolvable_at` is not after `now`.
         """
         query = select(*ENTRY).where(_c.key == key).with_for_update()
-        over = or_(_c.state == EntryState.UNKNOWN.value, _c.live_until <= now)
+        # The rule of `Entry.resolvable_at`.
+        over = or_(
+            and_(_c.state == EntryState.UNKNOWN.value, _c.live_until <= now),
+            _c.live_until <= now - DELIVERY_SECONDS,
+        )
         change = (
             update(calls)
             .where(_c.key == key, IS_UNSETTLED, over)
@@ -215,6 +236,7 @@ class Connection:
                 "msg": settlement.msg,
                 "voice_id": settlement.voice_id,
                 "changed_at": settlement.changed_at,
+                "live_until": settlement.live_until,
             }
             for settlement in sorted(settlements, key=attrgetter("key"))
         ]
@@ -230,6 +252,7 @@ class Connection:
     @contextlib.contextmanager
     def _transaction(self, *, writing: bool = True) -> Iterator[sqlalchemy.Connection]:
         self.committing = False
+        self.trouble = Trouble.DATABASE
         with self._stated():
             self._connection.info["begin"] = "BEGIN IMMEDIATE" if writing else "BEGIN"
             with self._connection.begin():
@@ -281,27 +304,37 @@ class Connection:
                 raise LedgerError(lost(path))
 
     @contextlib.contextmanager
-    def _stated(self) -> Iterator[None]:
-        """What goes wrong with the database becomes `LedgerError`."""
+    def _stated(self, errors: Errors = _ERRORS) -> Iterator[None]:
+        """The errors of the database become `LedgerError`."""
         try:
             yield
-        except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-            self.lost = isinstance(error, DBAPIError) and error.connection_invalidated
+        except LedgerError:
+            raise
+        except errors as error:
             cause: BaseException = getattr(error, "orig", None) or error
-            msg = f"{self._store.place}: {_words(cause)}"
-            raise LedgerError(msg) from cause
+            hung_up = isinstance(error, DBAPIError) and error.connection_invalidated
+            self.trouble = Trouble.HANGUP if hung_up else _trouble(cause)
+            failure = LedgerError(f"{self._store.place}: {_words(cause)}")
+            try:
+                raise failure from without_frames(cause)
+            finally:
+                # SQLAlchemy's exception, whose frames hold the password.
+                failure.__context__ = None
 
 
 class Store:
     """A place for a ledger: makes connections to it, and knows it again.
 
     Attributes:
-        place: how to call it in a text, without a password.
+        place: what to call it in a text, without a password.
         path: the SQLite file; None for PostgreSQL.
         claim_statement: the statement that claims, for this database.
         identity: which file it was when it was opened; None for PostgreSQL.
         ledger_id: which ledger was in it when it was opened.
         is_new: whether that was created then.
+
+    Args:
+        where: a path or a URL, which may contain a password.
 
     Raises:
         ValueError: `where` names neither an SQLite file nor a PostgreSQL
@@ -309,22 +342,26 @@ class Store:
         ModuleNotFoundError: psycopg is not installed.
     """
 
-    def __init__(self, where: str | os.PathLike[str]) -> None:
+    def __init__(self, where: Secret) -> None:
         self.path: str | None = None
         self.identity: Identity | None = None
         self.ledger_id: str | None = None
         self.is_new: bool = False
         self.claim_statement: Executable = CLAIM_IN_SQLITE
-        url, path = url_or_path(os.fspath(where))
-        if url is None:
+        found = server_or_path(where)
+        if isinstance(found, ValueError):
+            raise found
+        if not isinstance(found, Server):
             # Made absolute here, because the working directory may change.
-            self.path = os.path.abspath(path)  # noqa: PTH100 - a link stays one
+            self.path = os.path.abspath(found)  # noqa: PTH100 - a link stays one
             self.place: str = self.path
             return
-        # Without the query, where a password may stand too.
-        self.place = url.set(query={}).render_as_string(hide_password=True)
+        self.place = found.place
         self.claim_statement = CLAIM_IN_POSTGRESQL
-        self._postgresql = postgresql_engine(url)
+        engine = found.engine()
+        if isinstance(engine, ModuleNotFoundError):
+            raise engine
+        self._postgresql = engine
 
     def open(self, *, create: bool) -> None:
         """Create what is missing, if it may be, and check that it is a ledger that can be read.
@@ -372,7 +409,31 @@ class Store:
         return sqlite_engine(connect)
 
 
-# --- words --------------------------------------------------------------------
+# --- failures -----------------------------------------------------------------
+
+# Classes of SQLSTATE: connection, insufficient resources, an operator, the system,
+# PostgreSQL itself, access, permissions and missing tables, a read-only server.
+_OF_THE_DATABASE = ("08", "53", "57", "58", "XX", "28", "3D", "3F", "42", "25")
+# lock_not_available, query_canceled; 40 is a transaction that has to be repeated.
+_PASSING = ("55P03", "57014")
+
+
+def _trouble(cause: BaseException) -> Trouble:
+    """How far a failure reaches on a connection that is still there."""
+    state = getattr(cause, "sqlstate", None)
+    if state is None:
+        # A constraint, a trigger or a value: all that SQLite says of a single row.
+        of_a_key = isinstance(cause, sqlite3.IntegrityError | sqlite3.DataError)
+        return Trouble.KEY if of_a_key else Trouble.DATABASE
+    if state in _PASSING or state.startswith("40"):
+        return Trouble.LOCK
+    return Trouble.DATABASE if state.startswith(_OF_THE_DATABASE) else Trouble.KEY
+
+
+def without_frames(error: BaseException) -> BaseException:
+    """An exception of others without its frames, whose variables may hold a password."""
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)
 
 
 def _other_release(version: str) -> str:

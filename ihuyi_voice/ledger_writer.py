@@ -1,71 +1,142 @@
-"""The thread that reads and writes the ledger for everybody who waits for it.
+"""The thread that reads and writes the ledger for every task that waits for it.
 
-While one transaction is made durable, the wishes of all others gather and
-become the next: so thousands of claims a second share a few dozen waits for
-the disk, and none waits for a timer. What the wishes mean is `ledger.py`'s
-business, the SQL is `ledger_store.py`'s.
+Group commit: operations queued during one fsync form the next batch, so
+thousands of claims a second share a few dozen waits for the disk, and none
+waits for a timer. What fails because of one key is tried again key by key, so
+that it delays no other. A settlement that fails is kept and tried again until
+it is recorded or the program ends.
+
+What the operations mean is `ledger.py`'s business, the SQL is
+`ledger_store.py`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import queue
 import threading
 import time
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from .errors import LedgerError
-from .ledger_entry import Attempt, Entry, EntryState, Settlement
+from .ledger_entry import Attempt, Entry, EntryState, Settlement, Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from .ledger_store import Connection
+    from .models import Unrecorded
 
 Wish: TypeAlias = Attempt | Settlement | str
 """To claim, to settle, or to read what is under a key."""
 
-# Wishes in one transaction: few enough that nobody else waits long for it.
+# Wishes in one transaction: few enough that the next does not wait long for it.
 _MOST_AT_ONCE = 500
-# Claims to take back that are remembered while the database cannot be reached.
-_MOST_TO_TAKE_BACK = 10_000
-# Seconds that a settlement is waited for: whoever waits has a result to give.
-_SETTLE_PATIENCE = 10.0
+# Settlements among them that failed before: new ones must not starve.
+_MOST_RETRIED = 250
+# Settlements kept to be tried again, at about 700 bytes each. What fails beyond
+# that stays unknown.
+_MOST_KEPT = 50_000
+# Seconds from a failure to the next try: doubled from one to the other.
+_RETRY_FIRST, _RETRY_MOST = 0.1, 2.0
+# Seconds that a settlement is waited for. A commit takes milliseconds; the caller
+# has a result to return, and does not need it recorded to do so.
+_SETTLE_PATIENCE = 2.0
+# Seconds to wait for a row that another transaction holds: in a batch, where every
+# other key waits too, and for a key alone, for which the thread waits.
+_BATCH_ROW_PATIENCE, _ALONE_ROW_PATIENCE = 0.5, 0.02
+# Seconds until a claim whose row stays locked fails, and between its tries.
+_CLAIM_ROW_PATIENCE, _CLAIM_RETRY = 5.0, 0.1
+# Seconds in a row for keys that are tried alone, while others wait.
+_ALONE_SECONDS = 1.0
+# Seconds, from the moment it is closed, in which what failed is tried again.
+_LAST_TRIES = 5.0
 # Seconds that a fork waits for a transaction to end.
 _FORK_PATIENCE = 10.0
 
 _NO_ANSWER = "it did not answer in time"
 _CLOSED = "this ledger is closed"
 _OVERTAKEN = "this process was forked in the middle of a transaction; open the ledger anew"
+_RETRYING = "not recorded yet: retrying until the program ends"
+_DROPPED = "not recorded: too many others wait to be, so its key stays unknown"
 
 
 class _Item:
-    """A wish, and whoever waits for it: nobody, where a claim is taken back.
+    """A wish and the task that waits for it; no task waits where a claim is taken back.
 
-    The writer fills it in; `waited_for` and `done` are changed under the
-    writer's lock alone.
+    The writer fills it in. What a task and the thread both change, which is
+    `waited_for`, `done`, `recorded` and `counted`, they change under the
+    writer's lock.
     """
 
-    __slots__ = ("done", "entry", "error", "future", "loop", "succeeded", "waited_for", "wish")
+    __slots__ = (
+        "counted",
+        "done",
+        "dropped",
+        "due",
+        "entry",
+        "error",
+        "failures",
+        "future",
+        "give_up_at",
+        "loop",
+        "recorded",
+        "succeeded",
+        "unrecorded",
+        "waited_for",
+        "wish",
+    )
 
     def __init__(
         self,
         wish: Wish,
         loop: asyncio.AbstractEventLoop | None = None,
         future: asyncio.Future[None] | None = None,
+        unrecorded: Unrecorded | None = None,
     ) -> None:
         self.wish = wish
         self.loop = loop
         self.future = future
+        self.unrecorded = unrecorded
         self.waited_for = future is not None
+        # Its first try has ended, well or not.
         self.done = False
         self.succeeded = False
         self.entry: Entry | None = None
         self.error: LedgerError | None = None
+        # A settlement: whether it is in the database, counted as not recorded
+        # yet, or not to be tried again.
+        self.recorded = False
+        self.counted = False
+        self.dropped = False
+        # Tried alone: how often it failed, and when it is tried next.
+        self.failures = 0
+        self.due = 0.0
+        self.give_up_at = math.inf
+
+
+class _Failure(NamedTuple):
+    """Why a transaction failed.
+
+    Attributes:
+        error: what the waiting tasks raise.
+        trouble: how far it reaches.
+        maybe_recorded: the commit was sent, and its answer did not come.
+    """
+
+    error: LedgerError
+    trouble: Trouble
+    maybe_recorded: bool = False
+
+    @property
+    def of_a_key(self) -> bool:
+        """Whether it may be one key's alone."""
+        return self.trouble in (Trouble.KEY, Trouble.LOCK)
 
 
 class Writer:
@@ -108,10 +179,15 @@ class Writer:
         self.at_work_aside: threading.Lock = threading.Lock()
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        # The thread's own: what the next transaction begins with.
+        # The thread's own. New: what the next transaction begins with.
         self._next: deque[_Item] = deque()
-        self._to_take_back: deque[_Item] = deque(maxlen=_MOST_TO_TAKE_BACK)
-        self._failed = False
+        # Settlements to be tried again, together with whatever else there is to do.
+        self._kept: deque[_Item] = deque()
+        # Keys to be tried alone, because their batch failed over one of them.
+        self._alone: deque[_Item] = deque()
+        # While the database is away: the back-off, and its end.
+        self._back_off = 0.0
+        self._away_until = 0.0
 
     @property
     def closed(self) -> bool:
@@ -145,16 +221,40 @@ class Writer:
         item = await self._answered(key, deadline)
         return item.entry
 
-    async def settle(self, settlement: Settlement) -> bool:
+    async def settle(self, settlement: Settlement, unrecorded: Unrecorded | None = None) -> bool:
         """Settle durably; False when the claim is no longer the token's.
 
-        It goes on when the caller is cancelled, or has waited long enough.
+        It goes on when the caller is cancelled, or has waited long enough, and
+        is tried again where it fails.
+
+        Args:
+            settlement: what to record.
+            unrecorded: counts it from the moment when its caller goes on
+                without a record until there is one.
 
         Raises:
-            LedgerError: the database failed, or did not answer in time.
+            LedgerError: it is not recorded yet; the text says whether it is
+                tried again.
         """
-        item = await self._answered(settlement, time.monotonic() + _SETTLE_PATIENCE)
+        loop = asyncio.get_running_loop()
+        item = _Item(settlement, loop, loop.create_future(), unrecorded)
+        try:
+            await self._answer_to(item, time.monotonic() + _SETTLE_PATIENCE)
+        except LedgerError as error:
+            words = _DROPPED if item.dropped else _RETRYING
+            msg = f"{error.reason}; {words}"
+            raise LedgerError(msg) from error.__cause__
+        finally:
+            # Once it is recorded it stays so, and needs no lock to see it.
+            if not item.recorded:
+                self._count(item)
         return item.succeeded
+
+    def _count(self, item: _Item) -> None:
+        with self._lock:
+            if not item.recorded and item.unrecorded is not None:
+                item.counted = True
+                item.unrecorded.count += 1
 
     def stop(self, timeout: float | None = None) -> None:
         """Write what was wished for, close the connection and end; the second time, nothing.
@@ -173,10 +273,14 @@ class Writer:
 
     async def _answered(self, wish: Wish, deadline: float) -> _Item:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-        item = _Item(wish, loop, future)
+        item = _Item(wish, loop, loop.create_future())
+        await self._answer_to(item, deadline)
+        return item
+
+    async def _answer_to(self, item: _Item, deadline: float) -> None:
+        loop, future = item.loop, item.future
         remaining = deadline - time.monotonic()
-        if remaining <= 0:
+        if remaining <= 0 or loop is None or future is None:
             raise LedgerError(_NO_ANSWER)
         timer = loop.call_later(remaining, _answer, future)
         try:
@@ -190,10 +294,10 @@ class Writer:
         if not item.done:
             self._give_up(item)
             raise LedgerError(_NO_ANSWER)
-        if item.error is not None:
+        error = item.error
+        if error is not None:
             # One of its own for each, because raising one fills in its traceback.
-            raise LedgerError(item.error.reason) from item.error.__cause__
-        return item
+            raise LedgerError(error.reason) from error.__cause__
 
     def _put(self, item: _Item) -> None:
         with self._lock:
@@ -209,49 +313,88 @@ class Writer:
             self._queue.put(item)
 
     def _give_up(self, item: _Item) -> None:
-        """Nobody waits any more: a claim that was made, or is being made, is taken back."""
+        """Its task waits no more: a claim that was made, or is being made, is taken back."""
         with self._lock:
             item.waited_for = False
             # What fails is taken back by the thread, if there is anything.
             if item.done and item.error is None:
-                for taking_back in _taking_back(item, self._now()):
+                for taking_back in _taking_back(item, self.now()):
                     self._queue.put(taking_back)
+
+    def now(self) -> float:
+        """Wall-clock seconds; the system's where the caller's clock fails."""
+        try:
+            return self._clock()
+        except Exception:  # noqa: BLE001 - whatever it is, what happened must be recorded
+            return time.time()
 
     # --- in the thread ---------------------------------------------------------
 
     def _run(self) -> None:
-        over = False
-        while not over or self._has_work():
-            over = self._gather(wait=not over and not self._has_work()) or over
-            batch = self._batch()
-            if self._settle_apart:
-                self._perform([item for item in batch if type(item.wish) is Settlement])
-                batch = [item for item in batch if type(item.wish) is not Settlement]
-            self._perform(batch)
+        end: float | None = None
+        while end is None or self._has_work(end):
+            if self._gather() and end is None:
+                end = time.monotonic() + _LAST_TRIES
+                self._away_until = 0.0
+                for item in self._alone:
+                    item.due = 0.0
+            self._work()
+        if self._alone:
+            self._finish(list(self._alone), _Failure(LedgerError(_CLOSED), Trouble.DATABASE))
         with self.at_work:
             self._hang_up()
 
-    def _has_work(self) -> bool:
-        # What could not be taken back is tried again when somebody else comes.
-        return bool(self._next or (self._to_take_back and not self._failed))
+    def _has_work(self, end: float) -> bool:
+        """Whether there is anything left to do before it ends."""
+        return bool(self._next) or (bool(self._kept or self._alone) and time.monotonic() < end)
 
-    def _gather(self, *, wait: bool) -> bool:
-        """Take whatever is waiting; True when it is to end."""
+    def _gather(self) -> bool:
+        """Take what is queued, or wait for something to do; True when it is to end."""
         over = False
         with contextlib.suppress(queue.Empty):
-            item = self._queue.get(block=wait)
+            item = self._queue.get(timeout=self._seconds_to_wait())
             while True:
                 if item is None:
                     over = True
                 else:
                     self._next.append(item)
                 item = self._queue.get_nowait()
-        self._next.extendleft(self._to_take_back)
-        self._to_take_back.clear()
         return over
+
+    def _seconds_to_wait(self) -> float | None:
+        """How long there is nothing to do but wait; None is until something is queued."""
+        if self._next:
+            return 0.0
+        due = min((item.due for item in self._alone), default=math.inf)
+        if self._kept:
+            due = 0.0
+        if due == math.inf:
+            return None
+        return max(0.0, max(due, self._away_until) - time.monotonic())
+
+    def _work(self) -> None:
+        failure: _Failure | None = None
+        batch = self._batch()
+        if self._settle_apart:
+            settlements, batch = _parted(batch)
+            failure = self._perform(settlements)
+        if failure is None:
+            failure = self._perform(batch)
+            batch = []
+        if failure is not None:
+            # Not a second wait for a database that has just failed.
+            settlements, others = _parted(self._next)
+            self._next = deque(others)
+            self._finish([*batch, *settlements], failure._replace(maybe_recorded=False))
+        self._perform_alone()
 
     def _batch(self) -> list[_Item]:
         """The next transaction: no key twice to settle or to claim; the rest stays for later."""
+        if self._kept and (self._next or time.monotonic() >= self._away_until):
+            # First, so that whoever claims the key finds it settled.
+            again = [self._kept.popleft() for _ in range(min(len(self._kept), _MOST_RETRIED))]
+            self._next.extendleft(reversed(again))
+        suspects = {_key(item.wish) for item in self._alone}
         batch: list[_Item] = []
         later: deque[_Item] = deque()
         taken: set[tuple[type, str]] = set()
@@ -264,81 +407,157 @@ class Writer:
             if len(batch) >= _MOST_AT_ONCE or kind in taken:
                 later.append(item)
             elif item.waited_for or type(wish) is Settlement:
+                if suspects and kind[1] in suspects:
+                    self._set_aside(item)
+                    continue
                 taken.add(kind)
                 batch.append(item)
         self._next = later
         return batch
 
-    def _perform(self, batch: list[_Item]) -> None:
-        """One transaction, and everybody told."""
+    def _perform(self, batch: list[_Item]) -> _Failure | None:
+        """One transaction, and its waiting tasks answered; the failure of the database."""
         if not batch:
-            return
-        with self.at_work:
-            error, lost, maybe_recorded = self._try(batch)
-            if lost:
-                # The server may have been away and be back. What a lost commit
-                # has recorded all the same, the second try finds as its own.
-                error, _, maybe_too = self._try(batch)
-                maybe_recorded = maybe_recorded or maybe_too
-        self._failed = error is not None
-        by_loop = self._done(batch, error, maybe_recorded=maybe_recorded)
-        for loop, items in by_loop.items():
-            self._tell(loop, items)
+            return None
+        failure = self._attempt(batch, _BATCH_ROW_PATIENCE)
+        if failure is not None and failure.of_a_key and len(batch) > 1:
+            for item in batch:
+                self._set_aside(item)
+            return None
+        self._finish(batch, failure)
+        return None if failure is None or failure.of_a_key else failure
 
-    def _try(self, batch: list[_Item]) -> tuple[LedgerError | None, bool, bool]:
-        """What went wrong; whether the server hung up; whether it may be recorded all the same."""
+    def _set_aside(self, item: _Item) -> None:
+        """To be tried alone, at once."""
+        item.due = 0.0
+        item.give_up_at = min(item.give_up_at, time.monotonic() + _CLAIM_ROW_PATIENCE)
+        self._alone.append(item)
+
+    def _perform_alone(self) -> None:
+        """One transaction for each key that may have made its batch fail."""
+        began = time.monotonic()
+        if began < self._away_until:
+            return
+        waiting = (item for item in self._alone if item.waited_for or _is_settlement(item))
+        self._alone = deque(waiting)
+        for _ in range(len(self._alone)):
+            if time.monotonic() - began >= _ALONE_SECONDS:
+                return
+            item = self._alone.popleft()
+            if item.due > began:
+                self._alone.append(item)
+                continue
+            failure = self._attempt([item], _ALONE_ROW_PATIENCE)
+            self._finish([item], failure)
+            if failure is not None and not failure.of_a_key:
+                return
+
+    def _attempt(self, batch: list[_Item], row_patience: float) -> _Failure | None:
+        with self.at_work:
+            failure = self._try(batch, row_patience)
+            if failure is not None and failure.trouble is Trouble.HANGUP:
+                # The server may have been away and be back. If the lost commit
+                # succeeded, the retry recognises its own token.
+                first = failure
+                failure = self._try(batch, row_patience)
+                if failure is not None and first.maybe_recorded:
+                    failure = failure._replace(maybe_recorded=True)
+        if failure is None or failure.of_a_key:
+            self._back_off = self._away_until = 0.0
+        else:
+            self._back_off = min(max(2 * self._back_off, _RETRY_FIRST), _RETRY_MOST)
+            self._away_until = time.monotonic() + self._back_off
+        return failure
+
+    def _try(self, batch: list[_Item], row_patience: float) -> _Failure | None:
+        """One transaction."""
         connection = self._connection
         try:
             if connection is None:
                 connection = self._connection = self._connect()
+            connection.wait_for_rows(row_patience)
             _apply(connection, batch)
-        except LedgerError as failure:
-            error = failure
-        except Exception as bug:  # noqa: BLE001 - whoever waits must be told, whatever it is
-            error = LedgerError(f"an unexpected exception ({type(bug).__name__})")
-            error.__cause__ = bug
-        else:
-            return None, False, False
-        self._hang_up()
-        if connection is None:
-            return error, False, False
-        return error, connection.lost, connection.committing
+        except LedgerError as error:
+            if connection is None:
+                return _Failure(error, Trouble.DATABASE)
+            failure = _Failure(error, connection.trouble, maybe_recorded=connection.committing)
+            if not failure.of_a_key:
+                self._hang_up()
+            return failure
+        except Exception as bug:  # noqa: BLE001 - those who wait must be answered, whatever it is
+            stated = LedgerError(f"an unexpected exception ({type(bug).__name__})")
+            # Without its frames, whose variables may hold the database's password.
+            stated.__cause__ = bug.with_traceback(None)
+            self._hang_up()
+            trouble = Trouble.DATABASE if connection is None else Trouble.KEY
+            maybe_recorded = connection is not None and connection.committing
+            return _Failure(stated, trouble, maybe_recorded=maybe_recorded)
+        return None
 
-    def _done(
-        self, batch: list[_Item], error: LedgerError | None, *, maybe_recorded: bool
-    ) -> dict[asyncio.AbstractEventLoop, list[_Item]]:
-        """Who is to be told, by loop. From here on who gives up takes its claim back itself."""
+    def _finish(self, batch: list[_Item], failure: _Failure | None) -> None:
+        """Mark items done and answer their tasks. Later cancellations revert their own claim."""
         by_loop: dict[asyncio.AbstractEventLoop, list[_Item]] = {}
-        now = self._now()
+        now = self.now()
         with self._lock:
             for item in batch:
-                # In this order: who waits looks at both without the lock.
-                item.error = error
+                is_settlement = type(item.wish) is Settlement
+                if is_settlement:
+                    self._finish_settlement(item, failure)
+                elif failure is not None and self._is_put_off(item, failure):
+                    continue
+                elif failure.maybe_recorded if failure is not None else not item.waited_for:
+                    for taking_back in _taking_back(item, now):
+                        self._keep(taking_back)
+                # In this order: the task looks at both without the lock.
+                item.error = None if failure is None else failure.error
                 item.done = True
                 if item.waited_for and item.loop is not None:
                     by_loop.setdefault(item.loop, []).append(item)
-                if item.loop is None:
-                    if error is not None:
-                        self._to_take_back.append(item)
-                elif maybe_recorded if error is not None else not item.waited_for:
-                    self._to_take_back.extend(_taking_back(item, now))
-        return by_loop
+                    # A settlement that is kept has answered its task.
+                    item.waited_for = not is_settlement
+        for loop, items in by_loop.items():
+            self._tell(loop, items)
+
+    def _finish_settlement(self, item: _Item, failure: _Failure | None) -> None:
+        if failure is None:
+            item.recorded = item.succeeded
+            if item.recorded and item.counted and item.unrecorded is not None:
+                item.counted = False
+                item.unrecorded.count -= 1
+            return
+        if failure.of_a_key:
+            item.failures += 1
+            pause = min(_RETRY_FIRST * 2.0 ** min(item.failures - 1, 10), _RETRY_MOST)
+            item.due = time.monotonic() + pause
+        self._keep(item)
+
+    def _keep(self, item: _Item) -> None:
+        """Try a settlement again: alone, where it failed alone before."""
+        if len(self._kept) + len(self._alone) >= _MOST_KEPT:
+            item.dropped = True
+        elif item.failures:
+            self._alone.append(item)
+        else:
+            self._kept.append(item)
+
+    def _is_put_off(self, item: _Item, failure: _Failure) -> bool:
+        """Whether it is tried again soon, because another transaction holds its row."""
+        now = time.monotonic()
+        item.give_up_at = min(item.give_up_at, now + _CLAIM_ROW_PATIENCE)
+        if failure.trouble is not Trouble.LOCK or now >= item.give_up_at or not item.waited_for:
+            return False
+        item.due = now + _CLAIM_RETRY
+        self._alone.append(item)
+        return True
 
     def _tell(self, loop: asyncio.AbstractEventLoop, items: list[_Item]) -> None:
         # One call for all of them, because each interrupts the loop.
         try:
             loop.call_soon_threadsafe(_wake, items)
         except RuntimeError:
-            # Closed: nobody will ever ask again.
+            # It is closed, and its tasks never run again.
             for item in items:
                 self._give_up(item)
-
-    def _now(self) -> float:
-        # The caller's clock may fail; the thread must not, for others wait for it.
-        try:
-            return self._clock()
-        except Exception:  # noqa: BLE001 - whatever it is
-            return time.time()
 
     def _hang_up(self) -> None:
         connection, self._connection = self._connection, None
@@ -406,7 +625,24 @@ def _taking_back(item: _Item, now: float) -> list[_Item]:
         return []
     why = "given up before it was sent"
     state = EntryState.NOT_SENT
-    return [_Item(Settlement(wish.key, wish.token, state, None, why, None, now))]
+    return [_Item(Settlement(wish.key, wish.token, state, None, why, None, now, now))]
+
+
+def _parted(items: Iterable[_Item]) -> tuple[list[_Item], list[_Item]]:
+    """The settlements, and the others."""
+    settlements: list[_Item] = []
+    others: list[_Item] = []
+    for item in items:
+        (settlements if _is_settlement(item) else others).append(item)
+    return settlements, others
+
+
+def _is_settlement(item: _Item) -> bool:
+    return type(item.wish) is Settlement
+
+
+def _key(wish: Wish) -> str:
+    return wish if isinstance(wish, str) else wish.key
 
 
 def _wake(items: list[_Item]) -> None:

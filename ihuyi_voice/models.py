@@ -344,6 +344,21 @@ class Outcome:
     error: IhuyiVoiceError | None
 
 
+class Unrecorded:
+    """Counts outcomes that the ledger has not recorded yet.
+
+    The ledger changes it under a lock of its own; any thread may read it.
+
+    Attributes:
+        count: how many there are now.
+    """
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class BulkReport:
     """What has become of the rows of a bulk run that were taken so far.
@@ -354,8 +369,9 @@ class BulkReport:
         stopped_by: the error that stopped the run before its rows were done,
             None where none did.
         stopped_at: the index of the row that stopped it, None where none did.
-        unrecorded: how many outcomes the ledger has not recorded yet. To the
-            ledger these requests are unknown.
+        unrecorded: how many outcomes the ledger has not recorded at the
+            moment of the report. It tries again until the program ends; until
+            then these requests are unknown to it.
     """
 
     counts: dict[OutcomeStatus, int]

@@ -215,7 +215,7 @@ class Requester:
         try:
             admitted = await self.reserve(checked)
         except BaseException as error:
-            await claims.settle(keyed, token, OutcomeStatus.NOT_SENT, error)
+            await claims.settle(keyed, token, OutcomeStatus.NOT_SENT, error, exchange)
             if not isinstance(error, QuotaExceededError):
                 self.log.submit(mobile, error, _status(error, written=False), began)
             raise
@@ -223,9 +223,9 @@ class Requester:
             result = await self._place(admitted, exchange)
         except BaseException as error:
             status = _status(error, written=exchange.may_have_been_written)
-            await claims.settle(keyed, token, status, error)
+            await claims.settle(keyed, token, status, error, exchange)
             raise
-        await claims.settle(keyed, token, OutcomeStatus.ACCEPTED, result)
+        await claims.settle(keyed, token, OutcomeStatus.ACCEPTED, result, exchange)
         return result
 
     async def _place(self, admitted: Admitted, exchange: Exchange) -> SubmitResult:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from aiohttp.tracing import Trace
 
     from .errors import IhuyiVoiceError
-    from .models import Settings
+    from .models import Settings, Unrecorded
 
 # Common servers close an idle connection after 5 s; one that is dropped just
 # when it is reused costs an unknown outcome.
@@ -60,6 +60,10 @@ class Exchange:
         expired: the deadline came first, and the connection was cut.
         outlived: tells when it must not be written any more, whatever the
             deadline says; None where nothing but the deadline counts.
+        reset: its connection is known to have been reset, so the network
+            delivers nothing of it later.
+        unrecorded: counts its outcome while the ledger has not recorded it;
+            None where no one asks.
     """
 
     __slots__ = (
@@ -69,6 +73,8 @@ class Exchange:
         "expired",
         "may_have_been_written",
         "outlived",
+        "reset",
+        "unrecorded",
     )
 
     def __init__(self, deadline: float) -> None:
@@ -78,6 +84,8 @@ class Exchange:
         self.connection: Connection | None = None
         self.expired: bool = False
         self.outlived: Callable[[], bool] | None = None
+        self.reset: bool = False
+        self.unrecorded: Unrecorded | None = None
 
     def is_late(self) -> bool:
         """Whether it must not be written any more.

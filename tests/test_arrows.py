@@ -32,7 +32,7 @@ STANDS_ON = {
     "ledger_entry": ["models"],
     "ledger_file": ["errors"],
     "ledger_tables": ["ledger_entry"],
-    "ledger_engine": ["ledger_file"],
+    "ledger_engine": ["ledger_file", "models"],
     "ledger_store": ["ledger_tables", "ledger_engine"],
     "ledger_writer": ["ledger_store"],
     "ledger": ["ledger_writer"],

@@ -44,7 +44,7 @@ from ihuyi_voice.ledger import EntryState
 from ihuyi_voice.ledger_store import Connection
 from ihuyi_voice.requester import Requester
 from ihuyi_voice.sandbox import Attempt, Chaos, SandboxGateway
-from tests.bulk.spies import Gateway, until
+from tests.bulk.spies import Gateway, mobile, until
 from tests.client.test_secrets import (
     CODE,
     KEY,
@@ -57,6 +57,7 @@ from tests.client.test_secrets import (
     leaks,
     shown,
 )
+from tests.ledger.support import Clock
 from tests.rogue import Connection as Socket
 from tests.rogue import Rogue
 
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
+NONE = {"accepted": 0, "refused": 0, "not_sent": 0, "unknown": 0}
 PLACED = SubmitResult("197362477", "ok", MOBILE)
 REFUSED = b'{"code":0,"msg":"failed","voiceid":"0"}'
 WRONG_KEY = b'{"code":405,"msg":"no","voiceid":"0"}'
@@ -109,6 +111,12 @@ def state(ledger: Ledger, key: str = "k") -> EntryState | None:
 
 def one_a_minute() -> RecipientQuota:
     return RecipientQuota(per_minute=1, per_day=None)
+
+
+@pytest.fixture(autouse=True)
+def _no_last_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be recorded any more is not waited for at the end of a test."""
+    monkeypatch.setattr("ihuyi_voice.ledger_writer._LAST_TRIES", 0.0)
 
 
 @pytest.fixture
@@ -415,17 +423,23 @@ async def test_the_wrong_api_key_and_then_the_right_one(ledger: Ledger) -> None:
     assert 1 == len(sandbox.calls)
 
 
-async def test_resolved_by_hand(gateway: Gateway, ledger: Ledger) -> None:
+async def test_resolved_by_hand(gateway: Gateway, path: Path) -> None:
+    clock = Clock()
+    ledger = Ledger.open(path, clock=clock)
     gateway.answer = lambda _: None
     for key in ("placed", "not placed"):
         with pytest.raises(OutcomeUnknownError):
             await submit("asyncio", gateway.url, ledger, key)
+        with pytest.raises(ValueError, match="may be resolved in 60 s"):
+            ledger.resolve(key, placed=key == "placed")
+        clock.time += 60
         ledger.resolve(key, placed=key == "placed")
     gateway.answer = Gateway().answer
     placed = await submit("asyncio", gateway.url, ledger, "placed")
     assert (None, True) == (placed.voice_id, placed.replayed)
     assert not (await submit("asyncio", gateway.url, ledger, "not placed")).replayed
     assert 3 == len(gateway.mobiles)
+    ledger.close()
 
 
 # --- keys --------------------------------------------------------------------
@@ -709,13 +723,13 @@ async def test_the_outcome_stays_when_it_cannot_be_recorded(  # noqa: PLR0917 - 
     assert said[0].startswith(
         f"submit {MASKED} {stated}: the ledger could not record it: the ledger could not be used: "
     )
-    assert said[0].endswith("; its claim stays unsettled")
+    assert said[0].endswith("; not recorded yet: retrying until the program ends")
     assert words in said[0]
     assert set() == leaks(caplog.text)
 
 
 @pytest.mark.parametrize("how", ["locked", "read-only", "a bug"])
-async def test_what_could_not_be_recorded_is_unknown_ever_after(
+async def test_what_could_not_be_recorded_is_recorded_once_the_ledger_recovers(
     gateway: Gateway,
     ledger: Ledger,
     path: Path,
@@ -730,12 +744,14 @@ async def test_what_could_not_be_recorded_is_unknown_ever_after(
             Broken(path, ledger, patch, stack).now(how)
             gateway.release()
             assert PLACED == await task
-        assert 1 == len(warnings(caplog))
-        assert EntryState.CLAIMED is state(ledger)
-        ledger.patience = 0.0
-        with pytest.raises(OutcomeUnknownError) as unknown:
-            await voice.submit(MOBILE, CODE, idempotency_key="k")
-    assert unknown.value.earlier
+            assert 1 == len(warnings(caplog))
+            assert NONE | {"unknown": 1} == ledger.summary()
+            # While it is down the key is not sent again.
+            with pytest.raises(LedgerError):
+                await voice.submit(MOBILE, CODE, idempotency_key="k")
+        await until(lambda: state(ledger) is EntryState.ACCEPTED)
+        assert (await voice.submit(MOBILE, CODE, idempotency_key="k")).replayed
+    assert 1 == len(warnings(caplog))
     assert [MOBILE] == gateway.mobiles
 
 
@@ -810,10 +826,81 @@ async def test_a_claim_outlives_its_deadline_by_the_time_of_its_settlement(
         async with client(gateway.url, ledger, timeout=5.0) as voice:
             task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
             await gateway.arrived(1)
-            with pytest.raises(ValueError, match=r"may be resolved in 1[45] s"):
+            with pytest.raises(ValueError, match=r"may be resolved in 7[45] s"):
                 ledger.resolve("k", placed=False)
             gateway.release()
             assert PLACED == await task
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_what_was_reset_may_be_resolved_at_once(
+    gateway: Gateway, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, *, reset: bool
+) -> None:
+    """Else the network may still deliver it, and a second call ring the phone twice."""
+    place = Requester._place
+
+    async def place_and_reset(*args: Any) -> SubmitResult:
+        *_, exchange = args
+        exchange.reset = reset
+        return await place(*args)
+
+    monkeypatch.setattr(Requester, "_place", place_and_reset)
+    gateway.answer = lambda _: None
+    with pytest.raises(OutcomeUnknownError):
+        await submit("asyncio", gateway.url, ledger)
+    (claim,) = ledger.unknown()
+    assert reset is (claim.resolvable_in == 0)
+    with contextlib.nullcontext() if reset else pytest.raises(ValueError, match=r"in [56]\d s"):
+        ledger.resolve("k", placed=False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_clock_that_fails_just_before_the_write_means_that_nothing_is_sent(
+    gateway: Gateway, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    place = Requester._place
+
+    def fail() -> float:
+        raise ZeroDivisionError
+
+    async def fail_before(*args: Any) -> SubmitResult:
+        ledger.clock = fail
+        return await place(*args)
+
+    monkeypatch.setattr(Requester, "_place", fail_before)
+    with pytest.raises(NotSentError):
+        await submit(kind, gateway.url, ledger)
+    # What happened is recorded all the same.
+    assert EntryState.NOT_SENT is state(ledger)
+    assert [] == gateway.mobiles
+
+
+@pytest.mark.parametrize("end", ["accepted", "refused", "unknown"])
+async def test_a_bulk_run_says_how_many_outcomes_are_not_recorded(  # noqa: PLR0917 - fixtures
+    gateway: Gateway,
+    ledger: Ledger,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    end: str,
+) -> None:
+    # Whatever the log shows.
+    caplog.set_level(logging.CRITICAL, logger="ihuyi_voice")
+    gateway.hold()
+    answers = {"accepted": gateway.answer(MOBILE), "refused": REFUSED}
+    gateway.answer = lambda _: answers.get(end)
+    rows = [SubmitRequest(mobile(n), CODE, f"key {n}") for n in range(5)]
+    async with client(gateway.url, ledger) as voice:
+        async with voice.submit_many(rows, stop_on=None) as run:
+            await gateway.arrived(5)
+            assert 0 == run.report.unrecorded
+            with monkeypatch.context() as patch, contextlib.ExitStack() as stack:
+                Broken(path, ledger, patch, stack).now("locked")
+                gateway.release()
+                report = await run.finish()
+                assert (5, 5, 5) == (report.total, report.unrecorded, run.report.unrecorded)
+        await until(lambda: not run.report.unrecorded)
+    assert NONE | {end: 5} == ledger.summary()
 
 
 async def test_a_clock_that_fails_once_does_not_stop_the_ledger(

@@ -35,6 +35,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return server.empty()
 
 
+@pytest.fixture(autouse=True)
+def _no_last_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be recorded any more is not waited for at the end of a test."""
+    monkeypatch.setattr("ihuyi_voice.ledger_writer._LAST_TRIES", 0.0)
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()

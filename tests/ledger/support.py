@@ -21,7 +21,10 @@ MASKED = "139****5678"
 CONTENT = "112578"
 API_KEY = "the-account's-api-key"
 FINGERPRINTS = Fingerprints(API_KEY)
-LIVE = 60.0
+# Seconds that a claim's request is on its way in these tests, and that a request
+# which was given up may still be delivered.
+LIVE = 100.0
+DELIVERY = 60.0
 
 SETTLED = (EntryState.ACCEPTED, EntryState.REFUSED, EntryState.NOT_SENT)
 

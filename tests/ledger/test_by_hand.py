@@ -12,6 +12,7 @@ from ihuyi_voice.ledger import EntryState, Fingerprints, Ledger, UnknownClaim
 
 from .support import (
     CONTENT,
+    DELIVERY,
     FINGERPRINTS,
     LIVE,
     MASKED,
@@ -39,16 +40,21 @@ async def test_unknown_lists_what_has_no_settlement_oldest_first(
     clock.time += 15.5
     first = datetime.fromtimestamp(clock.time - 15.5, timezone.utc)
     assert [
-        UnknownClaim("first", MASKED, first, 15.5, ""),
+        UnknownClaim("first", MASKED, first, 15.5, "", LIVE + DELIVERY - 15.5),
         UnknownClaim(
-            "second", MASKED, first + timedelta(seconds=10), 5.5, "the connection was reset"
+            "second",
+            MASKED,
+            first + timedelta(seconds=10),
+            5.5,
+            "the connection was reset",
+            DELIVERY - 5.5,
         ),
     ] == ledger.unknown()
 
 
 async def test_placed_stands_as_accepted_for_good(ledger: Ledger, clock: Clock) -> None:
     await claimed(ledger)
-    clock.time += LIVE
+    clock.time += LIVE + DELIVERY
     ledger.resolve("k", placed=True)
     answer = await claim(ledger)
     assert answer.entry is not None
@@ -60,8 +66,9 @@ async def test_placed_stands_as_accepted_for_good(ledger: Ledger, clock: Clock) 
     )
 
 
-async def test_not_placed_may_be_claimed_anew(ledger: Ledger) -> None:
+async def test_not_placed_may_be_claimed_again(ledger: Ledger, clock: Clock) -> None:
     await ended(ledger, EntryState.UNKNOWN)
+    clock.time += DELIVERY
     ledger.resolve("k", placed=False)
     assert NONE | {"not_sent": 1} == ledger.summary()
     found = await find(ledger)
@@ -71,23 +78,39 @@ async def test_not_placed_may_be_claimed_anew(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("placed", [True, False])
-async def test_what_may_be_on_its_way_is_not_resolved(
-    ledger: Ledger, clock: Clock, *, placed: bool
+@pytest.mark.parametrize(
+    ("state", "wait"), [(EntryState.CLAIMED, LIVE + DELIVERY), (EntryState.UNKNOWN, DELIVERY)]
+)
+async def test_what_the_network_may_still_deliver_is_not_resolved(
+    ledger: Ledger, clock: Clock, state: EntryState, wait: float, *, placed: bool
 ) -> None:
-    await claimed(ledger)
-    clock.time += LIVE - 12.25
-    with pytest.raises(ValueError, match="'k' may still be on its way; it may be resolved in 13 s"):
+    if state is EntryState.UNKNOWN:
+        token = await claimed(ledger)
+        # The minute begins with the outcome, not with the claim.
+        clock.time += LIVE - 1
+        await ledger.settle("k", token, state)
+    else:
+        await claimed(ledger)
+    clock.time += wait - 12.25
+    with pytest.raises(ValueError, match="'k' may still be on its way") as early:
         ledger.resolve("k", placed=placed)
+    assert str(early.value).endswith(
+        "it may be resolved in 13 s. Until then the request may still be delivered by the network"
+        " and ring the phone"
+    )
+    assert [12.25] == [entry.resolvable_in for entry in ledger.unknown()]
     assert NONE | {"unknown": 1} == ledger.summary()
     clock.time += 12.25
+    assert [0.0] == [entry.resolvable_in for entry in ledger.unknown()]
     ledger.resolve("k", placed=placed)
     assert 0 == ledger.summary()["unknown"]
 
 
-async def test_what_its_process_gave_up_on_is_resolved_at_once(ledger: Ledger) -> None:
-    await ended(ledger, EntryState.UNKNOWN)
-    ledger.resolve("k", placed=True)
-    assert NONE | {"accepted": 1} == ledger.summary()
+async def test_what_was_reset_is_resolved_at_once(ledger: Ledger) -> None:
+    token = await claimed(ledger)
+    await ledger.settle("k", token, EntryState.UNKNOWN, reset=True)
+    ledger.resolve("k", placed=False)
+    assert NONE | {"not_sent": 1} == ledger.summary()
 
 
 @pytest.mark.parametrize("state", SETTLED)
@@ -105,7 +128,7 @@ def test_a_key_that_nobody_claimed_is_not_resolved(ledger: Ledger) -> None:
 
 async def test_a_process_that_comes_back_knows_better(ledger: Ledger, clock: Clock) -> None:
     token = await claimed(ledger)
-    clock.time += LIVE
+    clock.time += LIVE + DELIVERY
     ledger.resolve("k", placed=False)
     await ledger.settle("k", token, EntryState.ACCEPTED, voice_id="900100200")
     assert NONE | {"accepted": 1} == ledger.summary()
@@ -127,7 +150,7 @@ async def test_what_a_person_saw_placed_is_never_sent_again(
     ledger: Ledger, clock: Clock, late: EntryState, stands: str, *, placed: bool
 ) -> None:
     token = await claimed(ledger)
-    clock.time += LIVE
+    clock.time += LIVE + DELIVERY
     ledger.resolve("k", placed=placed)
     overtaken = placed and late is not EntryState.ACCEPTED
     words = "somebody else has settled or claimed 'k' meanwhile, and that stands$"

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from ihuyi_voice import LedgerError, cli_ledger
 from ihuyi_voice.ledger import EntryState, Ledger
 
-from .support import LIVE, Clock, claimed, ended
+from .support import DELIVERY, LIVE, Clock, claimed, ended
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +53,7 @@ def file(tmp_path: Path) -> str:
         for state in (EntryState.ACCEPTED, EntryState.REFUSED, EntryState.NOT_SENT):
             await ended(ledger, state, state.value)
         await claimed(ledger, LONG_KEY)
-        clock.time += 100
+        clock.time += LIVE
         await ended(ledger, EntryState.UNKNOWN, "unknown")
 
     with Ledger.open(path, clock=clock) as ledger:
@@ -72,7 +72,7 @@ def test_list_shows_the_unknown_ones_whole(
     assert LONG_KEY in result.stdout
     assert result.stdout.index(LONG_KEY) < result.stdout.index("unknown")
     assert "139****5678" in result.stdout
-    assert "its process never told" in " ".join(result.stdout.split())
+    assert "its process ended without an outcome" in " ".join(result.stdout.split())
     assert "resolve KEY --placed" in result.stdout
     assert "accepted" not in result.stdout
 
@@ -81,7 +81,8 @@ def test_list_for_machines(file: str) -> None:
     result = run(file, "--json")
     assert 6 == result.exit_code
     first, second = (json.loads(line) for line in result.stdout.splitlines())
-    assert {"key", "mobile", "claimed_at", "age", "reason"} == set(first)
+    assert {"key", "mobile", "claimed_at", "age", "reason", "resolvable_in"} == set(first)
+    assert (0, 0) == (first["resolvable_in"], second["resolvable_in"])
     assert (LONG_KEY, "", "2023-11-14T22:13:20+00:00") == (
         first["key"],
         first["reason"],
@@ -133,9 +134,22 @@ def test_what_cannot_be_resolved(file: str, tmp_path: Path) -> None:
     )
     with Ledger.open(tmp_path / "calls.db") as ledger:
         asyncio.run(claimed(ledger, "k", live=LIVE))
-    assert "'k' may still be on its way; it may be resolved in" in refused(
-        file, "resolve", "k", "--not-placed"
+    said = refused(file, "resolve", "k", "--not-placed")
+    assert "'k' may still be on its way; it may be resolved in 1" in said
+    assert said.endswith(
+        " s. Until then the request may still be delivered by the network and ring the phone"
     )
+
+
+def test_list_says_when_a_claim_can_be_resolved(file: str) -> None:
+    with Ledger.open(file) as ledger:
+        asyncio.run(claimed(ledger, "k", live=LIVE))
+    *_, last = (json.loads(line) for line in run(file, "--json").stdout.splitlines())
+    assert "k" == last["key"]
+    assert LIVE < last["resolvable_in"] <= LIVE + DELIVERY
+    rows = {line.split()[0]: line for line in run(file).stdout.splitlines() if line.strip()}
+    assert " in 1" in rows["k"]
+    assert " now " in rows["unknown"]
 
 
 @pytest.mark.parametrize("age", ["30d", "12h", "15m", "30s"])
@@ -219,7 +233,7 @@ def test_a_url_of_anything_else(tmp_path: Path) -> None:
 
 def test_a_ledger_on_a_server(postgres: PostgresServer) -> None:
     url = postgres.empty()
-    with Ledger.open(url) as ledger:
+    with Ledger.open(url, clock=Clock()) as ledger:
         asyncio.run(ended(ledger, EntryState.UNKNOWN))
     assert 6 == run(url).exit_code
     assert "forgotten: 0\n" == run(url, "purge", "--older-than", "0s").stdout

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from ihuyi_voice import ledger_engine, ledger_file, ledger_store
+from ihuyi_voice import ledger_file, ledger_store
 from ihuyi_voice.errors import LedgerError
 from ihuyi_voice.ledger import EntryState, Ledger
+from ihuyi_voice.ledger_entry import Trouble
 from ihuyi_voice.ledger_store import Connection
 
 from .support import Clock, claim, claimed, ended, find
@@ -129,8 +130,8 @@ async def test_a_file_that_stays_locked(
             await in_file.settle("k", token, EntryState.ACCEPTED)
         # Not of a settlement, whose request was sent.
         assert (
-            f"the ledger could not be used: {path}: another process keeps it locked; its claim"
-            " stays unsettled" == str(caught.value)
+            f"the ledger could not be used: {path}: another process keeps it locked; not recorded"
+            " yet: retrying until the program ends" == str(caught.value)
         )
     await in_file.settle("k", token, EntryState.ACCEPTED)
     assert NONE | {"accepted": 1} == in_file.summary()
@@ -139,7 +140,8 @@ async def test_a_file_that_stays_locked(
 async def test_a_row_that_stays_locked(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_engine, "LOCK_TIMEOUT", 0.05)
+    monkeypatch.setattr("ihuyi_voice.ledger_writer._BATCH_ROW_PATIENCE", 0.02)
+    monkeypatch.setattr("ihuyi_voice.ledger_writer._CLAIM_ROW_PATIENCE", 0.2)
     with Ledger.open(postgres.empty()) as ledger:
         await ended(ledger, EntryState.REFUSED)
         with contextlib.closing(postgres.connect()) as other:
@@ -295,7 +297,7 @@ async def test_a_commit_whose_answer_was_lost(
         if len(lost) == tries:
             return answer
         lost.append(connection)
-        connection.lost = True
+        connection.trouble = Trouble.HANGUP
         msg = "the answer was lost"
         raise LedgerError(msg)
 

@@ -13,6 +13,7 @@ import pytest
 
 from ihuyi_voice.errors import LedgerError
 from ihuyi_voice.ledger import EntryState, Ledger
+from ihuyi_voice.ledger_entry import Trouble
 from ihuyi_voice.ledger_store import Connection
 
 from .support import Clock, claim, claimed, ended, find, until
@@ -115,7 +116,7 @@ async def test_a_claim_whose_commit_was_lost_is_taken_back_though_a_second_try_f
     def hang_up(connection: Connection, *wishes: Any) -> Any:
         monkeypatch.undo()
         apply(connection, *wishes)
-        connection.lost = True
+        connection.trouble = Trouble.HANGUP
         ledger._writer._connect = away
         msg = "it hung up at the commit"
         raise LedgerError(msg)

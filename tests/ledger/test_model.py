@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from ihuyi_voice.errors import InvalidRequestError, LedgerError
 from ihuyi_voice.ledger import EntryState, Fingerprints, Ledger
 
-from .support import CONTENT, LIVE, Clock, claim
+from .support import CONTENT, DELIVERY, LIVE, Clock, claim
 
 KEYS = st.sampled_from(["a", "b"])
 NUMBERS = st.sampled_from(["13912345678", "13900005678", "13812345678"])
@@ -48,7 +48,7 @@ class Claims(RuleBasedStateMachine):
         self.ledger.close()
         self.ledger = self.open()
 
-    @rule(seconds=st.sampled_from([1.0, LIVE]))
+    @rule(seconds=st.sampled_from([1.0, DELIVERY, LIVE]))
     def wait(self, seconds: float) -> None:
         self.clock.time += seconds
 
@@ -102,8 +102,11 @@ class Claims(RuleBasedStateMachine):
     def resolve(self, key: str, *, placed: bool) -> None:
         standing = self.model.get(key)
         over = standing is not None and (
-            standing[0] is EntryState.UNKNOWN
-            or (standing[0] is EntryState.CLAIMED and self.clock.time >= standing[4] + LIVE)
+            (standing[0] is EntryState.UNKNOWN and self.clock.time >= standing[4] + DELIVERY)
+            or (
+                standing[0] is EntryState.CLAIMED
+                and self.clock.time >= standing[4] + LIVE + DELIVERY
+            )
         )
         error = LookupError if standing is None else ValueError
         with contextlib.nullcontext() if over else pytest.raises(error):

@@ -320,7 +320,7 @@ async def test_rows_are_locked_in_one_order_so_that_machines_do_not_wait_for_eac
         fingerprint = FINGERPRINTS.of(MOBILE, CONTENT)
         attempts = [Attempt(key, *fingerprint, MASKED, "t", 0.0, 0.0) for key in keys]
         settlements = [
-            Settlement(key, token, EntryState.ACCEPTED, None, "", None, 0.0)
+            Settlement(key, token, EntryState.ACCEPTED, None, "", None, 0.0, 0.0)
             for key, token in zip(keys, tokens, strict=True)
         ]
         wishes = (settlements, (), ()) if settling else ((), (), attempts)
