@@ -245,7 +245,9 @@ class Writer:
             msg = f"{error.reason}; {words}"
             raise LedgerError(msg) from error.__cause__
         finally:
-            self._count(item)
+            # Once it is recorded it stays so, and needs no lock to see it.
+            if not item.recorded:
+                self._count(item)
         return item.succeeded
 
     def _count(self, item: _Item) -> None:
@@ -401,7 +403,7 @@ class Writer:
             if isinstance(wish, str) and len(batch) < _MOST_AT_ONCE:
                 batch.append(item)
                 continue
-            kind = type(wish), _key(wish)
+            kind = type(wish), wish if isinstance(wish, str) else wish.key
             if len(batch) >= _MOST_AT_ONCE or kind in taken:
                 later.append(item)
             elif item.waited_for or type(wish) is Settlement:
