@@ -134,7 +134,7 @@ class Records:
                 if any(cell.strip() for cell in cells):
                     return cells
         except csv.Error:
-            # Whoever reads it with this delimiter meets it again, and says so.
+            # Reading with this delimiter raises it again, if it is the one.
             pass
         return []
 
