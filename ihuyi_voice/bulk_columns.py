@@ -138,7 +138,7 @@ def without_mobile(names: Sequence[str]) -> str:
 
 
 def known_names(first: Sequence[str], options: ColumnOptions) -> int:
-    """In how many cells a column's name stands: what speaks for a header."""
+    """How many cells are names of columns, as those of a header are."""
     given = {_plain(option) for role in ROLES if (option := options.of(role)) is not None}
     every = given.union(*_NAMES.values())
     return sum(_plain(cell) in every for cell in first)

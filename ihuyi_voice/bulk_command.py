@@ -243,7 +243,7 @@ def bulk(  # noqa: PLR0913 - one argument per option
 
 @dataclass
 class _Job:
-    """One use of the command: what to send, from where, and what became of it."""
+    """One use of the command: what to send, from where, and its outcomes."""
 
     file: str
     ledger: str | None
@@ -281,7 +281,7 @@ class _Job:
                 doubts += self.consent.doubts_of_balance(to_send, remaining)
                 self.consent.ask(self.console, to_send, self.account.base_url, doubts)
             else:
-                # What the ledger knows is told even when the gateway is away.
+                # No balance is needed, so this works while the gateway is away.
                 _say(self.console, "to send 0")
             written = _open_out(self.out, show_codes=self.show_codes)
             anyio.run(
@@ -310,7 +310,7 @@ class _Job:
                     out.close()
 
     def report(self, *, as_json: bool) -> None:
-        """Print what became of the rows, and what to do next."""
+        """Print the outcomes of the rows, and what to do next."""
         # For machines too, a person may look at what the run said.
         console = self.console if as_json else Console()
         if as_json:
@@ -397,7 +397,7 @@ def _look_up(
             " and take a new ledger"
         )
     if book.is_new:
-        # Else a mistyped name would ring every phone again, and nobody would know why.
+        # With a mistyped name every phone would ring again: say that it is new.
         _say(console, "this ledger is new: it knows of no earlier call")
     rows.row_keys = lambda: RowKeys(fingerprints, book.id)
     states: Counter[EntryState] = Counter()

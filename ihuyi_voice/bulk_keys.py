@@ -2,7 +2,7 @@
 
 With a ledger a bulk run can be repeated after any crash. So a row must get the
 same key, and the same code, whenever the file is read: both are made from what
-stands in the row. Rows may be added, removed or moved in between.
+is in the row. Rows may be added, removed or moved in between.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class SendOptions:
 
 @dataclass
 class Tally:
-    """What has become of the rows so far.
+    """The outcomes of the rows so far.
 
     Attributes:
         counts: rows by status and, for refusals, the gateway's code.
@@ -132,7 +132,7 @@ class OutFile:
             self._file.flush()
 
     def write(self, row: FileRow, outcome: Outcome | None) -> None:
-        """Write what became of a row; None for one that was not sent because it is bad."""
+        """Write the outcome of a row; None for one that was not sent because it is bad."""
         line = {
             "line": row.line,
             "mobile": mask_mobile(row.mobile),

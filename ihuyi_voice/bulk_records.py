@@ -134,7 +134,7 @@ class Records:
                 if any(cell.strip() for cell in cells):
                     return cells
         except csv.Error:
-            # Whoever reads it with this delimiter meets it again, and says so.
+            # Reading with this delimiter raises it again, if it is the one.
             pass
         return []
 
@@ -240,8 +240,6 @@ class _Items:
             self._count += 1
             mark = self._next_mark()
             self._at += 1
-        if mark != "]":
-            raise self._broken
         if self._next_mark():
             msg = "there is something after the end of its JSON array"
             raise RecordError(msg)
@@ -262,6 +260,7 @@ class _Items:
                 return ""
 
     def _next_value(self) -> object:
+        """The next item, behind which there is a comma or the end of the array."""
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._buffer, self._at)

@@ -135,7 +135,7 @@ def submit(  # noqa: PLR0913 - one argument per option
 def _submit_report(
     number: str, status: OutcomeStatus, result: SubmitResult | IhuyiVoiceError, drawn: str | None
 ) -> dict[str, object]:
-    """What became of a submit, for machines; with a drawn code that a phone may be read."""
+    """The outcome of a submit, for machines; with a drawn code that a phone may be read."""
     report: dict[str, object] = {
         "status": status.value,
         "may_have_rung": True,
@@ -232,7 +232,7 @@ def sandbox(  # noqa: PLR0913 - one argument per option
     ] = 60.0,
     keep: Annotated[int, typer.Option(help="How many calls it remembers.")] = 10_000,
 ) -> None:
-    """Run a [bold]local gateway[/bold] that answers like the real one and rings nobody.
+    """Run a [bold]local gateway[/bold] that answers like the real one; no phone rings.
 
     It prints its URL and credentials, then each call it is sent. Open the URL in
     a browser: the calls appear there as they come, and the balance, a freeze and
@@ -277,7 +277,7 @@ def sandbox(  # noqa: PLR0913 - one argument per option
 
 
 def _warn_unless_loopback(url: str) -> None:
-    # The server logs as much, and nobody has set up any logging here.
+    # The server logs the same, but the command sets up no logging.
     if not ip_address(urlsplit(url).hostname or "").is_loopback:
         typer.echo(
             f"warning: {url} is NOT only this machine: everyone who reaches it can read every"

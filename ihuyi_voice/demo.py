@@ -44,7 +44,7 @@ class Shown:
 
 
 def run_demo() -> None:
-    """Place the calls and print what became of each."""
+    """Place the calls and print the outcome of each."""
     console = Console()
     gateway = SandboxGateway(balance=1000, blacklist=(_BLACKLISTED,))
     with gateway.serve_in_thread() as url:
@@ -130,11 +130,11 @@ async def _async(gateway: SandboxGateway, url: str) -> list[Shown]:
         gateway.chaos = chaos
         await show(what, "13612345678", url, patience=0.5)
     gateway.chaos = Chaos()
-    with socket.socket() as nobody:
-        # Bound, so that the port is taken, and not listened on, so that nobody answers.
-        nobody.bind(("127.0.0.1", 0))
-        port = nobody.getsockname()[1]
-        await show("nobody listens", "13512345678", f"http://127.0.0.1:{port}")
+    with socket.socket() as unused:
+        # Bound, so that the port is taken, and not listened on, so that nothing answers.
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        await show("no server on the port", "13512345678", f"http://127.0.0.1:{port}")
     return rows
 
 

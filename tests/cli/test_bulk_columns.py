@@ -245,7 +245,7 @@ def test_a_given_column_wins_over_names(path: Path) -> None:
     text = f"tel,phone,pin\n{A},{CODE},{B}\n"
     options = ColumnOptions("pin", "phone")
     assert [(B, CODE, None)] == rows(path, text, options=options)
-    # Names that differ in a separator alone are told apart where they are given exactly.
+    # Names that differ in a separator alone are different ones where they are given exactly.
     text = f"mobile,user_code,user code\n{A},{CODE},{OTHER}\n"
     assert [(A, OTHER, None)] == rows(path, text, options=ColumnOptions(content="user code"))
     assert "2 columns for the content" in error(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 import json
@@ -449,6 +450,51 @@ def test_a_file_that_opens_and_cannot_be_read() -> None:
     assert error_of(Path("/proc/self/mem")) == (
         "cannot read /proc/self/mem to its end: Input/output error"
     )
+
+
+class BadDisk(io.RawIOBase):
+    """A file whose second block cannot be read."""
+
+    def __init__(self) -> None:
+        self._blocks = [f"mobile,content\n{A},1125\n".encode() * 300, b""]
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        assert (0, 0) == (offset, whence)
+        self.__init__()  # type: ignore[misc]  # at the beginning again
+        return 0
+
+    def readinto(self, buffer: Any) -> int:
+        block = self._blocks.pop(0)
+        if not block:
+            raise OSError(errno.EIO, "Input/output error")
+        data = block[: len(buffer)]
+        self._blocks.insert(0, block[len(data) :])
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def test_a_file_that_cannot_be_read_to_its_end(path: Path) -> None:
+    path.write_text("")
+    file = BulkFile(str(path))
+    file.close()
+    file._bytes = io.BufferedReader(BadDisk())  # type: ignore[assignment]
+    with closing(file), pytest.raises(BulkFileError, match="to its end: Input/output error$"):
+        list(file)
+
+
+def test_objects_of_many_forms_are_read_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of which not all are remembered."""
+    monkeypatch.setattr("ihuyi_voice.bulk_records._MOST_FORMS", 2)
+    rows = [{"mobile": A, "content": "1125", f"x{n}": n} for n in range(5)]
+    path.write_text(json.dumps(rows))
+    found = check(path)
+    assert (5, 0, ("x0", "x1")) == (found.rows, found.bad, found.ignored)
 
 
 def test_a_pipe_is_read_twice_too(path: Path) -> None:
