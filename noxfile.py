@@ -26,8 +26,8 @@ HERE = Path(__file__).parent
 PROJECT = nox.project.load_toml("pyproject.toml")["project"]
 PYTHONS = nox.project.python_versions({"project": PROJECT})
 
-# Not ours to bound, but of its time: the lowest typer stands on click, newer
-# releases of which warn about what that typer imports, and warnings are errors.
+# The lowest typer depends on click; newer releases of click warn about what that
+# typer imports, and warnings are errors. Users get no such bound.
 OF_THE_TIME_OF_THE_LOWEST = ("click==8.2.1",)
 
 # What the tests read, but for the package itself.
@@ -49,7 +49,7 @@ def tests(session: nox.Session) -> None:
     Of the installed package, with the source tree out of sight.
     """
     session.install(".[test]")
-    # Anew each time, because the version alone does not tell that it changed.
+    # Reinstalled each time: the version does not change with the sources.
     session.install("--force-reinstall", "--no-deps", ".")
     with tempfile.TemporaryDirectory() as elsewhere:
         for name in READ_BY_TESTS:
@@ -79,7 +79,7 @@ def typing(session: nox.Session) -> None:
     """The sources as we see them, and the types of the installed package as a user does."""
     session.install(".[test,bench]", "mypy", "pyright[nodejs]", "nox", "types-requests")
     # Not editable, because type checkers are to find what a user would, and
-    # anew each time, because the version alone does not tell that it changed.
+    # reinstalled each time: the version does not change with the sources.
     session.install("--force-reinstall", "--no-deps", ".")
     for python in (PYTHONS[0], PYTHONS[-1]):
         checked = ("ihuyi_voice", "tests", "benchmarks", "noxfile.py", ".ci/once_more.py")

@@ -103,7 +103,7 @@ class _UnderWay:
     def __init__(self, ended: anyio.Event) -> None:
         self.ended = ended
         self.taken = False
-        # asyncio itself forgets a task that nobody else remembers.
+        # asyncio keeps only weak references to its tasks.
         self.task: asyncio.Task[None] | None = None
 
 
@@ -173,9 +173,9 @@ class _Pushes:
 
     async def _take(self, receipt: Receipt) -> bool:
         """Whether the user's function has taken it, now or earlier."""
-        import asyncio  # noqa: PLC0415 - whoever parses alone needs none of this
+        import asyncio  # noqa: PLC0415 - parsing alone needs none of this
 
-        from anyio import CancelScope, Event  # noqa: PLC0415 - likewise
+        from anyio import CancelScope, Event  # noqa: PLC0415 - as above
 
         key = _key(receipt)
         if key in self._taken:
@@ -282,13 +282,13 @@ def aiohttp_receipt_handler(
             try:
                 answer = await pushes.answer(request.content.readany)
             except (ConnectionError, web.RequestPayloadError):
-                # The caller left, or what it sent is no body: half a receipt is none.
+                # Disconnected mid-body, or a body that cannot be decoded.
                 answer = _BROKEN_OFF
         response = web.Response(status=answer.status, text=answer.text)
         if answer is _POST_ONLY:
             response.headers["Allow"] = "POST"
         if answer is _TOO_LARGE:
-            # What is left of the body is nobody's concern.
+            # The rest of the body is not read.
             response.force_close()
         return response
 
@@ -316,7 +316,7 @@ class ReceiptApp:
             try:
                 await _send(send, await self._answer(scope, receive))
             except _DisconnectedError:
-                # Nobody is left to be answered, and half a receipt is none.
+                # Disconnected mid-body: there is no receipt and no caller to answer.
                 return
         else:
             # Closed before it is accepted, a WebSocket is refused with 403.

@@ -115,7 +115,7 @@ class Shop:
         return worker
 
     def wait_until_overdue(self) -> None:
-        """Nobody tells the broker that a worker is dead: a task is overdue, after a time."""
+        """Wait until the broker takes the task for lost: it learns of no worker's death."""
         # Counts the tasks that were delivered a second ago, or earlier.
         script = "return redis.call('ZCOUNT', 'unacked_index', 0, redis.call('TIME')[1] - 1)"
         ask = ["redis-cli", "-s", str(self.socket), "EVAL", script, "0"]
@@ -175,7 +175,7 @@ def shop(gateway: SandboxGateway, tmp_path: Path) -> Iterator[Shop]:
         yield Shop(tmp_path, socket, environment, ended)
 
 
-def told(customer: subprocess.Popen[str]) -> tuple[str, str]:
+def result_of(customer: subprocess.Popen[str]) -> tuple[str, str]:
     """The task's id, and what became of it."""
     out, _ = customer.communicate(timeout=110)
     task, end = out.splitlines()
@@ -196,7 +196,7 @@ def test_killed_while_its_request_is_at_the_gateway(shop: Shop, gateway: Sandbox
     gateway.chaos = Chaos()
     shop.wait_until_overdue()
     shop.worker()
-    task, end = told(customer)
+    task, end = result_of(customer)
     assert "OutcomeUnknownError" == end.partition(" ")[0], shop.said()
     assert "an earlier request with this idempotency key: it was claimed and never settled" in end
     assert 1 == len(gateway.attempts)
@@ -213,19 +213,19 @@ def test_killed_after_it_was_settled_and_before_the_broker_heard_of_it(
     kill(first)
     shop.wait_until_overdue()
     shop.worker()
-    _, end = told(customer)
+    _, end = result_of(customer)
     (attempt,) = gateway.attempts
     assert f"placed as {attempt.voice_id}" == end, shop.said()
     assert {"accepted": 1} == summary(shop)
 
 
 def test_only_the_process_that_calls_is_killed(shop: Shop, gateway: SandboxGateway) -> None:
-    """As the system does to whoever takes too much memory; Celery delivers again by itself."""
+    """As the kernel does to a process out of memory; Celery delivers again by itself."""
     customer = shop.customer()
     worker = shop.worker(held=True)
     until(shop.held.exists)
     os.kill(int(shop.held.read_text()), signal.SIGKILL)
-    _, end = told(customer)
+    _, end = result_of(customer)
     (attempt,) = gateway.attempts
     assert f"placed as {attempt.voice_id}" == end, shop.said()
     assert {"accepted": 1} == summary(shop)

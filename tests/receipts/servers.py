@@ -83,7 +83,7 @@ async def _running(server: _Server, listening: socket.socket) -> AsyncIterator[N
 
 
 class _Server(uvicorn.Server):
-    """Says when it is up, so that nobody has to ask again and again."""
+    """Says when it is up, so that no test has to poll."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)

@@ -287,7 +287,7 @@ async def test_without_an_id_any_difference_tells_receipts_apart(serving: Servin
         bare.replace(b"139", b"138"),
         bare.replace(b"code=2", b"code=3"),
         bare.replace(b"14:31", b"14:32"),
-        # Perhaps the id, under a name that nobody has met.
+        # Perhaps the id, under an unknown name.
         bare + b"&msgid=1",
         bare + b"&msgid=2",
         bare,

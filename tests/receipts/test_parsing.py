@@ -339,7 +339,7 @@ def test_a_receipt_is_read_only_and_can_be_passed_on() -> None:
 def test_a_body_is_read_in_utf_8_and_in_gbk(encoding: str, quoted: bool) -> None:
     body = urlencode(FORM, encoding=encoding).encode()
     if not quoted:
-        # Nor are its bytes always quoted by whoever writes a form by hand.
+        # A form written by hand may hold unquoted bytes.
         body = "&".join(f"{k}={v}" for k, v in FORM.items()).encode(encoding)
     assert parse_receipt(FORM) == read(body)
 
