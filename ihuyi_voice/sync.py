@@ -389,10 +389,8 @@ class VoiceClient:
             self._threads.after_call()
         if isinstance(error, NotSentError):
             # It did not come as far as the thread, which logs all others.
-            mobile = "" if request is None else request.mobile
             log = self._log.request_log()
-            log.request(name, mobile, error, OutcomeStatus.NOT_SENT, began)
-            del mobile
+            log.request(name, request, error, OutcomeStatus.NOT_SENT, began)
             self._log.write()
         raise error
 
