@@ -37,17 +37,17 @@ class BlockingServer:
         unasked: sent once after the first answer, when the test calls `send_unasked`.
     """
 
-    def __init__(self, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, tls: ssl.SSLContext | None, host: str = "127.0.0.1") -> None:
         self.contents: list[str] = []
         self.connections: list[socket.socket] = []
         self.silent = False
         self.unasked = b""
         self._go, self._gone = threading.Event(), threading.Event()
         self._tls = tls
-        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._listening = socket.create_server((host, 0), backlog=100)
         self.arrived = threading.Semaphore(0)
         scheme = "http" if tls is None else "https"
-        self.url = f"{scheme}://127.0.0.1:{self._listening.getsockname()[1]}"
+        self.url = f"{scheme}://{host}:{self._listening.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:

@@ -44,7 +44,7 @@ UNASKED = {
 def test_what_comes_on_an_idle_connection_answers_nothing(
     server: BlockingServer, loop: str, unasked: bytes, seen: bool
 ) -> None:
-    async def submit_twice() -> tuple[str, str]:
+    async def submit_twice() -> tuple[str | None, str | None]:
         async with client(server.url, ssl_context=TLS[1]) as voice:
             first = await voice.submit(MOBILE, "1125")
             server.send_unasked()
@@ -62,7 +62,7 @@ def test_what_comes_on_an_idle_connection_answers_nothing(
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_connections_that_end_while_the_loop_is_busy(server: BlockingServer, loop: str) -> None:
-    async def submit_in_turns() -> list[str]:
+    async def submit_in_turns() -> list[str | None]:
         ids = []
         async with client(server.url, ssl_context=TLS[1]) as voice:
             for content in ("1125", "1126", "1127", "1128"):
