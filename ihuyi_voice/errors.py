@@ -10,7 +10,7 @@ The tree:
     ├── OutcomeUnknownError      something may have been written and no readable answer came
     ├── BulkStoppedError         a bulk run stopped before its rows were done
     └── GatewayError             the gateway answered with a code other than 2
-        ├── AuthenticationError          401, 402, 405
+        ├── AuthenticationError          401, 402, 405, 40501, 40502
         ├── AccessDeniedError            400, 4052
         ├── AccountFrozenError           4050, 408
         ├── InsufficientBalanceError     4051
@@ -20,29 +20,33 @@ The tree:
         ├── SubmitFailedError            0
         └── UnrecognizedCodeError        every other code
 
+Errors cross processes. Celery's JSON backend rebuilds one as `cls(*args)`, and
+pickle and copy do the same. So `args` are the constructor's arguments as JSON
+values, attributes are derived from them, and the text is made by `__str__`.
+
 Nothing here sends, decides or logs. Texts carry no key, no password, no
-verification code, and numbers only masked: whoever raises keeps it so.
+verification code, and numbers only masked: the code that raises has to see to
+that.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from importlib import import_module
+from typing import TYPE_CHECKING, ClassVar, cast
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from .models import BulkReport
-
-
-def _restore(
-    cls: type[IhuyiVoiceError], args: tuple[Any, ...], state: dict[str, Any]
-) -> IhuyiVoiceError:
-    error = cls.__new__(cls, *args)
-    error.__dict__.update(state)
-    return error
 
 
 class IhuyiVoiceError(Exception):
     """The root of everything this library raises about a request.
+
+    `type(error)(*error.args)`, pickle and copy give an equal error. Two errors
+    are equal when they are of one class and have equal `args`; what caused
+    them and where they were raised does not count.
 
     Attributes:
         may_have_rung: True when a phone may have rung for this request. A
@@ -51,12 +55,14 @@ class IhuyiVoiceError(Exception):
 
     may_have_rung: bool = False
 
-    def __reduce__(
-        self,
-    ) -> tuple[Any, tuple[type[IhuyiVoiceError], tuple[Any, ...], dict[str, Any]]]:
-        # The constructors take facts, `args` holds the finished text: the
-        # default pickling would call the one with the other.
-        return _restore, (type(self), self.args, self.__dict__)
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, IhuyiVoiceError):
+            return NotImplemented
+        return type(self) is type(other) and self.args == other.args
+
+    def __hash__(self) -> int:
+        # Not of `args`, which may hold a report as a dict.
+        return hash((type(self), str(self)))
 
 
 class InvalidRequestError(IhuyiVoiceError, ValueError):
@@ -67,14 +73,19 @@ class QuotaExceededError(IhuyiVoiceError):
     """The limit of calls to one number was reached: nothing was sent, no phone rang.
 
     Attributes:
+        masked_mobile: the number, masked.
         retry_after: seconds until a call to this number is allowed again.
     """
 
     def __init__(self, masked_mobile: str, retry_after: float) -> None:
+        self.masked_mobile = masked_mobile
         self.retry_after = retry_after
-        super().__init__(
-            f"the limit of calls to {masked_mobile} is reached; nothing was sent,"
-            f" no phone rang; allowed again in {retry_after:.1f} s"
+        super().__init__(masked_mobile, retry_after)
+
+    def __str__(self) -> str:
+        return (
+            f"the limit of calls to {self.masked_mobile} is reached; nothing was sent,"
+            f" no phone rang; allowed again in {self.retry_after:.1f} s"
         )
 
 
@@ -91,15 +102,16 @@ class NotSentError(IhuyiVoiceError):
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
-        super().__init__(
-            f"not sent: {reason}; nothing was written, no phone rang, repeating is safe"
-        )
+        super().__init__(reason)
+
+    def __str__(self) -> str:
+        return f"not sent: {self.reason}; nothing was written, no phone rang, repeating is safe"
 
 
 class LedgerError(NotSentError):
     """The ledger could not be used, so nothing was sent: repeating is safe.
 
-    Raised where a claim fails, and by whatever else reads or writes the
+    Raised where a claim fails, and by everything else that reads or writes the
     ledger. The database's own exception, where there is one, is the
     `__cause__`.
 
@@ -107,10 +119,9 @@ class LedgerError(NotSentError):
         reason: which ledger, and what happened.
     """
 
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
+    def __str__(self) -> str:
         # Not the base's text: a settlement fails after its request was sent.
-        IhuyiVoiceError.__init__(self, f"the ledger could not be used: {reason}")
+        return f"the ledger could not be used: {self.reason}"
 
 
 class OutcomeUnknownError(IhuyiVoiceError):
@@ -125,16 +136,25 @@ class OutcomeUnknownError(IhuyiVoiceError):
             the same idempotency key: nothing was sent now.
     """
 
-    def __init__(self, reason: str, *, may_have_rung: bool = True, earlier: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        # Not for keywords alone, because `cls(*args)` rebuilds it.
+        may_have_rung: bool = True,  # noqa: FBT001, FBT002 - see above
+        earlier: bool = False,  # noqa: FBT001, FBT002 - see above
+    ) -> None:
         self.reason = reason
         self.may_have_rung = may_have_rung
         self.earlier = earlier
+        super().__init__(reason, may_have_rung, earlier)
+
+    def __str__(self) -> str:
         advice = (
             "the phone may have rung, do not repeat this blindly"
-            if may_have_rung
+            if self.may_have_rung
             else "this was a balance query, no phone was involved, repeating is safe"
         )
-        super().__init__(f"outcome unknown: {reason}; {advice}")
+        return f"outcome unknown: {self.reason}; {advice}"
 
 
 class BulkStoppedError(IhuyiVoiceError):
@@ -143,20 +163,61 @@ class BulkStoppedError(IhuyiVoiceError):
     `may_have_rung` is True when any row's phone may have rung: do not run
     the same rows again blindly.
 
+    Args:
+        cause: the error that stopped it, or None; or what `args` hold of it.
+        report: a `BulkReport`, or what `args` hold of it.
+
     Attributes:
         cause: the error that stopped it; None where `stop_on` stopped it on
             an outcome without one.
-        report: what became of the rows that were taken.
+        report: the outcomes of the rows that were taken.
     """
 
-    def __init__(self, cause: IhuyiVoiceError | None, report: BulkReport) -> None:
-        self.cause = cause
-        self.report = report
-        counts = {status.value: count for status, count in report.counts.items() if count}
-        self.may_have_rung: bool = any(status in counts for status in ("accepted", "unknown"))
-        told = ", ".join(f"{count} {status}" for status, count in counts.items())
-        why = cause or "stop_on asked for it"
-        super().__init__(f"the bulk run stopped at row {report.stopped_at}: {why}; so far {told}")
+    def __init__(
+        self,
+        cause: IhuyiVoiceError | dict[str, object] | None,
+        report: BulkReport | dict[str, object],
+    ) -> None:
+        self.cause: IhuyiVoiceError | None = (
+            error_from_json(cause) if isinstance(cause, dict) else cause
+        )
+        self.report: BulkReport = _report_from_json(report) if isinstance(report, dict) else report
+        self.may_have_rung: bool = any(
+            count and status.value in ("accepted", "unknown")
+            for status, count in self.report.counts.items()
+        )
+        super().__init__(
+            None if self.cause is None else error_to_json(self.cause), self.report.to_json()
+        )
+
+    def __str__(self) -> str:
+        counts = ", ".join(
+            f"{count} {status.value}" for status, count in self.report.counts.items() if count
+        )
+        why = "stop_on asked for it" if self.cause is None else self.cause
+        return f"the bulk run stopped at row {self.report.stopped_at}: {why}; so far {counts}"
+
+
+def error_to_json(error: IhuyiVoiceError) -> dict[str, object]:
+    """An error as JSON values, for `error_from_json`."""
+    return {"type": type(error).__name__, "args": list(error.args)}
+
+
+def _report_from_json(value: dict[str, object]) -> BulkReport:
+    # By its name: `models` is built on this module, so it cannot be imported above.
+    reports: type[BulkReport] = import_module(".models", __package__).BulkReport
+    return reports.from_json(value)
+
+
+def error_from_json(value: dict[str, object]) -> IhuyiVoiceError:
+    """The error that `error_to_json` was given.
+
+    A class that is not of this library becomes an IhuyiVoiceError with the same `args`.
+    """
+    cls = globals().get(str(value["type"]))
+    if not (isinstance(cls, type) and issubclass(cls, IhuyiVoiceError)):
+        cls = IhuyiVoiceError
+    return cls(*cast("Iterable[object]", value["args"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +277,28 @@ CODES: dict[int, Code] = {
         Code(4070, "语音验证码内容必须为4-6位数字", "the content must be 4-6 digits"),
     )
 }
-"""The vendor's table for the voice product; sibling products use the same
-numbers for other things, so no row is taken from them."""
+"""The vendor's table for the voice product. Sibling products use the same
+numbers for other things, so no row is taken from their tables."""
+
+_FAMILY_CODES: dict[int, Code] = {
+    code.number: code
+    for code in (
+        Code(
+            40501,
+            "动态密码已过期",
+            "the dynamic password has expired: the clock may be wrong",
+            account_level=True,
+        ),
+        Code(
+            40502,
+            "动态密码校验失败",
+            "the dynamic password is wrong: the API key or the clock may be wrong",
+            account_level=True,
+        ),
+    )
+}
+# Three copies of the SMS product's table have them, the voice product's has not.
+# They can only mean the dynamic password, which is the same in both products.
 
 
 class GatewayError(IhuyiVoiceError):
@@ -226,6 +307,7 @@ class GatewayError(IhuyiVoiceError):
     Attributes:
         code: the gateway's code.
         msg: the gateway's own words; their wording drifts, do not match on them.
+        hint: what else is known, such as a wrong local clock; mostly "".
         meaning: the same in English, from the vendor's table.
         account_level: True when every further request of this account would
             be refused the same way.
@@ -234,24 +316,30 @@ class GatewayError(IhuyiVoiceError):
     codes: ClassVar[tuple[int, ...]] = ()
 
     def __init__(self, code: int, msg: str, hint: str = "") -> None:
-        row = CODES.get(code)
+        row = CODES.get(code) or _FAMILY_CODES.get(code)
         self.code = code
         self.msg = msg
+        self.hint = hint
         self.meaning: str = row.meaning if row else "the voice product documents no such code"
         self.account_level: bool = row is not None and row.account_level
-        text = f"the gateway refused with code {code}: {self.meaning} (its words: {msg!r})"
-        super().__init__(f"{text}; {hint}" if hint else text)
+        super().__init__(*((code, msg, hint) if hint else (code, msg)))
+
+    def __str__(self) -> str:
+        text = (
+            f"the gateway refused with code {self.code}: {self.meaning} (its words: {self.msg!r})"
+        )
+        return f"{text}; {self.hint}" if self.hint else text
 
 
 class AuthenticationError(GatewayError):
-    """401, 402, 405: account or password missing or wrong.
+    """401, 402, 405, 40501, 40502: account or password missing, wrong or expired.
 
-    405 is also what a wrong local clock leads to with the dynamic password;
-    where the answer's `Date` header shows the clock off by more than a
-    minute, the text says by how much.
+    With the dynamic password a wrong local clock leads to 405, 40501 or 40502.
+    Where the answer's `Date` header shows the clock off by more than a minute,
+    the text says by how much.
     """
 
-    codes: ClassVar[tuple[int, ...]] = (401, 402, 405)
+    codes: ClassVar[tuple[int, ...]] = (401, 402, 405, 40501, 40502)
 
 
 class AccessDeniedError(GatewayError):
@@ -314,3 +402,10 @@ def gateway_error(code: int, msg: str, hint: str = "") -> GatewayError:
         hint: what else is known, appended to the text.
     """
     return _CLASS_BY_CODE.get(code, UnrecognizedCodeError)(code, msg, hint)
+
+
+for _cls in tuple(globals().values()):
+    if isinstance(_cls, type) and issubclass(_cls, IhuyiVoiceError):
+        # Celery looks a class up in a module that the reading process has imported
+        # already: that is the package, and hardly ever this module of it.
+        _cls.__module__ = __package__

@@ -11,14 +11,23 @@ import secrets
 import sys
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal
+from typing import Any, Literal, cast
 from urllib.parse import quote_plus, unquote, urlsplit
 
-from .errors import IhuyiVoiceError, InvalidRequestError
+from .errors import IhuyiVoiceError, InvalidRequestError, error_from_json, error_to_json
 
 AnswerFormat = Literal["json", "xml"]
 
 DEFAULT_BASE_URL = "https://api.voice.ihuyi.com"
+
+
+def exact_text(value: object) -> str | None:
+    """What a str holds, as an exact `str`; None for anything else.
+
+    By its real type: a lazy string pretends to be a str and is none, and a
+    subclass may answer in any way.
+    """
+    return str.__str__(value) if issubclass(type(value), str) else None
 
 
 def mask_mobile(mobile: str) -> str:
@@ -82,6 +91,22 @@ class Secret:
         raise TypeError(msg)
 
 
+class SignedBody:
+    """The form of one request, which no repr shows; `reveal()` gives the bytes."""
+
+    __slots__ = ("_body",)
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def reveal(self) -> bytes:
+        """The bytes to be written."""
+        return self._body
+
+    def __repr__(self) -> str:
+        return "SignedBody('****')"
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How to reach the gateway and as whom; checked when it is made.
@@ -130,7 +155,7 @@ class Settings:
             _check_proxy(self.proxy.reveal())
 
     def never_shown(self) -> tuple[Secret, ...]:
-        """What a gateway or proxy is given and may send back, as it is spelt on the wire."""
+        """The secrets that a gateway or proxy is given and may send back, as the wire has them."""
         key = self.api_key.reveal()
         spellings = [key, quote_plus(key)]
         if self.proxy is not None:
@@ -151,7 +176,9 @@ def _check_credential(name: str, value: object) -> None:
         )
         raise ValueError(msg)
     if not value.isprintable():
-        msg = f"{name} has a character that cannot be printed; copy it anew from the account's page"
+        msg = (
+            f"{name} has a character that cannot be printed; copy it again from the account's page"
+        )
         raise ValueError(msg)
 
 
@@ -242,11 +269,14 @@ class SubmitRequest:
     idempotency_key: str | None = None
 
     def __repr__(self) -> str:
-        # A row read from a file may hold anything at all, hence the str().
-        return (
-            f"SubmitRequest(mobile={mask_mobile(str(self.mobile))!r}, content='****',"
-            f" idempotency_key={self.idempotency_key!r})"
-        )
+        # A row read from a file may hold anything at all.
+        mobile, key = exact_text(self.mobile) or "", exact_text(self.idempotency_key)
+        if key is not None:
+            # Keys are often made of the number.
+            for part in filter(None, (mobile, exact_text(self.content))):
+                key = key.replace(part, "****")
+        masked = mask_mobile(mobile)
+        return f"SubmitRequest(mobile={masked!r}, content='****', idempotency_key={key!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +292,10 @@ class Answer:
     status: int
     body: bytes
     date: str | None = None
+
+    def __repr__(self) -> str:
+        # A gateway or proxy may send back everything it was sent.
+        return f"Answer(status={self.status}, body=<{len(self.body)} bytes>)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,6 +397,27 @@ class BulkReport:
     stopped_by: IhuyiVoiceError | None = None
     stopped_at: int | None = None
     unrecorded: int = 0
+
+    def to_json(self) -> dict[str, object]:
+        """The report as JSON values, for `from_json`."""
+        return {
+            "counts": {status.value: count for status, count in self.counts.items()},
+            "elapsed": self.elapsed,
+            "stopped_by": None if self.stopped_by is None else error_to_json(self.stopped_by),
+            "stopped_at": self.stopped_at,
+            "unrecorded": self.unrecorded,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, object]) -> BulkReport:
+        """The report that `to_json` was called on."""
+        fields = cast("dict[str, Any]", dict(value))
+        counts, stopped_by = fields.pop("counts"), fields.pop("stopped_by")
+        return cls(
+            {OutcomeStatus(status): count for status, count in counts.items()},
+            stopped_by=None if stopped_by is None else error_from_json(stopped_by),
+            **fields,
+        )
 
     @property
     def total(self) -> int:
