@@ -456,8 +456,7 @@ class BulkRun:
 
     def _refuse(self, index: int, request: SubmitRequest | None, error: IhuyiVoiceError) -> None:
         """A row that is not sent at all: logged like any other."""
-        mobile = None if request is None else request.mobile
-        self._requester.log.submit(mobile, error, status_of(error), time.monotonic())
+        self._requester.log.submit(request, error, status_of(error), time.monotonic())
         self._report_outcome(index, request, error)
 
     @contextlib.contextmanager

@@ -12,11 +12,12 @@ import anyio
 
 from .errors import ACCEPTED, InvalidRequestError, LedgerError, OutcomeUnknownError
 from .ledger_entry import REPEATABLE, EntryState, Fingerprints, check_key
-from .models import OutcomeStatus, SubmitResult, mask_mobile
+from .models import OutcomeStatus, mask_mobile
 
 if TYPE_CHECKING:
     from .ledger import Ledger
     from .ledger_entry import Entry, Fingerprint
+    from .models import SubmitResult
     from .request_log import RequestLog
     from .transport import Exchange
 
@@ -41,25 +42,27 @@ class Claims:
         self._log = log
         self._fingerprints = Fingerprints(api_key)
 
-    def check(self, key: object, mobile: str, content: str) -> Keyed | None:
+    def check(self, key: object, mobile: str, content: str) -> Keyed | InvalidRequestError | None:
         """What is to be claimed for a submit; None where it goes unprotected.
 
-        Raises:
-            InvalidRequestError: the key cannot be one, or is missing.
+        Returns an error where the key cannot be one, or is missing. It is for
+        the caller to raise: this frame holds the number and the code.
         """
         if key is not None:
-            fingerprint = self._fingerprints.of(mobile, content)
-            return Keyed(check_key(key), fingerprint, mask_mobile(mobile))
+            try:
+                checked = check_key(key)
+            except InvalidRequestError as error:
+                return error.with_traceback(None)
+            return Keyed(checked, self._fingerprints.of(mobile, content), mask_mobile(mobile))
         if self._ledger.require_key:
-            msg = (
+            return InvalidRequestError(
                 "this client has a ledger, and the request has no idempotency_key: give it one,"
                 " or open the ledger with require_key=False to send such requests unprotected"
             )
-            raise InvalidRequestError(msg)
         return None
 
-    async def find(self, keyed: Keyed, mobile: str, deadline: float) -> SubmitResult | None:
-        """The stored result of an earlier request; None where that is for `claim` to find out.
+    async def find(self, keyed: Keyed, deadline: float) -> Entry | None:
+        """The accepted entry of an earlier request; None where that is for `claim` to find out.
 
         One that is on its way just now has its end still before it, for which
         `claim` waits.
@@ -71,14 +74,13 @@ class Claims:
         entry = await self._ledger.find(*keyed, deadline)
         if entry is None or entry.state in REPEATABLE or self._ledger.is_under_way(entry):
             return None
-        return _stored(entry, mobile)
+        return _accepted(entry)
 
-    async def claim(self, keyed: Keyed, mobile: str, exchange: Exchange) -> str | SubmitResult:
-        """Claim a submit: its token, then it may be sent, or the stored result.
+    async def claim(self, keyed: Keyed, exchange: Exchange) -> str | Entry:
+        """Claim a submit: its token, then it may be sent, or the accepted entry in its way.
 
         Args:
             keyed: the submit.
-            mobile: its number, 11 digits.
             exchange: the request it is claimed for; it must not be written
                 once the claim may be resolved by hand, which the wall clock
                 tells and, while a machine sleeps, the deadline does not.
@@ -92,7 +94,7 @@ class Claims:
         live_until = self._ledger.clock() + live_seconds
         claim = await self._ledger.claim(*keyed, exchange.deadline, live_seconds)
         if claim.entry is not None:
-            return _stored(claim.entry, mobile)
+            return _accepted(claim.entry)
         exchange.outlived = lambda: self._ledger.clock() >= live_until
         return claim.token
 
@@ -129,10 +131,14 @@ def _words(error: Exception, key: str) -> str:
     return type(error).__name__
 
 
-def _stored(entry: Entry, mobile: str) -> SubmitResult:
-    """What the ledger knows of an earlier request, which stands in the way of this one."""
+def _accepted(entry: Entry) -> Entry:
+    """An earlier request's entry, which blocks this one, when it was accepted.
+
+    Raises:
+        OutcomeUnknownError: the outcome of the earlier request is not known.
+    """
     if not entry.unsettled:
-        return SubmitResult(entry.voice_id, entry.msg, mobile, replayed=True)
+        return entry
     what = entry.msg or "it was claimed and never settled"
     reason = f"an earlier request with this idempotency key: {what}"
     raise OutcomeUnknownError(reason, earlier=True)

@@ -12,7 +12,7 @@ import copy
 import os
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -55,6 +55,9 @@ if TYPE_CHECKING:
         quota: RecipientQuota | QuotaDefault | None
         ledger: Ledger | None
         clock: Callable[[], float]
+
+
+_T = TypeVar("_T")
 
 
 class AsyncVoiceClient:
@@ -117,9 +120,11 @@ class AsyncVoiceClient:
         ledger: Ledger | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        settings = Settings(
+        # What is raised from here on must not find them in this frame.
+        api_key, base_url, proxy = conceal(api_key), conceal(base_url), conceal(proxy)
+        settings = _settings(
             api_id=api_id,
-            api_key=Secret(api_key),
+            api_key=api_key,
             base_url=base_url,
             dynamic_password=dynamic_password,
             answer_format=answer_format,
@@ -127,13 +132,16 @@ class AsyncVoiceClient:
             connect_timeout=connect_timeout,
             connect_attempts=connect_attempts,
             max_connections=max_connections,
-            proxy=None if proxy in (None, "env") else Secret(proxy),
+            proxy=proxy,
         )
-        if proxy == "env":
-            settings = replace(settings, proxy=_environment_proxy(settings.base_url))
+        if isinstance(settings, Exception):
+            raise settings
         self._settings = settings
         self._encoder = FormEncoder(
-            api_id, api_key, dynamic_password=dynamic_password, answer_format=answer_format
+            api_id,
+            settings.api_key.reveal(),
+            dynamic_password=dynamic_password,
+            answer_format=answer_format,
         )
         self._ssl_context = ssl_context
         self._trace_configs = tuple(trace_configs)
@@ -165,7 +173,12 @@ class AsyncVoiceClient:
         Raises:
             ValueError: a variable is not set, or as the class raises.
         """
-        return cls(**options_from_env(overrides))
+        options = options_from_env(overrides)
+        # What is raised from here on must not find them in this frame.
+        del overrides
+        if isinstance(options, ValueError):
+            raise options
+        return cls(**options.reveal())
 
     async def submit(
         self, mobile: str, content: str, *, idempotency_key: str | None = None
@@ -197,8 +210,8 @@ class AsyncVoiceClient:
             RuntimeError: the client is closed, or used where it cannot run.
         """
         request = SubmitRequest(mobile, content, idempotency_key)
-        # The caller's strings must not stand in this frame when something is raised.
-        del mobile, content
+        # What is raised from here on must not find them in this frame.
+        del mobile, content, idempotency_key
         return await self._opened().submit(request)
 
     async def query_balance(self) -> Balance:
@@ -299,6 +312,9 @@ class AsyncVoiceClient:
         await self.aclose()
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_requester"):
+            # A tool shows it because its constructor raised.
+            return f"<{type(self).__name__} not made>"
         state = "closed" if self._closed else "open" if self._transport else "not yet used"
         return f"<{type(self).__name__} {self.base_url} {state}>"
 
@@ -354,6 +370,45 @@ def _check_opened(ledger: object) -> None:
         raise TypeError(msg)
 
 
+def conceal(value: _T) -> _T:
+    """An argument as a Secret, which the clients take in its place.
+
+    The clients' own arguments are plain, and what they raise must not find a
+    secret in their frames. So the type is the argument's, for type checkers.
+    """
+    if value is None or isinstance(value, Secret):
+        return value
+    return cast("_T", Secret(cast("str", value)))
+
+
+def _revealed(value: object) -> object:
+    return value.reveal() if isinstance(value, Secret) else value
+
+
+def _settings(**arguments: Any) -> Settings | Exception:  # noqa: ANN401 - checked by Settings
+    """The settings, or what is wrong with them.
+
+    It is for the caller to raise, without this frame and those of the checks,
+    which hold plain secrets.
+    """
+    base_url, proxy = _revealed(arguments["base_url"]), _revealed(arguments["proxy"])
+    try:
+        settings = Settings(
+            **{
+                **arguments,
+                # Where it is None, it is not concealed.
+                "api_key": Secret(cast("str", _revealed(arguments["api_key"]))),
+                "base_url": base_url,
+                "proxy": None if proxy in (None, "env") else Secret(cast("str", proxy)),
+            }
+        )
+        if proxy == "env":
+            settings = replace(settings, proxy=_environment_proxy(settings.base_url))
+    except (TypeError, ValueError) as error:
+        return error.with_traceback(None)
+    return settings
+
+
 def _environment_proxy(base_url: str) -> Secret | None:
     parts = urlsplit(base_url)
     proxies = getproxies()
@@ -363,21 +418,38 @@ def _environment_proxy(base_url: str) -> Secret | None:
     return Secret(url)
 
 
-def options_from_env(overrides: ClientOptions) -> ClientOptions:
-    """The overrides, and what they leave open taken from the environment."""
+class ConcealedOptions:
+    """The keyword arguments of a client, which no repr shows; `reveal()` gives them."""
+
+    __slots__ = ("_options",)
+
+    def __init__(self, options: ClientOptions) -> None:
+        self._options = options
+
+    def reveal(self) -> ClientOptions:
+        """The arguments."""
+        return self._options
+
+
+def options_from_env(overrides: ClientOptions) -> ConcealedOptions | ValueError:
+    """The overrides, and what they leave open taken from the environment.
+
+    An error where a variable is not set: it is for the caller to raise, without
+    the overrides in its frame.
+    """
     options: ClientOptions = {}
     if base_url := os.environ.get("IHUYI_VOICE_BASE_URL"):
         options["base_url"] = base_url
     if "api_id" not in overrides:
-        options["api_id"] = _from_environment("IHUYI_VOICE_API_ID", "api_id")
+        if not (api_id := os.environ.get("IHUYI_VOICE_API_ID")):
+            return _not_set("IHUYI_VOICE_API_ID", "api_id")
+        options["api_id"] = api_id
     if "api_key" not in overrides:
-        options["api_key"] = _from_environment("IHUYI_VOICE_API_KEY", "api_key")
-    return {**options, **overrides}
+        if not (api_key := os.environ.get("IHUYI_VOICE_API_KEY")):
+            return _not_set("IHUYI_VOICE_API_KEY", "api_key")
+        options["api_key"] = api_key
+    return ConcealedOptions({**options, **overrides})
 
 
-def _from_environment(variable: str, option: str) -> str:
-    value = os.environ.get(variable)
-    if not value:
-        msg = f"set the environment variable {variable}, or pass {option}=..."
-        raise ValueError(msg)
-    return value
+def _not_set(variable: str, option: str) -> ValueError:
+    return ValueError(f"set the environment variable {variable}, or pass {option}=...")

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import InvalidRequestError
+from .models import exact_text
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -29,9 +30,11 @@ def check_key(key: object) -> str:
     Raises:
         InvalidRequestError: it is not a str of 1-255 printable characters.
     """
-    if not isinstance(key, str):
+    text = exact_text(key)
+    if text is None:
         msg = f"idempotency_key must be a str, not {type(key).__name__}"
         raise InvalidRequestError(msg)
+    key = text
     if not 1 <= len(key) <= 255:
         msg = f"idempotency_key must have 1-255 characters, not {len(key)}"
         raise InvalidRequestError(msg)

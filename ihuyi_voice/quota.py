@@ -43,6 +43,11 @@ class QuotaStore(Protocol):
 
     `limits` is a sequence of (count, seconds): within any window of that many
     seconds at most that many reservations may stand.
+
+    A client waits for `reserve` until the request's deadline and for `release`
+    for 2 seconds, and then cancels the call. A reservation that is returned
+    after that is released. One that is made and not returned stays until its
+    window has passed.
     """
 
     async def reserve(self, mobile: str, now: float, limits: Sequence[tuple[int, float]]) -> float:
@@ -202,12 +207,28 @@ class RecipientQuota:
         Raises:
             QuotaExceededError: a limit is reached; nothing is reserved.
         """
-        now = self._clock()
-        wait = await self._store.reserve(mobile, now, self._limits)
+        try:
+            now = self._clock()
+            wait = float(await self._store.reserve(mobile, now, self._limits))
+        except BaseException:
+            # What the clock and the store raise must not find the number in this frame.
+            del mobile
+            raise
         if wait > 0.0:
-            raise QuotaExceededError(mask_mobile(mobile), wait)
+            masked = mask_mobile(mobile)
+            del mobile
+            raise QuotaExceededError(masked, wait)
         return now
 
     async def release(self, mobile: str, reserved_at: float) -> None:
         """Give a reservation back, because nothing was sent."""
-        await self._store.release(mobile, reserved_at)
+        try:
+            await self._store.release(mobile, reserved_at)
+        except BaseException:
+            del mobile
+            raise
+
+
+def never_waits(quota: RecipientQuota) -> bool:
+    """Whether its calls return at once, because it is in this process's memory."""
+    return type(quota) is RecipientQuota and type(quota._store) is MemoryQuotaStore  # noqa: SLF001 - the same module

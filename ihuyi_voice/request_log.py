@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from .errors import ACCEPTED, InvalidRequestError
-from .models import OutcomeStatus, mask_mobile
-from .wire import check_mobile
+from .models import OutcomeStatus, SubmitRequest, mask_mobile
+from .wire import read_mobile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +39,13 @@ def write(entry: LogEntry) -> None:
         logger.log(entry.level, entry.message, *entry.args)
 
 
+class Masked(Protocol):
+    """A request that was checked and shows its number masked."""
+
+    def masked_mobile(self) -> str:
+        """The number as it may be shown."""
+
+
 class RequestLog:
     """Makes the log entries of one client.
 
@@ -54,15 +61,19 @@ class RequestLog:
         self.sink = sink
 
     def submit(
-        self, mobile: object, end: SubmitResult | BaseException, status: OutcomeStatus, began: float
+        self,
+        request: Masked | SubmitRequest | None,
+        end: SubmitResult | BaseException,
+        status: OutcomeStatus,
+        began: float,
     ) -> None:
-        """The line for one submit; `mobile` as the caller gave it."""
-        self.request("submit", mobile, end, status, began)
+        """The line for one submit; None for a row that is no request."""
+        self.request("submit", request, end, status, began)
 
     def request(
         self,
         operation: str,
-        mobile: object,
+        request: Masked | SubmitRequest | None,
         end: SubmitResult | Balance | BaseException,
         status: OutcomeStatus,
         began: float,
@@ -70,12 +81,9 @@ class RequestLog:
         """The line for one request that began at `began`, on `time.monotonic`."""
         if not logger.isEnabledFor(logging.INFO):
             return
-        number = ""
-        with contextlib.suppress(InvalidRequestError):
-            number = check_mobile(mobile)
         args = (
             operation,
-            mask_mobile(number),
+            _masked(request),
             status.value,
             ACCEPTED if status is OutcomeStatus.ACCEPTED else getattr(end, "code", "-"),
             getattr(end, "voice_id", None) or "-",
@@ -86,3 +94,13 @@ class RequestLog:
     def warn(self, message: str, *args: object) -> None:
         """A warning about a request."""
         self.sink(LogEntry(logging.WARNING, message, args))
+
+
+def _masked(request: Masked | SubmitRequest | None) -> str:
+    """The number of a request as it may be shown; `****` where it has none."""
+    if request is None:
+        return mask_mobile("")
+    if not isinstance(request, SubmitRequest):
+        return request.masked_mobile()
+    number = read_mobile(request.mobile)
+    return mask_mobile("" if isinstance(number, InvalidRequestError) else number)

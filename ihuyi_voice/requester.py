@@ -12,9 +12,10 @@ many requests at once are `bulk.py`'s.
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
+import os
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
@@ -26,23 +27,26 @@ from .errors import (
     OutcomeUnknownError,
     QuotaExceededError,
 )
-from .models import Balance, OutcomeStatus, SubmitResult
+from .models import Balance, OutcomeStatus, SubmitResult, mask_mobile
+from .quota import never_waits
 from .transport import Exchange
 from .wire import (
     BALANCE_TARGET,
     SUBMIT_TARGET,
-    check_content,
-    check_mobile,
+    Redaction,
     decode_balance,
     decode_submit,
+    read_content,
+    read_mobile,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from .claims import Claims, Keyed
     from .ledger import Ledger
-    from .models import Answer, Settings, SubmitRequest
+    from .ledger_entry import Entry
+    from .models import Answer, Settings, SignedBody, SubmitRequest
     from .quota import RecipientQuota
     from .request_log import RequestLog
     from .transport import Transport
@@ -52,6 +56,12 @@ if TYPE_CHECKING:
 # starts here and doubles, in seconds.
 _BACKOFF_FIRST = 0.1
 _BACKOFF_MOST = 2.0
+# For how many seconds a request that has its outcome waits for the quota's store.
+_RELEASE_SECONDS = 2.0
+# What a RuntimeError says at the limit of threads, which has no class and no number.
+_NO_MORE_THREADS = ("can't start new thread",)
+
+_T = TypeVar("_T")
 
 _STATUS_BY_ERROR: dict[type[IhuyiVoiceError], OutcomeStatus] = {
     InvalidRequestError: OutcomeStatus.INVALID,
@@ -67,13 +77,68 @@ def status_of(error: IhuyiVoiceError) -> OutcomeStatus:
     return next(status for cls, status in _STATUS_BY_ERROR.items() if isinstance(error, cls))
 
 
-class Admitted(NamedTuple):
-    """A submit that passed the check, with its place in the quota."""
+class Admitted:
+    """A submit that passed the check, with its place in the quota.
 
-    mobile: str
-    content: str
-    reserved_at: float | None
-    keyed: Keyed | None = None
+    No attribute and no repr shows its number or code, because tools that report
+    an exception show the variables of every frame it passes.
+
+    Attributes:
+        reserved_at: its place in the quota, None where it has none.
+        keyed: what the ledger records of it, None where it goes unprotected.
+    """
+
+    __slots__ = ("_content", "_mobile", "_signed_at", "keyed", "reserved_at")
+
+    def __init__(
+        self,
+        mobile: str,
+        content: str,
+        reserved_at: float | None = None,
+        keyed: Keyed | None = None,
+    ) -> None:
+        self._mobile = mobile
+        self._content = content
+        self._signed_at = 0
+        self.reserved_at = reserved_at
+        self.keyed = keyed
+
+    def __repr__(self) -> str:
+        return f"<Admitted {mask_mobile(self._mobile)} reserved_at={self.reserved_at}>"
+
+    def masked_mobile(self) -> str:
+        """The number as it may be shown."""
+        return mask_mobile(self._mobile)
+
+    def mobile(self) -> str:
+        """The number itself, 11 digits."""
+        return self._mobile
+
+    def sign(self, encoder: FormEncoder, unix_time: int) -> SignedBody:
+        """The body to send, signed at `unix_time`."""
+        self._signed_at = unix_time
+        return encoder.submit(self._mobile, self._content, unix_time)
+
+    def decode(self, answer: Answer, redaction: Redaction) -> SubmitResult | IhuyiVoiceError:
+        """What the gateway says of it."""
+        return decode_submit(answer, self._mobile, self._content, self._signed_at, redaction)
+
+    def replayed(self, entry: Entry) -> SubmitResult:
+        """The result that the ledger stored for an earlier submit with the same key."""
+        return SubmitResult(entry.voice_id, entry.msg, self._mobile, replayed=True)
+
+
+class _BalanceQuery:
+    """A balance query, for `Requester._post`."""
+
+    __slots__ = ("_signed_at",)
+
+    def sign(self, encoder: FormEncoder, unix_time: int) -> SignedBody:
+        self._signed_at = unix_time
+        return encoder.balance(unix_time)
+
+    def decode(self, answer: Answer, redaction: Redaction) -> Balance | IhuyiVoiceError:
+        return decode_balance(answer, self._signed_at, redaction)
 
 
 class Requester:
@@ -104,15 +169,16 @@ class Requester:
         self._encoder = encoder
         self._transport = transport
         self.quota = quota
+        self._quota_waits = quota is not None and not never_waits(quota)
+        # Calls to the quota's store that may outlive their request.
+        self._asking: set[asyncio.Task[Any]] = set()
         self.claims: Claims | None = None
         if ledger is not None:
-            from .claims import Claims  # noqa: PLC0415 - nobody else pays for it
+            from .claims import Claims  # noqa: PLC0415 - only a client with a ledger needs it
 
             self.claims = Claims(ledger, settings.api_key.reveal(), log)
         self._clock = clock
-        never_shown = tuple(secret.reveal() for secret in settings.never_shown())
-        # In a closure, where no repr of this object's attributes shows it.
-        self._never_shown: Callable[[], tuple[str, ...]] = lambda: never_shown
+        self._redaction = Redaction(secret.reveal() for secret in settings.never_shown())
 
     def exchange(self) -> Exchange:
         """A request that starts now."""
@@ -121,18 +187,18 @@ class Requester:
     async def submit(self, request: SubmitRequest) -> SubmitResult:
         """One call from the check to its outcome; see `AsyncVoiceClient.submit`."""
         began = time.monotonic()
-        mobile = request.mobile
+        exchange = self.exchange()
         try:
             admitted = self.check(request)
-            if admitted.keyed is None:
-                admitted = await self.reserve(admitted)
+            if admitted.keyed is None and self.quota is not None:
+                await self.reserve(admitted, exchange.deadline)
         except BaseException as error:
-            self.log.submit(mobile, error, _status(error, written=False), began)
+            self.log.submit(request, error, _status(error, written=False), began)
             raise
         try:
-            return await self.place(admitted)
+            return await self.place(admitted, exchange)
         except QuotaExceededError as limited:
-            self.log.submit(mobile, limited, OutcomeStatus.LIMITED, began)
+            self.log.submit(request, limited, OutcomeStatus.LIMITED, began)
             raise
 
     def check(self, request: SubmitRequest) -> Admitted:
@@ -141,32 +207,102 @@ class Requester:
         Raises:
             InvalidRequestError: it may not.
         """
-        number, code = check_mobile(request.mobile), check_content(request.content)
+        admitted = self._checked(request)
+        if isinstance(admitted, InvalidRequestError):
+            raise admitted
+        return admitted
+
+    def _checked(self, request: SubmitRequest) -> Admitted | InvalidRequestError:
+        """As `check`; nothing is raised in this frame, which holds number and code."""
+        number = read_mobile(request.mobile)
+        if not isinstance(number, str):
+            return number
+        code = read_content(request.content)
+        if not isinstance(code, str):
+            return code
         key = request.idempotency_key
         if self.claims is not None:
-            return Admitted(number, code, None, self.claims.check(key, number, code))
+            keyed = self.claims.check(key, number, code)
+            if isinstance(keyed, InvalidRequestError):
+                return keyed
+            return Admitted(number, code, None, keyed)
         if key is not None:
-            msg = "idempotency_key needs a ledger, and this client has none"
-            raise InvalidRequestError(msg)
-        return Admitted(number, code, None)
+            return InvalidRequestError("idempotency_key needs a ledger, and this client has none")
+        return Admitted(number, code)
 
-    async def reserve(self, checked: Admitted) -> Admitted:
+    async def reserve(self, checked: Admitted, deadline: float | None = None) -> Admitted:
         """Reserve its place in the quota; nothing is sent.
+
+        Args:
+            checked: the submit, which is also returned.
+            deadline: until when to wait for the quota's store, in monotonic
+                seconds; the client's timeout from now by default.
 
         Raises:
             QuotaExceededError: the number's limit is reached.
-            NotSentError: the quota's store failed.
+            NotSentError: the quota's store failed, or did not answer in time.
         """
         if self.quota is None:
             return checked
         try:
-            reserved_at = await self.quota.reserve(checked.mobile)
+            if self._quota_waits:
+                if deadline is None:
+                    deadline = self.exchange().deadline
+                checked.reserved_at = await self._reserve_by(deadline, checked, self.quota)
+            else:
+                checked.reserved_at = await self.quota.reserve(checked.mobile())
         except IhuyiVoiceError:
             raise
         except Exception as exception:
-            msg = f"the quota's store failed ({type(exception).__name__})"
+            msg = f"the quota's store failed ({_named(exception)})"
             raise NotSentError(msg) from exception
-        return Admitted(checked.mobile, checked.content, reserved_at, checked.keyed)
+        return checked
+
+    async def _reserve_by(self, deadline: float, checked: Admitted, quota: RecipientQuota) -> float:
+        """Reserve, and stop waiting at the deadline, even for a store that ignores cancellation."""
+        asked = self._ask(quota.reserve(checked.mobile()))
+        try:
+            await asyncio.wait((asked,), timeout=max(0.0, deadline - time.monotonic()))
+        except BaseException:
+            self._abandon(asked, checked, quota)
+            raise
+        if not asked.done():
+            self._abandon(asked, checked, quota)
+            msg = f"the quota's store did not answer within {self._settings.timeout:g} s"
+            raise NotSentError(msg)
+        if asked.cancelled():
+            msg = "the quota's store failed (CancelledError)"
+            raise NotSentError(msg)
+        return asked.result()
+
+    def _abandon(
+        self, asked: asyncio.Task[float], checked: Admitted, quota: RecipientQuota
+    ) -> None:
+        """Cancel a reservation; where it is made all the same, it is given back."""
+
+        def give_back(late: asyncio.Task[float]) -> None:
+            if not late.cancelled() and late.exception() is None:
+                self._release(checked, late.result(), quota)
+
+        asked.cancel()
+        asked.add_done_callback(give_back)
+
+    def _ask(self, call: Coroutine[object, object, _T]) -> asyncio.Task[_T]:
+        """Start a call to the quota's store in a task of its own.
+
+        An abandoned call goes on in the background, so its task is kept until it
+        is done, and its exception is taken.
+        """
+        asked = asyncio.get_running_loop().create_task(call)
+        self._asking.add(asked)
+
+        def done(asked: asyncio.Task[_T]) -> None:
+            self._asking.discard(asked)
+            if not asked.cancelled():
+                asked.exception()
+
+        asked.add_done_callback(done)
+        return asked
 
     async def known(self, checked: Admitted) -> SubmitResult | None:
         """What the ledger knows of a submit with a key already; None where it may be sent.
@@ -178,13 +314,15 @@ class Requester:
         if self.claims is None or checked.keyed is None:  # pragma: no cover - for type checkers
             return None
         deadline = began + self._settings.timeout
-        result = await self.claims.find(checked.keyed, checked.mobile, deadline)
-        if result is not None:
-            self.log.submit(checked.mobile, result, OutcomeStatus.REPLAYED, began)
+        entry = await self.claims.find(checked.keyed, deadline)
+        if entry is None:
+            return None
+        result = checked.replayed(entry)
+        self.log.submit(checked, result, OutcomeStatus.REPLAYED, began)
         return result
 
     async def place(self, admitted: Admitted, exchange: Exchange | None = None) -> SubmitResult:
-        """Send what was admitted, at most once, and say what became of it.
+        """Send what was admitted, at most once, and return or raise its outcome.
 
         The reservation is given back when nothing was written, and only then.
         A submit with a key has none yet: it gets one once it is claimed.
@@ -203,21 +341,25 @@ class Requester:
     ) -> SubmitResult:
         """Send it if the ledger never saw its key, or saw it fail before a phone could ring."""
         began = time.monotonic()
-        mobile = checked.mobile
         try:
-            token = await claims.claim(keyed, mobile, exchange)
-        except BaseException as error:
-            self.log.submit(mobile, error, _status(error, written=False), began)
-            raise
-        if isinstance(token, SubmitResult):
-            self.log.submit(mobile, token, OutcomeStatus.REPLAYED, began)
-            return token
+            token = await claims.claim(keyed, exchange)
+        except BaseException as exception:
+            # A RuntimeError says that the ledger is closed: a mistake of the caller's.
+            error = exception if _is_misuse(exception) else _stated(exception, exchange)
+            self.log.submit(checked, error, _status(error, written=False), began)
+            if error is exception:
+                raise
+            raise error from exception
+        if not isinstance(token, str):
+            result = checked.replayed(token)
+            self.log.submit(checked, result, OutcomeStatus.REPLAYED, began)
+            return result
         try:
-            admitted = await self.reserve(checked)
+            admitted = await self.reserve(checked, exchange.deadline)
         except BaseException as error:
             await claims.settle(keyed, token, OutcomeStatus.NOT_SENT, error)
             if not isinstance(error, QuotaExceededError):
-                self.log.submit(mobile, error, _status(error, written=False), began)
+                self.log.submit(checked, error, _status(error, written=False), began)
             raise
         try:
             result = await self._place(admitted, exchange)
@@ -230,75 +372,96 @@ class Requester:
 
     async def _place(self, admitted: Admitted, exchange: Exchange) -> SubmitResult:
         began = time.monotonic()
-        mobile, content, _, _ = admitted
         try:
-            answer = await self._post(
-                SUBMIT_TARGET,
-                lambda now: self._encoder.submit(mobile, content, now),
-                exchange,
-                retry_on=(NotSentError,),
-            )
-            # The number before the code, which may be a part of it.
-            hide = self._hide(mobile, content)
-            result = decode_submit(answer, mobile, int(self._clock()), hide)
+            answer = await self._post(SUBMIT_TARGET, admitted, exchange, (NotSentError,))
+            result = admitted.decode(answer, self._redaction)
+            if isinstance(result, IhuyiVoiceError):
+                raise result  # noqa: TRY301 - handled like what the transport raises
         except BaseException as exception:
             error = _stated(exception, exchange)
+            self.log.submit(
+                admitted, error, _status(error, written=exchange.may_have_been_written), began
+            )
             if not exchange.may_have_been_written:
                 await self.give_back(admitted)
-            self.log.submit(
-                mobile, error, _status(error, written=exchange.may_have_been_written), began
-            )
             if error is exception:
                 raise
             raise error from exception
-        self.log.submit(mobile, result, OutcomeStatus.ACCEPTED, began)
+        self.log.submit(admitted, result, OutcomeStatus.ACCEPTED, began)
         return result
 
     async def give_back(self, admitted: Admitted) -> None:
-        """Release the place in the quota of a submit that was not sent."""
+        """Release the place in the quota of a submit that was not sent.
+
+        Also on the way out of a cancellation. A store that fails here, or does
+        not answer soon, keeps the slot; the request's outcome stays what it is.
+        """
         if self.quota is None or admitted.reserved_at is None:
             return
-        # Also on the way out of a cancellation. A store that fails here keeps
-        # the slot; what became of the request stays what it is.
-        with anyio.CancelScope(shield=True), contextlib.suppress(Exception):
-            await self.quota.release(admitted.mobile, admitted.reserved_at)
+        if not self._quota_waits:
+            await self.quota.release(admitted.mobile(), admitted.reserved_at)
+            return
+        released = self._release(admitted, admitted.reserved_at, self.quota)
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait((released,), timeout=_RELEASE_SECONDS)
+        if not released.done():
+            released.cancel()
+            self._warn_of_kept_slot(admitted, f"no answer within {_RELEASE_SECONDS:g} s")
+
+    def _release(
+        self, admitted: Admitted, reserved_at: float, quota: RecipientQuota
+    ) -> asyncio.Task[None]:
+        """Start to give a reservation back; a failure is logged."""
+
+        def warn(done: asyncio.Task[None]) -> None:
+            if not done.cancelled() and (error := done.exception()) is not None:
+                self._warn_of_kept_slot(admitted, _named(error))
+
+        released = self._ask(quota.release(admitted.mobile(), reserved_at))
+        released.add_done_callback(warn)
+        return released
+
+    def _warn_of_kept_slot(self, admitted: Admitted, why: str) -> None:
+        self.log.warn(  # noqa: G010 - a RequestLog's
+            "submit %s: nothing was sent, and the quota's store did not give its slot back (%s):"
+            " the call counts until its window has passed",
+            admitted.masked_mobile(),
+            why,
+        )
 
     async def query_balance(self) -> Balance:
         """See `AsyncVoiceClient.query_balance`."""
         began = time.monotonic()
         exchange = self.exchange()
+        query = _BalanceQuery()
         try:
             answer = await self._post(
-                BALANCE_TARGET,
-                self._encoder.balance,
-                exchange,
-                retry_on=(NotSentError, OutcomeUnknownError),
+                BALANCE_TARGET, query, exchange, (NotSentError, OutcomeUnknownError)
             )
-            balance = decode_balance(answer, int(self._clock()), self._hide())
-        except OutcomeUnknownError as unknown:
-            error = OutcomeUnknownError(unknown.reason, may_have_rung=False)
-            self.log.request("query_balance", "", error, OutcomeStatus.UNKNOWN, began)
-            raise error from None
+            balance = query.decode(answer, self._redaction)
+            if isinstance(balance, IhuyiVoiceError):
+                raise balance  # noqa: TRY301 - handled like what the transport raises
         except BaseException as exception:
+            error = _stated(exception, exchange)
+            if isinstance(error, OutcomeUnknownError):
+                error = OutcomeUnknownError(error.reason, may_have_rung=False)
             self.log.request(
                 "query_balance",
-                "",
-                exception,
-                _status(exception, written=exchange.may_have_been_written),
+                None,
+                error,
+                _status(error, written=exchange.may_have_been_written),
                 began,
             )
-            raise
-        self.log.request("query_balance", "", balance, OutcomeStatus.ACCEPTED, began)
+            if error is exception:
+                raise
+            raise error from (None if isinstance(exception, IhuyiVoiceError) else exception)
+        self.log.request("query_balance", None, balance, OutcomeStatus.ACCEPTED, began)
         return balance
-
-    def _hide(self, *of_this_request: str) -> tuple[str, ...]:
-        """What must not come back out of the gateway's words."""
-        return (*self._never_shown(), *of_this_request)
 
     async def _post(
         self,
         target: str,
-        encode: Callable[[int], bytes],
+        request: Admitted | _BalanceQuery,
         exchange: Exchange,
         retry_on: tuple[type[IhuyiVoiceError], ...],
     ) -> Answer:
@@ -308,12 +471,13 @@ class Requester:
         else:
             await self._wait_for_slot(exchange)
         try:
-            return await self._transport.post(target, encode(int(self._clock())), exchange)
+            body = request.sign(self._encoder, int(self._clock()))
+            return await self._transport.post(target, body, exchange)
         except retry_on as failure:
             if self._settings.connect_attempts == 1:
                 raise
             # Out here, so that a request that succeeds does not pay for it.
-            return await self._retry(failure, target, encode, exchange, retry_on)
+            return await self._retry(failure, target, request, exchange, retry_on)
         finally:
             self.slots.release()
 
@@ -332,7 +496,7 @@ class Requester:
         self,
         failure: IhuyiVoiceError,
         target: str,
-        encode: Callable[[int], bytes],
+        request: Admitted | _BalanceQuery,
         exchange: Exchange,
         retry_on: tuple[type[IhuyiVoiceError], ...],
     ) -> Answer:
@@ -351,7 +515,8 @@ class Requester:
             if failures:
                 # The first attempt was made without the machinery.
                 raise failures.pop()
-            return await self._transport.post(target, encode(int(self._clock())), exchange)
+            body = request.sign(self._encoder, int(self._clock()))
+            return await self._transport.post(target, body, exchange)
 
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self._settings.connect_attempts)
@@ -372,10 +537,27 @@ def _stated(exception: BaseException, exchange: Exchange) -> BaseException:
     """
     if isinstance(exception, IhuyiVoiceError) or not isinstance(exception, Exception):
         return exception
-    reason = f"an unexpected exception ({type(exception).__name__})"
+    reason = f"an unexpected exception ({_named(exception)})"
     if exchange.may_have_been_written:
         return OutcomeUnknownError(reason)
     return NotSentError(reason)
+
+
+def _is_misuse(exception: BaseException) -> bool:
+    return isinstance(exception, RuntimeError) and exception.args != _NO_MORE_THREADS
+
+
+def _named(exception: BaseException) -> str:
+    """A foreign exception by its class, and in the system's words where they say more.
+
+    The rest of its text is not shown: it may hold anything.
+    """
+    name = type(exception).__name__
+    if isinstance(exception, OSError) and isinstance(exception.errno, int):
+        return f"{name}: {os.strerror(exception.errno)}"
+    if exception.args == _NO_MORE_THREADS:
+        return f"{name}: {_NO_MORE_THREADS[0]}"
+    return name
 
 
 def _status(exception: BaseException, *, written: bool) -> OutcomeStatus:

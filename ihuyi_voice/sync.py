@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, TypeVar
 from ._loop_thread import CLOSED, LoopThread
 from .blocking_bulk import BlockingBulkRun
 from .bulk import is_account_level
-from .client import AsyncVoiceClient, options_from_env
+from .client import AsyncVoiceClient, conceal, options_from_env
 from .errors import OutcomeUnknownError
-from .models import DEFAULT_BASE_URL
+from .models import DEFAULT_BASE_URL, SubmitRequest
 from .quota import QuotaDefault
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ class VoiceClient:
         clock: Callable[[], float] = time.time,
         allow_running_loop: bool = False,
     ) -> None:
+        # What is raised from here on must not find them in this frame.
+        api_key, base_url, proxy = conceal(api_key), conceal(base_url), conceal(proxy)
         self._client = AsyncVoiceClient(
             api_id,
             api_key,
@@ -151,7 +153,12 @@ class VoiceClient:
         Raises:
             ValueError: a variable is not set, or as the class raises.
         """
-        return cls(**options_from_env(overrides))
+        options = options_from_env(overrides)
+        # What is raised from here on must not find them in this frame.
+        del overrides
+        if isinstance(options, ValueError):
+            raise options
+        return cls(**options.reveal())
 
     def submit(
         self, mobile: str, content: str, *, idempotency_key: str | None = None
@@ -182,9 +189,10 @@ class VoiceClient:
             GatewayError: the gateway refused; its subclass and code say why.
             RuntimeError: the client is closed, or used where it cannot run.
         """
-        return self._call(
-            "submit", lambda c: c.submit(mobile, content, idempotency_key=idempotency_key)
-        )
+        request = SubmitRequest(mobile, content, idempotency_key)
+        # What is raised from here on must not find them in this frame.
+        del mobile, content, idempotency_key
+        return self._call("submit", lambda c: c._opened().submit(request))
 
     def query_balance(self) -> Balance:
         """Ask how many calls the account has left.
@@ -279,6 +287,9 @@ class VoiceClient:
         self.close()
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_finalizer"):
+            # A tool shows it because its constructor raised.
+            return f"<{type(self).__name__} not made>"
         state = "closed" if self._closed else "open" if self._thread else "not yet used"
         return f"<{type(self).__name__} {self._client.base_url} {state}>"
 

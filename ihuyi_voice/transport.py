@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from aiohttp.tracing import Trace
 
     from .errors import IhuyiVoiceError
-    from .models import Settings
+    from .models import Settings, SignedBody
 
 # Common servers close an idle connection after 5 s; one that is dropped just
 # when it is reused costs an unknown outcome.
@@ -115,7 +115,7 @@ class Exchange:
 class Transport(Protocol):
     """The way to the gateway, in one method."""
 
-    async def post(self, target: str, body: bytes, exchange: Exchange) -> Answer:
+    async def post(self, target: str, body: SignedBody, exchange: Exchange) -> Answer:
         """POST the form `body` to `target` (path and query) exactly once.
 
         Raises:
@@ -256,7 +256,7 @@ class AiohttpTransport:
             trace_configs=list(trace_configs),
         )
 
-    async def post(self, target: str, body: bytes, exchange: Exchange) -> Answer:
+    async def post(self, target: str, body: SignedBody, exchange: Exchange) -> Answer:
         """See `Transport.post`."""
         remaining = exchange.remaining()
         if exchange.is_late():
@@ -276,20 +276,22 @@ class AiohttpTransport:
         try:
             response = await self._session.post(
                 url,
-                data=BytesPayload(body, content_type=CONTENT_TYPE),
+                data=BytesPayload(body.reveal(), content_type=CONTENT_TYPE),
                 allow_redirects=False,
                 timeout=timeout,
                 proxy=None if self._proxy is None else self._proxy.reveal(),
             )
             try:
-                body = await response.content.readany()
+                received = await response.content.readany()
                 if not response.content.at_eof():
-                    body = await _read_on(response, body)
-                answer = Answer(response.status, body, response.headers.get("Date"))
+                    received = await _read_on(response, received)
+                answer = Answer(response.status, received, response.headers.get("Date"))
             finally:
                 response.release()
         except Exception as exception:  # noqa: BLE001 - translated, whatever it is
             error = self._translate(exception, exchange)
+            # What is raised below must not find half an answer in this frame.
+            received = b""
         else:
             exchange.may_have_been_written = True
             return answer

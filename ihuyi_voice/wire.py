@@ -12,8 +12,15 @@ programs unless the line says otherwise:
   for a balance query; `time` is Unix seconds in 10 digits and goes with it.
 - Ids have up to 20 digits and may come quoted or bare, as `voiceid` or `smsid`;
   `0`, `"0"`, empty and absent all mean "no id".
+- Only code 2 is success, and the id is 0 unless the submit succeeded. So a code
+  that the voice product does not document is a refusal where it has no id, and
+  contradicts itself where it has one: then the outcome is unknown.
 - An answer that declares utf-8 and holds GBK was seen once: the code must
   survive a text that cannot be decoded.
+
+Errors about a request are returned, not raised: the frames here hold the number,
+the code and the answer as plain strings, and tools that report an exception show
+the variables of every frame it passes.
 """
 
 from __future__ import annotations
@@ -21,6 +28,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import unicodedata
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import quote_plus
 
@@ -31,13 +40,15 @@ from .errors import (
     AuthenticationError,
     InvalidRequestError,
     OutcomeUnknownError,
+    UnrecognizedCodeError,
     gateway_error,
 )
-from .models import Balance, SubmitResult
+from .models import Balance, SignedBody, SubmitResult, exact_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
+    from .errors import GatewayError, IhuyiVoiceError
     from .models import Answer, AnswerFormat
 
 PATH = "/webservice/voice.php"
@@ -65,20 +76,30 @@ def check_mobile(mobile: object) -> str:
     Raises:
         InvalidRequestError: saying what is wrong, without showing the number.
     """
+    number = read_mobile(mobile)
+    # What is raised here must not find it in this frame.
+    del mobile
+    if isinstance(number, InvalidRequestError):
+        raise number
+    return number
+
+
+def read_mobile(mobile: object) -> str | InvalidRequestError:
+    """As `check_mobile`, for callers that raise the error where the number is not at hand."""
     if type(mobile) is str and _is_mobile(mobile):
         return mobile
-    if not isinstance(mobile, str):
-        msg = (
+    text = exact_text(mobile)
+    if text is None:
+        return InvalidRequestError(
             f"mobile must be a str with one number, not {type(mobile).__name__}"
             "; submit once per number"
         )
-        raise InvalidRequestError(msg)
-    bare = _blanks_and_hyphens.sub("", mobile)
+    bare = _blanks_and_hyphens.sub("", text)
     if _is_mobile(bare):
         return bare
     if match := _is_prefixed_mobile(bare):
         return match[1]
-    raise InvalidRequestError(_what_is_wrong_with_mobile(bare))
+    return InvalidRequestError(_what_is_wrong_with_mobile(bare))
 
 
 def _what_is_wrong_with_mobile(bare: str) -> str:  # noqa: PLR0911 - one per mistake
@@ -104,25 +125,34 @@ def check_content(content: object) -> str:
     Raises:
         InvalidRequestError: saying what is wrong, without showing the content.
     """
+    code = read_content(content)
+    # What is raised here must not find it in this frame.
+    del content
+    if isinstance(code, InvalidRequestError):
+        raise code
+    return code
+
+
+def read_content(content: object) -> str | InvalidRequestError:
+    """As `check_content`, for callers that raise the error where the code is not at hand."""
     if type(content) is str and _is_content(content):
         return content
-    expected = "content must be a str of 4-6 digits"
-    if not isinstance(content, str):
-        why = f"not {type(content).__name__}"
+    text = exact_text(content)
+    if text is None:
+        why = f", not {type(content).__name__}"
         if isinstance(content, int):
             why += ": an int loses leading zeros, write '0042' in quotes"
-        msg = f"{expected}, {why}"
-    elif _is_content(content):
-        return str.__str__(content)
-    elif not content:
-        msg = f"{expected}; it is empty"
-    elif content.isdigit() and not content.isascii():
-        msg = f"{expected}; it has digits that are not ASCII: write them as 0-9"
-    elif not (content.isascii() and content.isdigit()):
-        msg = f"{expected}; it has characters other than digits"
+    elif _is_content(text):
+        return text
+    elif not text:
+        why = "; it is empty"
+    elif text.isdigit() and not text.isascii():
+        why = "; it has digits that are not ASCII: write them as 0-9"
+    elif not (text.isascii() and text.isdigit()):
+        why = "; it has characters other than digits"
     else:
-        msg = f"{expected}; it has {len(content)}"
-    raise InvalidRequestError(msg)
+        why = f"; it has {len(text)}"
+    return InvalidRequestError(f"content must be a str of 4-6 digits{why}")
 
 
 # --- signing and encoding ---------------------------------------------------
@@ -165,27 +195,149 @@ class FormEncoder:
         self._tail = f"&format={answer_format}"
         self._signed_head = _md5(account + api_key)
 
-    def submit(self, mobile: str, content: str, unix_time: int) -> bytes:
+    def submit(self, mobile: str, content: str, unix_time: int) -> SignedBody:
         """The body of a submit.
 
         Args:
             mobile: as `check_mobile` returns it, so that nothing needs quoting.
-            content: as `check_content` returns it, likewise.
+            content: as `check_content` returns it, for the same reason.
             unix_time: seconds since 1970, taken just before sending.
         """
         rest = f"&mobile={mobile}&content={content}{self._tail}"
         return self._body(f"{mobile}{content}", unix_time, rest)
 
-    def balance(self, unix_time: int) -> bytes:
+    def balance(self, unix_time: int) -> SignedBody:
         """The body of a balance query; `unix_time` as in `submit`."""
         return self._body("", unix_time, self._tail)
 
-    def _body(self, signed: str, unix_time: int, rest: str) -> bytes:
+    def _body(self, signed: str, unix_time: int, rest: str) -> SignedBody:
         if not self._dynamic:
-            return f"{self._head}{rest}".encode()
+            return SignedBody(f"{self._head}{rest}".encode())
         digest = self._signed_head.copy()
         digest.update(f"{signed}{unix_time}".encode())
-        return f"{self._head}{digest.hexdigest()}{rest}&time={unix_time}".encode()
+        return SignedBody(f"{self._head}{digest.hexdigest()}{rest}&time={unix_time}".encode())
+
+
+# --- redaction ----------------------------------------------------------------
+
+_passwords = re.compile(r"[0-9a-f]{32}").finditer
+# From how many letters and digits on a secret is looked for whatever is between them,
+# and from how many on it is looked for inside an id: less may be there by chance.
+_COMPARED, _LONG = 4, 8
+_REMEMBERED_TEXTS = 64
+
+
+class Redaction:
+    """Masks an account's secrets, and a request's number and code, in the gateway's words.
+
+    Texts are compared letter by letter and digit by digit, whatever script or
+    style they are written in and whatever blanks or punctuation are between:
+    `139-1234`, `1 3 9` and full-width digits are all found. A match is masked
+    from its first to its last character.
+
+    Args:
+        secrets: of the account and its proxy, in every spelling. The repr shows
+            none of them.
+    """
+
+    __slots__ = ("_compared", "_harmless", "_numbers", "_short")
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        compared = {secret: _letters(secret) for secret in secrets if secret}
+        self._compared = tuple(dict.fromkeys(c for c in compared.values() if len(c) >= _COMPARED))
+        self._short = tuple(secret for secret, c in compared.items() if len(c) < _COMPARED)
+        self._numbers = tuple(filter(str.isdigit, self._compared))
+        # Printable texts without any digit and without a secret of the account: what nearly
+        # every answer says. No number or code of a request can be in them.
+        self._harmless: set[str] = set()
+
+    def mask(self, text: str, mobile: str = "", content: str = "") -> str:
+        """The text with `****` for each secret, and blanks for control characters.
+
+        Args:
+            text: the gateway's words.
+            mobile: the number of the request, 11 ASCII digits, if it has one.
+            content: its code, 4-6 ASCII digits, if it has one.
+        """
+        if text in self._harmless:
+            return text
+        letters = [_letters_of(character) for character in text]
+        compared = "".join(letters)
+        # The place in the text of each letter that is compared.
+        places = [place for place, some in enumerate(letters) for _ in some]
+        spans = [
+            (places[at], places[at + len(secret) - 1] + 1)
+            for secret in filter(None, (mobile, content, *self._compared))
+            for at in _places_of(secret, compared)
+        ]
+        for secret in self._short:
+            spans += [(at, at + len(secret)) for at in _places_of(secret, text)]
+        # A signed password is not known here; nothing else looks like one.
+        aligned = "".join(some if len(some) == 1 else " " for some in letters)
+        spans += [match.span() for match in _passwords(aligned)]
+        if spans:
+            text = _with_masked(text, sorted(spans))
+        if not text.isprintable():
+            # Control characters would forge log lines and steer terminals.
+            return " ".join(_printable(text).split())
+        if not spans and len(self._harmless) < _REMEMBERED_TEXTS and not _has_digit(compared):
+            self._harmless.add(text)
+        return text
+
+    def covers(self, voice_id: str, mobile: str, content: str) -> bool:
+        """Whether an id is a secret, or holds a long one; arguments as of `mask`."""
+        if voice_id.isdigit():
+            # As nearly every id: only what is a number can be in it.
+            letters, secrets = voice_id, self._numbers
+        else:
+            letters, secrets = _letters(voice_id), self._compared
+        if mobile in letters or content == letters or voice_id in self._short:
+            return True
+        for secret in secrets:
+            if secret == letters or (len(secret) >= _LONG and secret in letters):
+                return True
+        return False
+
+
+def _places_of(secret: str, text: str) -> Iterator[int]:
+    """Where it begins in the text, overlapping places included."""
+    at = text.find(secret)
+    while at >= 0:
+        yield at
+        at = text.find(secret, at + 1)
+
+
+def _with_masked(text: str, spans: list[tuple[int, int]]) -> str:
+    masked, done = "", 0
+    for begin, end in spans:
+        if begin >= done:
+            masked += f"{text[done:begin]}****"
+        done = max(done, end)
+    return masked + text[done:]
+
+
+_has_digit = re.compile(r"[0-9]").search
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _letters(text: str) -> str:
+    return "".join(map(_letters_of, text))
+
+
+@lru_cache(maxsize=4096)
+def _letters_of(character: str) -> str:
+    """What a character is compared as: letters and digits without style, nothing for the rest."""
+    letters = ""
+    for letter in unicodedata.normalize("NFKC", character).casefold():
+        value = unicodedata.numeric(letter, -1.0)
+        if value in range(10):
+            letters += str(int(value))
+        elif letter.isalnum():
+            letters += letter
+    return letters
 
 
 # --- decoding ---------------------------------------------------------------
@@ -196,71 +348,89 @@ _whole_number = re.compile(r"(-?[0-9]{1,18})(?:\.0*)?").fullmatch
 _is_id = re.compile(r"[!-~]{1,31}").fullmatch
 _ID_NAMES = ("voiceid", "smsid")
 _bare_ids = re.compile(rb'"(voiceid|smsid)"\s*:\s*([0-9]{18,40})(?![0-9.eE])').findall
-_is_spelt_out = re.compile(r"[0-9][\s-]+[0-9]").search
-_hide_passwords = re.compile(r"[0-9a-fA-F]{32}").sub
+_is_no_id = re.compile(r"[+-]?0*(?:\.0*)?").fullmatch
+
+
+def decode_submit(
+    answer: Answer,
+    mobile: str,
+    content: str,
+    unix_time: int,
+    redaction: Redaction,
+) -> SubmitResult | IhuyiVoiceError:
+    """What the gateway says of a submit.
+
+    Args:
+        answer: as received, JSON or XML whatever was asked for.
+        mobile: the number that was called, as `check_mobile` returned it.
+        content: the code, as `check_content` returned it.
+        unix_time: the local clock in seconds when the request was signed, to be
+            compared with the answer's.
+        redaction: keeps secrets out of the gateway's words.
+
+    Returns:
+        The result when the gateway answered code 2. A GatewayError of the class
+        that goes with any other code. An OutcomeUnknownError where the answer
+        cannot be read, or contradicts itself.
+    """
+    try:
+        fields, code = _read(answer)
+    except _UnreadableError as error:
+        return OutcomeUnknownError(str(error))
+    voice_id = _voice_id(fields, redaction, mobile, content)
+    msg = _msg(fields, redaction, mobile, content)
+    if code == ACCEPTED:
+        return SubmitResult(voice_id, msg, mobile)
+    refusal = _refusal(code, msg, answer, unix_time)
+    if isinstance(refusal, UnrecognizedCodeError) and _has_id(fields):
+        named = "an id" if voice_id is None else f"the id {voice_id}"
+        return OutcomeUnknownError(
+            f"the gateway answered code {code}, which the voice product does not document, with"
+            f" {named}, which only a submit that succeeded has (its words: {msg!r})"
+        )
+    return refusal
+
+
+def decode_balance(
+    answer: Answer, unix_time: int, redaction: Redaction
+) -> Balance | IhuyiVoiceError:
+    """What the gateway says is left; arguments and errors as `decode_submit`.
+
+    An OutcomeUnknownError of a balance query says that no phone was involved.
+    """
+    try:
+        fields, code = _read(answer)
+        msg = _msg(fields, redaction)
+        if code == ACCEPTED:
+            return Balance(_remaining(fields), msg)
+    except _UnreadableError as error:
+        return OutcomeUnknownError(str(error), may_have_rung=False)
+    return _refusal(code, msg, answer, unix_time)
 
 
 class _UnreadableError(Exception):
     """Why an answer cannot be read; never leaves this module."""
 
 
-def decode_submit(
-    answer: Answer, mobile: str, unix_time: int, hide: tuple[str, ...] = ()
-) -> SubmitResult:
-    """What the gateway says became of a submit.
-
-    Args:
-        answer: as received, JSON or XML whatever was asked for.
-        mobile: the number that was called, as `check_mobile` returned it.
-        unix_time: the local clock in seconds, to be held against the answer's.
-        hide: strings that must not come back out of the gateway's words.
-
-    Returns:
-        The result when the gateway answered code 2.
-
-    Raises:
-        GatewayError: of the class that goes with any other code.
-        OutcomeUnknownError: the answer cannot be read.
-    """
+def _read(answer: Answer) -> tuple[Mapping[str, object], int]:
+    """The fields of an answer and the code among them."""
     try:
-        fields = _read_accepted(answer, unix_time, hide)
-        return SubmitResult(_voice_id(fields, hide), _msg(fields, hide), mobile)
-    except _UnreadableError as error:
-        reason = str(error)
-    raise OutcomeUnknownError(reason)
-
-
-def decode_balance(answer: Answer, unix_time: int, hide: tuple[str, ...] = ()) -> Balance:
-    """What the gateway says is left; arguments and errors as `decode_submit`.
-
-    An OutcomeUnknownError of a balance query says that no phone was involved.
-    """
-    try:
-        fields = _read_accepted(answer, unix_time, hide)
-        return Balance(_remaining(fields), _msg(fields, hide))
-    except _UnreadableError as error:
-        reason = str(error)
-    raise OutcomeUnknownError(reason, may_have_rung=False)
-
-
-def _read_accepted(answer: Answer, unix_time: int, hide: tuple[str, ...]) -> Mapping[str, object]:
-    try:
-        # A redirect is not followed and its body is nobody's answer.
+        # A redirect is not followed, and its body answers nothing.
         if 300 <= answer.status < 400:
             msg = "a redirect is not an answer"
             raise _UnreadableError(msg)  # noqa: TRY301 - worded below like the others
         fields = _fields(answer.body)
-        code = _code(fields)
+        return fields, _code(fields)
     except _UnreadableError as error:
         msg = f"HTTP status {answer.status}, no readable answer ({error})"
         raise _UnreadableError(msg) from None
-    if code == ACCEPTED:
-        return fields
-    refusal = gateway_error(code, _msg(fields, hide))
+
+
+def _refusal(code: int, msg: str, answer: Answer, unix_time: int) -> GatewayError:
+    refusal = gateway_error(code, msg)
     if isinstance(refusal, AuthenticationError) and answer.date:
-        hint = _clock_hint(answer.date, unix_time)
-        refusal = gateway_error(code, refusal.msg, hint)
-    raise refusal
+        return gateway_error(code, msg, _clock_hint(answer.date, unix_time))
+    return refusal
 
 
 def _fields(body: bytes) -> Mapping[str, object]:
@@ -296,7 +466,8 @@ def _keep_long_ids(fields: dict[str, object], text: bytes) -> dict[str, object]:
         value = fields.get(name)
         if isinstance(value, float):
             found = ((n.decode(), d.decode()) for n, d in _bare_ids(text))
-            fields[name] = next((d for n, d in found if n == name and float(d) == value), None)
+            # One whose digits are not found stays the float it is: an id, and no readable one.
+            fields[name] = next((d for n, d in found if n == name and float(d) == value), value)
     return fields
 
 
@@ -345,35 +516,29 @@ def _code(fields: Mapping[str, object]) -> int:
     raise _UnreadableError(msg)
 
 
-def _msg(fields: Mapping[str, object], hide: tuple[str, ...]) -> str:
+def _msg(
+    fields: Mapping[str, object], redaction: Redaction, mobile: str = "", content: str = ""
+) -> str:
     value = fields.get("msg")
-    if not isinstance(value, str):
-        return ""
-    # The signed password first, because another secret may be a part of it.
-    if len(value) >= 32:
-        value = _hide_passwords("****", value)
-    for secret in hide:
-        if secret in value:
-            value = value.replace(secret, "****")
-    if _is_spelt_out(value):
-        for secret in filter(str.isdecimal, hide):
-            # A number or a code may come back with blanks or hyphens between its digits.
-            value = re.sub(r"[\s-]*".join(secret), "****", value)
-    # Control characters would forge log lines and steer terminals.
-    return value if value.isprintable() else " ".join(_printable(value).split())
+    return redaction.mask(value, mobile, content) if isinstance(value, str) else ""
 
 
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
-def _voice_id(fields: Mapping[str, object], hide: tuple[str, ...]) -> str | None:
+def _voice_id(
+    fields: Mapping[str, object], redaction: Redaction, mobile: str, content: str
+) -> str | None:
+    """The id of an answer, where it has one that can be read and shown."""
     for name in _ID_NAMES:
         value = fields.get(name)
         text = str(value).strip() if type(value) in (str, int) else ""
-        if text.strip("0") and _is_id(text) and text not in hide:
+        if text.strip("0") and _is_id(text) and not redaction.covers(text, mobile, content):
             return text
     return None
+
+
+def _has_id(fields: Mapping[str, object]) -> bool:
+    """Whether an answer has an id, readable or not: anything but absent, empty and 0."""
+    values = (fields.get(name) for name in _ID_NAMES)
+    return any(value and not _is_no_id(str(value).strip()) for value in values)
 
 
 def _clock_hint(date: str, unix_time: int) -> str:

@@ -149,6 +149,6 @@ def test_what_overrides_the_environment_is_passed_on_untouched(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("IHUYI_VOICE_BASE_URL", raising=False)
-    assert {"api_id": "a", "api_key": "b", "timeout": 1.0} == options_from_env(
-        {"api_id": "a", "api_key": "b", "timeout": 1.0}
-    )
+    options = options_from_env({"api_id": "a", "api_key": "b", "timeout": 1.0})
+    assert not isinstance(options, ValueError)
+    assert {"api_id": "a", "api_key": "b", "timeout": 1.0} == options.reveal()

@@ -6,6 +6,7 @@ import ast
 import inspect
 import pickle
 import re
+import traceback
 from typing import Any, NoReturn
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from ihuyi_voice import wire
 from ihuyi_voice.errors import InvalidRequestError
+from ihuyi_voice.ledger_entry import check_key
 from ihuyi_voice.wire import check_content, check_mobile
 from tests.pure import BOUNDED, MOBILE
 
@@ -30,6 +32,36 @@ class Text(str):
 
     def __format__(self, spec: str) -> str:
         return "else"
+
+
+class Lying(str):
+    """A str whose methods cannot be trusted."""
+
+    __slots__ = ()
+
+    def _fail(self, *_: object, **__: object) -> NoReturn:
+        raise RuntimeError
+
+    __len__ = __iter__ = __str__ = __repr__ = __format__ = __eq__ = __hash__ = __contains__ = _fail
+    isascii = isdigit = strip = removeprefix = startswith = encode = __getitem__ = _fail
+
+
+class Lazy:
+    """Pretends to be a str, as Django's lazy objects do, and is none."""
+
+    __class__ = str  # type: ignore[assignment]
+
+    def __init__(self, value: str) -> None:
+        self.value = value
+
+    def __str__(self) -> str:
+        return self.value
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.value, name)
 
 
 class Hostile:
@@ -203,6 +235,48 @@ def test_a_content_that_is_no_str_is_refused_by_its_type(content: object) -> Non
         check_content(content)
 
 
+# --- what is nearly a str ---------------------------------------------------
+
+
+def test_the_doubles_of_a_str_do_what_they_say() -> None:
+    assert isinstance(Lazy(MOBILE), str)
+    assert (MOBILE, 11, True) == (str(Lazy(MOBILE)), len(Lazy(MOBILE)), Lazy(MOBILE).isdigit())
+    with pytest.raises(TypeError):
+        re.fullmatch("", Lazy(MOBILE))  # type: ignore[call-overload]
+    with pytest.raises(RuntimeError):
+        Lying("1").isdigit()
+
+
+def test_a_str_is_read_by_what_it_holds_whatever_its_methods_say() -> None:
+    assert MOBILE == check_mobile(Lying("+86 139-1234-5678"))
+    assert "0042" == check_content(Lying("0042"))
+    assert "order-7" == check_key(Lying("order-7"))
+    for value in (check_mobile(Lying(MOBILE)), check_content(Lying("0042")), check_key(Lying("k"))):
+        assert str is type(value)
+
+
+@pytest.mark.parametrize("value", ["", "1", "1234567", "１１２５", "a", "+1", "1,2"])
+def test_a_wrong_str_is_refused_whatever_its_methods_say(value: str) -> None:
+    for check in (check_mobile, check_content):
+        with pytest.raises(InvalidRequestError):
+            check(Lying(value))
+
+
+def test_a_lazy_string_is_refused_by_its_real_type() -> None:
+    for check, value in ((check_mobile, MOBILE), (check_content, "1125"), (check_key, "key")):
+        with pytest.raises(InvalidRequestError, match=r"must be a str.*, not Lazy"):
+            check(Lazy(value))
+
+
+@pytest.mark.parametrize("check", [check_mobile, check_content])
+def test_a_refusal_is_raised_where_the_value_is_not_at_hand(check: Any) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        check("1391234567890735１")
+    frames = [frame.f_locals for frame, _ in traceback.walk_tb(caught.value.__traceback__)][1:]
+    assert 1 == len(frames)
+    assert "1391234567890735" not in repr(frames)
+
+
 # --- refusals show nothing --------------------------------------------------
 
 
@@ -326,9 +400,11 @@ def test_the_wire_is_pure() -> None:
         "collections",
         "contextlib",
         "email",
+        "functools",
         "hashlib",
         "re",
         "typing",
+        "unicodedata",
         "urllib",
         "xml",
     }

@@ -20,20 +20,21 @@ from ihuyi_voice.errors import (
     UnrecognizedCodeError,
 )
 from ihuyi_voice.models import Balance, SubmitResult
-from ihuyi_voice.wire import MAX_ANSWER_BYTES, decode_balance, decode_submit
-from tests.pure import BOUNDED, DATA, MOBILE, NOW, answer
+from ihuyi_voice.wire import MAX_ANSWER_BYTES, Redaction
+from tests.pure import BOUNDED, CONTENT, DATA, MOBILE, NOW, answer, balance_read, submit_read
 
 ANSWERS = DATA / "answers"
 LONG_ID = "12345678901234567890"
 BEYOND_64_BITS = "18446744073709551617"
+KEY = "recognisable&密钥"
 
 
 def submit(body: bytes | str, *, hide: tuple[str, ...] = ()) -> SubmitResult:
-    return decode_submit(answer(body), MOBILE, NOW, hide)
+    return submit_read(answer(body), hide=hide)
 
 
 def balance(body: bytes | str) -> Balance:
-    return decode_balance(answer(body), NOW)
+    return balance_read(answer(body))
 
 
 def refusal(body: bytes | str, *, hide: tuple[str, ...] = ()) -> GatewayError:
@@ -45,9 +46,9 @@ def refusal(body: bytes | str, *, hide: tuple[str, ...] = ()) -> GatewayError:
 def unknown(body: bytes | str, status: int = 200) -> str:
     """The text of the one error that both decoders raise."""
     with pytest.raises(OutcomeUnknownError) as of_submit:
-        decode_submit(answer(body, status), MOBILE, NOW)
+        submit_read(answer(body, status))
     with pytest.raises(OutcomeUnknownError) as of_balance:
-        decode_balance(answer(body, status), NOW)
+        balance_read(answer(body, status))
     assert of_submit.value.may_have_rung
     assert not of_balance.value.may_have_rung
     for error in (of_submit.value, of_balance.value):
@@ -217,10 +218,10 @@ def test_an_unknown_code_keeps_number_and_text(body: str) -> None:
 
 @pytest.mark.parametrize("status", [200, 201, 400, 401, 404, 429, 500, 502, 503])
 def test_a_readable_answer_is_read_whatever_the_status(status: int) -> None:
-    read = decode_submit(answer('{"code":2,"voiceid":"7"}', status), MOBILE, NOW)
+    read = submit_read(answer('{"code":2,"voiceid":"7"}', status))
     assert "7" == read.voice_id
     with pytest.raises(AccountFrozenError):
-        decode_balance(answer(xml(code=4050), status), NOW)
+        balance_read(answer(xml(code=4050), status))
 
 
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308, 399])
@@ -552,9 +553,64 @@ def test_an_unreadable_answer_is_not_shown() -> None:
     assert "hunter2" not in unknown('{"code":"hunter2"}')
 
 
+# --- codes outside the table ------------------------------------------------
+
+IDS: list[Any] = [
+    "197362477", 197362477, LONG_ID, int(BEYOND_64_BITS), 1.5, 1e30, "x", "é" * 40, [1], {"a": 1},
+    True, "-1", "00012",
+]  # fmt: skip
+NO_IDS: list[Any] = [None, "", " ", "\r\n", "0", 0, "000", " 0 ", 0.0, "0.0", "-0", False, [], {}]
+
+
+@pytest.mark.parametrize("name", ["voiceid", "smsid"])
+@pytest.mark.parametrize("voice_id", IDS)
+def test_a_code_outside_the_table_with_an_id_is_an_unknown_outcome(
+    voice_id: object, name: str
+) -> None:
+    """The vendor: only 2 is success, and the id is 0 unless the submit succeeded."""
+    with pytest.raises(OutcomeUnknownError) as caught:
+        submit(json.dumps({"code": 4085, "msg": f"{MOBILE} 频繁", name: voice_id}))
+    assert caught.value.may_have_rung
+    assert "code 4085" in caught.value.reason
+    assert "'**** 频繁'" in caught.value.reason
+
+
+def test_an_unknown_outcome_names_the_id_that_came_with_the_code() -> None:
+    with pytest.raises(OutcomeUnknownError) as caught:
+        submit(xml(code=1, msg="成功", voiceid=LONG_ID))
+    assert (
+        "the gateway answered code 1, which the voice product does not document, with the id"
+        f" {LONG_ID}, which only a submit that succeeded has (its words: '成功')"
+    ) == caught.value.reason
+
+
+def test_an_id_that_may_not_be_shown_counts_all_the_same() -> None:
+    with pytest.raises(OutcomeUnknownError) as caught:
+        submit(json.dumps({"code": 1, "msg": "", "voiceid": MOBILE}))
+    assert "with an id, which" in caught.value.reason
+    assert MOBILE not in shown(caught.value)
+
+
+@pytest.mark.parametrize("voice_id", NO_IDS)
+def test_a_code_outside_the_table_without_an_id_is_a_refusal(voice_id: object) -> None:
+    error = refusal(json.dumps({"code": 4085, "msg": "x", "voiceid": voice_id}))
+    assert (UnrecognizedCodeError, 4085) == (type(error), error.code)
+
+
+@pytest.mark.parametrize("code", [0, 400, 405, 4030, 4050, 4070, 40501, 40502])
+def test_a_documented_refusal_stays_one_with_an_id(code: int) -> None:
+    error = refusal(json.dumps({"code": code, "msg": "x", "voiceid": "197362477"}))
+    assert code == error.code
+    assert not error.may_have_rung
+
+
+def test_a_balance_query_rings_no_phone_whatever_id_comes_with_its_code() -> None:
+    with pytest.raises(UnrecognizedCodeError):
+        balance(json.dumps({"code": 4085, "msg": "x", "smsid": "197362477"}))
+
+
 # --- secrets and control characters in the gateway's words ------------------
 
-KEY = "recognisable&密钥"
 DIGEST = "0123456789abcdef0123456789ABCDEF"
 
 
@@ -567,7 +623,9 @@ def shown(value: SubmitResult | IhuyiVoiceError) -> str:
 @pytest.mark.parametrize("secret", [KEY, "1125", MOBILE, "VM12345678"])
 @pytest.mark.parametrize("code", [2, 405, 4070, 4085])
 def test_what_is_to_be_hidden_does_not_come_back_out(code: int, secret: str) -> None:
-    body = json.dumps({"code": code, "msg": f"bad {secret} and {secret}!", "voiceid": secret})
+    # A code outside the table must come without an id to be a refusal.
+    voice_id = 0 if code == 4085 else secret
+    body = json.dumps({"code": code, "msg": f"bad {secret} and {secret}!", "voiceid": voice_id})
     hide = (KEY, "1125", MOBILE, "VM12345678")
     value = submit(body, hide=hide) if code == 2 else refusal(body, hide=hide)
 
@@ -590,13 +648,118 @@ def test_a_number_or_code_that_is_spelt_out_is_hidden_too(expected: str, msg: st
     assert expected == refusal(json.dumps({"code": 4085, "msg": msg}), hide=hide).msg
 
 
+FULL_WIDTH = str.maketrans("0123456789", "０１２３４５６７８９")
+ARABIC = str.maketrans("0123456789", "٠١٢٣٤٥٦٧٨٩")
+BOLD = str.maketrans("0123456789", "𝟎𝟏𝟐𝟑𝟒𝟓𝟔𝟕𝟖𝟗")
+CIRCLED = str.maketrans("0123456789", "⓪①②③④⑤⑥⑦⑧⑨")
+CHINESE = str.maketrans("0123456789", "〇一二三四五六七八九")
+SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+DEVANAGARI = str.maketrans("0123456789", "०१२३४५६७८९")
+MIXED = str.maketrans("0123456789", "०1２٣𝟒⑤六7８9")
+
+
+@pytest.mark.parametrize(
+    "digits", [FULL_WIDTH, ARABIC, BOLD, CIRCLED, CHINESE, SUPERSCRIPT, DEVANAGARI, MIXED, {}]
+)
+@pytest.mark.parametrize(
+    "between",
+    ["", " ", "-", "－", ".", "·", "\u200b", "\u3000", "/", ", ", "\u0301", "*", "_", "|"],
+)
+@pytest.mark.parametrize("secret", [MOBILE, CONTENT, "2718281828"])
+def test_digits_of_any_script_with_anything_between_are_hidden(
+    secret: str, between: str, digits: dict[int, int]
+) -> None:
+    spelt = between.join(secret.translate(digits))
+    body = json.dumps({"code": 405, "msg": f"bad {spelt}!"})
+    # The key of the account may be a number.
+    assert "bad ****!" == refusal(body, hide=("2718281828",)).msg
+
+
+@pytest.mark.parametrize(
+    ("msg", "kept"),
+    [
+        ("⑬⑨⑫345678 was called", "**** was called"),
+        ("1️⃣3️⃣9️⃣1️⃣2️⃣3️⃣4️⃣5️⃣6️⃣7️⃣8️⃣", "****\u20e3"),
+        ("ＲＥＣＯＧＮＩＳＡＢＬＥ＆密钥 is wrong", "**** is wrong"),
+        ("recognisable%26密钥", "recognisable%26密钥"),
+        (f"{MOBILE}{CONTENT}", "********"),
+        ("139123456780735190735１", "****07351****"),
+        ("ａｂ a！ a!", "ａｂ a！ ****"),
+        ("０１２３４５６７８９abcdefＡＢＣＤＥＦ0123456789", "****"),
+        ("at 13:45, 20023 left, 1391234567, 90735", "at 13:45, 20023 left, 1391234567, 90735"),
+        ("一二三四五 calls, ½ of them", "一二三四五 calls, ½ of them"),
+    ],
+)
+def test_a_text_is_compared_by_its_letters_and_masked_where_it_stood(msg: str, kept: str) -> None:
+    masked = refusal(json.dumps({"code": 405, "msg": msg}), hide=(KEY, "a!")).msg
+    assert kept.replace("\u20e3", "") == masked.replace("\ufe0f", "").replace("\u20e3", "")
+
+
+@pytest.mark.parametrize(
+    ("voice_id", "kept"),
+    [
+        ("197362477", "197362477"),
+        # A code may be in an id by chance.
+        (f"19{CONTENT}77", f"19{CONTENT}77"),
+        (CONTENT, None),
+        (f"{CONTENT[:3]}-{CONTENT[3:]}", None),
+        (MOBILE, None),
+        (f"1-{MOBILE}-1", None),
+        ("139-1234-5678", None),
+        ("VM/1234-5678", None),
+        ("1-vm12345678", None),
+        ("a!", None),
+        ("a!a", "a!a"),
+    ],
+)
+def test_an_id_is_shown_unless_it_is_or_holds_a_secret(voice_id: str, kept: str | None) -> None:
+    body = json.dumps({"code": 2, "msg": "ok", "voiceid": voice_id})
+    assert kept == submit(body, hide=("VM12345678", "a!")).voice_id
+
+
+def test_where_one_id_may_not_be_shown_the_other_is() -> None:
+    body = json.dumps({"code": 2, "voiceid": MOBILE, "smsid": "197362477"})
+    assert "197362477" == submit(body).voice_id
+
+
+def test_a_text_that_was_harmless_once_is_not_looked_at_twice() -> None:
+    redaction = Redaction((KEY,))
+    for _ in range(2):
+        assert "提交成功" == redaction.mask("提交成功", MOBILE, CONTENT)
+    assert {"提交成功"} == redaction._harmless
+    # With any digit in it a text may spell the next number.
+    assert "号码一三九" == redaction.mask("号码一三九", MOBILE, CONTENT)
+    assert "bad ****" == redaction.mask(f"bad {KEY}", MOBILE, CONTENT)
+    assert {"提交成功"} == redaction._harmless
+    for number in range(200):
+        redaction.mask("x" * number, MOBILE, CONTENT)
+    assert 64 == len(redaction._harmless)
+
+
+def test_what_a_redaction_hides_is_not_shown_by_it() -> None:
+    redaction = Redaction((KEY, "1125"))
+    assert KEY not in repr(redaction)
+    assert not hasattr(redaction, "__dict__")
+
+
+@BOUNDED
+@given(st.text(), st.sampled_from([FULL_WIDTH, ARABIC, CIRCLED, CHINESE]), st.text())
+def test_no_text_around_it_lets_a_number_through(
+    before: str, digits: dict[int, int], after: str
+) -> None:
+    spelt = MOBILE.translate(digits)
+    masked = Redaction().mask(f"{before}{spelt}{after}", MOBILE, CONTENT)
+    assert spelt not in masked
+    assert "****" in masked
+
+
 def test_what_is_to_be_hidden_does_not_come_back_out_of_a_balance() -> None:
     body = json.dumps({"code": 2, "msg": f"{KEY} has", "num": 5})
-    assert Balance(5, "**** has") == decode_balance(answer(body), NOW, (KEY,))
+    assert Balance(5, "**** has") == balance_read(answer(body), hide=(KEY,))
 
     body = json.dumps({"code": 401, "msg": f"{KEY}?"})
     with pytest.raises(AuthenticationError) as caught:
-        decode_balance(answer(body, date="Tue, 14 Nov 2023 22:00:00 GMT"), NOW, (KEY,))
+        balance_read(answer(body, date="Tue, 14 Nov 2023 22:00:00 GMT"), hide=(KEY,))
     assert "****?" == caught.value.msg
     assert KEY not in shown(caught.value)
 
@@ -645,14 +808,14 @@ def test_control_characters_in_the_words_are_replaced(msg: str, kept: str) -> No
 
 def refused(date: str | None, code: int = 405, now: int = NOW) -> str:
     with pytest.raises(GatewayError) as caught:
-        decode_submit(answer(f'{{"code":{code},"msg":"x"}}', date=date), MOBILE, now)
+        submit_read(answer(f'{{"code":{code},"msg":"x"}}', date=date), now)
     with pytest.raises(GatewayError) as of_balance:
-        decode_balance(answer(f'{{"code":{code},"msg":"x"}}', date=date), now)
+        balance_read(answer(f'{{"code":{code},"msg":"x"}}', date=date), now)
     assert str(caught.value) == str(of_balance.value)
     return str(caught.value)
 
 
-@pytest.mark.parametrize("code", [401, 402, 405])
+@pytest.mark.parametrize("code", [401, 402, 405, 40501, 40502])
 @pytest.mark.parametrize(
     ("date", "hint"),
     [
@@ -690,7 +853,7 @@ def test_other_refusals_do_not_speak_of_the_clock(code: int) -> None:
 
 def test_an_accepted_submit_does_not_look_at_the_clock() -> None:
     date = "Tue, 14 Nov 2023 10:00:00 GMT"
-    assert "ok" == decode_submit(answer('{"code":2,"msg":"ok"}', date=date), MOBILE, NOW).msg
+    assert "ok" == submit_read(answer('{"code":2,"msg":"ok"}', date=date)).msg
 
 
 @pytest.mark.parametrize(
@@ -738,7 +901,7 @@ date_like = st.lists(
 @given(st.text() | date_like, st.integers(0, 2**40))
 def test_no_date_whatever_hides_the_refusal(date: str, now: int) -> None:
     with pytest.raises(AuthenticationError) as caught:
-        decode_submit(answer('{"code":405,"msg":"x"}', date=date), MOBILE, now)
+        submit_read(answer('{"code":405,"msg":"x"}', date=date), now)
     assert (405, "x") == (caught.value.code, caught.value.msg)
     if len(date) > 4:
         assert date not in str(caught.value)
