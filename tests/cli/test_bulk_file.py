@@ -483,8 +483,8 @@ def test_a_file_that_cannot_be_read_to_its_end(path: Path) -> None:
     path.write_text("")
     file = BulkFile(str(path))
     file.close()
-    file._bytes = io.BufferedReader(BadDisk())  # type: ignore[assignment]
-    with closing(file), pytest.raises(BulkFileError, match="to its end: Input/output error$"):
+    file._bytes = io.BufferedReader(BadDisk())
+    with closing(file), pytest.raises(BulkFileError, match=r"to its end: Input/output error$"):
         list(file)
 
 
