@@ -141,6 +141,26 @@ class _BalanceQuery:
         return decode_balance(answer, self._signed_at, redaction)
 
 
+class _Raised:
+    """What a call in a task of its own raised."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+async def _caught(call: Callable[[], Coroutine[object, object, _T]]) -> _T | _Raised:
+    """Run a call of the caller's code; SystemExit in a task would end the loop."""
+    try:
+        return await call()
+    except asyncio.CancelledError:
+        # The task says so.
+        raise
+    except BaseException as error:  # noqa: BLE001 - raised again where the call is waited for
+        return _Raised(error)
+
+
 class Requester:
     """Sends requests over one transport, so many at a time, each with its deadline.
 
@@ -260,7 +280,7 @@ class Requester:
 
     async def _reserve_by(self, deadline: float, checked: Admitted, quota: RecipientQuota) -> float:
         """Reserve, and stop waiting at the deadline, even for a store that ignores cancellation."""
-        asked = self._ask(quota.reserve(checked.mobile()))
+        asked = self._ask(lambda: quota.reserve(checked.mobile()))
         try:
             await asyncio.wait((asked,), timeout=max(0.0, deadline - time.monotonic()))
         except BaseException:
@@ -273,35 +293,35 @@ class Requester:
         if asked.cancelled():
             msg = "the quota's store failed (CancelledError)"
             raise NotSentError(msg)
-        return asked.result()
+        reserved_at = asked.result()
+        if isinstance(reserved_at, _Raised):
+            raise reserved_at.error
+        return reserved_at
 
     def _abandon(
-        self, asked: asyncio.Task[float], checked: Admitted, quota: RecipientQuota
+        self, asked: asyncio.Task[float | _Raised], checked: Admitted, quota: RecipientQuota
     ) -> None:
         """Cancel a reservation; where it is made all the same, it is given back."""
 
-        def give_back(late: asyncio.Task[float]) -> None:
-            if not late.cancelled() and late.exception() is None:
-                self._release(checked, late.result(), quota)
+        def give_back(late: asyncio.Task[float | _Raised]) -> None:
+            if late.cancelled():
+                return
+            reserved_at = late.result()
+            if not isinstance(reserved_at, _Raised):
+                self._release(checked, reserved_at, quota)
 
         asked.cancel()
         asked.add_done_callback(give_back)
 
-    def _ask(self, call: Coroutine[object, object, _T]) -> asyncio.Task[_T]:
+    def _ask(self, call: Callable[[], Coroutine[object, object, _T]]) -> asyncio.Task[_T | _Raised]:
         """Start a call to the quota's store in a task of its own.
 
         An abandoned call goes on in the background, so its task is kept until it
-        is done, and its exception is taken.
+        is done.
         """
-        asked = asyncio.get_running_loop().create_task(call)
+        asked = asyncio.get_running_loop().create_task(_caught(call))
         self._asking.add(asked)
-
-        def done(asked: asyncio.Task[_T]) -> None:
-            self._asking.discard(asked)
-            if not asked.cancelled():
-                asked.exception()
-
-        asked.add_done_callback(done)
+        asked.add_done_callback(self._asking.discard)
         return asked
 
     async def known(self, checked: Admitted) -> SubmitResult | None:
@@ -407,17 +427,22 @@ class Requester:
         if not released.done():
             released.cancel()
             self._warn_of_kept_slot(admitted, f"no answer within {_RELEASE_SECONDS:g} s")
+            return
+        failed = None if released.cancelled() else released.result()
+        # SystemExit and its like are the caller's, and reach the caller.
+        if failed is not None and not isinstance(failed.error, Exception):
+            raise failed.error
 
     def _release(
         self, admitted: Admitted, reserved_at: float, quota: RecipientQuota
-    ) -> asyncio.Task[None]:
+    ) -> asyncio.Task[_Raised | None]:
         """Start to give a reservation back; a failure is logged."""
 
-        def warn(done: asyncio.Task[None]) -> None:
-            if not done.cancelled() and (error := done.exception()) is not None:
-                self._warn_of_kept_slot(admitted, _named(error))
+        def warn(done: asyncio.Task[_Raised | None]) -> None:
+            if not done.cancelled() and (failed := done.result()) is not None:
+                self._warn_of_kept_slot(admitted, _named(failed.error))
 
-        released = self._ask(quota.release(admitted.mobile(), reserved_at))
+        released = self._ask(lambda: quota.release(admitted.mobile(), reserved_at))
         released.add_done_callback(warn)
         return released
 

@@ -426,7 +426,8 @@ async def test_the_wrong_api_key_and_then_the_right_one(ledger: Ledger) -> None:
 async def test_resolved_by_hand(gateway: Gateway, path: Path) -> None:
     clock = Clock()
     ledger = Ledger.open(path, clock=clock)
-    gateway.answer = lambda _: None
+    # An answer came, so the connection is not reset.
+    gateway.answer = lambda _: b"not an answer"
     for key in ("placed", "not placed"):
         with pytest.raises(OutcomeUnknownError):
             await submit("asyncio", gateway.url, ledger, key)
@@ -841,8 +842,10 @@ async def test_what_was_reset_may_be_resolved_at_once(
 
     async def place_and_reset(*args: Any) -> SubmitResult:
         *_, exchange = args
-        exchange.reset = reset
-        return await place(*args)
+        try:
+            return await place(*args)
+        finally:
+            exchange.reset = reset
 
     monkeypatch.setattr(Requester, "_place", place_and_reset)
     gateway.answer = lambda _: None
