@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .sync import VoiceClient
-    from .voice_gateway import VoiceGateway
+    from .testing import VoiceGateway
 else:
 
     def __getattr__(name: str) -> object:
         if name != "VoiceGateway":
             msg = f"module {__name__!r} has no attribute {name!r}"
             raise AttributeError(msg)
-        from .voice_gateway import VoiceGateway  # noqa: PLC0415 - what nobody uses costs nothing
+        from .testing import VoiceGateway  # noqa: PLC0415 - what nobody uses costs nothing
 
         return VoiceGateway
 
@@ -50,7 +50,7 @@ def voice_gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[VoiceGateway]:
     `wait_for_call(mobile, timeout=5)` and `await wait_for_call_async(...)` wait for
     the next; `calls`, `attempts` and the settings are those of `SandboxGateway`.
     """
-    from .voice_gateway import VoiceGateway  # noqa: PLC0415 - what nobody uses costs nothing
+    from .testing import VoiceGateway  # noqa: PLC0415 - what nobody uses costs nothing
 
     gateway = VoiceGateway()
     with gateway.serve_in_thread() as gateway.url:

@@ -2,7 +2,7 @@
 
 It holds the state, the chaos and the clock, and guards them with a lock, so
 that a test may read and change them from any thread while the gateway
-answers. What it answers is decided in `state.py`, HTTP is spoken in `server.py`.
+answers. What it answers is decided in `rules.py`, HTTP is spoken in `server.py`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from secrets import token_hex
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 
-from . import account as check
-from .account import Account
-from .chaos import NO_CHAOS, Chaos, Dice, Roll
-from .record import DEFAULT_KEEP, Record
+from . import settings as check
+from .faults import NO_CHAOS, Chaos, Dice, Roll
+from .history import DEFAULT_KEEP, Record
+from .rules import GatewayState
 from .server import serving
 from .setting import Setting
-from .state import GatewayState
+from .settings import Account
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 
-    from .record import Attempt, Call, Changes, Position, ReceiptPush
-    from .state import Method, Reply
+    from .history import Attempt, Call, Changes, Position, ReceiptPush
+    from .rules import Method, Reply
 
 logger: logging.Logger = logging.getLogger("ihuyi_voice.sandbox")
 

@@ -21,20 +21,20 @@ from aiohttp import web
 
 from ihuyi_voice.wire import CONTENT_TYPE, PATH
 
-from .chaos import as_sent
-from .control import CONTROL_PATH, EVENTS, Answer, Controls, error, page
-from .feed import Feed
+from .control_api import CONTROL_PATH, EVENTS, Answer, Controls, error, page
+from .events import Feed
+from .faults import as_sent
 from .guard import gateway_refusal, refusal
 from .page_files import HEADERS
-from .push import Pusher
-from .state import parse_form
+from .receipt_delivery import Pusher
+from .rules import parse_form
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from .chaos import Roll
+    from .faults import Roll
     from .gateway import SandboxGateway
-    from .state import Method, Reply
+    from .rules import Method, Reply
 
 logger: logging.Logger = logging.getLogger("ihuyi_voice.sandbox")
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ihuyi_voice.sandbox import ReceiptPush, SandboxGateway, feed, server
-from ihuyi_voice.sandbox.feed import Feed
+from ihuyi_voice.sandbox import ReceiptPush, SandboxGateway, events, server
+from ihuyi_voice.sandbox.events import Feed
 from tests.sandbox.forms import MOBILE, NOW, submit_form
 from tests.sandbox.http import DEADLINE, connected, received, request_bytes
 
@@ -70,7 +70,7 @@ def test_the_first_event_tells_everything_and_then_nothing_until_something_chang
 def test_what_does_not_fit_into_the_first_event_is_no_news_either(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(feed, "MOST_ATTEMPTS", 2)
+    monkeypatch.setattr(events, "MOST_ATTEMPTS", 2)
     gateway = sandbox()
     for _ in range(5):
         submit(gateway)
@@ -106,7 +106,7 @@ def test_an_id_that_is_none_begins_anew(event_id: str) -> None:
 
 
 def test_many_come_in_several_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "MOST_ATTEMPTS", 2)
+    monkeypatch.setattr(events, "MOST_ATTEMPTS", 2)
     gateway = sandbox()
     for _ in range(5):
         submit(gateway)
@@ -131,7 +131,7 @@ def test_a_long_text_is_cut_and_a_key_in_the_wrong_place_is_masked() -> None:
 
 def test_what_no_feed_can_tell_is_an_error() -> None:
     with pytest.raises(TypeError):
-        feed.records_json(object())
+        events.records_json(object())
 
 
 async def read_event(reader: asyncio.StreamReader) -> bytes:
@@ -180,7 +180,7 @@ async def test_a_quiet_stream_shows_that_it_lives(monkeypatch: pytest.MonkeyPatc
 
 async def test_a_full_record_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_TURN_SECONDS", 3600)
-    monkeypatch.setattr(feed, "MOST_ATTEMPTS", 10)
+    monkeypatch.setattr(events, "MOST_ATTEMPTS", 10)
     gateway = sandbox()
     for _ in range(100):
         submit(gateway)

@@ -7,9 +7,9 @@ import logging
 import pytest
 
 from ihuyi_voice.sandbox import Attempt, Chaos, SandboxGateway
-from ihuyi_voice.sandbox.account import Account
-from ihuyi_voice.sandbox.chaos import NOTHING_HAPPENS
+from ihuyi_voice.sandbox.faults import NOTHING_HAPPENS
 from ihuyi_voice.sandbox.setting import Setting
+from ihuyi_voice.sandbox.settings import Account
 from tests.sandbox.forms import MOBILE, NOW, balance_form, submit_form
 
 

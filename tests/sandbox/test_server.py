@@ -33,7 +33,7 @@ from tests.sandbox.http import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ihuyi_voice.sandbox.chaos import Roll
+    from ihuyi_voice.sandbox.faults import Roll
 
 IPV6 = Path("/proc/net/if_inet6")
 

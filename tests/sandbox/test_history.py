@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ihuyi_voice.sandbox import Attempt, Call, PushTry, ReceiptPush
-from ihuyi_voice.sandbox.record import Changes, Position, Record
+from ihuyi_voice.sandbox.history import Changes, Position, Record
 
 
 def add(record: Record, times: int = 1) -> None:

@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from ihuyi_voice.sandbox import Chaos
-from ihuyi_voice.sandbox.chaos import NOTHING_HAPPENS, Dice, Fault, Roll
+from ihuyi_voice.sandbox.faults import NOTHING_HAPPENS, Dice, Fault, Roll
 
 FAULTS = [fault for fault in get_args(Fault) if fault != "code"]
 

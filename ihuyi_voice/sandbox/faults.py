@@ -30,7 +30,7 @@ import orjson
 
 from ihuyi_voice.errors import ACCEPTED
 
-from .account import seconds
+from .settings import seconds
 
 Fault = Literal[
     "close_before_reading",

@@ -23,11 +23,11 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar
 
 from ihuyi_voice.errors import ACCEPTED
 
-from .record import PushTry, ReceiptPush
+from .history import PushTry, ReceiptPush
 
 if TYPE_CHECKING:
     from .gateway import SandboxGateway
-    from .state import Reply
+    from .rules import Reply
 
 MOST_TRIES = 3
 RECEIPT_REPLY = b"success"

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 import pytest
 
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
-from ihuyi_voice.sandbox.control import Controls
+from ihuyi_voice.sandbox.control_api import Controls
 from ihuyi_voice.sandbox.page_files import FILES
 from ihuyi_voice.sandbox.server import MAX_BODY_BYTES
 from ihuyi_voice.wire import CONTENT_TYPE, SUBMIT_TARGET
@@ -121,7 +121,7 @@ async def test_a_wrong_chaos_is_400_and_changes_nothing(text: str, body: bytes) 
         (405, "use GET", "POST", "events"),
         (405, "use GET", "POST", "page/main.js"),
         (404, "there is no /_sandbox/page/", "GET", "page/"),
-        (404, "there is no /_sandbox/page/../feed.py", "GET", "page/../feed.py"),
+        (404, "there is no /_sandbox/page/../events.py", "GET", "page/../events.py"),
     ],
 )
 async def test_what_it_does_not_know(status: int, text: str, method: str, name: str) -> None:

@@ -24,14 +24,14 @@ import orjson
 from ihuyi_voice.errors import ACCEPTED, CODES
 from ihuyi_voice.wire import sign_balance, sign_submit
 
-from .chaos import NOTHING_HAPPENS, as_sent
-from .record import Attempt, Call, Record
+from .faults import NOTHING_HAPPENS, as_sent
+from .history import Attempt, Call, Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .account import Account
-    from .chaos import Roll
+    from .faults import Roll
+    from .settings import Account
 
 Method = Literal["Submit", "GetNum"]
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .sandbox import Attempt, Call
-    from .sandbox.chaos import Roll
-    from .sandbox.state import Method, Reply
+    from .sandbox.faults import Roll
+    from .sandbox.rules import Method, Reply
 
 
 class VoiceGateway(SandboxGateway):

@@ -10,10 +10,10 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from ihuyi_voice.errors import CODES
-from ihuyi_voice.sandbox import Attempt, Call, state
-from ihuyi_voice.sandbox.account import Account
-from ihuyi_voice.sandbox.chaos import Roll
-from ihuyi_voice.sandbox.state import FIRST_VOICE_ID, GatewayState, Method, Reply, parse_form
+from ihuyi_voice.sandbox import Attempt, Call, rules
+from ihuyi_voice.sandbox.faults import Roll
+from ihuyi_voice.sandbox.rules import FIRST_VOICE_ID, GatewayState, Method, Reply, parse_form
+from ihuyi_voice.sandbox.settings import Account
 from tests.sandbox.forms import (
     CONTENT,
     KEY,
@@ -54,14 +54,14 @@ def test_a_success_in_xml_has_the_id_as_voiceid() -> None:
     )
     reply = submit(GatewayState(Account()), submit_form())
     assert expected == reply.body.decode()
-    assert state.XML == reply.content_type
+    assert rules.XML == reply.content_type
 
 
 def test_a_success_in_json_has_the_id_as_a_voiceid_in_quotes() -> None:
     expected = f'{{"code":2,"msg":"提交成功","voiceid":"{FIRST_ID}"}}'
     reply = submit(GatewayState(Account()), submit_form(format="json"))
     assert expected == reply.body.decode()
-    assert state.JSON == reply.content_type
+    assert rules.JSON == reply.content_type
 
 
 def test_a_refusal_in_xml_has_smsid_0() -> None:
@@ -101,7 +101,7 @@ def test_a_refused_balance_query_has_num_0() -> None:
 
 
 def test_every_text_in_xml_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(state._TEXTS, 401, "<&>")
+    monkeypatch.setitem(rules._TEXTS, 401, "<&>")
     root = ET.fromstring(submit(GatewayState(Account()), {}).body)  # noqa: S314 - our own
     assert "<&>" == root.findtext("{http://106.ihuyi.com/}msg")
 
@@ -123,7 +123,7 @@ def test_a_placed_call_is_recorded_and_billed() -> None:
     reply = submit(gateway, submit_form(), NOW + 0.5)
     call = Call(MOBILE, CONTENT, FIRST_ID, NOW + 0.5)
     fields = ("account", "password", "mobile", "content", "time")
-    values = ("sandbox", state.MASK, MOBILE, CONTENT, str(NOW))
+    values = ("sandbox", rules.MASK, MOBILE, CONTENT, str(NOW))
     attempt = Attempt(
         MOBILE, CONTENT, 2, "提交成功", FIRST_ID, NOW + 0.5, IP, fields,
         None, values, 200, reply.body, 1,
@@ -165,7 +165,7 @@ def test_a_refused_submit_is_recorded_and_not_billed() -> None:
     gateway = GatewayState(Account(balance=5))
     reply = submit(gateway, without(submit_form(), "account"))
     fields = ("password", "mobile", "content", "time")
-    values = (state.MASK, MOBILE, CONTENT, str(NOW))
+    values = (rules.MASK, MOBILE, CONTENT, str(NOW))
     attempt = Attempt(
         MOBILE, CONTENT, 401, "帐号不能为空", None, NOW, IP, fields,
         None, values, 200, reply.body, 1,
@@ -203,7 +203,7 @@ def test_unknown_fields_are_ignored() -> None:
 
 
 def test_any_format_but_json_is_xml() -> None:
-    assert state.XML == submit(GatewayState(Account()), submit_form(format="yaml")).content_type
+    assert rules.XML == submit(GatewayState(Account()), submit_form(format="yaml")).content_type
 
 
 # --- every code from its natural cause ----------------------------------------
@@ -448,14 +448,14 @@ def imported(path: Path) -> set[str]:
 
 
 def test_the_state_knows_no_loop_no_socket_and_no_clock() -> None:
-    ours = {"ihuyi_voice.errors", "ihuyi_voice.wire", ".account", ".chaos", ".record"}
+    ours = {"ihuyi_voice.errors", "ihuyi_voice.wire", ".settings", ".faults", ".history"}
     pure = {"__future__", "collections.abc", "dataclasses", "re", "typing"}
     written = {"orjson", "urllib.parse", "xml.sax.saxutils"}
-    assert ours | pure | written == imported(Path(state.__file__))
+    assert ours | pure | written == imported(Path(rules.__file__))
 
 
 def test_the_sandbox_knows_the_code_table_and_the_wire_but_no_client() -> None:
-    folder = Path(state.__file__).parent
+    folder = Path(rules.__file__).parent
     names = set().union(*(imported(path) for path in folder.glob("*.py")))
     ours = {name for name in names if name.startswith(("ihuyi_voice", ".."))}
     assert {"ihuyi_voice.errors", "ihuyi_voice.wire"} == ours

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ihuyi_voice.sandbox import Chaos, ReceiptPush, SandboxGateway, push
+from ihuyi_voice.sandbox import Chaos, ReceiptPush, SandboxGateway, receipt_delivery
 from tests.sandbox.forms import MOBILE, NOW, submit_form
 from tests.sandbox.http import DEADLINE, ask, exchange, submit_bytes
 from tests.sandbox.receiver import Receiver
@@ -219,7 +219,7 @@ async def test_answers_do_not_wait_for_pushes_and_few_are_under_way_at_once() ->
 async def test_beyond_a_bound_a_receipt_is_given_up_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(push, "_MOST_WAITING", 1)
+    monkeypatch.setattr(receipt_delivery, "_MOST_WAITING", 1)
     async with Receiver().listening() as receiver:
         gateway = sandbox(receiver, receipt_delay=3600)
         async with gateway.serve() as url:
@@ -286,7 +286,7 @@ async def test_the_receipts_can_be_read_over_http() -> None:
 
 async def test_an_answer_given_without_http_pushes_nothing() -> None:
     gateway = SandboxGateway(clock=lambda: NOW, receipt_url="http://127.0.0.1:9/")
-    pusher = push.Pusher(gateway)
+    pusher = receipt_delivery.Pusher(gateway)
     refused = gateway.answer("Submit", {}, "127.0.0.1", gateway.roll())
     pusher.schedule(refused)
     await pusher.close()

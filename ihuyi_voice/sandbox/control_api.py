@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from .chaos import NO_CHAOS, Chaos
-from .feed import details, records_json, settings_json
+from .events import details, records_json, settings_json
+from .faults import NO_CHAOS, Chaos
 from .page_files import CONTENT_SECURITY_POLICY, FILES, HEADERS
-from .state import JSON
+from .rules import JSON
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,12 +14,12 @@ import orjson
 
 from ihuyi_voice.errors import CODES
 
-from .account import Account
-from .record import Position
+from .history import Position
+from .settings import Account
 
 if TYPE_CHECKING:
     from .gateway import SandboxGateway
-    from .record import Attempt, ReceiptPush
+    from .history import Attempt, ReceiptPush
 
 MOST_ATTEMPTS = 1000
 """Attempts in one event; what is more comes in the next."""
