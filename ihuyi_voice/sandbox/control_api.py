@@ -1,181 +1,180 @@
-"""`/_sandbox/`: the record, the settings and the chaos over HTTP, and the files of the page.
+"""The inbox page and `/_sandbox/`: the history, the settings and the chaos over HTTP.
 
-No socket and no loop: a method, a name and a body in, an answer out. Who may
-ask is decided in `guard.py`; the stream of events is the server's.
+Who may ask is decided in `guard.py`. A refusal is JSON, `{"error": reason}`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import orjson
+from aiohttp import web
 
-from .events import details, records_json, settings_json
-from .faults import NO_CHAOS, Chaos
+from .events import Events, details, records_json, settings_json
+from .faults import NO_CHAOS, Chaos, json_object
 from .page_files import CONTENT_SECURITY_POLICY, FILES, HEADERS
 from .rules import JSON
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .gateway import SandboxGateway
+    from aiohttp.typedefs import Handler
+
+    from .core import GatewayCore
 
 CONTROL_PATH = "/_sandbox/"
-EVENTS = "events"
 
-_PAGE = "page/"
-_ATTEMPT = "attempts/"
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What is answered."""
-
-    body: bytes
-    status: int = 200
-    content_type: str = JSON
-    more_headers: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """All headers but those of the transport."""
-        return {"Content-Type": self.content_type, **HEADERS, **self.more_headers}
+# The page reads what happened at most ten times a second, and every 15 s a sign
+# that the server still runs.
+_TURN_SECONDS = 0.1
+_TURNS_UNTIL_A_SIGN = 150
+_SIGN_OF_LIFE = b":\n\n"
+_RECONNECT = b"retry: 1000\n\n"
 
 
-def page() -> Answer:
-    """The inbox."""
-    content_type, body = FILES["index.html"]
-    policy = {"Content-Security-Policy": CONTENT_SECURITY_POLICY}
-    return Answer(body, content_type=content_type, more_headers=policy)
-
-
-def error(status: int, text: str, headers: Mapping[str, str] | None = None) -> Answer:
+def error(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:
     """A refusal and its reason."""
-    return Answer(orjson.dumps({"error": text}), status, more_headers=headers or {})
+    return _json(orjson.dumps({"error": text}), status, headers)
 
 
-class Controls:
-    """Answers what is asked of one gateway."""
+def _json(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    all_headers = {"Content-Type": JSON, **HEADERS, **(headers or {})}
+    return web.Response(body=body, status=status, headers=all_headers)
 
-    def __init__(self, gateway: SandboxGateway) -> None:
+
+class ControlApi:
+    """The handlers for one gateway, until `stopping` is set."""
+
+    def __init__(self, gateway: GatewayCore, stopping: asyncio.Event) -> None:
         self._gateway = gateway
-        self._controls = {
-            ("GET", "calls"): self._get_calls,
-            ("GET", "attempts"): self._get_attempts,
-            ("DELETE", "attempts"): self._delete_attempts,
-            ("GET", "receipts"): self._get_receipts,
-            ("GET", "settings"): self._get_settings,
-            ("PATCH", "settings"): self._patch_settings,
-            ("POST", "reset"): self._reset,
-            ("GET", "chaos"): self._get_chaos,
-            ("PUT", "chaos"): self._put_chaos,
-            ("PATCH", "chaos"): self._patch_chaos,
-            ("DELETE", "chaos"): self._delete_chaos,
-        }
+        self._stopping = stopping
 
-    def answer(self, method: str, name: str, body: bytes) -> Answer:
-        """Do what is asked.
+    def routes(self) -> list[web.RouteDef]:
+        """The routes of all handlers."""
 
-        Args:
-            method: of the request.
-            name: its path after `/_sandbox/`.
-            body: its body.
-        """
-        if name.startswith(_PAGE) and name.removeprefix(_PAGE) in FILES:
-            return self._file(name.removeprefix(_PAGE)) if method == "GET" else _not_allowed("GET")
-        if name.startswith(_ATTEMPT):
-            number = name.removeprefix(_ATTEMPT)
-            return self._get_attempt(number) if method == "GET" else _not_allowed("GET")
-        if name == EVENTS:
-            return _not_allowed("GET")
-        control = self._controls.get((method, name))
-        if control is not None:
-            return control(body)
-        methods = [method for method, known in self._controls if known == name]
-        if methods:
-            return _not_allowed(*methods)
-        # JSON takes no lone surrogates, which a path's raw bytes may have become.
-        shown = name.encode("utf-8", "replace").decode()
-        return error(404, f"there is no {CONTROL_PATH}{shown}")
+        def get(path: str, handler: Handler) -> web.RouteDef:
+            return web.get(path, handler, allow_head=False)
 
-    def _file(self, name: str) -> Answer:
-        content_type, body = FILES[name]
-        return Answer(body, content_type=content_type)
+        return [
+            get("/", self._page),
+            get("/_sandbox/page/{name}", self._file),
+            get("/_sandbox/events", self._events),
+            get("/_sandbox/calls", self._calls),
+            get("/_sandbox/attempts", self._attempts),
+            web.delete("/_sandbox/attempts", self._clear),
+            get("/_sandbox/attempts/{number}", self._attempt),
+            get("/_sandbox/receipts", self._receipts),
+            get("/_sandbox/settings", self._settings),
+            web.patch("/_sandbox/settings", self._change_settings),
+            web.post("/_sandbox/reset", self._reset),
+            get("/_sandbox/chaos", self._chaos),
+            web.put("/_sandbox/chaos", self._replace_chaos),
+            web.patch("/_sandbox/chaos", self._change_chaos),
+            web.delete("/_sandbox/chaos", self._end_chaos),
+        ]
 
-    def _get_calls(self, _: bytes) -> Answer:
-        return Answer(records_json(self._gateway.calls))
+    # --- the page
 
-    def _get_attempts(self, _: bytes) -> Answer:
-        return Answer(records_json(self._gateway.attempts))
+    async def _page(self, _: web.Request) -> web.Response:
+        return _file("index.html", {"Content-Security-Policy": CONTENT_SECURITY_POLICY})
 
-    def _get_attempt(self, number: str) -> Answer:
+    async def _file(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        if name not in FILES:
+            raise web.HTTPNotFound
+        return _file(name)
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        """Send one page what happens, a few times a second, until it leaves."""
+        events = Events(self._gateway)
+        stream = web.StreamResponse(headers={"Content-Type": "text/event-stream", **HEADERS})
+        await stream.prepare(request)
+        # A page may leave in the middle of an event.
+        with suppress(ConnectionError):
+            await stream.write(_RECONNECT)
+            quiet_turns = 0
+            while not self._stopping.is_set():
+                event = events.next()
+                quiet_turns = 0 if event else quiet_turns + 1
+                if quiet_turns == _TURNS_UNTIL_A_SIGN:
+                    event, quiet_turns = _SIGN_OF_LIFE, 0
+                if event:
+                    await stream.write(event)
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), _TURN_SECONDS)
+        return stream
+
+    # --- the history
+
+    async def _calls(self, _: web.Request) -> web.Response:
+        return _json(records_json(self._gateway.calls))
+
+    async def _attempts(self, _: web.Request) -> web.Response:
+        return _json(records_json(self._gateway.attempts))
+
+    async def _attempt(self, request: web.Request) -> web.Response:
+        number = request.match_info["number"]
         is_number = number.isascii() and number.isdigit() and len(number) < 16
         found = self._gateway.find(int(number)) if is_number else None
         if found is None:
             return error(404, "there is no such attempt, or it is no longer remembered")
-        return Answer(details(*found))
+        return _json(details(*found))
 
-    def _delete_attempts(self, _: bytes) -> Answer:
+    async def _receipts(self, _: web.Request) -> web.Response:
+        return _json(records_json(self._gateway.receipts))
+
+    async def _clear(self, _: web.Request) -> web.Response:
         self._gateway.clear()
-        return Answer(b'{"cleared":true}')
+        return _json(b'{"cleared":true}')
 
-    def _get_receipts(self, _: bytes) -> Answer:
-        return Answer(records_json(self._gateway.receipts))
+    async def _reset(self, _: web.Request) -> web.Response:
+        self._gateway.reset()
+        return _json(b'{"reset":true}')
 
-    def _get_settings(self, _: bytes) -> Answer:
-        return Answer(settings_json(self._gateway))
+    # --- the settings and the chaos
 
-    def _patch_settings(self, body: bytes) -> Answer:
+    async def _settings(self, _: web.Request) -> web.Response:
+        return _json(settings_json(self._gateway))
+
+    async def _change_settings(self, request: web.Request) -> web.Response:
+        body = await request.read()
         try:
-            self._gateway.change(_object(body))
+            self._gateway.change(json_object(body, 'such as {"balance": 5}'))
         except ValueError as reason:
             return error(400, str(reason))
-        return self._get_settings(body)
+        return await self._settings(request)
 
-    def _reset(self, _: bytes) -> Answer:
-        self._gateway.reset()
-        return Answer(b'{"reset":true}')
+    async def _chaos(self, _: web.Request) -> web.Response:
+        return _json(self._gateway.chaos.to_json())
 
-    def _get_chaos(self, _: bytes) -> Answer:
-        return Answer(self._gateway.chaos.to_json())
+    async def _replace_chaos(self, request: web.Request) -> web.Response:
+        return self._set_chaos(await request.read())
 
-    def _put_chaos(self, body: bytes) -> Answer:
+    async def _change_chaos(self, request: web.Request) -> web.Response:
+        """Change what is named and leave the rest, which another page may have just set."""
+        body = await request.read()
+        try:
+            changed = json_object(body, 'such as {"balance": 5}')
+        except ValueError as reason:
+            return error(400, str(reason))
+        settings = orjson.loads(self._gateway.chaos.to_json()) | changed
+        return self._set_chaos(orjson.dumps(settings))
+
+    async def _end_chaos(self, request: web.Request) -> web.Response:
+        self._gateway.chaos = NO_CHAOS
+        return await self._chaos(request)
+
+    def _set_chaos(self, body: bytes) -> web.Response:
         try:
             self._gateway.chaos = Chaos.from_json(body)
         except ValueError as reason:
             return error(400, str(reason))
-        return self._get_chaos(body)
-
-    def _patch_chaos(self, body: bytes) -> Answer:
-        """Change what is named and leave the rest, which somebody else may have just set."""
-        try:
-            settings = orjson.loads(self._gateway.chaos.to_json()) | _object(body)
-        except ValueError as reason:
-            return error(400, str(reason))
-        return self._put_chaos(orjson.dumps(settings))
-
-    def _delete_chaos(self, body: bytes) -> Answer:
-        self._gateway.chaos = NO_CHAOS
-        return self._get_chaos(body)
+        return _json(self._gateway.chaos.to_json())
 
 
-def _not_allowed(*methods: str) -> Answer:
-    return error(405, f"use {' or '.join(methods)}", {"Allow": ", ".join(methods)})
-
-
-def _object(body: bytes) -> dict[str, object]:
-    """The JSON object in a body.
-
-    Raises:
-        ValueError: it holds none.
-    """
-    try:
-        settings = orjson.loads(body)
-    except orjson.JSONDecodeError as reason:
-        msg = f"the body is not JSON: {reason}"
-        raise ValueError(msg) from None
-    if not isinstance(settings, dict):
-        msg = 'the body must be a JSON object, such as {"balance": 5}'
-        raise ValueError(msg)  # noqa: TRY004 - a wrong body is a wrong value
-    return settings
+def _file(name: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    content_type, body = FILES[name]
+    all_headers = {"Content-Type": content_type, **HEADERS, **(headers or {})}
+    return web.Response(body=body, headers=all_headers)

@@ -1,9 +1,9 @@
-"""What the inbox page is told as it happens: server-sent events, one reader's way through them.
+"""What the inbox page reads as it happens: server-sent events, one page's way through them.
 
-Pure but for the gateway's lock. A reader that is slow, or away for a while,
-is owed nothing: the gateway's record is its queue. If it has fallen behind by
-more than is kept, or the record was cleared, it is told to begin anew. The
-gateway, for its part, does not know who reads.
+The first event of a connection, and the first after the history was cleared, is
+a snapshot: the settings, the last attempts and their receipts. Each later one
+holds what changed since. A page that comes back gets a snapshot again, so
+nothing is queued for it meanwhile.
 """
 
 from __future__ import annotations
@@ -14,84 +14,58 @@ import orjson
 
 from ihuyi_voice.errors import CODES
 
-from .history import Position
-from .settings import Account
+from .settings import DEFAULT_KEEP, DEFAULTS
 
 if TYPE_CHECKING:
-    from .gateway import SandboxGateway
-    from .history import Attempt, ReceiptPush
+    from .core import GatewayCore
+    from .history import Attempt, History, ReceiptPush
 
-MOST_ATTEMPTS = 1000
-"""Attempts in one event; what is more comes in the next."""
-
-DEFAULT_KEY = Account().api_key
+MOST_ATTEMPTS = DEFAULT_KEEP
+"""Attempts in one event: as many as are kept by default. A page lacks what is older."""
 
 _LONGEST_TEXT = 64
 _LARGEST_EXACT = 2**53 - 1
 
 
-class Feed:
-    """The events for one reader.
+class Events:
+    """The events for one connection: what it was sent, and so what is new to it."""
 
-    Attributes:
-        more: True when the next event is ready at once.
-    """
-
-    def __init__(self, gateway: SandboxGateway, last_event_id: str = "") -> None:
+    def __init__(self, gateway: GatewayCore) -> None:
         self._gateway = gateway
-        self._position = _position(last_event_id)
+        self._history: History | None = None
+        self._number = 0
+        self._receipts: dict[int, ReceiptPush] = {}
         self._settings: dict[str, object] = {}
-        self._catching_up = False
-        self.more: bool = False
 
-    def event(self) -> bytes:
-        """Everything that changed since the last one; b"" when nothing did.
-
-        One event holds all of it, so that a reader whose connection ends
-        between two has either all or nothing of each.
-        """
-        changes = self._gateway.changes(self._position, MOST_ATTEMPTS)
+    def next(self) -> bytes:
+        """Everything that changed since the last event; b"" when nothing did."""
+        now = self._gateway.snapshot(self._history, self._number, MOST_ATTEMPTS)
         settings = shown_settings(self._gateway)
-        told: dict[str, object] = {}
-        if changes.anew:
-            told["anew"] = True
-        elif self._catching_up and changes.attempts:
-            # What did not fit into the event that began anew: no news either.
-            told["catching_up"] = True
-        self._catching_up = changes.more and (changes.anew or self._catching_up)
-        # Only those that changed: the balance does with each call, and a blacklist may be long.
-        known = self._settings
-        changed = {
-            name: value
-            for name, value in settings.items()
-            if name not in known or known[name] != value
+        is_snapshot = now.history is not self._history
+        sent = {} if is_snapshot else self._receipts
+        event = {
+            "snapshot": is_snapshot,
+            "settings": _changed(self._settings, settings),
+            "attempts": [summary(attempt) for attempt in now.attempts],
+            "receipts": [
+                receipt(push) for push in now.receipts if sent.get(push.number) is not push
+            ],
         }
-        if changed:
-            told["settings"] = changed
-        if changes.attempts:
-            told["attempts"] = [summary(attempt) for attempt in changes.attempts]
-        if changes.pushes:
-            told["receipts"] = [receipt(push) for push in changes.pushes]
-        self._position, self._settings, self.more = changes.position, settings, changes.more
-        if not told:
-            return b""
-        at = changes.position
-        event_id = f"{at.epoch}.{at.number}.{at.revision}"
-        return b"id: %b\ndata: %b\n\n" % (event_id.encode(), orjson.dumps(told, default=_plain))
+        self._history, self._number, self._settings = now.history, now.taken, settings
+        self._receipts = {push.number: push for push in now.receipts}
+        changes = {name: value for name, value in event.items() if value}
+        return b"data: %b\n\n" % orjson.dumps(changes, default=_plain) if changes else b""
 
 
-def _position(event_id: str) -> Position:
-    """Where a reader was; the very beginning for an id that is none."""
-    epoch, *numbers = event_id.split(".")
-    if len(numbers) != 2 or not all(n.isascii() and n.isdigit() and len(n) < 16 for n in numbers):
-        return Position()
-    return Position(epoch, int(numbers[0]), int(numbers[1]))
+def _changed(before: dict[str, object], now: dict[str, object]) -> dict[str, object]:
+    # Not all of them each time: the balance changes with each call, and a blacklist may be long.
+    return {n: value for n, value in now.items() if n not in before or before[n] != value}
 
 
-def shown_settings(gateway: SandboxGateway) -> dict[str, object]:
+def shown_settings(gateway: GatewayCore) -> dict[str, object]:
     """What `/_sandbox/settings` answers and the page shows; without the API key."""
     # The default key is no secret, and a newcomer needs it; any other may be a real one.
-    has_default_key = gateway.api_key == DEFAULT_KEY
+    has_default_key = gateway.api_key == DEFAULTS.api_key
     settings: dict[str, object] = {"api_id": gateway.api_id, "has_default_key": has_default_key}
     settings |= gateway.settings()
     settings["frozen_with"] = gateway.frozen_with
@@ -99,7 +73,7 @@ def shown_settings(gateway: SandboxGateway) -> dict[str, object]:
     return {name: _bounded(value) for name, value in settings.items()}
 
 
-def settings_json(gateway: SandboxGateway) -> bytes:
+def settings_json(gateway: GatewayCore) -> bytes:
     """The settings as a JSON object."""
     return orjson.dumps(shown_settings(gateway), default=_plain)
 
@@ -124,7 +98,7 @@ def summary(attempt: Attempt) -> dict[str, object]:
 
 
 def details(attempt: Attempt, push: ReceiptPush | None) -> bytes:
-    """All there is to know of an attempt, as a JSON object."""
+    """Everything that is known about an attempt, as a JSON object."""
     known = CODES.get(attempt.code)
     shown = summary(attempt) | {
         "meaning": None if known is None else known.meaning,

@@ -1,136 +1,126 @@
-"""What the sandbox gateway knows of its one account, and the checks of each setting.
+"""What a developer sets of the sandbox gateway, and what each setting takes.
 
-Every check takes the setting's name and the value given, returns the value as
-the gateway keeps it, and raises a ValueError that names the setting and says
-what it takes. Nothing here answers, waits or reads a clock.
+attrs runs the converters and the validators, when a `Settings` is made and when
+an attribute is set. What they raise is a ValueError that names the setting and
+says what it takes. Nothing here answers, waits or reads a clock.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from ipaddress import IPv6Address, ip_address
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+from attrs import define, field, fields
 
 from ihuyi_voice.wire import check_mobile
 
+if TYPE_CHECKING:
+    from attrs import Attribute
+
 MOST = 10**9
-"""Of anything that is counted: no machine remembers more, and every container takes it."""
+"""The largest count: no machine remembers more, and every container takes it."""
+
+DEFAULT_KEEP = 10_000
 
 
-@dataclass(slots=True)
-class Account:
-    """The account's settings; `SandboxGateway` documents and checks each of them.
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """What a value must be, in words and as a test; attrs calls it as a validator."""
 
-    Not frozen: the balance sinks with each call, and a developer changes the
-    rest while the gateway runs.
-    """
+    words: str
+    is_met_by: Callable[[Any], bool]
+    shows_value: bool = True
 
-    api_id: str = "sandbox"
-    api_key: str = "sandbox-key"
-    balance: int = 1000
-    time_window: float | None = 600.0
-    allowed_ips: frozenset[str] | None = None
-    registered_ips: frozenset[str] | None = None
-    blacklist: frozenset[str] = frozenset()
-    banned_contents: frozenset[str] = frozenset()
-    failing_mobiles: frozenset[str] = frozenset()
-    abuse_limit: int | None = None
-    frequency_limit: bool = False
-    calls_per_minute: int = 2
-    calls_per_day: int = 10
-    receipt_url: str | None = None
-    receipt_delay: float = 1.0
-    receipt_interval: float = 60.0
-    receipt_timeout: float = 5.0
-    receipt_id: str = "voiceid"
+    def __call__(self, _: object, attribute: Attribute[Any], value: object) -> None:
+        """Check the value of an attribute."""
+        self.check(attribute.name, value)
+
+    def check(self, name: str, value: object) -> None:
+        """Raise a ValueError that names the setting, unless the value meets this."""
+        if not self.is_met_by(value):
+            but = f", not {value!r}" if self.shows_value else ""
+            msg = f"{name} must be {self.words}{but}"
+            raise ValueError(msg)
+
+    def or_none(self) -> Requirement:
+        """The same, met by None too."""
+        return replace(self, is_met_by=lambda value: value is None or self.is_met_by(value))
 
 
-def credential(name: str, value: str) -> str:
-    """A str with at least one character."""
-    if not isinstance(value, str) or not value:
-        msg = f"{name} must be a str that is not empty, not {value!r}"
-        raise ValueError(msg)
-    return value
+def is_int(value: object) -> bool:
+    """True for an int that is not a bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
-def flag(name: str, value: object) -> bool:
-    """True or False, and not what merely counts as one."""
-    if not isinstance(value, bool):
-        msg = f"{name} must be True or False, not {value!r}"
-        raise ValueError(msg)  # noqa: TRY004 - every wrong setting is a ValueError
-    return value
+def _is_number(value: object) -> bool:
+    return is_int(value) or isinstance(value, float)
 
 
-def whole_number(name: str, value: int) -> int:
-    """An int of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        msg = f"{name} must be an int of at least 0, not {value!r}"
-        raise ValueError(msg)
-    return value
-
-
-def count(name: str, value: int) -> int:
-    """An int of at least 1 and at most `MOST`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        msg = f"{name} must be an int of at least 1, not {value!r}"
-        raise ValueError(msg)
-    if value > MOST:
-        msg = f"{name} must be an int of at most {MOST}"
-        raise ValueError(msg)
-    return value
-
-
-def count_or_none(name: str, value: int | None) -> int | None:
-    """An int of at least 1 and at most `MOST`, or None for no limit."""
-    return None if value is None else count(name, value)
-
-
-def seconds(name: str, value: float) -> float:
-    """A finite number of seconds, at least 0."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value < 0:
-        msg = f"{name} must be a finite number of seconds of at least 0, not {value!r}"
-        raise ValueError(msg)
-    return float(value)
-
-
-def some_seconds(name: str, value: float) -> float:
-    """A finite number of seconds, more than 0."""
-    # Nothing is ever done within none; what waits so long takes 0 for "no limit".
-    if seconds(name, value) == 0:
-        msg = f"{name} must be more than 0 seconds, not {value!r}"
-        raise ValueError(msg)
-    return float(value)
-
-
-def seconds_or_none(name: str, value: float | None) -> float | None:
-    """A finite number of seconds, at least 0, or None for no limit."""
-    return None if value is None else seconds(name, value)
-
-
-def url_or_none(name: str, value: str | None) -> str | None:
-    """An http or https URL with a host, or None for none."""
-    if value is None:
-        return None
+def _is_url(value: object) -> bool:
+    if not isinstance(value, str):
+        return False
     try:
-        parts = urlsplit(credential(name, value))
-        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        parts = urlsplit(value)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        is_url = False
-    if not is_url:
-        # It may hold a secret path or a password, so it is not repeated here.
-        msg = f"{name} must be a URL such as http://127.0.0.1:8000/receipts, or None"
-        raise ValueError(msg)
-    return value
+        return False
 
 
-def ips_or_none(name: str, value: Iterable[str] | None) -> frozenset[str] | None:
-    """IP addresses, each in its canonical spelling, or None for any."""
-    if value is None:
+TEXT = Requirement("a str that is not empty", lambda value: isinstance(value, str) and value != "")
+FLAG = Requirement("True or False", lambda value: isinstance(value, bool))
+WHOLE_NUMBER = Requirement("an int of at least 0", lambda value: is_int(value) and value >= 0)
+COUNT = (
+    Requirement("an int of at least 1", lambda value: is_int(value) and value >= 1),
+    Requirement(f"an int of at most {MOST}", lambda value: value <= MOST, shows_value=False),
+)
+# Compared with the largest float: `isfinite` fails for an int beyond it.
+SECONDS = Requirement(
+    "a finite number of seconds of at least 0",
+    lambda value: _is_number(value) and 0 <= value <= sys.float_info.max,
+)
+PROBABILITY = Requirement(
+    "a probability between 0 and 1", lambda value: _is_number(value) and 0 <= value <= 1
+)
+# aiohttp takes a timeout of 0 for "no timeout".
+NOT_ZERO = Requirement("more than 0 seconds", lambda value: value > 0)
+# A URL may hold a password or a secret path: the error does not repeat it.
+URL = Requirement(
+    "a URL such as http://127.0.0.1:8000/receipts, or None", _is_url, shows_value=False
+)
+
+
+def _texts(name: str, given: Iterable[str]) -> list[str]:
+    # One str is an iterable of its characters: never what was meant.
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        msg = f"{name} must be several str, as a list or a set, not {given!r}"
+        raise ValueError(msg)  # noqa: TRY004 - every wrong setting is a ValueError
+    return list(given)
+
+
+def _mobiles(name: str, given: Iterable[str]) -> frozenset[str]:
+    texts = _texts(name, given)
+    try:
+        return frozenset(map(check_mobile, texts))
+    except ValueError as error:
+        msg = f"{name} must hold mobile numbers: {error}"
+        raise ValueError(msg) from None
+
+
+def _contents(name: str, given: Iterable[str]) -> frozenset[str]:
+    texts = _texts(name, given)
+    for text in texts:
+        TEXT.check(f"a content of {name}", text)
+    return frozenset(texts)
+
+
+def _ips(name: str, given: Iterable[str] | None) -> frozenset[str] | None:
+    if given is None:
         return None
-    texts = _texts(name, value)
+    texts = _texts(name, given)
     try:
         return frozenset(map(_canonical_ip, texts))
     except ValueError as error:
@@ -150,24 +140,62 @@ def _canonical_ip(text: object) -> str:
     return str(address)
 
 
-def mobiles(name: str, value: Iterable[str]) -> frozenset[str]:
-    """Mobile numbers in any spelling that the clients take, kept as 11 digits."""
-    texts = _texts(name, value)
-    try:
-        return frozenset(map(check_mobile, texts))
-    except ValueError as error:
-        msg = f"{name} must hold mobile numbers: {error}"
-        raise ValueError(msg) from None
+# One function each, with the name for its error: mypy reads the types of a
+# setting from its converter, and only from a function.
 
 
-def contents(name: str, value: Iterable[str]) -> frozenset[str]:
-    """Contents, compared as a whole."""
-    return frozenset(credential(f"a content of {name}", text) for text in _texts(name, value))
+def _allowed_ips(given: Iterable[str] | None) -> frozenset[str] | None:
+    return _ips("allowed_ips", given)
 
 
-def _texts(name: str, value: Iterable[str]) -> list[str]:
-    # One str is an iterable of its characters: never what was meant.
-    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        msg = f"{name} must be several str, as a list or a set, not {value!r}"
-        raise ValueError(msg)  # noqa: TRY004 - every wrong setting is a ValueError
-    return list(value)
+def _registered_ips(given: Iterable[str] | None) -> frozenset[str] | None:
+    return _ips("registered_ips", given)
+
+
+def _blacklist(given: Iterable[str]) -> frozenset[str]:
+    return _mobiles("blacklist", given)
+
+
+def _banned_contents(given: Iterable[str]) -> frozenset[str]:
+    return _contents("banned_contents", given)
+
+
+def _failing_mobiles(given: Iterable[str]) -> frozenset[str]:
+    return _mobiles("failing_mobiles", given)
+
+
+@define(kw_only=True)
+class Settings:
+    """The account and how the gateway treats it; `SandboxGateway` documents each setting.
+
+    The values are immutable. One is replaced as a whole, under the gateway's lock.
+    """
+
+    api_id: str = field(default="sandbox", validator=TEXT)
+    api_key: str = field(default="sandbox-key", validator=TEXT)
+    frozen: bool = field(default=False, validator=FLAG)
+    balance: int = field(default=1000, validator=WHOLE_NUMBER)
+    time_window: float | None = field(default=600.0, validator=SECONDS.or_none())
+    allowed_ips: frozenset[str] | None = field(default=None, converter=_allowed_ips)
+    registered_ips: frozenset[str] | None = field(default=None, converter=_registered_ips)
+    blacklist: frozenset[str] = field(default=(), converter=_blacklist)
+    banned_contents: frozenset[str] = field(default=(), converter=_banned_contents)
+    failing_mobiles: frozenset[str] = field(default=(), converter=_failing_mobiles)
+    abuse_limit: int | None = field(default=None, validator=[limit.or_none() for limit in COUNT])
+    frequency_limit: bool = field(default=False, validator=FLAG)
+    calls_per_minute: int = field(default=2, validator=[*COUNT])
+    calls_per_day: int = field(default=10, validator=[*COUNT])
+    receipt_url: str | None = field(default=None, validator=URL.or_none())
+    receipt_delay: float = field(default=1.0, validator=SECONDS)
+    receipt_interval: float = field(default=60.0, validator=SECONDS)
+    receipt_timeout: float = field(default=5.0, validator=[SECONDS, NOT_ZERO])
+    receipt_id: str = field(default="voiceid", validator=TEXT)
+    keep: int = field(default=DEFAULT_KEEP, validator=[*COUNT])
+
+
+DEFAULTS = Settings()
+
+CHANGEABLE: tuple[str, ...] = tuple(
+    attribute.name for attribute in fields(Settings) if attribute.name not in ("api_id", "api_key")
+)
+"""What may be changed over HTTP: all but the credentials."""

@@ -124,7 +124,7 @@ def test_the_details_show_what_chaos_made_of_the_answer(inbox: Inbox) -> None:
     for text, chaos in (
         ("<h1>502 Bad Gateway</h1>", Chaos(html_502=1)),
         ("Nothing was sent", Chaos(close_after_placing=1)),
-        ("Chaosa code that was asked for", Chaos(code=4085)),
+        ("Chaosa code set by chaos", Chaos(code=4085)),
     ):
         inbox.gateway.chaos = chaos
         try:
@@ -380,7 +380,7 @@ def test_clear_asks_first_and_leaves_the_settings(inbox: Inbox) -> None:
     assert 1 == len(inbox.gateway.attempts)
     inbox.page.get_by_role("button", name="Clear").click()
     confirm.get_by_role("button", name="Clear").click()
-    expect(inbox.page.get_by_text("Nobody has called yet")).to_be_visible()
+    expect(inbox.page.get_by_text("No calls yet")).to_be_visible()
     assert ([], [], 4) == (inbox.gateway.attempts, inbox.gateway.calls, inbox.gateway.balance)
     inbox.call(content="7777")
     expect(inbox.rows.locator(".code")).to_have_text(["7777"])

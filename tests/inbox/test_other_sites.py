@@ -51,7 +51,7 @@ SEND = """async ([url, method, mode, body]) => {
 
 def test_it_changes_nothing(inbox: Inbox) -> None:
     inbox.call()
-    before = inbox.gateway.epoch
+    before = inbox.gateway.history
     # Requests to the sandbox from another page are the test's own.
     page = inbox.page.context.new_page()
     with another_site() as site:
@@ -67,7 +67,7 @@ def test_it_changes_nothing(inbox: Inbox) -> None:
         # What needs no leave to be sent is sent, and refused by the sandbox.
         assert "refused" == page.evaluate(SEND, [target, "POST", "no-cors", None])
         page.close()
-    assert (before, 999) == (inbox.gateway.epoch, inbox.gateway.balance)
+    assert (before, 999) == (inbox.gateway.history, inbox.gateway.balance)
     assert Chaos() == inbox.gateway.chaos
 
 

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from ihuyi_voice.sandbox import Chaos, ReceiptPush, SandboxGateway, receipt_delivery
+from ihuyi_voice.sandbox.history import History
 from tests.sandbox.forms import MOBILE, NOW, submit_form
 from tests.sandbox.http import DEADLINE, ask, exchange, submit_bytes
 from tests.sandbox.receiver import Receiver
@@ -294,14 +295,16 @@ async def test_an_answer_given_without_http_pushes_nothing() -> None:
 
 
 async def test_a_call_that_is_cleared_while_it_is_answered_is_not_pushed() -> None:
+    before = History()
+
     class Cleared(SandboxGateway):
         def roll_receipt(self) -> bool:
             self.clear()
             return super().roll_receipt()
 
         @property
-        def epoch(self) -> str:
-            return "the one before"
+        def history(self) -> History:
+            return before
 
     async with Receiver().listening() as receiver:
         gateway = Cleared(clock=lambda: NOW, receipt_url=receiver.url, receipt_delay=0)

@@ -9,7 +9,7 @@ export class List {
   #open;
   #attempts = []; // oldest first
   #receipts = new Map(); // by the attempt's number
-  #rows = new Map(); // likewise, of those that are shown
+  #rows = new Map(); // by the attempt's number, of those that are shown
   #keep = Infinity;
   #needle = "";
   #limit = STEP;
@@ -23,7 +23,7 @@ export class List {
       const before = this.#rows.size;
       this.#limit += STEP;
       this.#draw();
-      // Who pressed it by the keyboard goes on where it led, and not from the top of the page.
+      // The focus moves to the first row that was added, not to the top of the page.
       if ($("more").hidden) $("attempts").children[before]?.querySelector(".open").focus();
     });
     $("search").addEventListener("input", () => {
@@ -38,13 +38,20 @@ export class List {
     return this.#attempts.length;
   }
 
-  /** Take what an event tells; the attempts that are new. */
-  tell({ anew, settings, attempts = [], receipts = [] }) {
-    if (anew) this.#forget();
+  /**
+   * Take an event in. `restarted`: the list shows another history now, and
+   * nothing of it is new. `added`: the attempts that are new.
+   */
+  receive({ snapshot, settings, attempts = [], receipts = [] }) {
     this.#keep = settings?.keep ?? this.#keep;
-    const newest = this.#attempts.at(-1)?.number ?? 0;
-    const fresh = attempts.filter((attempt) => attempt.number > newest);
-    for (const attempt of fresh) this.#attempts.push({ ...attempt, plain: plain(attempt.mobile) });
+    const newest = this.#attempts.at(-1);
+    // After a lost connection the snapshot holds what was the newest; of another history it does not.
+    const isKnown = attempts.some((one) => one.number === newest?.number && one.time === newest.time);
+    const restarted = Boolean(snapshot) && !isKnown;
+    if (restarted) this.#forget();
+    const last = this.#attempts.at(-1)?.number ?? 0;
+    const added = attempts.filter((one) => one.number > last);
+    for (const attempt of added) this.#attempts.push({ ...attempt, plain: plain(attempt.mobile) });
     // In steps, so that a list at its full length is not copied for each event.
     if (this.#attempts.length > this.#keep * 1.1) this.#trim();
     for (const receipt of receipts) {
@@ -53,7 +60,7 @@ export class List {
       if (shown) showReceipt(shown, receipt);
     }
     this.draw();
-    return fresh;
+    return { restarted, added: restarted ? [] : added };
   }
 
   /** Draw soon: once for however many events come before the screen is next painted. */

@@ -1,4 +1,4 @@
-// Speaks what the gateway would have said, with a voice of this machine's own.
+// Speaks what the gateway would have said, with a voice of this machine.
 
 import { toast } from "./dom.js";
 
@@ -6,7 +6,7 @@ export const spoken = (content) => `您的验证码是 ${[...content].join(" ")}
 
 const LOADING_MS = 1000;
 
-// Some browsers load their voices when they are first asked for them, and say so later.
+// Some browsers load their voices on the first request, and report them later.
 if ("speechSynthesis" in window) speechSynthesis.getVoices();
 
 let waited = false;
@@ -32,7 +32,7 @@ export async function listen(content) {
     return;
   }
   const chinese = (await voices()).filter(isChinese);
-  // Any other voice speaks on its maker's machines, which would be told the code;
+  // Any other voice speaks on its maker's servers, which would receive the code;
   // and where none is chosen the browser chooses.
   const voice = chinese.find((one) => one.localService);
   if (voice === undefined) {

@@ -5,7 +5,7 @@ import { listen } from "./listen.js";
 
 const FAULTS = {
   close_before_reading: "closed unread",
-  code: "a code that was asked for",
+  code: "a code set by chaos",
   no_answer: "never answered",
   close_after_placing: "closed without an answer",
   truncate: "half an answer",
@@ -17,7 +17,7 @@ const two = (n) => String(n).padStart(2, "0");
 
 export function time(seconds, withDate = false) {
   const at = new Date(seconds * 1000);
-  // A clock may be set to anything, even to a time that is none.
+  // A clock may be set to anything, even to what is no time.
   if (Number.isNaN(at.getTime())) return el("time", {}, String(seconds));
   const clock = `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
   const date = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
@@ -51,7 +51,7 @@ export function outcome(attempt) {
   );
 }
 
-/** What chaos did to the answer, or null; `before` is what the words are led in by. */
+/** The fault of the answer, or null; `before` precedes its words. */
 export function fault(attempt, before = "") {
   if (attempt.fault === null) return null;
   return el("span", { className: "fault" }, before + (FAULTS[attempt.fault] ?? attempt.fault));
