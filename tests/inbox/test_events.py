@@ -35,7 +35,7 @@ def codes(inbox: Inbox) -> list[str]:
     return inbox.rows.locator(".code").all_inner_texts()
 
 
-def test_after_a_lost_connection_nothing_is_missing_or_doubled(page: Page) -> None:
+def test_after_a_lost_connection_nothing_is_missing_or_shown_twice(page: Page) -> None:
     gateway = SandboxGateway()
     with gateway.serve_in_thread() as url:
         inbox = Inbox(gateway, page, url)
@@ -93,7 +93,7 @@ def test_details_stay_open_through_a_lost_connection_unless_the_call_is_forgotte
         page.close()
 
 
-def test_what_another_gateway_knows_takes_the_place_of_all_before(page: Page) -> None:
+def test_the_calls_of_another_gateway_replace_the_earlier_ones(page: Page) -> None:
     first = SandboxGateway()
     with first.serve_in_thread() as url:
         inbox = Inbox(first, page, url)
@@ -110,7 +110,7 @@ def test_what_another_gateway_knows_takes_the_place_of_all_before(page: Page) ->
 
 
 def look(page: Page, *, away: bool) -> None:
-    """Turn to another tab, or back, for all that the page can tell."""
+    """Turn to another tab, or back, as far as the page can see."""
     page.evaluate(
         "away => { Object.defineProperty(document, 'hidden', {value: away, configurable: true});"
         " document.dispatchEvent(new Event('visibilitychange')); }",
@@ -118,7 +118,7 @@ def look(page: Page, *, away: bool) -> None:
     )
 
 
-def test_a_tab_that_is_hidden_gives_its_connection_back_and_misses_nothing(inbox: Inbox) -> None:
+def test_a_hidden_tab_closes_its_connection_and_misses_nothing(inbox: Inbox) -> None:
     page = inbox.page
     inbox.call_unseen(content="1111")
     inbox.settle()
@@ -203,7 +203,7 @@ def test_ten_thousand_attempts_stay_usable(inbox: Inbox) -> None:
     assert 200 == page.evaluate("most")
 
 
-def test_the_last_hundred_takes_the_focus_where_it_begins(inbox: Inbox) -> None:
+def test_the_focus_moves_to_the_first_of_the_last_hundred_rows(inbox: Inbox) -> None:
     inbox.gateway.balance = 1_000
     for n in range(250):
         inbox.call_unseen(f"139{n:08d}", "1125")
@@ -234,7 +234,7 @@ def test_many_calls_are_announced_in_one_sentence(inbox: Inbox) -> None:
     assert "polite" == inbox.page.locator("#announcer").get_attribute("aria-live")
 
 
-def test_what_was_there_before_is_no_news(inbox: Inbox) -> None:
+def test_the_calls_before_the_page_was_opened_are_not_announced(inbox: Inbox) -> None:
     inbox.call_unseen()
     inbox.open()
     inbox.settle()
@@ -242,7 +242,7 @@ def test_what_was_there_before_is_no_news(inbox: Inbox) -> None:
     expect(inbox.page.locator("#announcer")).to_have_text("New call to 13800000000, code 7777")
 
 
-def test_what_was_there_before_is_no_news_however_much_it_is(inbox: Inbox) -> None:
+def test_a_long_history_is_not_announced(inbox: Inbox) -> None:
     inbox.gateway.balance = 3000
     for n in range(2500):
         inbox.call_unseen(f"139{n:08d}")

@@ -1,4 +1,4 @@
-"""The chaos settings and their dice; what they do to a socket is in test_server."""
+"""The chaos settings and their dice; test_server shows what a fault does to a socket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The public class without HTTP: its settings, its record, its reset."""
+"""The public class without HTTP: its settings, its history, its reset."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_addresses_are_compared_whatever_their_spelling() -> None:
     assert frozenset({"::1", "127.0.0.1"}) == gateway.allowed_ips
 
 
-def test_the_record_is_a_list_of_its_own() -> None:
+def test_the_calls_and_attempts_are_new_lists() -> None:
     gateway = SandboxGateway(clock=at_now)
     submit(gateway)
     gateway.calls.clear()
