@@ -123,6 +123,7 @@ async def test_a_wrong_chaos_is_400_and_changes_nothing(text: str, body: bytes) 
         (405, "use GET", "POST", "events"),
         (405, "use GET", "POST", "page/main.js"),
         (404, "there is no /_sandbox/page/", "GET", "page/"),
+        (404, "there is no /_sandbox/page/main.py", "GET", "page/main.py"),
         (404, "there is no /_sandbox/page/../events.py", "GET", "page/../events.py"),
     ],
 )

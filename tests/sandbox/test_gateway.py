@@ -178,6 +178,7 @@ def test_a_setting_looked_up_on_the_class_is_itself() -> None:
         ("receipt_url", "http://[::1", "must be a URL such as http://"),
         ("receipt_url", "http://127.0.0.1:99999/", "must be a URL such as http://"),
         ("receipt_url", "", "must be a URL such as http://"),
+        ("receipt_url", b"http://127.0.0.1/", "must be a URL such as http://"),
         ("receipt_delay", -1, "must be a finite number of seconds of at least 0, not -1"),
         ("receipt_interval", None, "must be a finite number of seconds of at least 0, not None"),
         ("receipt_timeout", "5", "must be a finite number of seconds of at least 0, not '5'"),
