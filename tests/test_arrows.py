@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -180,19 +179,6 @@ def test_only_those_that_speak_http_know_aiohttp() -> None:
     assert {"transport", "receipts"} | sandbox == {
         module for module in MODULES if "aiohttp" in run_time_imports(module)
     }
-
-
-def test_the_sandbox_has_no_import_cycle() -> None:
-    """Nor one that only type checkers see: `TopologicalSorter` raises for either."""
-    sandbox = [module for module in MODULES if module.startswith("sandbox.")]
-    order = TopologicalSorter({module: sandbox_imports(module) for module in sandbox})
-    assert set(sandbox) == set(order.static_order())
-
-
-def sandbox_imports(module: str) -> set[str]:
-    source = MODULES[module].read_text(encoding="utf-8")
-    imported = {name.removeprefix(f"{PACKAGE}.") for name, _ in imports(source, module)}
-    return {name for name in imported if name.startswith("sandbox.")} - {module}
 
 
 @pytest.mark.parametrize(
