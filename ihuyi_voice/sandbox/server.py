@@ -124,7 +124,9 @@ def _guarded(host: str) -> Middleware:
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        is_gateway = request.rel_url.raw_path == PATH
+        # Not by the path as it was sent, which the router decodes first.
+        resource = request.match_info.route.resource
+        is_gateway = resource is not None and resource.canonical == PATH
         if not is_gateway or is_from_browser(request.headers):
             # Even a GET of the gateway's own path may place a call.
             method = "POST" if is_gateway else request.method
