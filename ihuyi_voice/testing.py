@@ -98,7 +98,7 @@ class VoiceGateway(SandboxGateway):
         """
         __tracebackhide__ = True
         wait = _Wait(check_mobile(mobile))
-        # A thread of its own: the code under test may need all others.
+        # A separate thread: the code under test may need all others.
         limiter = anyio.CapacityLimiter(1)
         try:
             return await to_thread.run_sync(

@@ -64,7 +64,7 @@ with VoiceClient.from_env() as client:
     expect(row.locator("time")).to_have_text(re.compile(r"^\d\d:\d\d:\d\d$"))
 
 
-def test_an_api_key_of_ones_own_is_not_shown(page: Page) -> None:
+def test_an_api_key_other_than_the_default_is_not_shown(page: Page) -> None:
     gateway = SandboxGateway(api_key="a-real-key-perhaps")
     with gateway.serve_in_thread() as url:
         inbox = Inbox(gateway, page, url)

@@ -227,7 +227,7 @@ def test_many_calls_are_announced_in_one_sentence(inbox: Inbox) -> None:
     )
     for content in ("1111", "2222", "3333", "4444", "1"):
         inbox.call_unseen(content=content)
-        # Each in an event of its own.
+        # Each in a separate event.
         inbox.settle()
     inbox.page.wait_for_function("() => sentences.length > 0")
     assert ["5 new calls, 1 refused"] == inbox.page.evaluate("sentences")

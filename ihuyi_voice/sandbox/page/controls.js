@@ -121,7 +121,7 @@ function change(event, settings, said) {
     await ask("PATCH", "settings", settings);
     for (const field of event.target.elements) {
       edited.delete(field.id);
-      // Until the gateway's own spelling of it comes.
+      // Until the gateway sends the value as it keeps it.
       if (current.has(field.id)) current.set(field.id, field.value);
     }
     toast(said);

@@ -50,13 +50,13 @@ export function forgetDetails() {
 export function prepareDetails() {
   const dialog = $("details");
   $("details-close").addEventListener("click", () => dialog.close());
-  // The dialog itself is hit only where nothing of it is: beside it.
+  // A click whose target is the dialog itself was beside its content.
   dialog.addEventListener("click", (event) => {
     if (event.target === dialog) dialog.close();
   });
   dialog.addEventListener("close", () => {
     shownNumber = null;
-    // The browser gives the focus back to the row's button, if that is still there.
+    // The browser returns the focus to the row's button, if that still exists.
     const active = document.activeElement;
     if (active === document.body || dialog.contains(active)) $("attempts-title").focus();
   });

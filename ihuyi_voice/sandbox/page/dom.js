@@ -1,4 +1,4 @@
-// Small tools for the page's elements. Text goes in as text, never as HTML.
+// Functions for the page's elements and requests. Text is inserted as text, never as HTML.
 
 export const $ = (id) => document.getElementById(id);
 
@@ -35,13 +35,13 @@ export function toast(text, isError = false) {
   hiding = setTimeout(() => box.hidePopover(), isError ? 8000 : 4000);
 }
 
-/** Disable a button or enable it; the focus, where it has it, goes to another and not nowhere. */
+/** Disable or enable a button; if it has the focus, move the focus to `next`. */
 export function disable(button, isOff, next) {
   if (isOff && document.activeElement === button) next.focus();
   button.disabled = isOff;
 }
 
-/** Ask the sandbox; what it answers, as JSON. Throws an Error with its reason for a refusal. */
+/** Send a request to the sandbox and return its answer. A refusal throws an Error with its reason. */
 export async function ask(method, name, body) {
   let response;
   try {

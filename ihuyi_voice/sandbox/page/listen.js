@@ -11,7 +11,7 @@ if ("speechSynthesis" in window) speechSynthesis.getVoices();
 
 let waited = false;
 
-/** The voices of this browser, waited for once where they are not there yet. */
+/** The voices of this browser; waits once if they are not loaded yet. */
 async function voices() {
   if (speechSynthesis.getVoices().length === 0 && !waited) {
     await new Promise((done) => {
@@ -33,7 +33,7 @@ export async function listen(content) {
   }
   const chinese = (await voices()).filter(isChinese);
   // Any other voice speaks on its maker's servers, which would receive the code;
-  // and where none is chosen the browser chooses.
+  // and without a choice the browser may take such a voice.
   const voice = chinese.find((one) => one.localService);
   if (voice === undefined) {
     const why = chinese.length > 0 ? "the Chinese voices here would send it to another company" : "this system has no Chinese voice";

@@ -46,7 +46,7 @@ function say() {
 function showEnvironment({ api_id, has_default_key }) {
   const key = has_default_key ? DEFAULT_KEY : "<the api_key it was given>";
   const values = { BASE_URL: location.origin, API_ID: api_id, API_KEY: key };
-  // On a narrow screen a line breaks before its value, and not in the middle of it.
+  // On a narrow screen a line breaks before its value, not inside it.
   $("environment").replaceChildren(
     ...Object.entries(values).flatMap(([name, value], n) => [`${n > 0 ? "\n" : ""}export IHUYI_VOICE_${name}=`, el("wbr"), value]),
   );
