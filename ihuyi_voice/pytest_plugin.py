@@ -1,15 +1,15 @@
-"""Fixtures for pytest, there as soon as the package is installed.
+"""Fixtures for pytest, available as soon as the package is installed.
 
     async def test_a_login_calls_with_its_code(voice_gateway):
         await login.start("13912345678")        # code under test, made with from_env()
         assert await login.finish("13912345678", voice_gateway.last_code("13912345678"))
 
-`voice_gateway` is a gateway of the test's own that rings no phone, and
-`voice_client` a blocking client bound to it. To annotate a test:
+`voice_gateway` is a new gateway for each test that rings no phone, and
+`voice_client` is a blocking client bound to it. To annotate a test:
 `from ihuyi_voice.pytest_plugin import VoiceGateway`.
 
 Every run of pytest imports this module, so it imports nothing but pytest until
-a fixture is used. `-p no:ihuyi_voice` leaves it out altogether.
+a fixture is used. `-p no:ihuyi_voice` disables it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .sync import VoiceClient
-    from .voice_gateway import VoiceGateway
+    from .testing import VoiceGateway
 else:
 
     def __getattr__(name: str) -> object:
         if name != "VoiceGateway":
             msg = f"module {__name__!r} has no attribute {name!r}"
             raise AttributeError(msg)
-        from .voice_gateway import VoiceGateway  # noqa: PLC0415 - what nobody uses costs nothing
+        from .testing import VoiceGateway  # noqa: PLC0415 - only a run that uses it pays for it
 
         return VoiceGateway
 
@@ -39,22 +39,22 @@ __all__ = ["VoiceGateway", "voice_client", "voice_gateway"]
 
 @pytest.fixture
 def voice_gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[VoiceGateway]:
-    """A fresh sandbox gateway for this test, which `from_env()` leads to.
+    """A new sandbox gateway for this test, to which `from_env()` connects.
 
-    It answers like the real gateway, in a thread of its own, and rings no
-    phone. During the test `IHUYI_VOICE_API_ID`, `IHUYI_VOICE_API_KEY` and
-    `IHUYI_VOICE_BASE_URL` name it, set through `monkeypatch`; a client that was
-    made before the test, as when a module is imported, does not know it.
+    It answers like the real gateway, in its own thread, and rings no phone.
+    During the test `monkeypatch` sets `IHUYI_VOICE_API_ID`, `IHUYI_VOICE_API_KEY`
+    and `IHUYI_VOICE_BASE_URL` to it. A client that was made before the test, for
+    example when a module was imported, does not use it.
 
     `last_code(mobile)` is the code of the last call to a number,
     `wait_for_call(mobile, timeout=5)` and `await wait_for_call_async(...)` wait for
     the next; `calls`, `attempts` and the settings are those of `SandboxGateway`.
     """
-    from .voice_gateway import VoiceGateway  # noqa: PLC0415 - what nobody uses costs nothing
+    from .testing import VoiceGateway  # noqa: PLC0415 - only a run that uses it pays for it
 
     gateway = VoiceGateway()
     with gateway.serve_in_thread() as gateway.url:
-        # The test's own, which takes back in the right order what the test sets over it.
+        # With the test's own `monkeypatch`: it undoes what the test sets in the right order.
         monkeypatch.setenv("IHUYI_VOICE_API_ID", gateway.api_id)
         monkeypatch.setenv("IHUYI_VOICE_API_KEY", gateway.api_key)
         monkeypatch.setenv("IHUYI_VOICE_BASE_URL", gateway.url)
@@ -65,12 +65,12 @@ def voice_gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[VoiceGateway]:
 def voice_client(voice_gateway: VoiceGateway) -> Iterator[VoiceClient]:
     """A blocking client of `voice_gateway`, closed after the test.
 
-    Without the limit of two calls a minute to a number, which a test that calls
-    the same one a third time would run into; `VoiceClient.from_env()` has it.
-    In an asynchronous test it blocks the test's loop for the time of a call, which
-    `AsyncVoiceClient.from_env()` does not; the gateway runs on in its thread.
+    It has no limit of two calls a minute to a number, because a test may call the
+    same number more often; `VoiceClient.from_env()` has the limit. In an
+    asynchronous test each call blocks the test's loop; the gateway answers from
+    its own thread. `AsyncVoiceClient.from_env()` does not block.
     """
-    from .sync import VoiceClient  # noqa: PLC0415 - what nobody uses costs nothing
+    from .sync import VoiceClient  # noqa: PLC0415 - only a run that uses it pays for it
 
     gateway = voice_gateway
     with VoiceClient(

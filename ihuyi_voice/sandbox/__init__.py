@@ -5,8 +5,8 @@ It speaks HTTP and knows the gateway's codes and signing, never the clients.
 
 from __future__ import annotations
 
-from .chaos import Chaos
+from .faults import Chaos
 from .gateway import SandboxGateway
-from .record import Attempt, Call, PushTry, ReceiptPush
+from .history import Attempt, Call, PushTry, ReceiptPush
 
 __all__ = ["Attempt", "Call", "Chaos", "PushTry", "ReceiptPush", "SandboxGateway"]

@@ -1,27 +1,31 @@
-"""Who may use the sandbox over HTTP: its own page and programs, no other site's page.
+"""Who may use the sandbox over HTTP: programs and its own page, no other site's page.
 
-A page of another site that a developer has open can send requests to loopback
-like any program on the machine. Its browser says where such a request comes
-from (`Origin`, `Sec-Fetch-Site`), except when the page's own name was made to
-point to this machine (DNS rebinding); then the `Host` is a name that is not
-this machine's. Programs send neither of the former and the right one of the
-latter, and are let through.
+A page of another site in a developer's browser can send requests to loopback
+like any program. Two checks stop it:
+
+- The `Host` must be on the allow-list. A page whose own name was made to resolve
+  to this machine (DNS rebinding) sends that name. An IP address cannot be
+  rebound, so any is allowed.
+- A request that changes something must not come from another site, as the
+  browser says in `Sec-Fetch-Site`. Programs do not send it. `Origin` is compared
+  too: browsers send `Sec-Fetch-Site` only to https and to loopback, and a
+  sandbox that listens on a network is neither.
 
 The gateway's own path takes any `Host`, because programs reach it by whatever
-name they are given. Only a request that a browser marked is judged there, and
-then as one that changes something, whatever its method: an image of another
-site's page must not place a call.
+name they are given. There, only a request that a browser marked is checked, and
+always as one that changes something: an image on another site's page must not
+place a call.
 
-Pure: header texts in, a refusal out.
+Pure: header texts in, the reason for a refusal out.
 """
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 _FOREIGN_HOST = (
     "refused: the Host is not a name of this machine;"
@@ -30,73 +34,52 @@ _FOREIGN_HOST = (
 _FOREIGN_PAGE = "refused: the request comes from a page of another site"
 
 
-def gateway_refusal(
-    headers: Mapping[str, str], asked: str, address: Callable[[], str]
-) -> str | None:
-    """Why a request to the gateway's own path is refused, None when it is not.
-
-    Args:
-        headers: as in `refusal`.
-        asked: as in `refusal`.
-        address: gives what it is in `refusal`; not called for programs.
-    """
-    if "Origin" not in headers and "Sec-Fetch-Site" not in headers:
-        return None
-    return refusal("POST", headers, asked, address())
+def is_from_browser(headers: Mapping[str, str]) -> bool:
+    """Whether a browser marked the request; programs do not."""
+    return "Origin" in headers or "Sec-Fetch-Site" in headers
 
 
-def refusal(method: str, headers: Mapping[str, str], asked: str, address: str) -> str | None:
+def refusal(method: str, headers: Mapping[str, str], own: str, *, on_loopback: bool) -> str | None:
     """Why a request is refused, None when it is not.
 
     Args:
         method: of the request.
         headers: of the request, found by their usual spelling.
-        asked: the host that the server was told to listen on, a name or an address.
-        address: the server's address on this connection.
+        own: the host that the server was asked to listen on, a name or an address.
+        on_loopback: whether the request reached a loopback address.
     """
     host = headers.get("Host")
-    # HTTP/1.0 knows none; no browser speaks it.
-    if host is not None and not _is_own(_name_in(host), asked, address):
+    # HTTP/1.0 has no Host, and no browser speaks it.
+    if host is not None and not _is_allowed(_name_in(host), own.lower(), on_loopback=on_loopback):
         return _FOREIGN_HOST
     if method == "GET":
         return None
-    origin = headers.get("Origin")
-    if origin is not None and not _is_origin_of(origin, host or ""):
-        return _FOREIGN_PAGE
-    # The second is what the user typed or bookmarked.
+    # "none": the user typed the address or opened a bookmark.
     if headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
+        return _FOREIGN_PAGE
+    origin = headers.get("Origin")
+    if origin is not None and origin.partition("://")[2].lower() != (host or "").lower():
         return _FOREIGN_PAGE
     return None
 
 
-def _is_own(name: str, asked: str, address: str) -> bool:
-    if name in ("localhost", asked.lower()) or name.endswith(".localhost"):
+def _is_allowed(name: str, own: str, *, on_loopback: bool) -> bool:
+    if name in ("localhost", own) or name.endswith(".localhost"):
         return True
-    here, named = _address(address), _address(name)
-    if here is not None and not here.is_loopback:
-        # Asked from another machine. An address is nothing that somebody could
-        # make point elsewhere; nor is a name without a dot, such as a
-        # container's: those of sites have one.
-        return named is not None or "." not in name
-    return named is not None and named.is_loopback
+    # From another machine, also a name without a dot, such as a container's.
+    return _is_ip(name) or (not on_loopback and "." not in name)
 
 
 def _name_in(host: str) -> str:
     """The name or address in a `Host`, without its port."""
     if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
+        return host[1:].partition("]")[0]
     return host.partition(":")[0].lower().removesuffix(".")
 
 
-def _address(text: str) -> IPv4Address | IPv6Address | None:
+def _is_ip(name: str) -> bool:
     try:
-        address = ip_address(text)
+        ip_address(name)
     except ValueError:
-        return None
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
-
-
-def _is_origin_of(origin: str, host: str) -> bool:
-    return origin.partition("://")[2].lower() == host.lower()
+        return False
+    return True

@@ -1,14 +1,14 @@
 """The files of the inbox page, and the headers that go with them.
 
-Read once, when this module is imported: serving them must not wait for a disk.
+They are read once, on import, so that no request waits for a disk.
 """
 
 from __future__ import annotations
 
 from importlib.resources import files
 
-# What was submitted is a stranger's: with the last two, no code of the page may
-# parse it as HTML, even by mistake.
+# What was submitted is not trusted: with the last two directives, no code of the
+# page can parse it as HTML, even by mistake.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self';"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
@@ -23,7 +23,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-"""Go with every answer but the gateway's own; so do the numbers and codes stay in the page."""
+"""Sent with every answer of the page and of `/_sandbox/`: numbers and codes stay in the page."""
 
 _TYPES = {
     "html": "text/html; charset=utf-8",

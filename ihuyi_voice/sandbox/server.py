@@ -1,10 +1,7 @@
 """The sandbox gateway over HTTP: the gateway's own path, the inbox page, and `/_sandbox/`.
 
 It reads requests, hands them to the gateway, writes the answers, and does to
-the socket what the chaos says. It judges nothing and remembers nothing.
-
-aiohttp's low-level server is used without its application layer: nothing here
-needs the router, and a load run is several times as fast without it.
+the socket what a fault says. It judges nothing and remembers nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +10,6 @@ import asyncio
 import logging
 from contextlib import asynccontextmanager, suppress
 from email.utils import formatdate
-from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -21,20 +17,20 @@ from aiohttp import web
 
 from ihuyi_voice.wire import CONTENT_TYPE, PATH
 
-from .chaos import as_sent
-from .control import CONTROL_PATH, EVENTS, Answer, Controls, error, page
-from .feed import Feed
-from .guard import gateway_refusal, refusal
-from .page_files import HEADERS
-from .push import Pusher
-from .state import parse_form
+from .control_api import CONTROL_PATH, ControlApi, error
+from .faults import as_sent
+from .guard import is_from_browser, refusal
+from .receipt_delivery import Pusher
+from .rules import parse_form
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from .chaos import Roll
-    from .gateway import SandboxGateway
-    from .state import Method, Reply
+    from aiohttp.typedefs import Handler, Middleware
+
+    from .core import GatewayCore
+    from .faults import Roll
+    from .rules import Method, Reply
 
 logger: logging.Logger = logging.getLogger("ihuyi_voice.sandbox")
 
@@ -43,31 +39,33 @@ MAX_BODY_BYTES = 64 * 1024
 
 _TOO_LARGE = f"Content Too Large: more than {MAX_BODY_BYTES} bytes"
 
+_WORDS = {
+    404: f"Not Found: the gateway answers at {PATH}",
+    405: "Method Not Allowed: GET or POST",
+    413: _TOO_LARGE,
+}
+
 _METHODS: dict[str, Method] = {"Submit": "Submit", "GetNum": "GetNum"}
 
 # Connections of a load run arrive faster than aiohttp's 128 allow for.
 _BACKLOG = 1024
 
-# For requests whose body is still under way when the server stops.
+# For requests whose body is still being received when the server stops.
 _SHUTDOWN_SECONDS = 0.25
-
-# The page is told what happened at most ten times a second, and shown every
-# 15 s that the server still lives.
-_TURN_SECONDS = 0.1
-_TURNS_UNTIL_A_SIGN = 150
-_SIGN_OF_LIFE = b":\n\n"
-_RECONNECT = b"retry: 1000\n\n"
 
 
 @asynccontextmanager
-async def serving(gateway: SandboxGateway, host: str, port: int) -> AsyncIterator[str]:
+async def serving(gateway: GatewayCore, host: str, port: int) -> AsyncIterator[str]:
     """Serve `gateway` over HTTP and yield the base URL; stop promptly at the end."""
     stopping = asyncio.Event()
     pusher = Pusher(gateway)
-    requests = _Requests(gateway, host, pusher, stopping)
+    app = web.Application(middlewares=[_explain, _guarded(host)], client_max_size=MAX_BODY_BYTES)
+    app.add_routes(ControlApi(gateway, stopping).routes())
+    app.add_routes(_GatewayPath(gateway, pusher, stopping).routes())
     # With the cancellation, an answer that never comes ends when its caller leaves.
-    server = web.Server(requests.answer, handler_cancellation=True, access_log=None)
-    runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_SECONDS)
+    runner = web.AppRunner(
+        app, handler_cancellation=True, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS
+    )
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
@@ -86,56 +84,92 @@ async def serving(gateway: SandboxGateway, host: str, port: int) -> AsyncIterato
 def _warn_unless_loopback(address: str, port: int) -> None:
     if not ip_address(address).is_loopback:
         logger.warning(
-            "the sandbox gateway listens on %s port %d, which is NOT only this machine: whoever"
-            " reaches it can read every number and code sent to it, submit, and steer it through"
-            " %s; pass host='127.0.0.1' unless that is what you want",
+            "the sandbox gateway listens on %s port %d, which is NOT only this machine: every"
+            " machine that reaches it can read all numbers and codes sent to it, submit, and"
+            " change it through %s; pass host='127.0.0.1' unless that is what you want",
             address,
             port,
             CONTROL_PATH,
         )
 
 
-class _Requests:
-    """Answers each request of one server."""
+# --- before and after every handler
 
-    def __init__(
-        self, gateway: SandboxGateway, asked: str, pusher: Pusher, stopping: asyncio.Event
-    ) -> None:
+
+@web.middleware
+async def _explain(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer a refusal as its path does: JSON from the control API, else a page of HTML."""
+    try:
+        return await handler(request)
+    except web.HTTPException as refused:
+        path = request.rel_url.raw_path
+        is_control = path == "/" or path.startswith(CONTROL_PATH)
+        allowed = refused.headers.get("Allow", "").split(",")
+        headers = {"Allow": ", ".join(allowed)} if refused.status == 405 else None
+        if not is_control:
+            words = _WORDS.get(refused.status, refused.text)
+            return _page(refused.status, str(words), headers)
+        # JSON takes no lone surrogates, which a path's raw bytes may have become.
+        shown = path.encode("utf-8", "replace").decode()
+        words = {
+            404: f"there is no {shown}",
+            405: f"use {' or '.join(allowed)}",
+            413: _TOO_LARGE,
+        }.get(refused.status, refused.text)
+        return error(refused.status, str(words), headers)
+
+
+def _guarded(host: str) -> Middleware:
+    """Let no other site's page in; `host` is what the server was asked to listen on."""
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        # Not by the path as it was sent, which the router decodes first.
+        resource = request.match_info.route.resource
+        is_gateway = resource is not None and resource.canonical == PATH
+        if not is_gateway or is_from_browser(request.headers):
+            # Even a GET of the gateway's own path may place a call.
+            method = "POST" if is_gateway else request.method
+            reason = refusal(method, request.headers, host, on_loopback=_on_loopback(request))
+            if reason is not None:
+                raise web.HTTPForbidden(text=reason)
+        return await handler(request)
+
+    return guard
+
+
+def _on_loopback(request: web.Request) -> bool:
+    """Whether the caller reached a loopback address; True once it has left."""
+    transport = request.transport
+    name = None if transport is None else transport.get_extra_info("sockname")
+    return name is None or ip_address(name[0]).is_loopback
+
+
+# --- the gateway's own path
+
+
+class _GatewayPath:
+    """Answers submits and balance queries, until `stopping` is set."""
+
+    def __init__(self, gateway: GatewayCore, pusher: Pusher, stopping: asyncio.Event) -> None:
         self._gateway = gateway
-        self._asked = asked
         self._pusher = pusher
         self._stopping = stopping
         self._dated = (0, formatdate(0, usegmt=True))
-        self._controls = Controls(gateway)
 
-    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        path = request.rel_url.raw_path
-        if path == PATH:
-            return await self._answer_gateway(request)
-        if path == "/" or path.startswith(CONTROL_PATH):
-            return await self._answer_page(request)
-        return _page(404, f"Not Found: the gateway answers at {PATH}")
+    def routes(self) -> list[web.RouteDef]:
+        return [web.get(PATH, self._answer, allow_head=False), web.post(PATH, self._answer)]
 
-    # --- the gateway's own path
-
-    async def _answer_gateway(self, request: web.BaseRequest) -> web.StreamResponse:
-        own_address = partial(_own_address, request)
-        refused = gateway_refusal(request.headers, self._asked, own_address)
-        if refused is not None:
-            return _page(403, f"Forbidden: {refused}")
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
         query = parse_form(request.rel_url.raw_query_string)
         method = _METHODS.get(query.get("method", ""))
         if method is None:
             return _page(404, "Not Found: ?method= must be Submit or GetNum")
-        if request.method not in ("GET", "POST"):
-            return _page(405, "Method Not Allowed: GET or POST", {"Allow": "GET, POST"})
         roll = self._gateway.roll()
         if roll.fault == "close_before_reading":
             await self._pause(roll.delay)
             return _close(request)
-        body = await _body(request)
-        if body is None:
-            return _page(413, _TOO_LARGE)
+        body = await request.read()
         form = query if request.method == "GET" else _form(request, body)
         reply = self._gateway.answer(method, form, request.remote or "", roll)
         if reply.call is not None and self._gateway.receipt_url is not None:
@@ -148,7 +182,7 @@ class _Requests:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), seconds)
 
-    async def _send(self, request: web.BaseRequest, reply: Reply, roll: Roll) -> web.StreamResponse:
+    async def _send(self, request: web.Request, reply: Reply, roll: Roll) -> web.StreamResponse:
         if roll.fault is None or roll.fault == "code":
             return web.Response(
                 body=reply.body,
@@ -169,67 +203,15 @@ class _Requests:
 
     def _date(self, time: float) -> str:
         # By the gateway's clock, not the machine's: a client that compares the
-        # two clocks must find what the time window was held against.
+        # two clocks must find the one that the time window was checked with.
         second, text = int(time), self._dated[1]
         if second != self._dated[0]:
             text = formatdate(second, usegmt=True)
             self._dated = second, text
         return text
 
-    # --- the page and /_sandbox/
 
-    async def _answer_page(self, request: web.BaseRequest) -> web.StreamResponse:
-        refused = refusal(request.method, request.headers, self._asked, _own_address(request))
-        if refused is not None:
-            return _response(error(403, refused))
-        path, is_get = request.rel_url.raw_path, request.method == "GET"
-        if path == "/":
-            return _response(page()) if is_get else _response(error(405, "use GET"))
-        name = path.removeprefix(CONTROL_PATH)
-        if name == EVENTS and is_get:
-            return await self._stream(request)
-        body = await _body(request)
-        if body is None:
-            return _response(error(413, _TOO_LARGE))
-        return _response(self._controls.answer(request.method, name, body))
-
-    async def _stream(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Tell one page what happens, a few times a second, until it leaves."""
-        query = parse_form(request.rel_url.raw_query_string)
-        feed = Feed(self._gateway, request.headers.get("Last-Event-ID", query.get("after", "")))
-        stream = web.StreamResponse(headers={"Content-Type": "text/event-stream", **HEADERS})
-        await stream.prepare(request)
-        # A page that leaves in the middle of an event is nothing to complain about.
-        with suppress(ConnectionError):
-            await stream.write(_RECONNECT)
-            quiet = 0
-            while not self._stopping.is_set():
-                event = feed.event()
-                quiet = 0 if event else quiet + 1
-                if quiet and quiet % _TURNS_UNTIL_A_SIGN == 0:
-                    event = _SIGN_OF_LIFE
-                if event:
-                    await stream.write(event)
-                # Even when there is more, others have their turn in between.
-                await (asyncio.sleep(0) if feed.more else self._pause(_TURN_SECONDS))
-        return stream
-
-
-async def _body(request: web.BaseRequest) -> bytes | None:
-    """The body, or None when it is longer than any that is meant for here."""
-    if not request.body_exists:
-        return b""
-    if "Expect" in request.headers:
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            return None
-    return bytes(body)
-
-
-def _form(request: web.BaseRequest, body: bytes) -> dict[str, str]:
+def _form(request: web.Request, body: bytes) -> dict[str, str]:
     # As the real gateway: without its content type a form is not seen as one.
     content_type = request.headers.get("Content-Type", "").partition(";")[0]
     if content_type.strip().lower() != CONTENT_TYPE:
@@ -237,20 +219,13 @@ def _form(request: web.BaseRequest, body: bytes) -> dict[str, str]:
     return parse_form(body.decode("utf-8", "replace"))
 
 
-def _own_address(request: web.BaseRequest) -> str:
-    """The address that the caller has reached; empty once the caller has left."""
-    transport = request.transport
-    name = None if transport is None else transport.get_extra_info("sockname")
-    return "" if name is None else str(name[0])
-
-
-def _close(request: web.BaseRequest) -> web.Response:
+def _close(request: web.Request) -> web.Response:
     """End the connection; what is returned can no longer be written to it."""
     request.protocol.force_close()
     return web.Response()
 
 
-async def _send_half(request: web.BaseRequest, reply: Reply, half: bytes) -> web.StreamResponse:
+async def _send_half(request: web.Request, reply: Reply, half: bytes) -> web.StreamResponse:
     answer = web.StreamResponse(headers={"Content-Type": reply.content_type})
     answer.content_length = len(reply.body)
     await answer.prepare(request)
@@ -263,7 +238,3 @@ async def _send_half(request: web.BaseRequest, reply: Reply, half: bytes) -> web
 def _page(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:
     page = f"<html><head><title>{status}</title></head><body><h1>{status} {text}</h1></body></html>"
     return web.Response(status=status, text=page, content_type="text/html", headers=headers)
-
-
-def _response(answer: Answer) -> web.Response:
-    return web.Response(body=answer.body, status=answer.status, headers=answer.headers)

@@ -452,9 +452,7 @@ def test_list_resolve_and_run_again(
     keys = {claim["mobile"]: claim["key"] for claim in map(json.loads, listed.stdout.splitlines())}
     assert 3 == len(keys)
     a, b, c = (keys[f"{mobile[:3]}****{mobile[-4:]}"] for mobile in (A, B, C))
-    assert 2 == ledger(book, "resolve", c, "--not-placed").returncode
-    with closing(sqlite3.connect(book)) as minute_later, minute_later:
-        minute_later.execute("UPDATE ihuyi_voice_calls SET live_until = live_until - 60")
+    # Their connections were reset, so the network delivers nothing later.
     for key, how in ((a, "--placed"), (b, "--placed"), (c, "--not-placed")):
         assert 0 == ledger(book, "resolve", key, how).returncode
     assert 0 == ledger(book, "list").returncode

@@ -1,4 +1,4 @@
-"""One browser for all, and for each test a gateway and a page that is held to its promises."""
+"""One browser for all tests, and for each test a gateway and its page."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from tests.inbox.needs import BrowserContext, Page
 
 
-# Of the package and not of the session: while it lives, a loop runs in this
-# thread, which asynchronous tests elsewhere could not bear.
+# For the package, not the session: while it lives, a loop runs in this thread,
+# and asynchronous tests elsewhere would fail.
 @pytest.fixture(scope="package")
 def context() -> Iterator[BrowserContext]:
     from tests.inbox.needs import CHROMIUM, sync_playwright  # noqa: PLC0415 - may be missing
 
     with sync_playwright() as playwright, SandboxGateway().serve_in_thread() as url:
-        # One renderer for every page, kept by one that stays: a fresh one takes
-        # longer to start than most tests to run.
+        # One page stays open, so that all pages share its renderer: starting one
+        # takes longer than most tests.
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=[*ARGUMENTS, "--process-per-site"]
         )
@@ -49,7 +49,7 @@ def gateway() -> SandboxGateway:
 
 @pytest.fixture
 def inbox(gateway: SandboxGateway, page: Page) -> Iterator[Inbox]:
-    """The page, opened; afterwards it must not have complained, nor asked any other host."""
+    """The open page. After the test it must have logged nothing and asked no other host."""
     with gateway.serve_in_thread() as url:
         inbox = Inbox(gateway, page, url)
         page.on("console", lambda said: inbox.said.append(said.text))
@@ -57,7 +57,7 @@ def inbox(gateway: SandboxGateway, page: Page) -> Iterator[Inbox]:
         page.on("request", lambda request: inbox.asked.add(urlsplit(request.url).netloc))
         inbox.open()
         yield inbox
-        # Gone before the server, so that nobody complains of a lost connection.
+        # Closed before the server, so that the page logs no lost connection.
         page.close()
     assert [] == inbox.said
     assert {urlsplit(url).netloc} == inbox.asked

@@ -16,7 +16,7 @@ from tests.inbox.inbox import Inbox
 from tests.inbox.needs import Page, expect
 from tests.sandbox.forms import MOBILE
 
-# Answers on single attempts wait in `held` until they are let go.
+# The answers on single attempts wait in `held` until the test releases them.
 HOLD = """
 () => {
   window.held = [];
@@ -35,23 +35,25 @@ HOSTILE = '<img src=x onerror="window.ran=1"><script>window.ran=1</script>'
 
 
 def environment(inbox: Inbox) -> dict[str, str]:
-    """What the page tells a newcomer to paste."""
-    told = inbox.page.locator("#environment").text_content()
-    assert told is not None
-    lines = told.split("\n")
+    """The environment that the page offers to copy."""
+    shown = inbox.page.locator("#environment").text_content()
+    assert shown is not None
+    lines = shown.split("\n")
     return dict(line.removeprefix("export ").split("=", 1) for line in lines)
 
 
 def test_a_call_of_another_process_appears_within_a_second(inbox: Inbox) -> None:
-    told = environment(inbox)
-    assert {"IHUYI_VOICE_BASE_URL", "IHUYI_VOICE_API_ID", "IHUYI_VOICE_API_KEY"} == told.keys()
+    variables = environment(inbox)
+    assert {"IHUYI_VOICE_BASE_URL", "IHUYI_VOICE_API_ID", "IHUYI_VOICE_API_KEY"} == variables.keys()
     program = f"""
 from ihuyi_voice import VoiceClient
 with VoiceClient.from_env() as client:
     client.submit({MOBILE!r}, "1125")
 """
-    # What a newcomer is told to paste is enough.
-    subprocess.run([sys.executable, "-c", program], env=os.environ | told, check=True, timeout=60)
+    # The variables that the page shows are enough.
+    subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | variables, check=True, timeout=60
+    )
     expect(inbox.rows).to_have_count(1, timeout=1000)
     row = inbox.rows.first
     expect(row.locator(".code")).to_have_text("1125")
@@ -62,7 +64,7 @@ with VoiceClient.from_env() as client:
     expect(row.locator("time")).to_have_text(re.compile(r"^\d\d:\d\d:\d\d$"))
 
 
-def test_an_api_key_of_ones_own_is_not_shown(page: Page) -> None:
+def test_an_api_key_other_than_the_default_is_not_shown(page: Page) -> None:
     gateway = SandboxGateway(api_key="a-real-key-perhaps")
     with gateway.serve_in_thread() as url:
         inbox = Inbox(gateway, page, url)
@@ -124,7 +126,7 @@ def test_the_details_show_what_chaos_made_of_the_answer(inbox: Inbox) -> None:
     for text, chaos in (
         ("<h1>502 Bad Gateway</h1>", Chaos(html_502=1)),
         ("Nothing was sent", Chaos(close_after_placing=1)),
-        ("Chaosa code that was asked for", Chaos(code=4085)),
+        ("Chaosa code set by chaos", Chaos(code=4085)),
     ):
         inbox.gateway.chaos = chaos
         try:
@@ -154,7 +156,7 @@ def test_the_slower_of_two_answers_does_not_win(inbox: Inbox) -> None:
     expect(inbox.details.locator(".code")).to_have_text("2222")
 
 
-def test_what_was_closed_is_not_opened_by_news_of_it(inbox: Inbox) -> None:
+def test_details_that_were_closed_are_not_opened_by_a_receipt(inbox: Inbox) -> None:
     inbox.call()
     inbox.settle()
     inbox.rows.first.click()
@@ -176,7 +178,7 @@ def test_details_that_are_open_say_so_when_their_call_is_forgotten(inbox: Inbox)
     expect(gone).to_be_hidden()
     inbox.gateway.reset()
     expect(gone).to_be_visible()
-    # Another call with the same number, and news of it, which are not this one's.
+    # Another call gets the same number, and then a receipt: neither belongs to this one.
     inbox.gateway.receipt_delay = inbox.gateway.receipt_interval = 0
     inbox.gateway.receipt_url = f"{inbox.url}/nothing-here"
     inbox.call(content="2222")
@@ -219,7 +221,7 @@ def test_hostile_strings_show_as_text(inbox: Inbox) -> None:
     assert inbox.page.evaluate("window.ran === undefined")
 
 
-def test_what_acts_unseen_is_spelt_out(inbox: Inbox) -> None:
+def test_invisible_characters_are_spelt_out(inbox: Inbox) -> None:
     inbox.call("139\u202e4321", "11\u200b25", **{"n\u2066": "a\tb\0\x85\U000e0041 中文 👍"})
     row = inbox.rows.first
     expect(row.locator(".number")).to_have_text(r"139\u202e4321")
@@ -244,10 +246,10 @@ LOCAL = {"lang": "cmn-Hans-CN", "localService": True}
         ([], False, "not spoken: this system has no Chinese voice"),
     ],
 )
-def test_listen_speaks_the_digits_in_chinese_and_tells_them_to_nobody(
+def test_listen_speaks_the_digits_in_chinese_and_sends_them_to_no_server(
     inbox: Inbox, voices: list[dict[str, object]], why: str, *, spoken: bool
 ) -> None:
-    # A machine without a sound card has no voices: what is asked of them is recorded.
+    # A machine without a sound card has no voices: the test records what the page asks for.
     inbox.page.add_init_script(
         f"window.voices = {json.dumps(voices)}; window.asked = [];"
         "window.SpeechSynthesisUtterance = class { constructor(text) { this.text = text; } };"
@@ -272,11 +274,11 @@ def test_voices_that_load_late_are_waited_for(inbox: Inbox) -> None:
         "speechSynthesis.speak = one => asked.push(one.text);"
     )
     inbox.open()
-    # To be asked for them is what some browsers begin to load them on.
+    # Some browsers load their voices on the first request for them.
     assert 1 == inbox.page.evaluate("looked")
     inbox.call(content="1125")
     inbox.settle()
-    # Spoken at the next turn of the loop, and not only when the page waits no longer.
+    # Spoken in the next turn of the loop, not only after the page has stopped waiting.
     asked = inbox.page.evaluate(
         "async voice => { document.querySelector('.listen').click(); voices.push(voice);"
         " speechSynthesis.dispatchEvent(new Event('voiceschanged'));"
@@ -288,7 +290,7 @@ def test_voices_that_load_late_are_waited_for(inbox: Inbox) -> None:
 
 
 @pytest.mark.parametrize("how", ["mouse", "keyboard"])
-def test_details_open_whatever_is_selected(inbox: Inbox, how: str) -> None:
+def test_the_details_button_works_while_text_is_selected(inbox: Inbox, how: str) -> None:
     inbox.call(content="1111")
     inbox.call(content="2222")
     inbox.settle()
@@ -316,7 +318,7 @@ def test_a_row_that_something_is_selected_in_does_not_open(inbox: Inbox) -> None
     mouse.up()
     assert "139" in inbox.page.evaluate("getSelection().toString()")
     assert [] == asked
-    # Once nothing is, it does.
+    # Without a selection it opens.
     inbox.page.evaluate("getSelection().removeAllRanges()")
     number.click()
     expect(inbox.details).to_be_visible()
@@ -346,7 +348,7 @@ def test_paused_before_the_first_call_it_says_so_and_how_many_wait(inbox: Inbox)
     inbox.call()
     paused = inbox.page.locator("#paused")
     expect(paused.get_by_text("1 call waits until you resume.")).to_be_visible()
-    # Also to whoever searches: there is nothing yet to be searched.
+    # Also while a search is entered: there is nothing to search yet.
     inbox.page.get_by_role("searchbox").fill("138")
     inbox.call()
     expect(paused.get_by_text("2 calls wait until you resume.")).to_be_visible()
@@ -359,7 +361,7 @@ def test_paused_before_the_first_call_it_says_so_and_how_many_wait(inbox: Inbox)
     )
 
 
-def test_a_search_while_paused_says_what_it_leaves_out(inbox: Inbox) -> None:
+def test_a_search_while_paused_says_how_many_calls_it_skips(inbox: Inbox) -> None:
     inbox.call()
     inbox.settle()
     inbox.page.get_by_role("button", name="Pause").click()
@@ -380,7 +382,7 @@ def test_clear_asks_first_and_leaves_the_settings(inbox: Inbox) -> None:
     assert 1 == len(inbox.gateway.attempts)
     inbox.page.get_by_role("button", name="Clear").click()
     confirm.get_by_role("button", name="Clear").click()
-    expect(inbox.page.get_by_text("Nobody has called yet")).to_be_visible()
+    expect(inbox.page.get_by_text("No calls yet")).to_be_visible()
     assert ([], [], 4) == (inbox.gateway.attempts, inbox.gateway.calls, inbox.gateway.balance)
     inbox.call(content="7777")
     expect(inbox.rows.locator(".code")).to_have_text(["7777"])
@@ -393,7 +395,7 @@ def test_pause_holds_the_list_and_resume_shows_the_rest(inbox: Inbox) -> None:
     inbox.call(content="2222")
     inbox.call(content="3333")
     resume = inbox.page.get_by_role("button", name="Resume · 2 new")
-    # The name tells it; as pressed it would be read as resumed.
+    # The name shows the state; with aria-pressed it would be read as resumed.
     assert None is resume.get_attribute("aria-pressed")
     expect(inbox.rows.locator(".code")).to_have_text(["1111"])
     resume.click()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.inbox.inbox import Inbox
     from tests.inbox.needs import Locator
 
-# Some character that can be read.
+# A visible character.
 NAMED = re.compile(r"\w")
 
 FOCUSED = "document.activeElement.getAttribute('aria-label') ?? document.activeElement.id"
@@ -29,7 +29,7 @@ def test_the_details_open_and_close_by_keyboard_and_give_the_focus_back(inbox: I
     details.focus()
     inbox.page.keyboard.press("Enter")
     expect(inbox.details).to_be_visible()
-    # What is below cannot be reached meanwhile.
+    # The page below cannot be reached while the dialog is open.
     for _ in range(6):
         inbox.page.keyboard.press("Tab")
         assert inbox.page.evaluate(
@@ -90,7 +90,7 @@ def test_the_focus_can_be_seen(inbox: Inbox) -> None:
     assert "solid" == inbox.page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
 
 
-def test_whatever_can_be_used_has_a_name(inbox: Inbox) -> None:
+def test_every_control_has_a_name(inbox: Inbox) -> None:
     inbox.call()
     inbox.settle()
     for role in ("button", "switch", "searchbox", "spinbutton", "textbox"):
@@ -158,7 +158,7 @@ def test_a_code_and_a_number_stay_on_one_line(inbox: Inbox, width: int) -> None:
     inbox.settle()
     for part, most in ((".code", 45), (".number", 30)):
         assert box(inbox.rows.locator(part))["height"] < most
-    # Not even where there is no room for it.
+    # Even where there is no room for it.
     inbox.page.evaluate("document.getElementById('attempts').style.width = '6rem'")
     for part, most in ((".code", 45), (".number", 30)):
         assert box(inbox.rows.locator(part))["height"] < most
@@ -178,7 +178,7 @@ def test_nothing_of_a_row_is_cut_at_any_width(inbox: Inbox, width: int) -> None:
     assert [] == inbox.page.evaluate(STICKING_OUT)
 
 
-def test_what_a_row_can_do_has_a_line_of_its_own_where_there_is_no_room(inbox: Inbox) -> None:
+def test_the_buttons_of_a_row_move_to_a_separate_line_where_there_is_no_room(inbox: Inbox) -> None:
     inbox.page.set_viewport_size({"width": 320, "height": 812})
     inbox.call()
     inbox.settle()
@@ -201,7 +201,7 @@ def test_a_number_that_is_none_takes_two_lines_at_most(inbox: Inbox, width: int)
     inbox.settle()
     number = inbox.rows.locator(".number")
     assert box(number)["height"] < 45
-    # Its details have room for all that the list is told.
+    # The details have room for the whole text.
     inbox.rows.first.click()
     shown = inbox.details.locator("h2 .number")
     expect(shown).to_be_visible()
@@ -316,7 +316,7 @@ EDGES = """() => [...document.querySelectorAll("button:enabled")]
   .filter(([, found]) => found < 1.8)"""
 
 
-def test_every_text_and_every_button_stands_out_from_its_ground(inbox: Inbox) -> None:
+def test_every_text_and_every_button_contrasts_with_its_background(inbox: Inbox) -> None:
     inbox.call()
     inbox.call(content="1")
     inbox.gateway.chaos = Chaos(code=4085)

@@ -1,4 +1,4 @@
-"""A page of another site, open in the same browser, can neither read nor steer the sandbox."""
+"""A page of another site, open in the same browser, can neither read nor change the sandbox."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ SEND = """async ([url, method, mode, body]) => {
 
 def test_it_changes_nothing(inbox: Inbox) -> None:
     inbox.call()
-    before = inbox.gateway.epoch
-    # Requests to the sandbox from another page are the test's own.
+    before = inbox.gateway.history
+    # A page outside the fixture: what it requests and logs is not checked.
     page = inbox.page.context.new_page()
     with another_site() as site:
         page.goto(f"http://{site}/")
@@ -64,10 +64,10 @@ def test_it_changes_nothing(inbox: Inbox) -> None:
         ):
             target = f"{inbox.url}/_sandbox/{name}"
             assert "refused" == page.evaluate(SEND, [target, method, "cors", body])
-        # What needs no leave to be sent is sent, and refused by the sandbox.
+        # The browser sends this one without asking first, and the sandbox refuses it.
         assert "refused" == page.evaluate(SEND, [target, "POST", "no-cors", None])
         page.close()
-    assert (before, 999) == (inbox.gateway.epoch, inbox.gateway.balance)
+    assert (before, 999) == (inbox.gateway.history, inbox.gateway.balance)
     assert Chaos() == inbox.gateway.chaos
 
 
@@ -82,8 +82,8 @@ def test_it_reads_nothing(inbox: Inbox) -> None:
         page.close()
 
 
-def test_a_name_that_was_made_to_point_here_opens_nothing(inbox: Inbox) -> None:
-    """DNS rebinding; the browser resolves the other site's name to loopback."""
+def test_dns_rebinding_opens_nothing(inbox: Inbox) -> None:
+    """The browser resolves the other site's name to loopback."""
     port = inbox.url.rpartition(":")[2]
     browser = inbox.page.context.browser
     assert browser is not None
@@ -132,7 +132,7 @@ def test_the_policy_holds_even_if_the_page_were_tricked(inbox: Inbox) -> None:
     )
     for trick in TRICKS:
         inbox.page.evaluate("() => { broken = 0; }")
-        # From a timer: what Playwright evaluates itself, no policy binds.
+        # From a timer: the policy does not apply to what Playwright evaluates itself.
         inbox.page.evaluate(f"() => {{ setTimeout(() => {{ {trick} }}); }}")
         inbox.page.wait_for_function("() => broken > 0")
     assert inbox.page.evaluate("window.ran === undefined")

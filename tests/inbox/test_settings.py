@@ -1,4 +1,4 @@
-"""What is set on the page counts for the next answer, and what is set elsewhere is shown."""
+"""Settings changed on the page apply to the next answer; those changed elsewhere are shown."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_jitter_alone_is_shown_and_set(inbox: Inbox) -> None:
     with inbox.page.expect_response("**/chaos"):
         late.uncheck()
     assert Chaos() == inbox.gateway.chaos
-    # Neither is nothing that could be switched on.
+    # With both at zero there is nothing to switch on.
     more.fill("0")
     late.click()
     expect(least).to_be_focused()
@@ -118,7 +118,7 @@ def test_no_fault_is_switched_on_without_its_number(inbox: Inbox) -> None:
     ):
         inbox.page.get_by_label(label).fill("")
         inbox.page.get_by_role("switch", name=name).click()
-        # The browser says what is missing, at the field.
+        # The browser shows at the field what is missing.
         expect(inbox.page.get_by_label(label)).to_be_focused()
         expect(inbox.page.get_by_role("switch", name=name)).not_to_be_checked()
     assert [] == asked
@@ -167,7 +167,7 @@ def test_an_answer_that_is_no_json_is_said_in_words(inbox: Inbox) -> None:
         "the sandbox gave no answer that can be read: HTTP status 413"
     )
     expect(page.get_by_role("switch", name="Frozen")).not_to_be_checked()
-    # The browser's own line on the status.
+    # The browser logs the status itself.
     inbox.said.clear()
 
 
@@ -178,7 +178,7 @@ def test_the_balance(inbox: Inbox) -> None:
     with inbox.page.expect_response("**/settings"):
         inbox.page.keyboard.press("Enter")
     assert 1 == inbox.gateway.balance
-    # It sinks with each call, and is shown, but not over what is being typed.
+    # It falls with each call and is shown, but not in the field that is being edited.
     assert b"<code>2</code>" in inbox.call()
     expect(inbox.page.locator("#left")).to_have_text("0")
     expect(balance).to_have_value("1")
@@ -230,14 +230,14 @@ def test_what_is_typed_stays_until_it_is_set(inbox: Inbox) -> None:
     expect(blacklist).to_have_value("13900000000")
 
 
-def test_what_is_typed_and_taken_back_holds_nothing_up(inbox: Inbox) -> None:
+def test_an_edit_that_was_undone_does_not_block_updates(inbox: Inbox) -> None:
     balance = inbox.page.get_by_label("Balance")
     balance.press_sequentially("7")
     balance.press("Backspace")
     inbox.call()
     expect(inbox.page.locator("#left")).to_have_text("999")
     expect(balance).to_have_value("1000")
-    # The button beside it is no way out.
+    # Moving on to the button beside it does not end the edit.
     balance.press("Tab")
     expect(balance).to_have_value("1000")
     inbox.page.keyboard.press("Tab")
@@ -248,7 +248,7 @@ def test_what_is_typed_and_taken_back_holds_nothing_up(inbox: Inbox) -> None:
     inbox.call()
     expect(inbox.page.locator("#left")).to_have_text("998")
     expect(balance).to_have_value("5")
-    # An edit that waits is none the less one for being looked at again.
+    # Focusing the field again does not end the edit.
     balance.focus()
     balance.blur()
     expect(balance).to_have_value("5")
@@ -275,7 +275,7 @@ def test_what_is_set_elsewhere_is_shown(inbox: Inbox) -> None:
 
 def test_receipts_and_each_try_are_shown(inbox: Inbox) -> None:
     inbox.gateway.receipt_delay = inbox.gateway.receipt_interval = 0
-    # The page's own server is no receiver: it does not know the path.
+    # The sandbox itself is no receiver: it answers 404 there.
     inbox.page.get_by_label("Push to").fill(f"{inbox.url}/nothing-here")
     with inbox.page.expect_response("**/settings"):
         inbox.page.keyboard.press("Enter")

@@ -1,1 +1,1 @@
-"""Tests of the pytest plugin: used right here, and in runs of pytest of their own."""
+"""Tests of the pytest plugin: used in these tests, and in separate runs of pytest."""

@@ -1,4 +1,4 @@
-"""A program that calls its users with a code: what test_login.py tests, as its users would."""
+"""A program that calls its users with a code; test_login.py tests it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def start(mobile: str) -> None:
 
 
 async def start_async(mobile: str) -> None:
-    """The same, not blocking."""
+    """As `start`, without blocking the loop."""
     _codes[mobile] = generate_code()
     async with AsyncVoiceClient.from_env() as client:
         await client.submit(mobile, _codes[mobile])
 
 
 def finish(mobile: str, code: str) -> bool:
-    """Whether that is the code that was read out; it is good for one try."""
+    """Whether that is the code that was read out; a code can be tried once."""
     return secrets.compare_digest(_codes.pop(mobile), code)

@@ -1,4 +1,4 @@
-"""What a run of pytest pays for the plugin when it does not use it."""
+"""What the plugin costs a run of pytest that does not use it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHOW = """
 def test_a_run_that_does_not_use_it_imports_nothing_for_it(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, imported: str, options: list[str]
 ) -> None:
-    # No plugins but those that are named: anyio's, say, would import anyio.
+    # Only the plugins that are named: anyio's would import anyio.
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makeconftest(SHOW)
     pytester.makepyfile("def test_something_else(): pass")

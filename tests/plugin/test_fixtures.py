@@ -1,4 +1,4 @@
-"""The fixtures, used as any project's tests would use them."""
+"""The fixtures, used as the tests of any project use them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OTHER = "13800000000"
 SPELLINGS = [MOBILE, f"+86 {MOBILE}", "139-1234-5678", f"0086{MOBILE}"]
 
 
-def test_the_fixture_is_a_sandbox_of_its_own(voice_gateway: VoiceGateway) -> None:
+def test_the_fixture_is_a_sandbox_for_this_test_alone(voice_gateway: VoiceGateway) -> None:
     assert isinstance(voice_gateway, SandboxGateway)
     assert isinstance(voice_gateway, ihuyi_voice.pytest_plugin.VoiceGateway)
     assert [] == voice_gateway.calls
@@ -45,7 +45,7 @@ def test_the_plugin_has_no_other_names() -> None:
         ihuyi_voice.pytest_plugin.no_such_name  # type: ignore[attr-defined] # noqa: B018
 
 
-def test_the_environment_leads_to_it(voice_gateway: VoiceGateway) -> None:
+def test_the_environment_names_it(voice_gateway: VoiceGateway) -> None:
     assert ("sandbox", "sandbox-key", voice_gateway.url) == (
         os.environ["IHUYI_VOICE_API_ID"],
         os.environ["IHUYI_VOICE_API_KEY"],
@@ -76,7 +76,7 @@ def test_the_client_calls_the_same_number_as_often_as_a_test_likes(
 
 
 @pytest.mark.parametrize("spelt", SPELLINGS)
-def test_the_last_code_of_a_number_is_found_however_it_is_spelt(
+def test_the_last_code_of_a_number_is_found_in_any_spelling(
     voice_gateway: VoiceGateway, voice_client: VoiceClient, spelt: str
 ) -> None:
     for mobile, content in ((MOBILE, "1111"), (MOBILE, "2222"), (OTHER, "3333")):
@@ -85,7 +85,7 @@ def test_the_last_code_of_a_number_is_found_however_it_is_spelt(
     assert "3333" == voice_gateway.last_code(OTHER)
 
 
-def test_it_says_what_was_there_instead(
+def test_without_a_call_the_error_lists_the_calls_and_refusals(
     voice_gateway: VoiceGateway, voice_client: VoiceClient
 ) -> None:
     with pytest.raises(AssertionError) as caught:
@@ -105,7 +105,7 @@ def test_it_says_what_was_there_instead(
 
 
 @pytest.mark.parametrize("method", ["last_code", "wait_for_call"])
-def test_what_is_no_number_is_told(voice_gateway: VoiceGateway, method: str) -> None:
+def test_what_is_no_number_is_an_error(voice_gateway: VoiceGateway, method: str) -> None:
     with pytest.raises(InvalidRequestError, match="it has 3 digits"):
         getattr(voice_gateway, method)("139")
 
@@ -122,7 +122,7 @@ def test_a_call_that_was_placed_before_is_returned_at_once(
     assert (MOBILE, "1125", voice_id) == (call.mobile, call.content, call.voice_id)
 
 
-def test_a_call_that_is_placed_meanwhile_is_waited_for(
+def test_a_wait_ends_when_the_call_is_placed(
     voice_gateway: VoiceGateway, voice_client: VoiceClient
 ) -> None:
     waiting, _ = when_looked(voice_gateway)
@@ -136,7 +136,7 @@ def test_a_call_that_is_placed_meanwhile_is_waited_for(
 
 
 def when_looked(gateway: VoiceGateway) -> tuple[threading.Event, threading.Event]:
-    """Set once a wait has looked: the one when it did not find its call, the other when it did."""
+    """Set once a wait has looked: the first when it found no call, the second when it did."""
     waiting, found = threading.Event(), threading.Event()
     look = gateway._next_call
 
@@ -164,7 +164,7 @@ def test_each_wait_gives_the_next_call(
     assert "2222" == voice_gateway.last_code(MOBILE)
 
 
-def test_a_reset_gateway_starts_anew(
+def test_after_a_reset_the_next_call_is_the_first(
     voice_gateway: VoiceGateway, voice_client: VoiceClient
 ) -> None:
     for _ in range(2):
@@ -185,12 +185,14 @@ def test_waits_at_the_same_time_get_a_call_each(
         assert contents == {wait.result(DEADLINE).content for wait in waits}
 
 
-async def test_in_a_running_loop_it_names_the_other_spelling(voice_gateway: VoiceGateway) -> None:
+async def test_in_a_running_loop_the_error_names_the_asynchronous_wait(
+    voice_gateway: VoiceGateway,
+) -> None:
     with pytest.raises(RuntimeError, match=r"`await voice_gateway\.wait_for_call_async\(\.\.\.\)`"):
         voice_gateway.wait_for_call(MOBILE)
 
 
-def test_beside_a_loop_that_is_not_the_tests_own(
+def test_it_works_beside_the_loop_of_another_library(
     voice_gateway: VoiceGateway, voice_client: VoiceClient
 ) -> None:
     """As in a test of a page: the loop of Playwright's blocking API counts as running."""
@@ -206,12 +208,11 @@ async def test_in_an_asynchronous_test_the_blocking_client_works(
     assert "1125" == voice_gateway.last_code(MOBILE)
 
 
-async def test_the_loop_runs_on_while_a_call_is_awaited(voice_gateway: VoiceGateway) -> None:
+async def test_the_loop_keeps_running_while_a_call_is_awaited(voice_gateway: VoiceGateway) -> None:
     async with AsyncVoiceClient.from_env() as client:
         waiting, _ = when_looked(voice_gateway)
         waited = asyncio.create_task(voice_gateway.wait_for_call_async(f"+86{MOBILE}", DEADLINE))
-        while not waiting.is_set():
-            await asyncio.sleep(0)
+        await asyncio.to_thread(waiting.wait, DEADLINE)
         await client.submit(MOBILE, "1125")
         assert "1125" == (await waited).content
 
@@ -226,14 +227,13 @@ async def test_a_call_that_is_not_placed_in_time_fails_an_asynchronous_test_too(
 async def test_a_wait_that_is_cancelled_ends_and_takes_no_call(voice_gateway: VoiceGateway) -> None:
     waiting, _ = when_looked(voice_gateway)
     waited = asyncio.create_task(voice_gateway.wait_for_call_async(MOBILE, timeout=3600))
-    while not waiting.is_set():
-        await asyncio.sleep(0)
+    await asyncio.to_thread(waiting.wait, DEADLINE)
     waited.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waited
     async with AsyncVoiceClient.from_env() as client:
         await client.submit(MOBILE, "1125")
-    assert "1125" == (await voice_gateway.wait_for_call_async(MOBILE, timeout=1)).content
+    assert "1125" == (await voice_gateway.wait_for_call_async(MOBILE, DEADLINE)).content
     # No thread is still waiting.
     await asyncio.wait_for(asyncio.get_running_loop().shutdown_default_executor(), DEADLINE)
 
@@ -243,17 +243,16 @@ async def test_a_call_that_arrives_with_the_cancellation_is_left_to_the_next_wai
 ) -> None:
     waiting, found = when_looked(voice_gateway)
     waited = asyncio.create_task(voice_gateway.wait_for_call_async(MOBILE, timeout=3600))
-    while not waiting.is_set():
-        await asyncio.sleep(0)
+    await asyncio.to_thread(waiting.wait, DEADLINE)
     submit = threading.Thread(target=voice_client.submit, args=(MOBILE, "1125"))
     submit.start()
-    # The loop does not turn until the thread has the call, and then learns of both at once.
+    # The loop stands still until the thread has the call: it sees both in the same turn.
     found.wait(DEADLINE)
     waited.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waited
     submit.join(DEADLINE)
-    assert "1125" == (await voice_gateway.wait_for_call_async(MOBILE, timeout=1)).content
+    assert "1125" == (await voice_gateway.wait_for_call_async(MOBILE, DEADLINE)).content
 
 
 async def test_a_wait_ends_with_the_deadline_around_it(voice_gateway: VoiceGateway) -> None:

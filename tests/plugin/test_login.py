@@ -1,4 +1,4 @@
-"""The tests that the README shows: a login is tested, and nobody is called."""
+"""The tests that the README shows: they test a login and ring no phone."""
 
 from __future__ import annotations
 

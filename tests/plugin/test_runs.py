@@ -1,4 +1,4 @@
-"""The plugin in runs of pytest of their own, with the plugins that it has to get on with."""
+"""The plugin in separate runs of pytest, beside the plugins that many projects use."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_plain_tests(run: Run) -> None:
 
 
 @pytest.mark.parametrize("fixtures", ["monkeypatch, voice_gateway", "voice_gateway, monkeypatch"])
-def test_nothing_of_the_environment_outlives_a_test(run: Run, fixtures: str) -> None:
+def test_the_environment_is_restored_after_a_test(run: Run, fixtures: str) -> None:
     source = """
     import os
 
@@ -133,7 +133,7 @@ def test_nothing_is_left_after_a_test(run: Run, pytester: pytest.Pytester) -> No
         assert 0 != connecting.connect_ex((address.hostname, address.port))
 
 
-def test_a_failing_assertion_shows_what_was_there(run: Run) -> None:
+def test_a_failing_assertion_lists_the_calls_and_refusals(run: Run) -> None:
     source = """
     def test_fails(voice_gateway, voice_client):
         voice_client.submit("13800000000", "1125")
@@ -148,18 +148,18 @@ def test_a_failing_assertion_shows_what_was_there(run: Run) -> None:
     assert "voice_gateway.py" not in result.stdout.str()
 
 
-def test_it_can_be_left_out(run: Run) -> None:
+def test_it_can_be_disabled(run: Run) -> None:
     result = run(PLAIN, "-p", "no:ihuyi_voice")
     result.assert_outcomes(errors=2)
     result.stdout.fnmatch_lines(["E *fixture 'voice_gateway' not found"])
 
 
-def test_the_fixtures_say_what_they_are(run: Run) -> None:
+def test_pytest_lists_the_fixtures_with_their_docstrings(run: Run) -> None:
     result = run(PLAIN, "--fixtures")
     result.stdout.fnmatch_lines(
         [
             "*voice_gateway*",
-            "    A fresh sandbox gateway for this test, which `from_env()` leads to.",
+            "    A new sandbox gateway for this test, to which `from_env()` connects.",
             "*voice_client*",
             "    A blocking client of `voice_gateway`, closed after the test.",
         ],

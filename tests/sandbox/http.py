@@ -1,4 +1,4 @@
-"""One HTTP request over a bare socket, so that nothing is added, repeated or tidied up."""
+"""One HTTP request over a bare socket, so that no client adds, repeats or corrects anything."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
 DEADLINE = 20.0
-"""Seconds after which a test that hangs is ended; none comes near it."""
+"""Seconds after which a test that hangs fails."""
 
 FORM = {"Content-Type": CONTENT_TYPE}
 

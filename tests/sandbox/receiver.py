@@ -1,4 +1,4 @@
-"""A receiver of receipts that answers as it is told."""
+"""A receiver of receipts with answers that the test chooses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Receiver:
-    """Keeps what was pushed; `answers`, (status, text), are given one by one, the last for good."""
+    """Keeps what was pushed. `answers` are (status, text), given in order; the last one repeats."""
 
     def __init__(self, *answers: tuple[int, str]) -> None:
         self._answers = list(answers) or [(200, "success")]

@@ -1,22 +1,34 @@
-"""`/_sandbox/events`: what the page is told, as a stream and without one."""
+"""`/_sandbox/events`: what the page reads, as a stream and without one."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-from contextlib import AsyncExitStack
+from collections import Counter
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ihuyi_voice.sandbox import ReceiptPush, SandboxGateway, feed, server
-from ihuyi_voice.sandbox.feed import Feed
+from ihuyi_voice.sandbox import PushTry, ReceiptPush, SandboxGateway, control_api
+from ihuyi_voice.sandbox import events as events_module
+from ihuyi_voice.sandbox.events import Events
+from ihuyi_voice.sandbox.history import History
 from tests.sandbox.forms import MOBILE, NOW, submit_form
-from tests.sandbox.http import DEADLINE, connected, received, request_bytes
+from tests.sandbox.http import (
+    DEADLINE,
+    connected,
+    exchange,
+    received,
+    request_bytes,
+    submit_bytes,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
+
+    from ihuyi_voice.sandbox.core import Snapshot
 
 EVENTS = "/_sandbox/events"
 
@@ -35,103 +47,105 @@ def submit(gateway: SandboxGateway, mobile: str = MOBILE, content: str = "1125")
     gateway.answer("Submit", submit_form(mobile, content), "127.0.0.1", gateway.roll())
 
 
-def parsed(event: bytes) -> tuple[str, dict[str, Any]]:
-    """The event's id and what it tells."""
-    lines = dict(line.split(": ", 1) for line in event.decode().strip().split("\n"))
-    return lines["id"], json.loads(lines["data"])
+def parsed(event: bytes) -> dict[str, Any]:
+    """What the event says."""
+    assert event.startswith(b"data: ")
+    assert event.endswith(b"\n\n")
+    said: dict[str, Any] = json.loads(event.removeprefix(b"data: "))
+    return said
 
 
-def numbers(told: dict[str, Any]) -> list[int]:
-    return [attempt["number"] for attempt in told.get("attempts", [])]
+def numbers(said: dict[str, Any]) -> list[int]:
+    return [attempt["number"] for attempt in said.get("attempts", [])]
 
 
-def test_the_first_event_tells_everything_and_then_nothing_until_something_changes() -> None:
+def test_the_first_event_is_a_snapshot_and_each_later_one_holds_what_changed() -> None:
     gateway = sandbox()
     submit(gateway)
-    reader = Feed(gateway)
-    _, told = parsed(reader.event())
-    assert (True, 999, [1]) == (told["anew"], told["settings"]["balance"], numbers(told))
+    events = Events(gateway)
+    said = parsed(events.next())
+    assert (True, 999, [1]) == (said["snapshot"], said["settings"]["balance"], numbers(said))
     assert {
         "number": 1, "time": NOW, "mobile": MOBILE, "content": "1125", "code": 2,
         "msg": "提交成功", "voice_id": "100000001", "fault": None,
-    } == told["attempts"][0]  # fmt: skip
-    assert b"" == reader.event()
+    } == said["attempts"][0]  # fmt: skip
+    assert b"" == events.next()
     gateway.frozen = True
-    _, told = parsed(reader.event())
-    assert {"settings": {"frozen": True, "frozen_with": 4050}} == told
+    assert {"settings": {"frozen": True, "frozen_with": 4050}} == parsed(events.next())
     gateway.frozen = False
-    reader.event()
+    events.next()
     submit(gateway)
-    _, told = parsed(reader.event())
-    assert {"balance": 998} == told["settings"]
-    assert [2] == numbers(told)
+    said = parsed(events.next())
+    assert {"balance": 998} == said["settings"]
+    assert [2] == numbers(said)
+    assert "snapshot" not in said
 
 
-def test_what_does_not_fit_into_the_first_event_is_no_news_either(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(feed, "MOST_ATTEMPTS", 2)
+def test_a_snapshot_holds_the_last_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events_module, "MOST_ATTEMPTS", 2)
     gateway = sandbox()
     for _ in range(5):
         submit(gateway)
-    reader = Feed(gateway)
-    told = [parsed(reader.event())[1] for _ in range(3)]
-    submit(gateway)
-    told.append(parsed(reader.event())[1])
-    assert [(True, False), (False, True), (False, True), (False, False)] == [
-        ("anew" in one, "catching_up" in one) for one in told
-    ]
+    assert [4, 5] == numbers(parsed(Events(gateway).next()))
 
 
-def test_who_comes_back_is_told_the_rest() -> None:
+def test_who_comes_back_gets_a_snapshot() -> None:
     gateway = sandbox()
     submit(gateway)
-    event_id, _ = parsed(Feed(gateway).event())
+    Events(gateway).next()
     submit(gateway)
-    _, told = parsed(Feed(gateway, event_id).event())
-    assert (False, [2]) == ("anew" in told, numbers(told))
-    gateway.clear()
-    _, told = parsed(Feed(gateway, event_id).event())
-    assert (True, []) == (told["anew"], numbers(told))
+    said = parsed(Events(gateway).next())
+    assert (True, [1, 2]) == (said["snapshot"], numbers(said))
 
 
-@pytest.mark.parametrize(
-    "event_id", ["", "x", "a.b.c", "e.1", "e.1.2.3", "e.٣.1", f"e.{'9' * 50}.0"]
-)
-def test_an_id_that_is_none_begins_anew(event_id: str) -> None:
+@pytest.mark.parametrize(("expected", "forget"), [(3, "clear"), (1, "reset")])
+def test_a_history_that_was_cleared_begins_with_a_snapshot(expected: int, forget: str) -> None:
     gateway = sandbox()
+    events = Events(gateway)
     submit(gateway)
-    _, told = parsed(Feed(gateway, event_id).event())
-    assert (True, [1]) == (told["anew"], numbers(told))
-
-
-def test_many_come_in_several_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "MOST_ATTEMPTS", 2)
-    gateway = sandbox()
-    for _ in range(5):
-        submit(gateway)
-    reader = Feed(gateway)
-    seen: list[list[int]] = []
-    while not seen or reader.more:
-        seen.append(numbers(parsed(reader.event())[1]))
-    assert [[1, 2], [3, 4], [5]] == seen
+    submit(gateway)
+    events.next()
+    getattr(gateway, forget)()
+    said = parsed(events.next())
+    assert (True, []) == (said["snapshot"], numbers(said))
+    submit(gateway)
+    said = parsed(events.next())
+    assert (False, [expected]) == ("snapshot" in said, numbers(said))
 
 
 def test_a_long_text_is_cut_and_a_key_in_the_wrong_place_is_masked() -> None:
     gateway = sandbox(api_key="my-own-key")
     submit(gateway, "9" * 1000, "my-own-key")
-    event = Feed(gateway).event()
-    _, told = parsed(event)
+    event = Events(gateway).next()
+    said = parsed(event)
     assert ("9" * 64 + "…", "********") == tuple(
-        told["attempts"][0][name] for name in ("mobile", "content")
+        said["attempts"][0][name] for name in ("mobile", "content")
     )
-    assert not told["settings"]["has_default_key"]
+    assert not said["settings"]["has_default_key"]
     assert b"my-own-key" not in event
 
 
-def test_what_no_feed_can_tell_is_an_error() -> None:
+def test_what_json_cannot_hold_is_an_error() -> None:
     with pytest.raises(TypeError):
-        feed.records_json(object())
+        events_module.records_json(object())
+
+
+def test_a_receipt_is_sent_again_whenever_it_changes() -> None:
+    gateway = sandbox()
+    submit(gateway)
+    reader = Events(gateway)
+    reader.next()
+    push = ReceiptPush(1, "100000001", MOBILE, 2, "已接听", NOW)
+    assert gateway.put_receipt(gateway.history, push)
+    shown = {"number": 1, "code": 2, "msg": "已接听", "accepted": False, "ended": False}
+    assert {"receipts": [shown | {"tries": []}]} == parsed(reader.next())
+    assert b"" == reader.next()
+    tried = push.tried(PushTry(NOW, accepted=True, result="success"), ended=True)
+    assert gateway.put_receipt(gateway.history, tried)
+    assert [(True, True)] == [
+        (r["accepted"], r["ended"]) for r in parsed(reader.next())["receipts"]
+    ]
+    assert not gateway.put_receipt(History(), push)
 
 
 async def read_event(reader: asyncio.StreamReader) -> bytes:
@@ -141,106 +155,88 @@ async def read_event(reader: asyncio.StreamReader) -> bytes:
     return data.partition(b"\r\n")[2]
 
 
-async def test_the_stream_tells_what_happens() -> None:
-    gateway = sandbox()
-    async with gateway.serve() as url, connected(url) as (reader, writer):
+@asynccontextmanager
+async def stream(url: str) -> AsyncIterator[asyncio.StreamReader]:
+    """The stream of one page, after its head and its first line."""
+    async with connected(url) as (reader, writer):
         writer.write(request_bytes("GET", EVENTS))
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE)
         assert b"Content-Type: text/event-stream" in head
         assert b"retry: 1000\n\n" == await read_event(reader)
-        event_id, told = parsed(await read_event(reader))
-        assert told["anew"]
+        yield reader
+
+
+async def test_the_stream_says_what_happens() -> None:
+    gateway = sandbox()
+    async with gateway.serve() as url, stream(url) as reader:
+        assert parsed(await read_event(reader))["snapshot"]
         submit(gateway)
-        _, told = parsed(await read_event(reader))
-        assert [1] == numbers(told)
-        submit(gateway)
-        for target, headers in (
-            (EVENTS, {"Last-Event-ID": event_id}),
-            (f"{EVENTS}?after={event_id}", {}),
-            (f"{EVENTS}?after=x", {"Last-Event-ID": event_id}),
-        ):
-            async with connected(url) as (again, asking):
-                asking.write(request_bytes("GET", target, headers=headers))
-                await asyncio.wait_for(again.readuntil(b"\r\n\r\n"), DEADLINE)
-                await read_event(again)
-                _, told = parsed(await read_event(again))
-                assert (False, [1, 2]) == ("anew" in told, numbers(told))
+        assert [1] == numbers(parsed(await read_event(reader)))
+        async with stream(url) as another:
+            said = parsed(await read_event(another))
+        assert (True, [1]) == (said["snapshot"], numbers(said))
 
 
 async def test_a_quiet_stream_shows_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_TURN_SECONDS", 0.001)
-    monkeypatch.setattr(server, "_TURNS_UNTIL_A_SIGN", 3)
-    async with sandbox().serve() as url, connected(url) as (reader, writer):
-        writer.write(request_bytes("GET", EVENTS))
-        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE)
-        for _ in range(2):
-            await read_event(reader)
+    monkeypatch.setattr(control_api, "_TURN_SECONDS", 0.001)
+    monkeypatch.setattr(control_api, "_TURNS_UNTIL_A_SIGN", 3)
+    async with sandbox().serve() as url, stream(url) as reader:
+        await read_event(reader)
         assert [b":\n\n"] * 3 == [await read_event(reader) for _ in range(3)]
 
 
-async def test_a_full_record_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_TURN_SECONDS", 3600)
-    monkeypatch.setattr(feed, "MOST_ATTEMPTS", 10)
-    gateway = sandbox()
-    for _ in range(100):
-        submit(gateway)
-    async with gateway.serve() as url, connected(url) as (reader, writer):
-        writer.write(request_bytes("GET", EVENTS))
-        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE)
-        await read_event(reader)
-        seen = [numbers(parsed(await read_event(reader))[1]) for _ in range(10)]
-    assert list(range(1, 101)) == [number for part in seen for number in part]
-
-
-async def test_a_reader_that_leaves_is_nothing_to_complain_about(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(server, "_TURN_SECONDS", 0.001)
+async def test_a_page_that_leaves_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_api, "_TURN_SECONDS", 0.001)
     gateway = sandbox()
     tasks = asyncio.all_tasks()
     async with gateway.serve() as url:
         for _ in range(5):
-            async with connected(url) as (reader, writer):
-                writer.write(request_bytes("GET", EVENTS))
-                await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE)
+            async with stream(url):
                 submit(gateway)
     assert tasks == asyncio.all_tasks()
 
 
-async def test_a_reader_that_reads_nothing_holds_nobody_up() -> None:
-    gateway = sandbox(keep=10)
-    async with gateway.serve() as url, connected(url) as (reader, writer):
+class Watched(SandboxGateway):
+    """Counts how often each stream asked for what is new."""
+
+    def __init__(self) -> None:
+        super().__init__(clock=lambda: NOW)
+        self.asked: Counter[asyncio.Task[Any] | None] = Counter()
+        self.first_asked = asyncio.Event()
+
+    def snapshot(self, history: History | None, number: int, limit: int) -> Snapshot:
+        self.asked[asyncio.current_task()] += 1
+        self.first_asked.set()
+        return super().snapshot(history, number, limit)
+
+
+async def test_a_page_that_reads_nothing_delays_no_one_and_has_everything_once_it_reads() -> None:
+    gateway = Watched()
+    # More than a socket's buffers hold: the write of the first event does not end.
+    gateway.banned_contents = {"x" * 500 + str(n) for n in range(50_000)}
+    async with gateway.serve() as url, connected(url) as (stalled, writer):
         writer.write(request_bytes("GET", EVENTS))
-        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE)
-        gateway.banned_contents = {"x" * 50 + str(n) for n in range(50_000)}
-        for n in range(5):
-            gateway.balance = n
+        await asyncio.wait_for(gateway.first_asked.wait(), DEADLINE)
+        (task,) = gateway.asked
+        gateway.banned_contents = ()
+        for _ in range(5):
+            await exchange(url, submit_bytes(submit_form()))
+        async with stream(url) as reader:
+            assert [1, 2, 3, 4, 5] == numbers(parsed(await read_event(reader)))
             submit(gateway)
-            # A turn in which the stream may stall.
-            await asyncio.sleep(0.11)
-    assert 10 >= len(gateway.attempts)
+            assert [6] == numbers(parsed(await read_event(reader)))
+        assert 1 == gateway.asked[task]
+        got = b""
+        while b'"attempts":' not in got:
+            got = got[-20:] + await asyncio.wait_for(stalled.read(2**20), DEADLINE)
+        rest = await asyncio.wait_for(stalled.readuntil(b"\n\n"), DEADLINE)
+        said = (got + rest).partition(b'"attempts":')[2]
+        assert [1, 2, 3, 4, 5, 6] == [n["number"] for n in json.loads(said.partition(b"}\n\n")[0])]
 
 
 async def test_stopping_ends_the_stream_in_good_order() -> None:
     async with AsyncExitStack() as after:
         async with sandbox().serve() as url:
-            reader, writer = await after.enter_async_context(connected(url))
-            writer.write(request_bytes("GET", EVENTS))
-            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE)
-            await read_event(reader)
+            reader = await after.enter_async_context(stream(url))
             await read_event(reader)
         assert b"0\r\n\r\n" == await received(reader)
-
-
-def test_a_receipt_is_told_as_it_stands() -> None:
-    gateway = sandbox()
-    submit(gateway)
-    reader = Feed(gateway)
-    reader.event()
-    push = ReceiptPush(1, "100000001", MOBILE, 2, "已接听", NOW)
-    assert gateway.put_receipt(gateway.epoch, push)
-    _, told = parsed(reader.event())
-    assert {"receipts": [{
-        "number": 1, "code": 2, "msg": "已接听", "accepted": False, "ended": False, "tries": [],
-    }]} == told  # fmt: skip
-    assert not gateway.put_receipt("another", push)

@@ -1,4 +1,4 @@
-"""The gateway over real HTTP on loopback: its own path, and what chaos does to the socket."""
+"""The gateway over real HTTP on loopback: its own path, and what a fault does to the socket."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import socket
-import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +32,7 @@ from tests.sandbox.http import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ihuyi_voice.sandbox.chaos import Roll
+    from ihuyi_voice.sandbox.faults import Roll
 
 IPV6 = Path("/proc/net/if_inet6")
 
@@ -51,7 +50,7 @@ def encoded(form: dict[str, str]) -> bytes:
 
 
 class Watched(SandboxGateway):
-    """Tells when the first request has come in, and which task answers it."""
+    """Shows when the first request has arrived, and which task answers it."""
 
     def __init__(self, chaos: Chaos | None = None) -> None:
         super().__init__(clock=at_now, chaos=chaos or Chaos())
@@ -69,7 +68,7 @@ class Watched(SandboxGateway):
 
 @pytest.fixture(autouse=True)
 def no_errors_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Whatever a caller does, the server has nothing to complain about."""
+    """The server logs no error, whatever a caller does."""
     yield
     assert [] == [record for record in caplog.records if record.levelno >= logging.ERROR]
 
@@ -155,13 +154,15 @@ async def test_a_post_takes_its_fields_from_the_body_alone() -> None:
 )
 async def test_another_sites_page_places_no_call(headers: dict[str, str]) -> None:
     gateway = sandbox(Chaos(no_answer=1))
-    form = urlencode(submit_form())
+    form, escaped = urlencode(submit_form()), SUBMIT_TARGET.replace(".", "%2E")
     async with gateway.serve() as url:
         responses = [
             await ask(url, "GET", f"{SUBMIT_TARGET}&{form}", headers=headers),
             await ask(url, "POST", SUBMIT_TARGET, form.encode(), FORM | headers),
+            # The router decodes the path before it finds the handler.
+            await ask(url, "GET", f"{escaped}&{form}", headers=headers),
         ]
-    assert [403, 403] == [response.status for response in responses]
+    assert [403, 403, 403] == [response.status for response in responses]
     assert all(b"a page of another site" in response.body for response in responses)
     assert [] == gateway.attempts
 
@@ -191,7 +192,7 @@ async def test_what_the_gateway_does_not_know_is_a_page_of_html(
 
 
 @pytest.mark.parametrize(
-    ("expected", "size"), [(b"<code>2</code>", MAX_BODY_BYTES), (b"413", MAX_BODY_BYTES + 1)]
+    ("expected", "size"), [(b"<code>2</code>", MAX_BODY_BYTES - 1), (b"413", MAX_BODY_BYTES + 1)]
 )
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_a_body_has_a_bound(expected: bytes, size: int, chunked: bool) -> None:
@@ -209,7 +210,7 @@ async def test_a_body_has_a_bound(expected: bytes, size: int, chunked: bool) -> 
     assert (response.status == 200) == bool(gateway.attempts)
 
 
-async def test_a_caller_that_expects_100_continue_is_told_to() -> None:
+async def test_a_caller_that_expects_100_continue_gets_it() -> None:
     body = encoded(submit_form())
     request = request_bytes("POST", SUBMIT_TARGET, body, FORM | {"Expect": "100-continue"})
     async with sandbox().serve() as url, connected(url) as (reader, writer):
@@ -239,7 +240,7 @@ async def test_an_address_that_is_not_allowed_is_refused() -> None:
     assert b"<code>400</code>" in response.body
 
 
-# --- chaos on the socket ------------------------------------------------------
+# --- faults on the socket -----------------------------------------------------
 
 
 async def test_close_before_reading_takes_nothing() -> None:
@@ -309,18 +310,26 @@ async def test_a_fault_strikes_a_refusal_too() -> None:
     assert [(403, "close_after_placing")] == [(a.code, a.fault) for a in gateway.attempts]
 
 
-async def test_latency_delays_the_answer_and_not_the_call() -> None:
-    placed = asyncio.Event()
-    gateway = sandbox(Chaos(latency=0.2))
-    gateway.on_attempt = lambda _: placed.set()
+async def test_latency_delays_the_answer_and_not_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    pausing, over = asyncio.Queue[float](), asyncio.Event()
+
+    async def pause(_: object, seconds: float) -> None:
+        await pausing.put(seconds)
+        await over.wait()
+
+    monkeypatch.setattr(server._GatewayPath, "_pause", pause)
+    gateway = sandbox(Chaos(latency=0.25))
     async with gateway.serve() as url:
-        began = time.perf_counter()
         answer = asyncio.create_task(exchange(url, submit_bytes(submit_form())))
-        await asyncio.wait_for(placed.wait(), DEADLINE)
-        assert not answer.done()
-        assert 1 == len(gateway.calls)
+        assert 0.25 == await asyncio.wait_for(pausing.get(), DEADLINE)
+        assert (1, False) == (len(gateway.calls), answer.done())
+        over.set()
         assert 200 == (await answer).status
-    assert 0.19 < time.perf_counter() - began
+
+
+async def test_an_answer_that_is_late_comes_in_the_end() -> None:
+    async with sandbox(Chaos(latency=0.01)).serve() as url:
+        assert 200 == (await exchange(url, submit_bytes(submit_form()))).status
 
 
 async def test_no_answer_places_and_holds_the_connection_until_the_caller_leaves() -> None:
@@ -345,32 +354,28 @@ async def test_no_answer_places_and_holds_the_connection_until_the_caller_leaves
     "chaos",
     [Chaos(no_answer=1), Chaos(latency=3600), Chaos(latency=3600, close_before_reading=1)],
 )
-async def test_stopping_is_prompt_while_an_answer_hangs(
+async def test_stopping_does_not_wait_while_an_answer_hangs(
     chaos: Chaos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # It must end of itself, not because aiohttp ran out of patience.
-    monkeypatch.setattr(server, "_SHUTDOWN_SECONDS", 10)
+    # The gateway must end it, not aiohttp's timeout.
+    monkeypatch.setattr(server, "_SHUTDOWN_SECONDS", 3600)
     gateway = Watched(chaos)
     async with AsyncExitStack() as after:
         async with gateway.serve() as url:
             reader, writer = await after.enter_async_context(connected(url))
             writer.write(submit_bytes(submit_form()))
             assert not (await gateway.answering()).done()
-            began = time.perf_counter()
         await received(reader)
-        assert 5 > time.perf_counter() - began
 
 
-async def test_stopping_is_prompt_while_a_body_is_on_its_way() -> None:
+async def test_stopping_does_not_wait_while_a_body_is_on_its_way() -> None:
     gateway = Watched()
     async with AsyncExitStack() as after:
         async with gateway.serve() as url:
             reader, writer = await after.enter_async_context(connected(url))
             writer.write(submit_bytes(submit_form())[:-5])
             await gateway.answering()
-            began = time.perf_counter()
         assert b"" == await received(reader)
-        assert 5 > time.perf_counter() - began
     assert [] == gateway.attempts
 
 
@@ -414,7 +419,7 @@ async def test_one_gateway_may_be_served_twice() -> None:
 # --- where it listens ---------------------------------------------------------
 
 
-async def test_it_listens_on_loopback_unless_told_otherwise(
+async def test_it_listens_on_loopback_by_default(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with sandbox().serve() as url:
@@ -422,7 +427,7 @@ async def test_it_listens_on_loopback_unless_told_otherwise(
     assert [] == [r for r in caplog.records if r.name == "ihuyi_voice.sandbox"]
 
 
-async def test_it_says_so_loudly_when_others_can_reach_it(
+async def test_it_warns_when_other_machines_can_reach_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with sandbox().serve(host="0.0.0.0") as url:  # noqa: S104 - the case itself

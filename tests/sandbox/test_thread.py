@@ -1,4 +1,4 @@
-"""The gateway in a thread of its own, as blocking tests use it."""
+"""The gateway in its own thread, as blocking tests use it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_nothing_is_left_when_the_block_is_left() -> None:
         post(url)
 
 
-def test_stopping_is_prompt_while_an_answer_hangs() -> None:
+def test_stopping_does_not_wait_for_an_answer_that_hangs() -> None:
     placed = threading.Event()
     gateway = sandbox()
     gateway.chaos = Chaos(no_answer=1)
@@ -74,7 +74,7 @@ def test_stopping_is_prompt_while_an_answer_hangs() -> None:
         connection.sendall(submit_bytes(submit_form()))
         assert placed.wait(DEADLINE)
     with connection:
-        connection.settimeout(5)
+        connection.settimeout(DEADLINE)
         assert b"" == connection.recv(1)
 
 
@@ -87,7 +87,7 @@ def test_what_is_raised_in_the_block_leaves_it_bare_and_ends_the_thread() -> Non
     assert threads == threading.enumerate()
 
 
-def test_an_address_that_is_taken_is_told_where_it_was_asked_for() -> None:
+def test_an_address_that_is_taken_raises_where_the_block_is_entered() -> None:
     threads = threading.enumerate()
     with sandbox().serve_in_thread() as url:
         port = urlsplit(url).port
@@ -97,7 +97,7 @@ def test_an_address_that_is_taken_is_told_where_it_was_asked_for() -> None:
     assert threads == threading.enumerate()
 
 
-def test_it_says_so_loudly_when_others_can_reach_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_it_warns_when_other_machines_can_reach_it(caplog: pytest.LogCaptureFixture) -> None:
     with sandbox().serve_in_thread(host="0.0.0.0"):  # noqa: S104 - the case itself
         pass
     said = [r for r in caplog.records if r.name == "ihuyi_voice.sandbox"]

@@ -1,6 +1,6 @@
-// The gateway's settings: shown as they are, changed at once, left alone while they are typed in.
+// The gateway's settings. A field that is being edited is not overwritten.
 
-import { $, ask, attempt, disable, el, toast } from "./dom.js";
+import { $, ask, disable, el, showFailure, toast } from "./dom.js";
 
 const FAULTS = [
   ["close_before_reading", "Close unread", "Not placed; the connection closes"],
@@ -9,15 +9,15 @@ const FAULTS = [
   ["close_after_placing", "Close after placing", "Placed; no answer, the connection closes"],
   ["truncate", "Half an answer", "Placed; the body ends in the middle"],
   ["html_502", "502 page", "Placed; a proxy’s page for an answer"],
-  ["garbage", "Garbage", "Placed; bytes that nobody can read"],
-  ["receipt_undelivered", "Not delivered", "The receipt says nobody was reached"],
+  ["garbage", "Garbage", "Placed; bytes that cannot be read"],
+  ["receipt_undelivered", "Not delivered", "The receipt says that the call was not answered"],
 ];
 
 let chaos = {};
-let asking = 0; // switches that were just used, and not answered for yet
-let missed = false; // something was told meanwhile
-const typed = new Map(); // what was in the fields, by their ids, before something was typed that waits to be set
-const told = new Map(); // what is to be in the fields, by their ids
+let asking = 0; // changes by a switch that were not answered yet
+let missed = false; // settings that came meanwhile were not shown
+const edited = new Map(); // by a field's id: its value before the edit that is not set yet
+const current = new Map(); // by a field's id: the gateway's value
 const rows = new Map(); // a fault's switch and percentage by its name
 
 export function prepareControls() {
@@ -43,7 +43,7 @@ export function prepareControls() {
     const done = await switched(() => ask("PATCH", "settings", { frozen: box.checked }));
     if (!done) box.checked = !box.checked;
   });
-  $("calm").addEventListener("click", () => attempt(() => ask("DELETE", "chaos")));
+  $("calm").addEventListener("click", () => showFailure(() => ask("DELETE", "chaos")));
   $("faults").append(...FAULTS.map(faultRow), latencyRow());
 }
 
@@ -53,22 +53,22 @@ function prepareField(field) {
     before = field.value;
   });
   field.addEventListener("input", () => {
-    if (!typed.has(field.id)) typed.set(field.id, before);
+    if (!edited.has(field.id)) edited.set(field.id, before);
   });
   field.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && !event.isComposing) takeBack(field);
   });
-  // Whoever goes on to the button beside it is not done yet.
+  // Moving on to the button beside it does not end the edit.
   field.form.addEventListener("focusout", (event) => {
     if (field.form.contains(event.relatedTarget)) return;
-    const isChanged = typed.has(field.id) && ![typed.get(field.id), told.get(field.id)].includes(field.value);
+    const isChanged = edited.has(field.id) && ![edited.get(field.id), current.get(field.id)].includes(field.value);
     if (!isChanged) takeBack(field);
   });
 }
 
 function takeBack(field) {
-  typed.delete(field.id);
-  if (told.has(field.id)) field.value = told.get(field.id);
+  edited.delete(field.id);
+  if (current.has(field.id)) field.value = current.get(field.id);
 }
 
 export function showSettings(settings) {
@@ -77,7 +77,7 @@ export function showSettings(settings) {
   show("blacklist", settings.blacklist.join("\n"));
   show("allowed", (settings.allowed_ips ?? []).join("\n"));
   show("receipt-url", settings.receipt_url ?? "");
-  // What is told meanwhile may be older than what was asked for.
+  // Settings that come meanwhile may be older than the change.
   missed = asking > 0;
   if (missed) return;
   $("frozen").checked = settings.frozen;
@@ -86,8 +86,8 @@ export function showSettings(settings) {
   showChaos(settings.chaos);
 }
 
-function showChaos(anew) {
-  chaos = anew;
+function showChaos(latest) {
+  chaos = latest;
   let anything = false;
   for (const [name, { box, percent }] of rows) {
     const often = probability(name);
@@ -105,10 +105,10 @@ function showChaos(anew) {
   disable($("calm"), !(anything || isLate), $("chaos-title"));
 }
 
-/** Show a value, unless somebody is about to change it. */
+/** Show a value, unless the user is editing the field. */
 function show(id, value) {
-  told.set(id, value);
-  if (document.activeElement !== $(id) && !typed.has(id)) $(id).value = value;
+  current.set(id, value);
+  if (document.activeElement !== $(id) && !edited.has(id)) $(id).value = value;
 }
 
 function lines(id) {
@@ -117,12 +117,12 @@ function lines(id) {
 
 function change(event, settings, said) {
   event.preventDefault();
-  return attempt(async () => {
+  return showFailure(async () => {
     await ask("PATCH", "settings", settings);
     for (const field of event.target.elements) {
-      typed.delete(field.id);
-      // Until it is told, in its own spelling.
-      if (told.has(field.id)) told.set(field.id, field.value);
+      edited.delete(field.id);
+      // Until the gateway sends the value as it keeps it.
+      if (current.has(field.id)) current.set(field.id, field.value);
     }
     toast(said);
   });
@@ -152,7 +152,7 @@ function faultRow([name, title, help]) {
     parts.splice(2, 0, number);
   }
   const put = () => {
-    // What was set elsewhere may be more than the fields take: it can be switched off all the same.
+    // A value that was set elsewhere may be outside the field's bounds: it can still be switched off.
     if (!box.checked) return changeChaos(number ? { code: null, code_probability: 1 } : { [name]: 0 });
     if (!(number?.reportValidity() ?? true) || !percent.reportValidity()) return Promise.resolve(false);
     const often = percent.valueAsNumber / 100;
@@ -217,8 +217,8 @@ function changeChaos(changed) {
 
 async function switched(action) {
   asking += 1;
-  const done = await attempt(action);
+  const done = await showFailure(action);
   asking -= 1;
-  if (asking === 0 && missed) await attempt(async () => showSettings(await ask("GET", "settings")));
+  if (asking === 0 && missed) await showFailure(async () => showSettings(await ask("GET", "settings")));
   return done;
 }

@@ -1,13 +1,13 @@
-// The drawer with all there is to know of one attempt.
+// The drawer with everything that is known about one attempt.
 
-import { $, ask, attempt as attempting, el, visible } from "./dom.js";
+import { $, ask, el, showFailure, visible } from "./dom.js";
 import { code, fault, listenButton, number, outcome, receiptText, time } from "./row.js";
 
 let shownNumber = null;
-let latest = 0; // counts what was asked: only the last one's answer is shown
+let latest = 0; // counts the requests: only the last one's answer is shown
 
 export async function openDetails(which) {
-  await attempting(async () => {
+  await showFailure(async () => {
     const details = await askFor(which);
     if (details === null) return;
     shownNumber = which;
@@ -16,7 +16,7 @@ export async function openDetails(which) {
   });
 }
 
-/** The details; null where something else was asked for since, for which this is not shown. */
+/** The details; null when others were asked for meanwhile, which are shown instead. */
 async function askFor(which) {
   latest += 1;
   const mine = latest;
@@ -29,18 +29,18 @@ async function askFor(which) {
   }
 }
 
-/** Show anew what is open, when something was told about it. */
+/** Show the open attempt again when its receipt changed. */
 export async function refreshDetails(receipts) {
   if (!$("details").open) return;
   if (!receipts.some((receipt) => receipt.number === shownNumber)) return;
-  await attempting(async () => {
+  await showFailure(async () => {
     const details = await askFor(shownNumber);
     // It may have been closed meanwhile.
     if (details !== null && $("details").open) show(details);
   });
 }
 
-/** Say so when what is open is a call that the sandbox has forgotten: another may have its number now. */
+/** Say that the sandbox has forgotten the open attempt: another may have its number now. */
 export function forgetDetails() {
   shownNumber = null;
   latest += 1;
@@ -50,13 +50,13 @@ export function forgetDetails() {
 export function prepareDetails() {
   const dialog = $("details");
   $("details-close").addEventListener("click", () => dialog.close());
-  // The dialog itself is hit only where nothing of it is: beside it.
+  // A click whose target is the dialog itself was beside its content.
   dialog.addEventListener("click", (event) => {
     if (event.target === dialog) dialog.close();
   });
   dialog.addEventListener("close", () => {
     shownNumber = null;
-    // The browser gives the focus back to the row's button, if that is still there.
+    // The browser returns the focus to the row's button, if that still exists.
     const active = document.activeElement;
     if (active === document.body || dialog.contains(active)) $("attempts-title").focus();
   });
@@ -104,7 +104,7 @@ function form(fields) {
 
 function answer(details) {
   if (details.status === 0) {
-    return [el("p", { className: "quiet" }, "Nothing was sent: the caller cannot know what became of it.")];
+    return [el("p", { className: "quiet" }, "Nothing was sent: the caller cannot know the outcome.")];
   }
   return [
     el("p", { className: "quiet" }, `HTTP status ${details.status}`),

@@ -1,4 +1,4 @@
-// Small tools for the page's elements. Text goes in as text, never as HTML.
+// Functions for the page's elements and requests. Text is inserted as text, never as HTML.
 
 export const $ = (id) => document.getElementById(id);
 
@@ -13,7 +13,7 @@ export function el(tag, properties = {}, ...children) {
   return element;
 }
 
-/** What a caller sent, with each character that is not seen but acts, as one that turns the line round, spelt out. */
+/** What a caller sent, with invisible characters spelt out, such as one that reverses the line. */
 export function visible(text) {
   return text.replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, (character) => {
     const hex = character.codePointAt(0).toString(16);
@@ -26,7 +26,7 @@ let hiding = 0;
 /** Say something for a few seconds, on the screen and to a screen reader. */
 export function toast(text, isError = false) {
   const box = $("toast");
-  // Shown anew, so that it lies above a dialog that was opened since.
+  // Hidden and shown again, so that it lies above a dialog that was opened since.
   if (box.matches(":popover-open")) box.hidePopover();
   box.classList.toggle("error", isError);
   box.showPopover();
@@ -35,13 +35,13 @@ export function toast(text, isError = false) {
   hiding = setTimeout(() => box.hidePopover(), isError ? 8000 : 4000);
 }
 
-/** Disable a button or enable it; the focus, where it has it, goes to another and not nowhere. */
+/** Disable or enable a button; if it has the focus, move the focus to `next`. */
 export function disable(button, isOff, next) {
   if (isOff && document.activeElement === button) next.focus();
   button.disabled = isOff;
 }
 
-/** Ask the sandbox; what it answers, as JSON. Throws an Error with its reason for a refusal. */
+/** Send a request to the sandbox and return its answer. A refusal throws an Error with its reason. */
 export async function ask(method, name, body) {
   let response;
   try {
@@ -62,8 +62,8 @@ export async function ask(method, name, body) {
   return answer;
 }
 
-/** Do something, and say so when it fails. True when it did not. */
-export async function attempt(action) {
+/** Do something, and show the reason when it fails. True when it succeeded. */
+export async function showFailure(action) {
   try {
     await action();
     return true;

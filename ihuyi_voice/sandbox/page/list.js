@@ -1,4 +1,4 @@
-// The list of attempts: all that are kept are known, the newest that match are shown.
+// The list of attempts: it holds all that are kept and shows the newest that match.
 
 import { $, count, disable } from "./dom.js";
 import { row, showReceipt } from "./row.js";
@@ -9,7 +9,7 @@ export class List {
   #open;
   #attempts = []; // oldest first
   #receipts = new Map(); // by the attempt's number
-  #rows = new Map(); // likewise, of those that are shown
+  #rows = new Map(); // by the attempt's number, of those that are shown
   #keep = Infinity;
   #needle = "";
   #limit = STEP;
@@ -23,7 +23,7 @@ export class List {
       const before = this.#rows.size;
       this.#limit += STEP;
       this.#draw();
-      // Who pressed it by the keyboard goes on where it led, and not from the top of the page.
+      // The focus moves to the first row that was added, not to the top of the page.
       if ($("more").hidden) $("attempts").children[before]?.querySelector(".open").focus();
     });
     $("search").addEventListener("input", () => {
@@ -38,13 +38,20 @@ export class List {
     return this.#attempts.length;
   }
 
-  /** Take what an event tells; the attempts that are new. */
-  tell({ anew, settings, attempts = [], receipts = [] }) {
-    if (anew) this.#forget();
+  /**
+   * Take an event in. `restarted`: the list shows another history now, and
+   * nothing of it is new. `added`: the attempts that are new.
+   */
+  receive({ snapshot, settings, attempts = [], receipts = [] }) {
     this.#keep = settings?.keep ?? this.#keep;
-    const newest = this.#attempts.at(-1)?.number ?? 0;
-    const fresh = attempts.filter((attempt) => attempt.number > newest);
-    for (const attempt of fresh) this.#attempts.push({ ...attempt, plain: plain(attempt.mobile) });
+    const newest = this.#attempts.at(-1);
+    // A snapshot after a lost connection holds the newest attempt of the list; one of another history does not.
+    const isKnown = attempts.some((one) => one.number === newest?.number && one.time === newest.time);
+    const restarted = Boolean(snapshot) && !isKnown;
+    if (restarted) this.#forget();
+    const last = this.#attempts.at(-1)?.number ?? 0;
+    const added = attempts.filter((one) => one.number > last);
+    for (const attempt of added) this.#attempts.push({ ...attempt, plain: plain(attempt.mobile) });
     // In steps, so that a list at its full length is not copied for each event.
     if (this.#attempts.length > this.#keep * 1.1) this.#trim();
     for (const receipt of receipts) {
@@ -53,10 +60,10 @@ export class List {
       if (shown) showReceipt(shown, receipt);
     }
     this.draw();
-    return fresh;
+    return { restarted, added: restarted ? [] : added };
   }
 
-  /** Draw soon: once for however many events come before the screen is next painted. */
+  /** Draw before the next repaint: once, for all events until then. */
   draw() {
     this.#drawing ||= requestAnimationFrame(() => this.#draw());
   }
@@ -64,7 +71,7 @@ export class List {
   #forget() {
     this.#attempts = [];
     this.#receipts.clear();
-    // Another gateway counts from 1 as well: rows of the same number are not the same calls.
+    // Another gateway counts from 1 too: rows with the same number are other calls.
     this.#rows.clear();
     $("attempts").replaceChildren();
     if (this.#pausedAt !== null) this.#pausedAt = 0;
@@ -78,7 +85,7 @@ export class List {
 
   #pause() {
     this.#pausedAt = this.#pausedAt === null ? (this.#attempts.at(-1)?.number ?? 0) : null;
-    // Its name tells the state: no aria-pressed, which would be read as "Resume, pressed".
+    // Its name shows the state: aria-pressed would be read as "Resume, pressed".
     $("pause").classList.toggle("on", this.#pausedAt !== null);
     this.#draw();
   }
@@ -92,7 +99,7 @@ export class List {
     $("attempts").hidden = shown.length === 0;
     $("more").hidden = matching <= shown.length;
     $("empty").hidden = !isEmpty;
-    // Paused before the first call, there is nothing that could have been searched.
+    // Paused before the first call, there is nothing to search.
     const isHeldBack = kept === 0 && waiting > 0;
     const held = `${count(waiting, "call waits", "calls wait")} until you resume.`;
     $("paused").hidden = !isHeldBack;
@@ -105,7 +112,7 @@ export class List {
     $("pause").textContent = this.#pausedAt === null ? "Pause" : `Resume · ${waiting.toLocaleString("en")} new`;
   }
 
-  /** The newest that match, newest first, and how many there are of what. */
+  /** The newest attempts that match, newest first, and the counts. */
   #matches() {
     const shown = [];
     let matching = 0;
@@ -123,7 +130,7 @@ export class List {
     return { shown, matching, kept: this.#attempts.length - from - waiting, waiting };
   }
 
-  /** Make the list show exactly these, keeping the rows that stay, and the focus with them. */
+  /** Show exactly these attempts; rows that stay keep their element, and so the focus. */
   #place(shown) {
     const list = $("attempts");
     const hadFocus = list.contains(document.activeElement);
@@ -156,8 +163,8 @@ function counted(shown, matching, kept) {
   return shown < kept ? `the newest ${shown.toLocaleString("en")} of ${kept.toLocaleString("en")}` : String(kept);
 }
 
-/** A number as it is typed, in the spelling in which it is sent. */
+/** A number as it was typed, in the form in which it is sent. */
 function plain(text) {
-  // Without its plus a prefix may as well be the middle of a number, unless a whole one follows.
+  // Without its plus, a prefix may be the middle of a number, unless a whole number follows.
   return text.replace(/[\s-]/g, "").replace(/^(\+86|(00)?86(?=\d{11}$))/, "");
 }

@@ -1,4 +1,4 @@
-// Speaks what the gateway would have said, with a voice of this machine's own.
+// Speaks what the gateway would have said, with a voice of this machine.
 
 import { toast } from "./dom.js";
 
@@ -6,12 +6,12 @@ export const spoken = (content) => `您的验证码是 ${[...content].join(" ")}
 
 const LOADING_MS = 1000;
 
-// Some browsers load their voices when they are first asked for them, and say so later.
+// Some browsers load their voices on the first request, and report them later.
 if ("speechSynthesis" in window) speechSynthesis.getVoices();
 
 let waited = false;
 
-/** The voices of this browser, waited for once where they are not there yet. */
+/** The voices of this browser; waits once if they are not loaded yet. */
 async function voices() {
   if (speechSynthesis.getVoices().length === 0 && !waited) {
     await new Promise((done) => {
@@ -32,8 +32,8 @@ export async function listen(content) {
     return;
   }
   const chinese = (await voices()).filter(isChinese);
-  // Any other voice speaks on its maker's machines, which would be told the code;
-  // and where none is chosen the browser chooses.
+  // Any other voice speaks on its maker's servers, which would receive the code;
+  // and without a choice the browser may take such a voice.
   const voice = chinese.find((one) => one.localService);
   if (voice === undefined) {
     const why = chinese.length > 0 ? "the Chinese voices here would send it to another company" : "this system has no Chinese voice";

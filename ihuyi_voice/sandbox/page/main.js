@@ -1,9 +1,9 @@
-// The inbox: what happens is shown, and what is asked for is passed on.
+// The inbox: shows each event, and passes on what the user asks for.
 
-import { $, ask, attempt, count, el, toast, visible } from "./dom.js";
+import { $, ask, count, el, showFailure, toast, visible } from "./dom.js";
 import { prepareControls, showSettings } from "./controls.js";
 import { forgetDetails, openDetails, prepareDetails, refreshDetails } from "./details.js";
-import { follow } from "./feed.js";
+import { follow } from "./events.js";
 import { List } from "./list.js";
 
 const ANNOUNCE_MS = 2000;
@@ -13,25 +13,24 @@ const list = new List(openDetails);
 let settings = {};
 let news = [];
 
-function told(event) {
+function onEvent(event) {
   if (event.settings) {
-    // Only what changed is told.
+    // An event holds only the settings that changed.
     settings = { ...settings, ...event.settings };
     showSettings(settings);
     showEnvironment(settings);
   }
-  const fresh = list.tell(event);
-  if (event.anew) forgetDetails();
+  const { restarted, added } = list.receive(event);
+  if (restarted) forgetDetails();
   if (event.receipts) refreshDetails(event.receipts);
-  // What was there before the page was opened is no news.
-  if (!event.anew && !event.catching_up) announce(fresh);
+  announce(added);
 }
 
 /** At most one sentence every few seconds, however many calls there were. */
-function announce(fresh) {
-  if (fresh.length === 0) return;
+function announce(added) {
+  if (added.length === 0) return;
   if (news.length === 0) setTimeout(say, ANNOUNCE_MS);
-  news.push(...fresh);
+  news.push(...added);
 }
 
 function say() {
@@ -47,7 +46,7 @@ function say() {
 function showEnvironment({ api_id, has_default_key }) {
   const key = has_default_key ? DEFAULT_KEY : "<the api_key it was given>";
   const values = { BASE_URL: location.origin, API_ID: api_id, API_KEY: key };
-  // On a narrow screen a line breaks before its value, and not in the middle of it.
+  // On a narrow screen a line breaks before its value, not inside it.
   $("environment").replaceChildren(
     ...Object.entries(values).flatMap(([name, value], n) => [`${n > 0 ? "\n" : ""}export IHUYI_VOICE_${name}=`, el("wbr"), value]),
   );
@@ -77,7 +76,7 @@ function prepareClearing() {
   });
   $("confirm-no").addEventListener("click", () => dialog.close());
   $("confirm-yes").addEventListener("click", async () => {
-    await attempt(() => ask("DELETE", "attempts"));
+    await showFailure(() => ask("DELETE", "attempts"));
     dialog.close();
     $("search").focus();
   });
@@ -98,4 +97,4 @@ $("to-settings").addEventListener("click", (event) => {
 prepareClearing();
 prepareControls();
 prepareDetails();
-follow(told, connection);
+follow(onEvent, connection);

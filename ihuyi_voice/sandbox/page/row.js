@@ -1,11 +1,11 @@
-// One attempt as a row of the list, and the parts that the details show as well.
+// One attempt as a row of the list, and the parts that the details also show.
 
 import { el, visible } from "./dom.js";
 import { listen } from "./listen.js";
 
 const FAULTS = {
   close_before_reading: "closed unread",
-  code: "a code that was asked for",
+  code: "a code set by chaos",
   no_answer: "never answered",
   close_after_placing: "closed without an answer",
   truncate: "half an answer",
@@ -17,7 +17,7 @@ const two = (n) => String(n).padStart(2, "0");
 
 export function time(seconds, withDate = false) {
   const at = new Date(seconds * 1000);
-  // A clock may be set to anything, even to a time that is none.
+  // The gateway's clock may be any number, even one that is no valid date.
   if (Number.isNaN(at.getTime())) return el("time", {}, String(seconds));
   const clock = `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
   const date = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
@@ -28,7 +28,7 @@ export function time(seconds, withDate = false) {
   );
 }
 
-/** The number, in groups to the eye and in one piece when it is copied. */
+/** The number, shown in groups and copied in one piece. */
 export function number(mobile) {
   if (!/^\d{11}$/.test(mobile)) return el("span", { className: "number odd" }, visible(mobile) || "no number");
   const groups = [mobile.slice(0, 3), mobile.slice(3, 7), mobile.slice(7)];
@@ -51,7 +51,7 @@ export function outcome(attempt) {
   );
 }
 
-/** What chaos did to the answer, or null; `before` is what the words are led in by. */
+/** The fault of the answer, or null; `before` precedes its words. */
 export function fault(attempt, before = "") {
   if (attempt.fault === null) return null;
   return el("span", { className: "fault" }, before + (FAULTS[attempt.fault] ?? attempt.fault));
@@ -105,8 +105,8 @@ export function row(attempt, receipt, open) {
     el("span", { className: "actions" }, attempt.voice_id === null ? null : listenButton(attempt), details),
   );
   item.dataset.number = attempt.number;
-  // The whole row for the mouse, unless it just selects something to copy; the
-  // button opens whatever is selected, and is the keyboard's way.
+  // A click anywhere on the row opens it, unless text is selected to be copied. The
+  // button always opens it, and can be reached by keyboard.
   details.addEventListener("click", (event) => {
     event.stopPropagation();
     open(attempt.number);

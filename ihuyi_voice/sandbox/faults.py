@@ -1,7 +1,7 @@
-"""What may go wrong between the sandbox gateway and its caller, and the dice for it.
+"""The faults between the sandbox gateway and its caller, and the dice that draw them.
 
-Pure but for the seed that is drawn when none is given: a `Roll` says what is to
-happen to one answer, `server.py` does it to the socket.
+Pure but for the seed that is drawn when none is given: a `Roll` says what happens
+to one answer, `server.py` does it to the socket.
 
 A submit may have rung the phone or not, and the fault says which:
 
@@ -16,21 +16,25 @@ A submit may have rung the phone or not, and the fault says which:
 | `garbage` | taken | HTTP 200 with random bytes or a page of HTML |
 
 What is written to the socket instead of the answer, if anything, is `as_sent`.
-"Taken" is judged and recorded as without chaos: placed when nothing is wrong
+"Taken" is judged and recorded as without a fault: placed when nothing is wrong
 with it, refused otherwise.
+
+A new fault: its name in `Fault`, a setting of `Chaos`, what is sent in `as_sent`,
+what happens to the socket in `server.py`, its words in `page/controls.js` and
+`page/row.js`.
 """
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import orjson
 
 from ihuyi_voice.errors import ACCEPTED
 
-from .account import seconds
+from .settings import PROBABILITY, SECONDS, Requirement, is_int
 
 Fault = Literal[
     "close_before_reading",
@@ -42,30 +46,28 @@ Fault = Literal[
     "garbage",
 ]
 
-# Also the order in which they are drawn: the first that strikes is the one.
-_FAULTS: tuple[Fault, ...] = (
-    "close_before_reading",
-    "code",
-    "no_answer",
-    "close_after_placing",
-    "truncate",
-    "html_502",
-    "garbage",
-)
+# In the order in which they are drawn.
+_FAULTS: tuple[Fault, ...] = get_args(Fault)
 
 _LONGEST_CODE = 999_999_999
+_CODE = Requirement(
+    "an int of up to nine digits or None",
+    lambda code: code is None or (is_int(code) and abs(code) <= _LONGEST_CODE),
+)
+_SEED = Requirement("an int or None", lambda seed: seed is None or is_int(seed))
 
 BAD_GATEWAY = b"<html><head><title>502</title></head><body><h1>502 Bad Gateway</h1></body></html>"
 _HTML_200 = b"<html><head><title>Welcome</title></head><body><h1>It works!</h1></body></html>"
 
 
+# Not by attrs: programs may use `dataclasses.replace` and `dataclasses.asdict`.
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chaos:
     """What goes wrong, and how often; checked when it is made.
 
-    Each answer of the gateway, to a Submit or a GetNum, draws anew. The faults
-    are drawn one by one in the order of the table in this module, each with
-    its own probability, and the first that strikes is the only one.
+    Each answer of the gateway, to a Submit or a GetNum, has its own draw. The
+    faults are drawn one by one in the order of the table in this module, each
+    with its own probability, and the first that strikes is the only one.
 
     Attributes:
         latency: seconds by which every answer is late. A submit is taken and
@@ -85,10 +87,10 @@ class Chaos:
         html_502: probability, 0 to 1, of HTTP 502 with HTML instead of the answer.
         garbage: probability, 0 to 1, of HTTP 200 with random bytes or HTML.
         receipt_undelivered: probability, 0 to 1, that the receipt of a placed
-            call says that it was not delivered. No fault of an answer, and
-            drawn from dice of its own.
+            call says that it was not delivered. It is no fault of an answer, and
+            has its own dice.
         seed: the same seed draws the same faults for the same sequence of
-            requests; None draws a fresh one.
+            requests; None draws a new seed.
 
     Raises:
         ValueError: naming the setting that is wrong and what it takes.
@@ -108,15 +110,12 @@ class Chaos:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        seconds("latency", self.latency)
-        seconds("latency_jitter", self.latency_jitter)
-        for name in (*_FAULTS, "code_probability", "receipt_undelivered"):
-            if name != "code":
-                _check_probability(name, getattr(self, name))
-        _check_code(self.code)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int | None):
-            msg = f"seed must be an int or None, not {self.seed!r}"
-            raise ValueError(msg)  # noqa: TRY004 - every wrong setting is a ValueError
+        for setting in fields(self):
+            requirement = _REQUIREMENTS.get(setting.name, PROBABILITY)
+            requirement.check(setting.name, getattr(self, setting.name))
+        if self.code == ACCEPTED:
+            msg = f"code must not be {ACCEPTED}: no call is placed, so it must not be accepted"
+            raise ValueError(msg)
 
     def to_json(self) -> bytes:
         """Every setting by its name, as `from_json` takes it."""
@@ -130,46 +129,46 @@ class Chaos:
             ValueError: it is not a JSON object, has a key that is no setting,
                 or a value that its setting does not take.
         """
-        try:
-            settings = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            msg = f"the body is not JSON: {error}"
-            raise ValueError(msg) from None
-        if not isinstance(settings, dict):
-            msg = 'the body must be a JSON object, such as {"no_answer": 0.1}'
-            raise ValueError(msg)  # noqa: TRY004 - a wrong body is a wrong value
+        settings = json_object(body, 'such as {"no_answer": 0.1}')
         known = [field.name for field in fields(cls)]
         if unknown := sorted(settings.keys() - set(known)):
             msg = f"unknown: {', '.join(unknown)}; there are {', '.join(known)}"
             raise ValueError(msg)
         return cls(**settings)
 
+    def probability(self, fault: Fault) -> float:
+        """How likely the fault is."""
+        if fault == "code":
+            return 0.0 if self.code is None else self.code_probability
+        probability: float = getattr(self, fault)
+        return probability
 
-def _check_probability(name: str, value: float) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not 0 <= value <= 1:
-        msg = f"{name} must be a probability between 0 and 1, not {value!r}"
-        raise ValueError(msg)
 
-
-def _check_code(code: int | None) -> None:
-    if code is None:
-        return
-    is_int = isinstance(code, int) and not isinstance(code, bool)
-    if not is_int or abs(code) > _LONGEST_CODE:
-        msg = f"code must be an int of up to nine digits or None, not {code!r}"
-        raise ValueError(msg)
-    if code == ACCEPTED:
-        msg = f"code must not be {ACCEPTED}: an accepted call that was not placed would be a lie"
-        raise ValueError(msg)
-
+_REQUIREMENTS = {"latency": SECONDS, "latency_jitter": SECONDS, "code": _CODE, "seed": _SEED}
 
 NO_CHAOS = Chaos()
 
 
+def json_object(body: bytes, example: str) -> dict[str, Any]:
+    """The JSON object in a body.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    try:
+        settings = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        msg = f"the body is not JSON: {error}"
+        raise ValueError(msg) from None
+    if not isinstance(settings, dict):
+        msg = f"the body must be a JSON object, {example}"
+        raise ValueError(msg)  # noqa: TRY004 - a wrong body is a wrong value
+    return settings
+
+
 @dataclass(frozen=True, slots=True)
 class Roll:
-    """What is to happen to one answer.
+    """What happens to one answer.
 
     Attributes:
         delay: seconds by which it is late.
@@ -201,23 +200,20 @@ def as_sent(body: bytes, roll: Roll) -> tuple[int, bytes]:
 
 
 class Dice:
-    """Draws a `Roll` for each answer, as a chaos and its seed have it."""
+    """Draws a `Roll` for each answer, with the probabilities and the seed of a chaos."""
 
     __slots__ = ("_calm", "_of_receipts", "_probabilities", "_random", "chaos")
 
     def __init__(self, chaos: Chaos) -> None:
         self.chaos: Chaos = chaos
         self._random = random.Random(chaos.seed)  # noqa: S311 - faults guard no secret
-        self._of_receipts = random.Random(chaos.seed)  # noqa: S311 - likewise
-        self._probabilities: list[tuple[Fault, float]] = [
-            (fault, probability)
-            for fault in _FAULTS
-            if (probability := _probability(chaos, fault)) > 0
-        ]
+        self._of_receipts = random.Random(chaos.seed)  # noqa: S311 - as above
+        drawn = [(fault, chaos.probability(fault)) for fault in _FAULTS]
+        self._probabilities = [(fault, chance) for fault, chance in drawn if chance > 0]
         self._calm = not (self._probabilities or chaos.latency or chaos.latency_jitter)
 
     def roll(self) -> Roll:
-        """What is to happen to the next answer."""
+        """What happens to the next answer."""
         if self._calm:
             return NOTHING_HAPPENS
         delay = self.chaos.latency + self.chaos.latency_jitter * self._random.random()
@@ -232,12 +228,5 @@ class Dice:
         return self._of_receipts.random() >= self.chaos.receipt_undelivered
 
     def _garbage(self) -> bytes:
-        # Past a byte that begins neither XML nor JSON, any bytes will do.
+        # After a byte that begins neither XML nor JSON, any bytes will do.
         return self._random.choice((_HTML_200, b"\xff" + self._random.randbytes(99)))
-
-
-def _probability(chaos: Chaos, fault: Fault) -> float:
-    if fault == "code":
-        return 0.0 if chaos.code is None else chaos.code_probability
-    probability: float = getattr(chaos, fault)
-    return probability

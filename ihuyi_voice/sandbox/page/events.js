@@ -1,30 +1,26 @@
-// The stream of what happens: nothing missed and nothing twice, whatever becomes of the connection.
+// The stream of events. Each connection begins with a snapshot, so a lost one loses nothing.
 
 const RETRY_MS = 1000;
-// A browser keeps six connections to a host, and a stream holds one: a tab that
-// nobody looks at gives its own back, or the seventh would never load.
+// A browser keeps six connections to a host, and a stream holds one: a hidden tab
+// closes its own, or the seventh tab would never load.
 const HIDDEN_MS = 3000;
 
 /**
- * Call `told` with each event, and `state` with "live" or "lost".
- * The browser reconnects by itself and says how far it has read; where it
- * gives up, because the answer was no stream, this does the same.
+ * Call `onEvent` with each event, and `state` with "live" or "lost".
+ * The browser reconnects by itself; where it gives up, because the answer was no
+ * stream, this connects again.
  */
-export function follow(told, state) {
-  let read = "";
+export function follow(onEvent, state) {
   let source = null;
   let retrying = 0;
   let leaving = 0;
 
   function connect() {
     disconnect();
-    const stream = new EventSource(`/_sandbox/events?after=${encodeURIComponent(read)}`);
+    const stream = new EventSource("/_sandbox/events");
     source = stream;
     stream.onopen = () => state("live");
-    stream.onmessage = (event) => {
-      read = event.lastEventId;
-      told(JSON.parse(event.data));
-    };
+    stream.onmessage = (event) => onEvent(JSON.parse(event.data));
     stream.onerror = () => {
       state("lost");
       if (stream.readyState === EventSource.CLOSED) retrying = setTimeout(connect, RETRY_MS);

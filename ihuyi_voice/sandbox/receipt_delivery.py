@@ -1,13 +1,12 @@
-"""Receipts: for each call that was placed, the gateway's word on how it ended, pushed to a URL.
+"""Delivery of receipts: how each placed call ended, pushed to a URL.
 
-As far as GATEWAY.md's facts go: a form is POSTed, the receiver has to answer
-the bare text `success`, otherwise the push is repeated, three in all, the wait
-growing by 60 s each time. The sandbox's own choice, because nothing is known:
-the words, the code of a call that was not delivered, that the bare text means
-these seven bytes under status 200, and that a push of a call that was cleared
-is dropped.
+Known of the real gateway: it POSTs a form, the receiver has to answer the bare
+text `success`, otherwise the push is repeated, three in all, the wait growing by
+60 s each time. The sandbox's own choice, because nothing is known: the words, the
+code of a call that was not delivered, that the bare text means these seven bytes
+under status 200, and that the receipt of a call that was cleared is dropped.
 
-Answers never wait for pushes: a bounded number of them is under way, the rest
+Answers never wait for pushes: a bounded number of pushes runs at once, the rest
 wait for their turn, and beyond a bound a receipt is given up at once.
 """
 
@@ -23,11 +22,12 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar
 
 from ihuyi_voice.errors import ACCEPTED
 
-from .record import PushTry, ReceiptPush
+from .history import PushTry, ReceiptPush
 
 if TYPE_CHECKING:
-    from .gateway import SandboxGateway
-    from .state import Reply
+    from .core import GatewayCore
+    from .history import History
+    from .rules import Reply
 
 MOST_TRIES = 3
 RECEIPT_REPLY = b"success"
@@ -35,7 +35,7 @@ RECEIPT_REPLY = b"success"
 DELIVERED = (ACCEPTED, "已接听")
 UNDELIVERED = (0, "未接听")
 
-# Under way at once, and waiting: for their time or for their turn.
+# Running at once, and waiting: for their time or for their turn.
 _CONCURRENT = 8
 _MOST_WAITING = 10_000
 
@@ -48,13 +48,13 @@ class _Pending:
     """A receipt that is still to be pushed.
 
     Attributes:
-        epoch: of the record that its attempt is in.
-        push: how it stands.
+        history: which holds its attempt; once it is cleared, nothing is pushed.
+        push: the receipt and its pushes so far.
         url: where it goes.
         id_field: the name under which it holds the voice id.
     """
 
-    epoch: str
+    history: History
     push: ReceiptPush
     url: str
     id_field: str
@@ -63,7 +63,7 @@ class _Pending:
 class Pusher:
     """Pushes the receipts of one server's calls, in that server's loop."""
 
-    def __init__(self, gateway: SandboxGateway) -> None:
+    def __init__(self, gateway: GatewayCore) -> None:
         self._gateway = gateway
         self._session: ClientSession | None = None
         self._timers: set[asyncio.TimerHandle] = set()
@@ -71,7 +71,7 @@ class Pusher:
         self._workers: set[asyncio.Task[None]] = set()
 
     def schedule(self, reply: Reply) -> None:
-        """Have the receipt of a call that was just placed pushed when its time has come."""
+        """Push the receipt of a call that was just placed, after the delay."""
         gateway, call, attempt = self._gateway, reply.call, reply.attempt
         url = gateway.receipt_url
         if call is None or attempt is None or url is None:
@@ -79,14 +79,14 @@ class Pusher:
         code, msg = DELIVERED if gateway.roll_receipt() else UNDELIVERED
         delay = gateway.receipt_delay
         push = ReceiptPush(attempt.number, call.voice_id, call.mobile, code, msg, call.time + delay)
-        pending = _Pending(gateway.epoch, push, url, gateway.receipt_id)
+        pending = _Pending(gateway.history, push, url, gateway.receipt_id)
         if len(self._timers) + len(self._due) >= _MOST_WAITING:
             self._note(pending, "not pushed: too many others wait", ended=True)
-        elif gateway.put_receipt(pending.epoch, push):
+        elif gateway.put_receipt(pending.history, push):
             self._later(delay, pending)
 
     async def close(self) -> None:
-        """Drop what has not been pushed and let go of every connection."""
+        """Drop what has not been pushed and close every connection."""
         for timer in self._timers:
             timer.cancel()
         self._due.clear()
@@ -112,7 +112,7 @@ class Pusher:
     async def _work(self) -> None:
         while self._due:
             pending = self._due.popleft()
-            if pending.epoch == self._gateway.epoch:
+            if pending.history is self._gateway.history:
                 await self._push(pending)
 
     async def _push(self, pending: _Pending) -> None:
@@ -127,7 +127,7 @@ class Pusher:
     def _note(self, pending: _Pending, result: str, *, accepted: bool = False, ended: bool) -> bool:
         attempted = PushTry(self._gateway.clock(), accepted, result)
         pending.push = pending.push.tried(attempted, ended=ended)
-        return self._gateway.put_receipt(pending.epoch, pending.push)
+        return self._gateway.put_receipt(pending.history, pending.push)
 
     async def _post(self, pending: _Pending) -> str | None:
         """Push once; None when it was accepted, otherwise what went wrong."""

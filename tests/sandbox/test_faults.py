@@ -1,4 +1,4 @@
-"""The chaos settings and their dice; what they do to a socket is in test_server."""
+"""The chaos settings and their dice; test_server shows what a fault does to a socket."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from ihuyi_voice.sandbox import Chaos
-from ihuyi_voice.sandbox.chaos import NOTHING_HAPPENS, Dice, Fault, Roll
+from ihuyi_voice.sandbox.faults import NOTHING_HAPPENS, Dice, Fault, Roll
 
 FAULTS = [fault for fault in get_args(Fault) if fault != "code"]
 

@@ -1,7 +1,7 @@
-"""`VoiceGateway`: the sandbox as a test looks at it; the pytest fixture of that name gives one.
+"""`VoiceGateway`: the sandbox for tests, which the pytest fixture `voice_gateway` gives.
 
-It adds to the sandbox what a test asks for: which code was read out to a
-number, and a wait for the next call. Nothing here knows pytest.
+It adds what a test asks for: which code was read out to a number, and a wait for
+the next call. Nothing here knows pytest.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .sandbox import Attempt, Call
-    from .sandbox.chaos import Roll
-    from .sandbox.state import Method, Reply
+    from .sandbox.faults import Roll
+    from .sandbox.rules import Method, Reply
 
 
 class VoiceGateway(SandboxGateway):
     """A `SandboxGateway` with its URL and with what a test asserts.
 
-    Everything that can be set of a sandbox can be set of it, at any time:
+    Every setting of a sandbox can be set at any time:
     `voice_gateway.blacklist = ["13912345678"]`, `voice_gateway.chaos = Chaos(...)`.
 
     Numbers are given in any spelling that `submit` takes.
@@ -46,7 +46,7 @@ class VoiceGateway(SandboxGateway):
         self._returned: dict[int, Call] = {}
 
     def answer(self, method: Method, form: Mapping[str, str], ip: str, roll: Roll) -> Reply:
-        """As the sandbox answers; whoever waits for a call is woken."""
+        """As the sandbox does; then wake those that wait for a call."""
         reply = super().answer(method, form, ip, roll)
         if reply.call is not None:
             with self._call_placed:
@@ -66,15 +66,15 @@ class VoiceGateway(SandboxGateway):
         for call in reversed(self.calls):
             if call.mobile == number:
                 return call.content
-        msg = f"no call was placed to {number}; {self._what_was_there()}"
+        msg = f"no call was placed to {number}; {self._history_in_words()}"
         raise AssertionError(msg)
 
     def wait_for_call(self, mobile: str, timeout: float = 5.0) -> Call:
-        """The next call to a number, waited for; for tests that are not asynchronous.
+        """Wait for the next call to a number, in a test that is not asynchronous.
 
-        The next is the oldest that no wait has returned yet, so that the first
-        wait gives the first call, the second wait the second, whether they
-        were placed before it or are placed while it waits.
+        The next is the oldest that no wait has returned yet. So the first wait
+        gives the first call and the second wait the second, whether a call was
+        placed before the wait or is placed while it waits.
 
         Args:
             mobile: the number.
@@ -83,8 +83,8 @@ class VoiceGateway(SandboxGateway):
         Raises:
             AssertionError: none was placed in time; the text says what was.
             InvalidRequestError: `mobile` is no mainland number.
-            RuntimeError: an event loop runs in this thread, and would stand
-                still with the code under test in it.
+            RuntimeError: an event loop runs in this thread: the wait would
+                block it, and the code under test with it.
         """
         __tracebackhide__ = True
         number = check_mobile(mobile)
@@ -92,13 +92,13 @@ class VoiceGateway(SandboxGateway):
         return self._wait(_Wait(number), timeout)
 
     async def wait_for_call_async(self, mobile: str, timeout: float = 5.0) -> Call:  # noqa: ASYNC109 - as its blocking twin
-        """As `wait_for_call`, for tests that are asynchronous: the loop runs on.
+        """As `wait_for_call`, in an asynchronous test: the loop keeps running.
 
-        A wait that is cancelled leaves the call to the next one.
+        A wait that is cancelled leaves the call to the next wait.
         """
         __tracebackhide__ = True
         wait = _Wait(check_mobile(mobile))
-        # Not one of the threads that the code under test may need.
+        # A separate thread: the code under test may need all others.
         limiter = anyio.CapacityLimiter(1)
         try:
             return await to_thread.run_sync(
@@ -116,7 +116,7 @@ class VoiceGateway(SandboxGateway):
                 return wait.call
         msg = (
             f"no call was placed to {wait.number} within {timeout} s that no wait had returned"
-            f" before; {self._what_was_there()}"
+            f" before; {self._history_in_words()}"
         )
         raise AssertionError(msg)
 
@@ -140,8 +140,8 @@ class VoiceGateway(SandboxGateway):
                 return call
         return None
 
-    def _what_was_there(self) -> str:
-        """For a failing test: the numbers that were called, and every refusal."""
+    def _history_in_words(self) -> str:
+        """The numbers that were called, and every refusal."""
         attempts = self.attempts
         placed = Counter(attempt.mobile for attempt in attempts if attempt.placed)
         refused = [_refusal(attempt) for attempt in attempts if not attempt.placed]
@@ -150,7 +150,7 @@ class VoiceGateway(SandboxGateway):
 
 
 class _Wait:
-    """One wait for one call; guarded by the condition that it waits on."""
+    """One wait for one call; the condition's lock guards it."""
 
     __slots__ = ("call", "given_up", "number")
 
@@ -166,7 +166,7 @@ def _refuse_in_a_running_loop() -> None:
     except RuntimeError:
         return
     if task is None:
-        # Not in the loop but beside it, as in a test that uses Playwright's blocking API.
+        # No task runs: this is beside the loop, as in a test with Playwright's blocking API.
         return
     msg = (
         "wait_for_call would block the event loop that is running in this thread, and the code"

@@ -1,0 +1,324 @@
+"""The sandbox gateway without HTTP: its state, its settings, its chaos and its clock.
+
+A lock guards them, so that a test may read and change them from any thread
+while the gateway answers. What it answers is decided in `rules.py`; `gateway.py`
+adds the server.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from copy import copy
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING, Generic, TypeVar, overload
+
+from .faults import NO_CHAOS, Chaos, Dice, Roll
+from .rules import GatewayState
+from .settings import CHANGEABLE, DEFAULT_KEEP, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from .history import Attempt, Call, History, ReceiptPush
+    from .rules import Method, Reply
+
+logger: logging.Logger = logging.getLogger("ihuyi_voice.sandbox")
+
+Kept = TypeVar("Kept")
+Given = TypeVar("Given")
+
+
+class Setting(Generic[Kept, Given]):
+    """An attribute of the gateway that its `Settings` hold and check.
+
+    attrs alone does not do: type checkers would not let a list be assigned to
+    what is kept as a frozenset, because they ignore converters there.
+    """
+
+    def __set_name__(self, _: type[GatewayCore], name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, gateway: None, owner: type[GatewayCore]) -> Setting[Kept, Given]: ...
+    @overload
+    def __get__(self, gateway: GatewayCore, owner: type[GatewayCore]) -> Kept: ...
+    def __get__(
+        self, gateway: GatewayCore | None, owner: type[GatewayCore]
+    ) -> Setting[Kept, Given] | Kept:
+        if gateway is None:
+            return self
+        kept: Kept = getattr(gateway._state.settings, self._name)  # noqa: SLF001 - a part of the gateway
+        return kept
+
+    def __set__(self, gateway: GatewayCore, value: Given) -> None:
+        gateway._set({self._name: value})  # noqa: SLF001 - a part of the gateway
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a reader of the history has not read yet.
+
+    Attributes:
+        history: where it comes from; another object after each `clear` or `reset`.
+        taken: the number of the last attempt.
+        attempts: oldest first.
+        receipts: all of them; the one that changed last comes last.
+    """
+
+    history: History
+    taken: int
+    attempts: list[Attempt]
+    receipts: list[ReceiptPush]
+
+
+class GatewayCore:
+    """Everything of `SandboxGateway`, which documents the arguments, but its server."""
+
+    api_id: Setting[str, str] = Setting()
+    api_key: Setting[str, str] = Setting()
+    balance: Setting[int, int] = Setting()
+    time_window: Setting[float | None, float | None] = Setting()
+    allowed_ips: Setting[frozenset[str] | None, Iterable[str] | None] = Setting()
+    registered_ips: Setting[frozenset[str] | None, Iterable[str] | None] = Setting()
+    blacklist: Setting[frozenset[str], Iterable[str]] = Setting()
+    banned_contents: Setting[frozenset[str], Iterable[str]] = Setting()
+    failing_mobiles: Setting[frozenset[str], Iterable[str]] = Setting()
+    abuse_limit: Setting[int | None, int | None] = Setting()
+    frequency_limit: Setting[bool, bool] = Setting()
+    calls_per_minute: Setting[int, int] = Setting()
+    calls_per_day: Setting[int, int] = Setting()
+    receipt_url: Setting[str | None, str | None] = Setting()
+    receipt_delay: Setting[float, float] = Setting()
+    receipt_interval: Setting[float, float] = Setting()
+    receipt_timeout: Setting[float, float] = Setting()
+    receipt_id: Setting[str, str] = Setting()
+    keep: Setting[int, int] = Setting()
+
+    def __init__(  # noqa: PLR0913 - one argument per setting, all of them named
+        self,
+        *,
+        api_id: str = "sandbox",
+        api_key: str = "sandbox-key",
+        balance: int = 1000,
+        time_window: float | None = 600.0,
+        allowed_ips: Iterable[str] | None = None,
+        registered_ips: Iterable[str] | None = None,
+        blacklist: Iterable[str] = (),
+        banned_contents: Iterable[str] = (),
+        failing_mobiles: Iterable[str] = (),
+        frozen: bool = False,
+        abuse_limit: int | None = None,
+        frequency_limit: bool = False,
+        calls_per_minute: int = 2,
+        calls_per_day: int = 10,
+        chaos: Chaos = NO_CHAOS,
+        receipt_url: str | None = None,
+        receipt_delay: float = 1.0,
+        receipt_interval: float = 60.0,
+        receipt_timeout: float = 5.0,
+        receipt_id: str = "voiceid",
+        keep: int = DEFAULT_KEEP,
+        on_attempt: Callable[[Attempt], None] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        settings = Settings(
+            api_id=api_id,
+            api_key=api_key,
+            frozen=frozen,
+            balance=balance,
+            time_window=time_window,
+            allowed_ips=allowed_ips,
+            registered_ips=registered_ips,
+            blacklist=blacklist,
+            banned_contents=banned_contents,
+            failing_mobiles=failing_mobiles,
+            abuse_limit=abuse_limit,
+            frequency_limit=frequency_limit,
+            calls_per_minute=calls_per_minute,
+            calls_per_day=calls_per_day,
+            receipt_url=receipt_url,
+            receipt_delay=receipt_delay,
+            receipt_interval=receipt_interval,
+            receipt_timeout=receipt_timeout,
+            receipt_id=receipt_id,
+            keep=keep,
+        )
+        self._initially = settings, _checked_chaos(chaos)
+        self._lock = Lock()
+        self._state = GatewayState(copy(settings))
+        self._dice = Dice(chaos)
+        self.on_attempt = on_attempt
+        self.clock = clock
+
+    def __repr__(self) -> str:
+        return (
+            f"SandboxGateway(api_id={self.api_id!r}, balance={self.balance},"
+            f" calls={self.placed}, attempts={self.taken})"
+        )
+
+    # --- the settings
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the account is frozen, by this setting or for abuse."""
+        return self._state.frozen_with is not None
+
+    @frozen.setter
+    def frozen(self, frozen: bool) -> None:
+        self._set({"frozen": frozen})
+
+    @property
+    def frozen_with(self) -> int | None:
+        """What a frozen account's submits are refused with: 408 for abuse, or 4050; else None."""
+        return self._state.frozen_with
+
+    @property
+    def chaos(self) -> Chaos:
+        """What goes wrong; setting it restarts the sequence of its seed."""
+        return self._dice.chaos
+
+    @chaos.setter
+    def chaos(self, chaos: Chaos) -> None:
+        dice = Dice(_checked_chaos(chaos))
+        with self._lock:
+            self._dice = dice
+
+    def settings(self) -> dict[str, object]:
+        """Every setting that `change` takes, by its name."""
+        return {name: getattr(self, name) for name in CHANGEABLE}
+
+    def change(self, settings: Mapping[str, object]) -> None:
+        """Set several settings, or none when one of them is wrong.
+
+        Raises:
+            ValueError: naming the setting that is wrong and what it takes.
+        """
+        if unknown := sorted(settings.keys() - set(CHANGEABLE)):
+            msg = f"unknown: {', '.join(unknown)}; there are {', '.join(CHANGEABLE)}"
+            raise ValueError(msg)
+        self._set(settings)
+
+    def _set(self, settings: Mapping[str, object]) -> None:
+        # Checked without the lock: an iterable that was given may read the gateway.
+        checked = copy(self._state.settings)
+        for name, value in settings.items():
+            setattr(checked, name, value)
+        with self._lock:
+            state = self._state
+            for name in settings:
+                setattr(state.settings, name, getattr(checked, name))
+            if "frozen" in settings:
+                state.forgive_abuse()
+            if "keep" in settings:
+                state.history.resize(checked.keep)
+
+    # --- the history
+
+    @property
+    def calls(self) -> list[Call]:
+        """A new list of the last `keep` calls that were placed, oldest first."""
+        with self._lock:
+            return list(self._state.history.calls)
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        """A new list of the last `keep` submits, placed or refused, oldest first."""
+        with self._lock:
+            return list(self._state.history.attempts)
+
+    @property
+    def receipts(self) -> list[ReceiptPush]:
+        """The receipts of the attempts remembered; the one that changed last comes last."""
+        with self._lock:
+            return self._state.history.receipts
+
+    @property
+    def taken(self) -> int:
+        """How many submits there were since the start or the last reset, remembered or not."""
+        return self._state.history.taken
+
+    @property
+    def placed(self) -> int:
+        """How many calls there were since the start or the last reset, remembered or not."""
+        return self._state.history.placed
+
+    @property
+    def history(self) -> History:
+        """The current history; another object after each `clear` or `reset`."""
+        return self._state.history
+
+    def snapshot(self, history: History | None, number: int, limit: int) -> Snapshot:
+        """What a reader has not read, who has read `history` up to the attempt `number`.
+
+        At most the newest `limit` attempts; all of them count as unread when
+        `history` has been cleared.
+        """
+        with self._lock:
+            current = self._state.history
+            attempts = current.after(number if history is current else 0, limit)
+            return Snapshot(current, current.taken, attempts, current.receipts)
+
+    def find(self, number: int) -> tuple[Attempt, ReceiptPush | None] | None:
+        """The attempt with that number and its receipt; None when it is not remembered."""
+        with self._lock:
+            return self._state.history.find(number)
+
+    def put_receipt(self, history: History, receipt: ReceiptPush) -> bool:
+        """Remember the latest form of a receipt; False when `history` has been cleared."""
+        with self._lock:
+            if history is not self._state.history:
+                return False
+            history.put(receipt)
+        return True
+
+    def clear(self) -> None:
+        """Forget all calls and attempts, and the receipts still to be pushed; no more."""
+        with self._lock:
+            self._state.history = self._state.history.cleared()
+
+    def reset(self) -> None:
+        """Clear, and settings and chaos become what they were at first."""
+        settings, chaos = self._initially
+        with self._lock:
+            self._state = GatewayState(copy(settings))
+            self._dice = Dice(chaos)
+
+    # --- answering
+
+    def roll(self) -> Roll:
+        """Draw what happens to the next answer."""
+        with self._lock:
+            return self._dice.roll()
+
+    def roll_receipt(self) -> bool:
+        """Draw whether the next call is delivered."""
+        with self._lock:
+            return self._dice.roll_receipt()
+
+    def answer(self, method: Method, form: Mapping[str, str], ip: str, roll: Roll) -> Reply:
+        """Judge a form and record it, without any HTTP.
+
+        Args:
+            method: "Submit" or "GetNum".
+            form: the fields.
+            ip: where the request came from.
+            roll: what happens to the answer, from `roll()`.
+        """
+        now = self.clock()
+        with self._lock:
+            reply = self._state.answer(method, form, ip, now, roll=roll)
+        if reply.attempt is not None and self.on_attempt is not None:
+            try:
+                self.on_attempt(reply.attempt)
+            except Exception:
+                logger.exception("on_attempt failed; the submit was taken and is answered")
+        return reply
+
+
+def _checked_chaos(chaos: object) -> Chaos:
+    if not isinstance(chaos, Chaos):
+        msg = f"chaos must be a Chaos, not {chaos!r}; Chaos() is none"
+        raise ValueError(msg)  # noqa: TRY004 - every wrong setting is a ValueError
+    return chaos

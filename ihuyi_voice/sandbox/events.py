@@ -1,0 +1,141 @@
+"""What the inbox page reads as it happens: server-sent events, one page's way through them.
+
+The first event of a connection, and the first after the history was cleared, is
+a snapshot: the settings, the last attempts and their receipts. Each later one
+holds what changed since. A page that comes back gets a snapshot again, so
+nothing is queued for it meanwhile.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import orjson
+
+from ihuyi_voice.errors import CODES
+
+from .settings import DEFAULT_KEEP, DEFAULTS
+
+if TYPE_CHECKING:
+    from .core import GatewayCore
+    from .history import Attempt, History, ReceiptPush
+
+MOST_ATTEMPTS = DEFAULT_KEEP
+"""Attempts in one event: as many as are kept by default. A page lacks what is older."""
+
+_LONGEST_TEXT = 64
+_LARGEST_EXACT = 2**53 - 1
+
+
+class Events:
+    """The events for one connection: what it was sent, and so what is new to it."""
+
+    def __init__(self, gateway: GatewayCore) -> None:
+        self._gateway = gateway
+        self._history: History | None = None
+        self._number = 0
+        self._receipts: dict[int, ReceiptPush] = {}
+        self._settings: dict[str, object] = {}
+
+    def next(self) -> bytes:
+        """Everything that changed since the last event; b"" when nothing did."""
+        now = self._gateway.snapshot(self._history, self._number, MOST_ATTEMPTS)
+        settings = shown_settings(self._gateway)
+        is_snapshot = now.history is not self._history
+        sent = {} if is_snapshot else self._receipts
+        event = {
+            "snapshot": is_snapshot,
+            "settings": _changed(self._settings, settings),
+            "attempts": [summary(attempt) for attempt in now.attempts],
+            "receipts": [
+                receipt(push) for push in now.receipts if sent.get(push.number) is not push
+            ],
+        }
+        self._history, self._number, self._settings = now.history, now.taken, settings
+        self._receipts = {push.number: push for push in now.receipts}
+        changes = {name: value for name, value in event.items() if value}
+        return b"data: %b\n\n" % orjson.dumps(changes, default=_plain) if changes else b""
+
+
+def _changed(before: dict[str, object], now: dict[str, object]) -> dict[str, object]:
+    # Not all of them each time: the balance changes with each call, and a blacklist may be long.
+    return {n: value for n, value in now.items() if n not in before or before[n] != value}
+
+
+def shown_settings(gateway: GatewayCore) -> dict[str, object]:
+    """What `/_sandbox/settings` answers and the page shows; without the API key."""
+    # The default key is no secret, and a newcomer needs it; any other may be a real one.
+    has_default_key = gateway.api_key == DEFAULTS.api_key
+    settings: dict[str, object] = {"api_id": gateway.api_id, "has_default_key": has_default_key}
+    settings |= gateway.settings()
+    settings["frozen_with"] = gateway.frozen_with
+    settings["chaos"] = gateway.chaos
+    return {name: _bounded(value) for name, value in settings.items()}
+
+
+def settings_json(gateway: GatewayCore) -> bytes:
+    """The settings as a JSON object."""
+    return orjson.dumps(shown_settings(gateway), default=_plain)
+
+
+def _bounded(value: object) -> object:
+    # Beyond it neither JSON nor a browser has exact integers.
+    return min(value, _LARGEST_EXACT) if isinstance(value, int) else value
+
+
+def summary(attempt: Attempt) -> dict[str, object]:
+    """An attempt as a row of the list; secrets were masked when it was recorded."""
+    return {
+        "number": attempt.number,
+        "time": attempt.time,
+        "mobile": _short(attempt.mobile),
+        "content": _short(attempt.content),
+        "code": attempt.code,
+        "msg": attempt.msg,
+        "voice_id": attempt.voice_id,
+        "fault": attempt.fault,
+    }
+
+
+def details(attempt: Attempt, push: ReceiptPush | None) -> bytes:
+    """Everything that is known about an attempt, as a JSON object."""
+    known = CODES.get(attempt.code)
+    shown = summary(attempt) | {
+        "meaning": None if known is None else known.meaning,
+        "ip": attempt.ip,
+        "form": list(zip(attempt.fields, attempt.values, strict=True)),
+        "status": attempt.status,
+        "answer": attempt.answer.decode("utf-8", "replace"),
+        "receipt": None if push is None else receipt(push),
+    }
+    return orjson.dumps(shown)
+
+
+def receipt(push: ReceiptPush) -> dict[str, object]:
+    """A receipt as the page shows it."""
+    return {
+        "number": push.number,
+        "code": push.code,
+        "msg": push.msg,
+        "accepted": push.accepted,
+        "ended": push.ended,
+        "tries": push.tries,
+    }
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"
+
+
+def _plain(value: object) -> object:
+    """What orjson does not know: sets as sorted lists, bytes as text."""
+    if isinstance(value, frozenset):
+        return sorted(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    raise TypeError
+
+
+def records_json(records: object) -> bytes:
+    """Calls, attempts or receipts, all of them, as a JSON array."""
+    return orjson.dumps(records, default=_plain)

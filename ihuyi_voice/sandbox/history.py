@@ -1,0 +1,199 @@
+"""What the sandbox gateway remembers: the last attempts, calls and receipts.
+
+Pure: no I/O, no loop, no lock, no clock. Each attempt has a number that only
+grows, so a reader asks for those after the last number that it has read.
+Clearing replaces the whole object: a reader, or a receipt that waits for its
+delivery, sees by identity that its history has gone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from .settings import DEFAULT_KEEP
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call that was placed: with the real gateway this phone would have rung.
+
+    Attributes:
+        mobile: the number, as it was sent.
+        content: the verification code that would have been read out.
+        voice_id: the id that was answered.
+        time: when the submit was taken, in seconds since 1970 by the gateway's clock.
+    """
+
+    mobile: str
+    content: str
+    voice_id: str
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A submit that was taken, placed or refused.
+
+    It keeps the first 100 fields of the form, and 2,000 characters of each text,
+    followed by an ellipsis where more was sent.
+
+    Attributes:
+        mobile: the number as it was sent, "" when there was none; masked when
+            it holds the API key.
+        content: the content as it was sent, "" when there was none; masked when
+            it holds the API key.
+        code: the gateway's verdict; 2 when the call was placed.
+        msg: the gateway's words for it.
+        voice_id: the id of the call, None when it was refused.
+        time: when it was taken, in seconds since 1970 by the gateway's clock.
+        ip: where it came from.
+        fields: the names of the form's fields, in the order they were sent.
+        fault: the fault that struck the answer, None when it was sent as is.
+        values: the values of `fields`, in their order; the password is masked,
+            and so is any value that holds the API key.
+        status: the HTTP status of the answer, 0 when nothing was sent.
+        answer: the body as it was sent, b"" when nothing was.
+        number: 1 for the first since the start or the last reset, and so on.
+    """
+
+    mobile: str
+    content: str
+    code: int
+    msg: str
+    voice_id: str | None
+    time: float
+    ip: str
+    fields: tuple[str, ...]
+    fault: str | None = None
+    values: tuple[str, ...] = ()
+    status: int = 200
+    answer: bytes = b""
+    number: int = 0
+
+    @property
+    def placed(self) -> bool:
+        """True when the call was placed: the phone would have rung."""
+        return self.voice_id is not None
+
+
+@dataclass(frozen=True, slots=True)
+class PushTry:
+    """One push of a receipt, and what the receiver answered.
+
+    Attributes:
+        time: when it ended, in seconds since 1970 by the gateway's clock.
+        accepted: True when the receiver answered the bare text `success`.
+        result: what it answered instead, or why there was no answer.
+    """
+
+    time: float
+    accepted: bool
+    result: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptPush:
+    """One call's receipt and its pushes so far.
+
+    Attributes:
+        number: the number of the attempt that placed the call.
+        voice_id: the id of the call.
+        mobile: the number that was called.
+        code: 2 when the call was delivered.
+        msg: the words that go with the code.
+        reported_at: when the call ended, in seconds since 1970 by the gateway's clock.
+        tries: the pushes so far, oldest first.
+        ended: True when it will not be pushed any more.
+    """
+
+    number: int
+    voice_id: str
+    mobile: str
+    code: int
+    msg: str
+    reported_at: float
+    tries: tuple[PushTry, ...] = ()
+    ended: bool = False
+
+    @property
+    def accepted(self) -> bool:
+        """True when the receiver took it."""
+        return bool(self.tries) and self.tries[-1].accepted
+
+    def tried(self, attempted: PushTry, *, ended: bool) -> ReceiptPush:
+        """The same receipt with one more push."""
+        return replace(self, tries=(*self.tries, attempted), ended=ended)
+
+
+class History:
+    """The attempts, the calls and the receipts, of each the last `keep`.
+
+    Attributes:
+        attempts: oldest first.
+        calls: oldest first.
+        taken: how many attempts there were, kept or not.
+        placed: how many calls there were, kept or not.
+    """
+
+    __slots__ = ("_receipts", "attempts", "calls", "placed", "taken")
+
+    def __init__(self, keep: int = DEFAULT_KEEP, *, taken: int = 0, placed: int = 0) -> None:
+        self.attempts: deque[Attempt] = deque(maxlen=keep)
+        self.calls: deque[Call] = deque(maxlen=keep)
+        self.taken: int = taken
+        self.placed: int = placed
+        # By the attempt's number; the receipt that changed last comes last.
+        self._receipts: dict[int, ReceiptPush] = {}
+
+    @property
+    def keep(self) -> int:
+        """How many attempts are kept, and how many calls."""
+        return self.attempts.maxlen or 0
+
+    @property
+    def receipts(self) -> list[ReceiptPush]:
+        """The receipts; the one that changed last comes last."""
+        return list(self._receipts.values())
+
+    def cleared(self) -> History:
+        """An empty history that goes on counting."""
+        return History(self.keep, taken=self.taken, placed=self.placed)
+
+    def add(self, attempt: Attempt, call: Call | None) -> None:
+        """Remember an attempt, numbered `taken + 1`, and the call it placed."""
+        if self._receipts and len(self.attempts) == self.keep:
+            self._receipts.pop(self.attempts[0].number, None)
+        self.taken += 1
+        self.attempts.append(attempt)
+        if call is not None:
+            self.placed += 1
+            self.calls.append(call)
+
+    def put(self, receipt: ReceiptPush) -> None:
+        """Remember the latest form of a receipt, unless its attempt is no longer kept."""
+        if not self.attempts or receipt.number < self.attempts[0].number:
+            return
+        self._receipts.pop(receipt.number, None)
+        self._receipts[receipt.number] = receipt
+
+    def find(self, number: int) -> tuple[Attempt, ReceiptPush | None] | None:
+        """The attempt with that number and its receipt; None when it is not kept."""
+        index = number - (self.attempts[0].number if self.attempts else 0)
+        if not 0 <= index < len(self.attempts):
+            return None
+        return self.attempts[index], self._receipts.get(number)
+
+    def resize(self, keep: int) -> None:
+        """Keep so many from now on; the oldest beyond it are forgotten."""
+        self.attempts = deque(self.attempts, keep)
+        self.calls = deque(self.calls, keep)
+        first = self.attempts[0].number if self.attempts else 0
+        self._receipts = {n: receipt for n, receipt in self._receipts.items() if n >= first}
+
+    def after(self, number: int, limit: int) -> list[Attempt]:
+        """The attempts after that number, oldest first; the newest `limit` of them."""
+        unread = min(self.taken - number, limit)
+        newest = list(islice(reversed(self.attempts), unread))
+        return newest[::-1]

@@ -1,0 +1,338 @@
+"""The rules of the gateway: a form goes in, an answer comes out.
+
+Pure: no I/O, no event loop, no lock, no clock; the time is an argument. It
+judges a form as the real gateway would as far as that is known, and records
+every submit. Answering costs the same whatever has been recorded before.
+
+Taken from the vendor: the codes and their texts, both passwords, the shapes of
+the answers. Not known of the real gateway, and therefore the sandbox's own
+choice: the order of the checks, how old a `time` may be (and that a stale one
+is 40501, a code of sibling products), the codes of the per-number limit (4081
+and 4082, also theirs), and when abuse freezes an account.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import parse_qsl
+from xml.sax.saxutils import escape
+
+import orjson
+
+from ihuyi_voice.errors import ACCEPTED, CODES
+from ihuyi_voice.wire import sign_balance, sign_submit
+
+from .faults import NOTHING_HAPPENS, as_sent
+from .history import Attempt, Call, History
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from .faults import Roll
+    from .settings import Settings
+
+Method = Literal["Submit", "GetNum"]
+
+STALE_TIME = 40501
+MINUTE_LIMIT = 4081
+DAY_LIMIT = 4082
+
+MASK = "********"
+MOST_FIELDS = 100
+LONGEST_TEXT = 2_000
+"""No more fields of a form are recorded, nor more characters of a name or a value."""
+
+FIRST_VOICE_ID = 100_000_001
+
+XML = "text/xml; charset=utf-8"
+JSON = "application/json; charset=utf-8"
+
+_TEXTS = {code.number: code.vendor_text for code in CODES.values()} | {
+    # Not in the voice product's table, so the words are the sandbox's own.
+    STALE_TIME: "动态密码已过期",
+    MINUTE_LIMIT: "该号码一分钟内的呼叫次数已达上限",
+    DAY_LIMIT: "该号码一天内的呼叫次数已达上限",
+}
+_TEXT_OF_ANY_OTHER = "未知错误"
+_FOUND = "查询成功"
+
+_MINUTE = 60.0
+_DAY = 86_400.0
+
+# [0-9], not \d: in a str pattern \d also takes the digits of other scripts.
+_is_mobile = re.compile(r"1[3-9][0-9]{9}").fullmatch
+_is_content = re.compile(r"[0-9]{4,6}").fullmatch
+_is_time = re.compile(r"[0-9]{10}").fullmatch
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the gateway answers.
+
+    Attributes:
+        body: the answer, XML or JSON.
+        content_type: the header that goes with it.
+        code: the code in it.
+        time: when the request was taken, in seconds since 1970 by the gateway's clock.
+        call: the call that was placed, if one was.
+        attempt: what was recorded of a submit; None for a balance query.
+    """
+
+    body: bytes
+    content_type: str
+    code: int
+    time: float
+    call: Call | None = None
+    attempt: Attempt | None = None
+
+
+def parse_form(text: str) -> dict[str, str]:
+    """The fields of a form or of a query; of a name sent twice the last counts.
+
+    Lone surrogates become question marks.
+    """
+    # aiohttp's parser in Python makes them of a URL's raw bytes, and neither MD5
+    # nor JSON takes them.
+    text = text.encode("utf-8", "replace").decode()
+    return dict(parse_qsl(text, keep_blank_values=True))
+
+
+class GatewayState:
+    """One account, what it has left, and everything that was submitted to it.
+
+    Attributes:
+        settings: changed from outside; the balance also from here.
+        history: what was submitted, and the calls that were placed.
+    """
+
+    __slots__ = (
+        "_frozen_for_abuse",
+        "_last_id",
+        "_placed_at",
+        "_refused_in_a_row",
+        "history",
+        "settings",
+    )
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings: Settings = settings
+        self.history: History = History(settings.keep)
+        self._frozen_for_abuse = False
+        self._refused_in_a_row = 0
+        self._last_id = FIRST_VOICE_ID - 1
+        self._placed_at: dict[str, list[float]] = {}
+
+    @property
+    def frozen_with(self) -> int | None:
+        """What a frozen account's submits are refused with: 408 for abuse, or 4050; else None."""
+        if self._frozen_for_abuse:
+            return 408
+        return 4050 if self.settings.frozen else None
+
+    def forgive_abuse(self) -> None:
+        """End a freeze for abuse, and count refusals from 0."""
+        self._frozen_for_abuse = False
+        self._refused_in_a_row = 0
+
+    def answer(
+        self,
+        method: Method,
+        form: Mapping[str, str],
+        ip: str,
+        now: float,
+        *,
+        roll: Roll = NOTHING_HAPPENS,
+    ) -> Reply:
+        """Judge one form, record it when it is a submit, and answer.
+
+        Args:
+            method: what the query names.
+            form: the fields, whatever they are; unknown ones are ignored.
+            ip: where the request came from.
+            now: seconds since 1970.
+            roll: the fault `code` refuses with its code instead of judging;
+                any other is recorded with the attempt and has no effect here.
+        """
+        if method == "GetNum":
+            return self._get_num(form, ip, now, roll)
+        return self._submit(form, ip, now, roll)
+
+    def _get_num(self, form: Mapping[str, str], ip: str, now: float, roll: Roll) -> Reply:
+        code = roll.code
+        if code is None:
+            code = next(self._balance_refusals(form, ip, now), ACCEPTED)
+        accepted = code == ACCEPTED
+        msg = _FOUND if accepted else _text(code)
+        num = str(self.settings.balance) if accepted else "0"
+        body, content_type = _written(form, "GetNumResult", code, msg, ("num", num))
+        return Reply(body, content_type, code, now)
+
+    def _submit(self, form: Mapping[str, str], ip: str, now: float, roll: Roll) -> Reply:
+        code = roll.code
+        if code is None:
+            code = next(self._submit_refusals(form, ip, now), ACCEPTED)
+            self._count_abuse(code)
+        call = self._place(form, now) if code == ACCEPTED else None
+        body, content_type = _submit_answer(form, code, call)
+        status, sent = as_sent(body, roll)
+        key, fields = self.settings.api_key, list(form.items())[:MOST_FIELDS]
+        attempt = Attempt(
+            mobile=_recorded_value("mobile", form.get("mobile", ""), key),
+            content=_recorded_value("content", form.get("content", ""), key),
+            code=code,
+            msg=_text(code),
+            voice_id=None if call is None else call.voice_id,
+            time=now,
+            ip=ip,
+            fields=tuple(_recorded_name(name, key) for name, _ in fields),
+            fault=roll.fault,
+            values=tuple(_recorded_value(name, value, key) for name, value in fields),
+            status=status,
+            answer=sent,
+            number=self.history.taken + 1,
+        )
+        self.history.add(attempt, call)
+        return Reply(body, content_type, code, now, call, attempt)
+
+    def _count_abuse(self, code: int) -> None:
+        self._refused_in_a_row = 0 if code == ACCEPTED else self._refused_in_a_row + 1
+        limit = self.settings.abuse_limit
+        if limit is not None and self._refused_in_a_row >= limit and not self.settings.frozen:
+            self._frozen_for_abuse = True
+
+    def _place(self, form: Mapping[str, str], now: float) -> Call:
+        self._last_id += 1
+        call = Call(form["mobile"], form["content"], str(self._last_id), now)
+        self.settings.balance -= 1
+        if self.settings.frequency_limit:
+            self._placed_at.setdefault(call.mobile, []).append(now)
+        return call
+
+    # --- every reason to refuse, in the order of the checks; the first one counts
+
+    def _balance_refusals(self, form: Mapping[str, str], ip: str, now: float) -> Iterator[int]:
+        if _excludes(self.settings.allowed_ips, ip):
+            yield 400
+        yield from self._caller_refusals("GetNum", form, now)
+        # A balance query knows one code for a frozen account, whatever froze it.
+        if self.frozen_with is not None:
+            yield 4050
+
+    def _submit_refusals(  # noqa: C901 - a flat list, a check for each code
+        self, form: Mapping[str, str], ip: str, now: float
+    ) -> Iterator[int]:
+        settings = self.settings
+        if _excludes(settings.allowed_ips, ip):
+            yield 400
+        if _excludes(settings.registered_ips, ip):
+            yield 4052
+        yield from self._caller_refusals("Submit", form, now)
+        if (frozen_with := self.frozen_with) is not None:
+            yield frozen_with
+        mobile, content = form.get("mobile", ""), form.get("content", "")
+        if not mobile:
+            yield 403
+        if not _is_mobile(mobile):
+            yield 406
+        if mobile in settings.blacklist:
+            yield 4030
+        if not content:
+            yield 404
+        # Before the digits are counted: a banned word must be able to get its code.
+        if content in settings.banned_contents:
+            yield 407
+        if not _is_content(content):
+            yield 4070
+        if settings.frequency_limit:
+            yield from self._frequency_refusals(mobile, now)
+        if mobile in settings.failing_mobiles:
+            yield 0
+        if settings.balance <= 0:
+            yield 4051
+
+    def _caller_refusals(
+        self, method: Method, form: Mapping[str, str], now: float
+    ) -> Iterator[int]:
+        settings, password, time = self.settings, form.get("password"), form.get("time", "")
+        if not form.get("account"):
+            yield 401
+        if not password:
+            yield 402
+        if form["account"] != settings.api_id:
+            yield 405
+        if password == settings.api_key:
+            return
+        if not _is_time(time) or password != self._dynamic_password(method, form, time):
+            yield 405
+        if settings.time_window is not None and abs(now - int(time)) > settings.time_window:
+            yield STALE_TIME
+
+    def _dynamic_password(self, method: Method, form: Mapping[str, str], time: str) -> str:
+        settings = self.settings
+        if method == "GetNum":
+            return sign_balance(settings.api_id, settings.api_key, time)
+        mobile, content = form.get("mobile", ""), form.get("content", "")
+        return sign_submit(settings.api_id, settings.api_key, mobile, content, time)
+
+    def _frequency_refusals(self, mobile: str, now: float) -> Iterator[int]:
+        recent = [at for at in self._placed_at.get(mobile, ()) if at > now - _DAY]
+        # Kept pruned, so that the list is never longer than a day's limit.
+        self._placed_at[mobile] = recent
+        if sum(at > now - _MINUTE for at in recent) >= self.settings.calls_per_minute:
+            yield MINUTE_LIMIT
+        if len(recent) >= self.settings.calls_per_day:
+            yield DAY_LIMIT
+
+
+def _excludes(ips: frozenset[str] | None, ip: str) -> bool:
+    return ips is not None and ip not in ips
+
+
+def _recorded_name(name: str, key: str) -> str:
+    return _cut(name.replace(key, MASK))
+
+
+def _recorded_value(name: str, value: str, key: str) -> str:
+    if name == "password":
+        return MASK if value else ""
+    # A number or a code is no key, even where the key is so short that it occurs in it.
+    if key in value and not _is_mobile(value) and not _is_content(value):
+        return MASK
+    return _cut(value)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
+
+
+def _text(code: int) -> str:
+    return _TEXTS.get(code, _TEXT_OF_ANY_OTHER)
+
+
+def _submit_answer(form: Mapping[str, str], code: int, call: Call | None) -> tuple[bytes, str]:
+    if call is not None:
+        last_field = ("voiceid", call.voice_id)
+    else:
+        last_field = ("voiceid" if _wants_json(form) else "smsid", "0")
+    return _written(form, "SubmitResult", code, _text(code), last_field)
+
+
+def _wants_json(form: Mapping[str, str]) -> bool:
+    return form.get("format") == "json"
+
+
+def _written(
+    form: Mapping[str, str], root: str, code: int, msg: str, last_field: tuple[str, str]
+) -> tuple[bytes, str]:
+    """The answer in the format the form asks for, and its content type."""
+    name, value = last_field
+    if _wants_json(form):
+        return orjson.dumps({"code": code, "msg": msg, name: value}), JSON
+    text = (
+        '<?xml version="1.0" encoding="utf-8"?>\n'
+        f'<{root} xmlns="http://106.ihuyi.com/"><code>{code}</code>'
+        f"<msg>{escape(msg)}</msg><{name}>{escape(value)}</{name}></{root}>"
+    )
+    return text.encode(), XML
