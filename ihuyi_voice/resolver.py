@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import socket
 from typing import TYPE_CHECKING
 
@@ -51,7 +50,7 @@ class DaemonResolver(AbstractResolver):
         """
         if self._running == _MOST_LOOK_UPS:
             msg = f"{_MOST_LOOK_UPS} earlier look-ups have not come back"
-            raise OSError(errno.EAGAIN, msg)
+            raise OSError(msg)
         loop = asyncio.get_running_loop()
         found: asyncio.Future[list[ResolveResult]] = loop.create_future()
 
@@ -77,7 +76,7 @@ class DaemonResolver(AbstractResolver):
         if not done:
             found.cancel()
             msg = f"the look-up took longer than {self._seconds:g} s"
-            raise OSError(errno.ETIMEDOUT, msg)
+            raise OSError(msg)
         return found.result()
 
     async def close(self) -> None:
@@ -89,7 +88,7 @@ def _start(run: Callable[[], None]) -> None:
         start_raw_thread(run)
     except RuntimeError as failure:
         # "can't start new thread": the system's limit.
-        raise OSError(errno.EAGAIN, str(failure)) from None
+        raise OSError(str(failure)) from None
 
 
 def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult] | OSError:
@@ -112,7 +111,7 @@ def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[Resolve
     except OSError as error:
         return error.with_traceback(None)
     except Exception as error:  # noqa: BLE001 - such as a host name that cannot be encoded
-        return OSError(errno.EINVAL, f"{type(error).__name__} in the look-up")
+        return OSError(f"{type(error).__name__} in the look-up")
 
 
 def _numeric(address: tuple[str, int] | tuple[str, int, int, int]) -> str:

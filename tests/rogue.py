@@ -110,6 +110,11 @@ class Rogue:
                 await writer.wait_closed()
             self._tasks.discard(task)
 
+    @property
+    def open_connections(self) -> int:
+        """How many connections have not ended yet."""
+        return len(self._tasks)
+
     @contextlib.asynccontextmanager
     async def running(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[Rogue]:
         """Listen on a free port of loopback until the block is left."""

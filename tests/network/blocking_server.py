@@ -34,6 +34,7 @@ class BlockingServer:
         contents: the content of each request that arrived whole.
         connections: those that were accepted, in their order.
         silent: answer no further request.
+        unanswered: the contents that get no answer in any case.
         unasked: sent once after the first answer, when the test calls `send_unasked`.
     """
 
@@ -41,6 +42,7 @@ class BlockingServer:
         self.contents: list[str] = []
         self.connections: list[socket.socket] = []
         self.silent = False
+        self.unanswered: set[str] = set()
         self.unasked = b""
         self._go, self._gone = threading.Event(), threading.Event()
         self._tls = tls
@@ -65,11 +67,12 @@ class BlockingServer:
             self.connections.append(connection)
             while content := read_content(connection):
                 self.contents.append(content)
-                if not self.silent:
+                silent = self.silent or content in self.unanswered
+                if not silent:
                     connection.sendall(accepted(content))
                     self._send_unasked(connection)
                 self.arrived.release()
-                if self.silent:
+                if silent:
                     # The test reads on.
                     return
 

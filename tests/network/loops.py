@@ -29,14 +29,14 @@ def run(loop: str, body: Callable[[], Awaitable[T]]) -> T:
     return anyio.run(body, backend_options={"loop_factory": LOOPS[loop]})
 
 
-def contexts(*names: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A server's context with a certificate for `names`, and a client's that trusts it."""
+def contexts(*names: str) -> tuple[ssl.SSLContext, ssl.SSLContext, trustme.CA]:
+    """A server's context with a certificate for `names`, a client's that trusts it, and whom."""
     authority = trustme.CA()
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(*names).configure_cert(server)
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
-    return server, trusting
+    return server, trusting, authority
 
 
 def client(url: str, **options: object) -> AsyncVoiceClient:

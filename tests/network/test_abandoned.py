@@ -206,3 +206,73 @@ def test_the_connection_is_reset_by_the_time_the_outcome_is_known(
 
     monkeypatch.setattr("ihuyi_voice.requester.Exchange", Recorded)
     run(loop, give_up)
+
+
+# --- in a forked child ---------------------------------------------------------------
+
+FORKING = """
+import asyncio, gc, os, ssl, sys
+from tests.network.loops import MOBILE, client, run
+
+loop, url, trusted = sys.argv[1:]
+
+async def main():
+    voice = client(url, ssl_context=ssl.create_default_context(cafile=trusted), timeout=60.0)
+    submits = [asyncio.create_task(voice.submit(MOBILE, content)) for content in ("1125", "1126")]
+    await submits[0]
+    sys.stdin.readline()
+    alive, end = os.pipe()
+    if os.fork() == 0:
+        os.close(end)
+        del voice, submits
+        opened = [open(os.devnull) for _ in range(50)]
+        gc.collect()
+        for file in opened:
+            os.fstat(file.fileno())
+        print("forked", flush=True)
+        os.read(alive, 1)
+        os._exit(0)
+    sys.stdin.readline()
+    # Over the connection that was idle while the child was made.
+    assert (await voice.submit(MOBILE, "1127")).voice_id == "971127"
+    submits[1].cancel()
+    try:
+        await submits[1]
+    except asyncio.CancelledError:
+        print("cancelled", flush=True)
+    # The pipe ends with this process.
+    sys.stdin.read()
+
+run(loop, main)
+"""
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_forked_child_holds_no_connection_of_its_parent(
+    server: BlockingServer, loop: str, tmp_path: Path
+) -> None:
+    trusted = tmp_path / "trusted"
+    TLS[2].cert_pem.write_to_path(str(trusted))
+    server.silent = False
+    server.unanswered.add("1126")
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKING, loop, server.url, str(trusted)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=HERE,
+    ) as process:
+        assert process.stdin is not None
+        for _ in range(2):
+            assert server.arrived.acquire(timeout=60)
+        # To the parent, whose child is made while one request is on its way.
+        print(file=process.stdin, flush=True)
+        assert "forked" == line(process)
+        print(file=process.stdin, flush=True)
+        assert "cancelled" == line(process)
+        # The child lives on, and the connection is over all the same.
+        assert {errno.ECONNRESET, 0} == {
+            connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            for connection in server.connections
+        }
+    assert 2 == len(server.connections)
