@@ -209,8 +209,6 @@ class ResettingConnector(aiohttp.TCPConnector):
                 socket_factory=_resetting_socket,
             )
         except OSError as error:
-            if error.errno is None and isinstance(error, TimeoutError):
-                raise
             raise client_error(req.connection_key, error) from error
         return await super()._wrap_existing_connection(
             *arguments, sock=sock, req=req, timeout=timeout, client_error=client_error, **options

@@ -211,17 +211,23 @@ def test_the_connection_is_reset_by_the_time_the_outcome_is_known(
 # --- in a forked child ---------------------------------------------------------------
 
 FORKING = """
-import asyncio, gc, os, ssl, sys
+import asyncio, gc, os, socket, ssl, sys
+from ihuyi_voice.connector import _resetting_socket
 from tests.network.loops import MOBILE, client, run
 
 loop, url, trusted = sys.argv[1:]
 
 async def main():
+    # Leaves a number below those of the connections free, for the child to meet.
+    below = open(os.devnull)
+    closed = _resetting_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ()))
+    closed.close()
     voice = client(url, ssl_context=ssl.create_default_context(cafile=trusted), timeout=60.0)
     submits = [asyncio.create_task(voice.submit(MOBILE, content)) for content in ("1125", "1126")]
     await submits[0]
     sys.stdin.readline()
     alive, end = os.pipe()
+    below.close()
     if os.fork() == 0:
         os.close(end)
         del voice, submits

@@ -81,6 +81,18 @@ def test_an_older_uvloop_is_not_used(version: str, monkeypatch: pytest.MonkeyPat
     assert fast_loop_factory() is asyncio.new_event_loop
 
 
+def test_asyncios_loop_without_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    assert fast_loop_factory() is asyncio.new_event_loop
+
+
+def test_uvloop_looks_names_up_without_its_own_threads() -> None:
+    async def look_up() -> list[object]:
+        return list(await asyncio.get_running_loop().getaddrinfo("localhost", 80))
+
+    assert run("uvloop", look_up)
+
+
 @pytest.mark.parametrize("version", ["0.23.0", "0.23.0.dev1", "0.100", "1.0.0"])
 def test_a_newer_uvloop_is_used(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = SimpleNamespace(__version__=version, Loop=object)

@@ -8,7 +8,7 @@ import re
 import socket
 import ssl
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import aiohttp
 import anyio
@@ -105,10 +105,10 @@ async def test_back_off_stays_within_the_deadline(
 
 async def test_a_name_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
     # A real look-up would leave the machine.
-    async def fail(*_: object, **__: object) -> None:
+    def fail(*_: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", fail)
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
     error, signed = await not_sent("http://no-such-host.invalid")
     assert signed == 3
     assert "the host name could not be resolved" in str(error)
@@ -606,6 +606,60 @@ async def test_what_a_trace_config_raises_while_connecting_is_not_sent() -> None
     assert signed == 3
     assert "an unexpected exception (LookupError)" in str(error)
     assert rogue.submits == 0
+
+
+class Canned:
+    """An answer of a test double that replaces aiohttp's session."""
+
+    status = 200
+    headers: ClassVar[dict[str, str]] = {}
+
+    def __init__(self) -> None:
+        self.content = self
+        self._rest = [ACCEPTED[:9], ACCEPTED[9:]]
+
+    async def readany(self) -> bytes:
+        return self._rest.pop(0)
+
+    def at_eof(self) -> bool:
+        return not self._rest
+
+    def release(self) -> None:
+        assert self.at_eof()
+
+
+async def test_a_double_in_place_of_aiohttps_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answers are read, and its exceptions decided on by their words."""
+
+    async def respond(*_: object, **__: object) -> object:
+        result = results.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    results = [Canned(), aiohttp.ServerDisconnectedError(), aiohttp.ConnectionTimeoutError()]
+    monkeypatch.setattr(aiohttp.ClientSession, "_request", respond)
+    async with client("http://gateway.invalid", quota=None, connect_attempts=1) as voice:
+        assert SubmitResult("197362477", "ok", MOBILE) == await voice.submit(MOBILE, "1125")
+        with pytest.raises(OutcomeUnknownError):
+            await voice.submit(MOBILE, "1125")
+        with pytest.raises(NotSentError):
+            await voice.submit(MOBILE, "1125")
+
+
+async def test_a_connection_that_is_not_closed_in_time_is_not_known_to_be_reset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ihuyi_voice.transport._CLOSING_TURNS", 0)
+    async with Rogue(never_answer).running() as rogue, client(rogue.url) as voice:
+        exchange = voice._opened().exchange()
+        submit = asyncio.create_task(voice._opened()._transport.post("/x", b"body", exchange))
+        while not rogue.requests:
+            await asyncio.sleep(0)
+        submit.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await submit
+    assert not exchange.reset
 
 
 # --- the balance is a read ----------------------------------------------------
