@@ -218,7 +218,7 @@ from tests.network.loops import MOBILE, client, run
 loop, url, trusted = sys.argv[1:]
 
 async def main():
-    # Leaves a number below those of the connections free, for the child to meet.
+    # Below those of the connections; closed, its number is free for the child.
     below = open(os.devnull)
     closed = _resetting_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ()))
     closed.close()
@@ -227,7 +227,8 @@ async def main():
     await submits[0]
     sys.stdin.readline()
     alive, end = os.pipe()
-    below.close()
+    if loop == "asyncio":
+        below.close()
     if os.fork() == 0:
         os.close(end)
         del voice, submits
