@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from ihuyi_voice import AsyncVoiceClient, NotSentError, OutcomeUnknownError
+from ihuyi_voice.models import SignedBody
 from ihuyi_voice.transport import Exchange
 from tests.network.loops import client, contexts
 from tests.rogue import ACCEPTED, Connection, Rogue, http_answer
@@ -26,7 +27,7 @@ TLS = contexts("127.0.0.1")
 PASSWORD = "pa55-w0rd"
 # Base64 of "user:pa55-w0rd".
 BASIC = "dXNlcjpwYTU1LXcwcmQ="
-BODY = b"account=id&content=1125"
+BODY = SignedBody(b"account=id&content=1125")
 
 
 async def answer(connection: Connection) -> None:

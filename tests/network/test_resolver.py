@@ -145,7 +145,7 @@ async def test_no_further_thread(monkeypatch: pytest.MonkeyPatch) -> None:
         msg = "can't start new thread"
         raise RuntimeError(msg)
 
-    monkeypatch.setattr(resolver_module, "start_thread", refuse)
+    monkeypatch.setattr(resolver_module, "start_raw_thread", refuse)
     async with client("http://gateway.invalid", connect_attempts=1) as voice:
         with pytest.raises(NotSentError, match="can't start new thread"):
             await voice.submit(MOBILE, "1125")
