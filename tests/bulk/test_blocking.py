@@ -158,6 +158,13 @@ def test_an_outcome_does_not_wait_for_a_batch_to_fill(
         assert [1] == [outcome.index for outcome in run]
 
 
+def test_an_outcome_that_comes_just_before_the_wait_is_not_waited_for() -> None:
+    outcomes, outcome = _ThreadOutcomes(), Outcome(0, None, S.NOT_SENT, None, None)
+    outcomes.put(outcome)
+    outcomes.wait_in_thread()
+    assert [outcome] == [next(outcomes.taking)]
+
+
 @pytest.mark.parametrize("kind", ["list", "generator", "async_generator"])
 @pytest.mark.parametrize("concurrency", [1, 10])
 def test_at_most_32_rows_more_than_are_in_flight_are_taken_beyond_what_was_read(
@@ -424,18 +431,13 @@ def test_closing_the_client_in_another_thread_loses_no_outcome(
     rows: Any = source(kind, spy)
     seen: list[int] = []
     with voice.submit_many(rows, concurrency=20) as run, ThreadPoolExecutor(1) as pool:
-        closing = None
-        for outcome in run:
-            seen.append(outcome.index)
-            if len(seen) == 200:
-                closing = pool.submit(voice.close)
-            if len(seen) == 210:
-                break
-        assert closing is not None
+        while len(seen) < 200:
+            seen.append(next(run).index)
+        closing = pool.submit(voice.close)
+        while len(seen) < 210:
+            seen.append(next(run).index)
         closing.result()
-    in_block = len(seen)
     seen += [outcome.index for outcome in run]
-    assert 210 == in_block
     assert list(range(spy.taken)) == sorted(seen)
     assert spy.taken == run.report.total < 3000
     assert len(gateway.calls) == run.report.counts[S.ACCEPTED]

@@ -74,12 +74,13 @@ def raising_at(count: int, spy: Spy, error: BaseException) -> None:
 
 async def read(run: BulkRun, seen: list[int]) -> BaseException | None:
     """Read to the end; what the run raises there."""
+    error: BaseException | None = None
     try:
         async for outcome in run:
             seen.append(outcome.index)  # noqa: PERF401 - what was read before it raised
-    except BaseException as error:  # noqa: BLE001 - looked at by the test
-        return error
-    return None
+    except BaseException as raised:  # noqa: BLE001 - looked at by the test
+        error = raised
+    return error
 
 
 @pytest.mark.parametrize("make", FOREIGN, ids=ids)
@@ -289,17 +290,17 @@ class Closed:
 
     def rows(self) -> Iterator[Pair]:
         try:
-            for row in pairs(500):
+            while True:
                 self.iterated = threading.current_thread()
-                yield row
+                yield pair(0)
         finally:
             self.closed = threading.current_thread()
 
     async def each(self) -> AsyncIterator[Pair]:
         try:
-            for row in pairs(500):
+            while True:
                 self.iterated = asyncio.current_task()
-                yield row
+                yield pair(0)
         finally:
             self.closed = asyncio.current_task()
 
@@ -380,14 +381,14 @@ async def test_a_generator_is_closed_inside_the_block_where_it_was_iterated(
 
 async def scoped() -> AsyncIterator[Pair]:
     with anyio.move_on_after(30):
-        for row in pairs(500):
-            yield row
+        while True:
+            yield pair(0)
 
 
 async def grouped() -> AsyncIterator[Pair]:
     async with anyio.create_task_group():
-        for row in pairs(500):
-            yield row
+        while True:
+            yield pair(0)
 
 
 @pytest.mark.parametrize("rows", [scoped, grouped])
@@ -441,22 +442,42 @@ async def test_what_a_closed_source_raises_is_raised_to_a_consumer_that_reads_on
             raise error
 
     async def each() -> AsyncIterator[Pair]:
-        for row in rows():
-            yield row
-
-    async def closing() -> AsyncIterator[Pair]:
         try:
-            for row in pairs(500):
-                yield row
+            while True:
+                yield pair(0)
         finally:
             raise error
 
-    any_rows: Any = rows() if kind == "generator" else closing()
+    any_rows: Any = rows() if kind == "generator" else each()
     async with client(gateway.url) as voice:
         async with voice.submit_many(any_rows, concurrency=3) as run:
             await gateway.arrived(3)
         assert error is await read(run, seen)
     assert run.report.total == len(seen) < 500
+
+
+async def test_an_abort_does_not_wait_for_what_a_closed_source_waits_for(gateway: Gateway) -> None:
+    gateway.hold()
+    ended: list[type[BaseException]] = []
+
+    async def rows() -> AsyncIterator[Pair]:
+        try:
+            while True:
+                yield pair(0)
+        finally:
+            try:
+                await anyio.sleep_forever()
+            except BaseException as error:
+                ended.append(type(error))
+                raise
+
+    with leaving_nothing():
+        async with client(gateway.url) as voice, voice.submit_many(rows(), concurrency=3) as run:
+            await gateway.arrived(3)
+            await turns()
+            run.abort()
+            assert {S.UNKNOWN: 3, S.NOT_SENT: 29} == counted(await run.finish())
+    assert [asyncio.CancelledError] == ended
 
 
 async def test_a_thread_that_cannot_be_started_means_not_sent(

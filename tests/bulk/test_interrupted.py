@@ -30,10 +30,12 @@ class TimeLimitError(Exception):
     """As Celery's soft time limit: raised by a signal handler, wherever the program is."""
 
 
+# Where a signal handler raises as a function is entered, the coverage tracer loses
+# its place in the callers: what they do afterwards is not measured.
 PLACES = (str(Path(ihuyi_voice.__file__).parent), __file__)
 
 
-def consume(run: BlockingBulkRun, seen: list[int]) -> None:
+def consume(run: BlockingBulkRun, seen: list[int]) -> None:  # pragma: no cover - see above
     for outcome in run:
         seen.append(outcome.index)  # noqa: PERF401 - what was read before it raised
 
@@ -54,7 +56,7 @@ class Interrupter:
         self.at_last: Callable[[], object] = lambda: None
         self._random = random.Random(7)
 
-    def __call__(self, _: int, frame: FrameType | None) -> None:
+    def __call__(self, _: int, frame: FrameType | None) -> None:  # pragma: no cover - see above
         # Never twice at the same place.
         if self.raised < self.enough:
             signal.setitimer(signal.ITIMER_REAL, self._random.uniform(0.0002, 0.002))
@@ -71,7 +73,7 @@ class Interrupter:
             self.at_last()
         raise TimeLimitError
 
-    def read_all(self, run: BlockingBulkRun) -> list[int]:
+    def read_all(self, run: BlockingBulkRun) -> list[int]:  # pragma: no cover - see above
         """Iterate, and go on after every interruption, until the run is over."""
         seen: list[int] = []
         while True:
@@ -104,7 +106,7 @@ def voice(request: pytest.FixtureRequest) -> Iterator[VoiceClient]:
 
 
 @pytest.mark.parametrize("kind", ["list", "generator", "async_generator"])
-def test_an_interrupted_consumer_that_goes_on_gets_every_outcome_once(
+def test_an_interrupted_consumer_that_goes_on_gets_every_outcome_once(  # pragma: no cover - see above
     voice: VoiceClient, interrupter: Interrupter, kind: str
 ) -> None:
     rows: Any = source(kind, Spy(pairs(ROWS)))
@@ -115,7 +117,7 @@ def test_an_interrupted_consumer_that_goes_on_gets_every_outcome_once(
     assert interrupter.raised > 10
 
 
-def test_outcomes_that_are_there_already_are_not_lost_to_an_interrupted_consumer(
+def test_outcomes_that_are_there_already_are_not_lost_to_an_interrupted_consumer(  # pragma: no cover - see above
     interrupter: Interrupter,
 ) -> None:
     """Most interruptions of a fast consumer come while it takes one, not while it waits."""
@@ -129,7 +131,7 @@ def test_outcomes_that_are_there_already_are_not_lost_to_an_interrupted_consumer
         def __next__(self) -> Any:
             queue.announce()
             try:
-                for outcome in taking:  # pragma: no branch - it never ends
+                for outcome in taking:
                     return outcome
             except IndexError:
                 pass
@@ -149,7 +151,7 @@ def test_outcomes_that_are_there_already_are_not_lost_to_an_interrupted_consumer
     assert interrupter.raised > 10
 
 
-def test_what_stopped_the_run_is_raised_in_spite_of_interruptions(
+def test_what_stopped_the_run_is_raised_in_spite_of_interruptions(  # pragma: no cover - see above
     interrupter: Interrupter,
 ) -> None:
     gateway = sandbox(balance=300)
@@ -162,7 +164,7 @@ def test_what_stopped_the_run_is_raised_in_spite_of_interruptions(
         interrupter.read_all(run)
 
 
-def test_interrupted_once_and_left_what_was_taken_is_read_after_the_block(
+def test_interrupted_once_and_left_what_was_taken_is_read_after_the_block(  # pragma: no cover - see above
     voice: VoiceClient,
 ) -> None:
     """As with Ctrl-C: the block stops at once, and afterwards nothing is missing."""
@@ -172,17 +174,16 @@ def test_interrupted_once_and_left_what_was_taken_is_read_after_the_block(
         pytest.raises(KeyboardInterrupt),
         voice.submit_many(spy.as_list(), concurrency=20) as run,
     ):
-        for outcome in run:
-            seen.append(outcome.index)
-            if len(seen) == 100:
-                signal.raise_signal(signal.SIGINT)
+        while len(seen) < 100:
+            seen.append(next(run).index)
+        signal.raise_signal(signal.SIGINT)
     assert 100 == len(seen)
     seen += [outcome.index for outcome in run]
     assert list(range(spy.taken)) == sorted(seen)
     assert spy.taken == run.report.total < ROWS
 
 
-def test_waits_that_are_interrupted_leave_nothing_behind(
+def test_waits_that_are_interrupted_leave_nothing_behind(  # pragma: no cover - see above
     voice: VoiceClient, interrupter: Interrupter
 ) -> None:
     """A thread has one bell at most, however often its wait is interrupted."""
