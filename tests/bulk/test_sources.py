@@ -257,8 +257,6 @@ async def test_a_generator_is_pulled_by_one_thread_of_the_runs_own(gateway: Gate
     assert not thread.is_alive()
 
 
-<<<<<<< HEAD
-=======
 async def test_a_thread_that_is_stopped_reads_no_further_row(watched: None) -> None:
     def stopping() -> Iterator[Pair]:
         yield pair(0)
@@ -272,28 +270,6 @@ async def test_a_thread_that_is_stopped_reads_no_further_row(watched: None) -> N
     assert [SubmitRequest(*pair(0)), SubmitRequest(*pair(1))] == rows.leftovers()
 
 
-async def test_the_last_moments_of_the_thread_are_awaited_without_blocking_the_loop(
-    watched: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    go_on = threading.Event()
-
-    class Lingering(threading.Thread):
-        def run(self) -> None:
-            super().run()
-            assert go_on.wait(10)
-
-    monkeypatch.setattr("threading.Thread", Lingering)
-    rows = _ThreadSource(pairs(3))
-    rows.grant(READ_AHEAD)
-    pump = asyncio.create_task(rows.pump())
-    await until(lambda: rows._ended)
-    await turns()
-    assert not pump.done()
-    go_on.set()
-    await pump
-
-
->>>>>>> bulk
 async def test_a_thread_whose_loop_is_gone_ends_all_the_same() -> None:
     rows = _ThreadSource(pairs(3))
     rows._loop, rows._left = asyncio.new_event_loop(), anyio.Event()
