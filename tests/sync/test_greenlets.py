@@ -137,7 +137,8 @@ rows = [
 ]
 for source in (rows, iter(rows)):
     with client.submit_many(source, concurrency=4) as run:
-        print(sum(outcome.status is OutcomeStatus.REPLAYED for outcome in run), run.report.unrecorded)
+        replayed = sum(outcome.status is OutcomeStatus.REPLAYED for outcome in run)
+        print(replayed, run.report.unrecorded)
 def look():
     return ledger.summary()["accepted"], len(ledger.unknown())
 print([wait(one) for one in [spawn(look) for _ in range(8)]])
