@@ -92,7 +92,18 @@ def _start(thread: threading.Thread, on_failure: Callable[[Exception], object]) 
 def _traced(run: Callable[[], object], trace: Any) -> None:  # noqa: ANN401 - a trace function
     # As `threading` does for debuggers and for coverage.
     sys.settrace(trace)
-    run()
+    try:
+        run()
+    finally:
+        _destroy_hub()
+
+
+def _destroy_hub() -> None:
+    """End what gevent made for this thread, or its descriptors stay open or are closed late."""
+    if (local := sys.modules.get("gevent._hub_local")) is not None:
+        hub = local.get_hub_if_exists()
+        if hub is not None:
+            hub.destroy(destroy_loop=True)
 
 
 def load_ahead() -> None:

@@ -162,6 +162,26 @@ print("closed", len(Ledger.open(place).known(["a", "b"])))
     assert 42 == len(gateway.calls)
 
 
+def test_a_call_of_a_ledger_leaves_no_descriptor_open(
+    gateway: SandboxGateway, framework: str, place: str
+) -> None:
+    """gevent makes a hub for the thread of each call, which has files of its own."""
+    script = f"place = {place!r}\n"
+    script += """
+ledger = Ledger.open(place)
+ledger.summary()
+def count():
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+before = count()
+for _ in range(20):
+    ledger.summary()
+print(count() - before < 10)
+ledger.close()
+"""
+    assert (0, "True\n", "") == run(gateway, script, before=QUIET + PATCH[framework])
+
+
 def test_greenlets_run_while_a_ledger_waits_for_its_database(
     gateway: SandboxGateway, framework: str, tmp_path: Path
 ) -> None:
