@@ -18,10 +18,12 @@ import socket
 import sys
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+T = TypeVar("T")
 
 
 def unpatched(module: str, name: str) -> Any:  # noqa: ANN401 - an attribute of any module
@@ -61,7 +63,7 @@ def start_thread(
         RuntimeError: no thread can be started.
     """
     if threads_are_greenlets():
-        _load_ahead()
+        load_ahead()
         start_raw_thread(run)
         return None
     thread = threading.Thread(target=run, name=name, daemon=True)
@@ -90,10 +92,21 @@ def _start(thread: threading.Thread, on_failure: Callable[[Exception], object]) 
 def _traced(run: Callable[[], object], trace: Any) -> None:  # noqa: ANN401 - a trace function
     # As `threading` does for debuggers and for coverage.
     sys.settrace(trace)
-    run()
+    try:
+        run()
+    finally:
+        _destroy_hub()
 
 
-def _load_ahead() -> None:
+def _destroy_hub() -> None:
+    """End what gevent made for this thread, or its descriptors stay open or are closed late."""
+    if (local := sys.modules.get("gevent._hub_local")) is not None:
+        hub = local.get_hub_if_exists()
+        if hub is not None:
+            hub.destroy(destroy_loop=True)
+
+
+def load_ahead() -> None:
     """Import what a real thread needs of either framework.
 
     gevent makes a hub for each thread with a green socket, and eventlet imports
@@ -104,6 +117,37 @@ def _load_ahead() -> None:
         gevent.get_hub()
     for module in ("_socket", "_thread", "select", "socket"):
         unpatched(module, "__name__")
+
+
+def call_blocking(act: Callable[[], T]) -> T:
+    """What `act` returns or raises, which blocks; other greenlets run meanwhile.
+
+    Under gevent and eventlet a thread of the operating system calls it, which
+    goes on if the wait for it is interrupted. Elsewhere it is a plain call.
+
+    Raises:
+        RuntimeError: no thread can be started.
+    """
+    if not threads_are_greenlets():
+        return act()
+    load_ahead()
+    ended = Event()
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(act())
+        except BaseException as error:  # noqa: BLE001 - the caller's own
+            errors.append(error)
+        finally:
+            ended.set()
+
+    start_raw_thread(run)
+    ended.wait()
+    for error in errors:
+        raise error
+    return results[0]
 
 
 def new_selector_loop() -> asyncio.AbstractEventLoop:

@@ -17,10 +17,10 @@ import os
 import secrets
 import time
 import weakref
-from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from ._threads import call_blocking
 from .errors import InvalidRequestError, LedgerError
 from .ledger_entry import (
     DELIVERY_SECONDS,
@@ -39,13 +39,15 @@ from .ledger_writer import Writer
 from .models import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
 
     from .ledger_store import Connection, Store
     from .models import Unrecorded
+
+T = TypeVar("T")
 
 __all__ = [
     "Claim",
@@ -102,7 +104,9 @@ class Ledger:
             settle_apart=store.path is None,
             survives_fork=store.path is None,
         )
-        self._finalizer = weakref.finalize(self, self._writer.stop, _LAST_PATIENCE)
+        self._finalizer = weakref.finalize(
+            self, self._writer.stop, _LAST_PATIENCE, greenlets_run=False
+        )
 
     @classmethod
     def open(
@@ -200,8 +204,7 @@ class Ledger:
             RuntimeError: the ledger is closed.
         """
         now = self.clock()
-        with self._aside(writing=False) as connection:
-            entries = connection.unsettled()
+        entries = self._aside(lambda connection: connection.unsettled(), writing=False)
         return [
             UnknownClaim(
                 entry.key,
@@ -237,8 +240,7 @@ class Ledger:
         """
         state = EntryState.ACCEPTED if placed else EntryState.NOT_SENT
         now = self.clock()
-        with self._aside() as connection:
-            entry = connection.resolve(key, state, _BY_HAND[state], now)
+        entry = self._aside(lambda connection: connection.resolve(key, state, _BY_HAND[state], now))
         if entry is None:
             msg = f"the ledger has no key {key!r}"
             raise LookupError(msg)
@@ -260,8 +262,7 @@ class Ledger:
             LedgerError: the database failed.
             RuntimeError: the ledger is closed.
         """
-        with self._aside(writing=False) as connection:
-            counts = connection.counts()
+        counts = self._aside(lambda connection: connection.counts(), writing=False)
         return {
             "accepted": counts.get(EntryState.ACCEPTED, 0),
             "refused": counts.get(EntryState.REFUSED, 0),
@@ -283,8 +284,8 @@ class Ledger:
         if older_than < timedelta(0):
             msg = f"older_than must not be negative, and it is {older_than}"
             raise ValueError(msg)
-        with self._aside() as connection:
-            return connection.purge(self.clock() - older_than.total_seconds())
+        before = self.clock() - older_than.total_seconds()
+        return self._aside(lambda connection: connection.purge(before))
 
     @property
     def id(self) -> str:
@@ -298,8 +299,7 @@ class Ledger:
             LedgerError: the database failed.
             RuntimeError: the ledger is closed.
         """
-        with self._aside(writing=False) as connection:
-            _, found, _ = connection.apply((), keys, ())
+        _, found, _ = self._aside(lambda connection: connection.apply((), keys, ()), writing=False)
         return {key: entry.state for key, entry in found.items()}
 
     def hashed_with_another_key(self, hashed_with: str) -> bool:
@@ -314,12 +314,15 @@ class Ledger:
             LedgerError: the database failed.
             RuntimeError: the ledger is closed.
         """
-        with self._aside(writing=False) as connection:
-            return connection.has_rows_hashed_otherwise(hashed_with)
+        return self._aside(
+            lambda connection: connection.has_rows_hashed_otherwise(hashed_with), writing=False
+        )
 
-    @contextmanager
-    def _aside(self, *, writing: bool = True) -> Iterator[Connection]:
-        """A connection for one blocking call."""
+    def _aside(self, act: Callable[[Connection], T], *, writing: bool = True) -> T:
+        """One blocking call, with a connection of its own."""
+        return call_blocking(lambda: self._in_turn(act, writing=writing))
+
+    def _in_turn(self, act: Callable[[Connection], T], *, writing: bool) -> T:
         # One at a time, so that a fork has one lock to wait for.
         turn = self._writer.at_work_aside
         if not turn.acquire(timeout=_TURN_PATIENCE):
@@ -328,7 +331,7 @@ class Ledger:
         try:
             self._writer.check_usable()
             with self._store.connect(writing=writing) as connection:
-                yield connection
+                return act(connection)
         finally:
             turn.release()
 

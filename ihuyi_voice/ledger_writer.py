@@ -16,13 +16,16 @@ import asyncio
 import contextlib
 import math
 import os
-import queue
 import threading
 import time
 import weakref
+
+# The one of C, which gevent does not replace.
+from _queue import Empty, SimpleQueue
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from ._threads import Event, load_ahead, start_raw_thread, threads_are_greenlets, unpatched
 from .errors import LedgerError
 from .ledger_entry import Attempt, Entry, EntryState, Settlement, Trouble
 
@@ -172,13 +175,20 @@ class Writer:
         _writers.add(self)
 
     def _begin_anew(self) -> None:
-        # The garbage collector may run a finaliser, which takes it, while it is held.
-        self._lock = threading.RLock()
+        # Not a framework's: a thread that is no greenlet takes all of these.
+        if threads_are_greenlets():
+            load_ahead()
+        new_lock = unpatched("_thread", "allocate_lock")
+        # The garbage collector may run a finalizer, which takes it, while it is held.
+        self._lock = unpatched("_thread", "RLock")()
         # Held while a connection is at work, so that no fork takes one along.
-        self.at_work: threading.Lock = threading.Lock()
-        self.at_work_aside: threading.Lock = threading.Lock()
-        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self.at_work: threading.Lock = new_lock()
+        self.at_work_aside: threading.Lock = new_lock()
+        self._queue: SimpleQueue[_Item | None] = SimpleQueue()
+        self._started = False
+        self._ended = Event()
+        # The thread's number, by which it knows itself.
+        self._ident: int | None = None
         # The thread's own. New: what the next transaction begins with.
         self._next: deque[_Item] = deque()
         # Settlements to be tried again, together with whatever else there is to do.
@@ -256,20 +266,21 @@ class Writer:
                 item.counted = True
                 item.unrecorded.count += 1
 
-    def stop(self, timeout: float | None = None) -> None:
+    def stop(self, timeout: float | None = None, *, greenlets_run: bool = True) -> None:
         """Write what was wished for, close the connection and end; the second time, nothing.
 
         Args:
             timeout: seconds to wait for it at most.
+            greenlets_run: whether other greenlets may run meanwhile, as in `Event.wait`.
         """
         with self._lock:
-            thread = None if self._closed else self._thread
+            runs = self._started and not self._closed
             self._closed = True
-        if thread is not None:
+        if runs:
             self._queue.put(None)
-            # The garbage collector may run a finaliser in any thread, that one included.
-            if thread is not threading.current_thread():
-                thread.join(timeout)
+            # The garbage collector may run a finalizer in any thread, that one included.
+            if self._ident != _ident():
+                self._ended.wait(timeout, greenlets_run=greenlets_run)
 
     async def _answered(self, wish: Wish, deadline: float) -> _Item:
         loop = asyncio.get_running_loop()
@@ -302,15 +313,20 @@ class Writer:
     def _put(self, item: _Item) -> None:
         with self._lock:
             self.check_usable()
-            if self._thread is None:
-                thread = threading.Thread(target=self._run, name="ihuyi-voice-ledger", daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError as error:
-                    msg = "no thread can be started for it"
-                    raise LedgerError(msg) from error
-                self._thread = thread
+            if not self._started:
+                self._start()
             self._queue.put(item)
+
+    def _start(self) -> None:
+        try:
+            if threads_are_greenlets():
+                start_raw_thread(self._run)
+            else:
+                threading.Thread(target=self._run, name="ihuyi-voice-ledger", daemon=True).start()
+        except RuntimeError as error:
+            msg = "no thread can be started for it"
+            raise LedgerError(msg) from error
+        self._started = True
 
     def _give_up(self, item: _Item) -> None:
         """Its task waits no more: a claim that was made, or is being made, is taken back."""
@@ -331,6 +347,14 @@ class Writer:
     # --- in the thread ---------------------------------------------------------
 
     def _run(self) -> None:
+        ended = self._ended
+        self._ident = _ident()
+        try:
+            self._serve()
+        finally:
+            ended.set()
+
+    def _serve(self) -> None:
         end: float | None = None
         while end is None or self._has_work(end):
             if self._gather() and end is None:
@@ -351,7 +375,7 @@ class Writer:
     def _gather(self) -> bool:
         """Take what is queued, or wait for something to do; True when it is to end."""
         over = False
-        with contextlib.suppress(queue.Empty):
+        with contextlib.suppress(Empty):
             item = self._queue.get(timeout=self._seconds_to_wait())
             while True:
                 if item is None:
@@ -593,6 +617,12 @@ class Writer:
             _inherited.append(self._connection)
             self._connection = None
         self._begin_anew()
+
+
+def _ident() -> int:
+    """The number of this thread, which all its greenlets share."""
+    number: int = unpatched("_thread", "get_ident")()
+    return number
 
 
 def _apply(connection: Connection, batch: Iterable[_Item]) -> None:

@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import time
 import weakref
 from collections import OrderedDict
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
+from ._threads import unpatched
 from .errors import QuotaExceededError
 from .models import check_count, mask_mobile
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Sequence
 
 MINUTE = 60.0
@@ -80,7 +81,7 @@ class MemoryQuotaStore:
         self._reservations: OrderedDict[str, float | tuple[float, ...]] = OrderedDict()
         # The moment from which a number may be quiet for the longest window.
         self._quiet_from = -math.inf
-        self._lock = threading.Lock()
+        self._renew_lock()
         _stores.add(self)
 
     def __len__(self) -> int:
@@ -136,7 +137,8 @@ class MemoryQuotaStore:
             del self._reservations[mobile]
 
     def _renew_lock(self) -> None:
-        self._lock = threading.Lock()
+        # Loop threads take it, which are no greenlets.
+        self._lock: threading.Lock = unpatched("_thread", "allocate_lock")()
 
 
 _stores: weakref.WeakSet[MemoryQuotaStore] = weakref.WeakSet()

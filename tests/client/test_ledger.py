@@ -338,7 +338,7 @@ async def test_cancelled_just_when_it_is_claimed_it_is_not_sent(
     quota = one_a_minute()
     async with client(gateway.url, ledger, quota=quota) as voice:
         task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
-        await until(lambda: ledger._writer._thread is not None)
+        await until(lambda: ledger._writer._started)
         while state(ledger) is not EntryState.CLAIMED:
             # The loop stands still meanwhile.
             pass

@@ -16,6 +16,7 @@ from urllib.request import urlopen
 import pytest
 
 from ihuyi_voice.sandbox import Chaos
+from tests.ledger.postgres import running_server
 from tests.sync.processes import environment, run
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ihuyi_voice.sandbox import SandboxGateway
+    from tests.ledger.postgres import PostgresServer
 
 PATCH = {
     "gevent": "import gevent, gevent.monkey\ngevent.monkey.patch_all()\n",
@@ -93,6 +95,123 @@ print("closed")
     )
     assert (0, expected, "") == run(gateway, script, before=before)
     assert 90 == len(gateway.calls)
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of a ledger that is not there yet, in either database."""
+    if request.param == "sqlite":
+        return str(tmp_path / "calls.db")
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.empty()
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+@pytest.mark.parametrize("patched", ["before", "after"])
+def test_a_ledger_in_patched_threads(
+    gateway: SandboxGateway, framework: str, patched: str, loop: str, place: str
+) -> None:
+    """Patched before or after the import: keys, bulk runs, a person's calls, a fork, close."""
+    before = QUIET + ("" if loop == "uvloop" else WITHOUT_UVLOOP)
+    script = GREEN[framework]
+    if patched == "before":
+        before += PATCH[framework]
+    else:
+        script = PATCH[framework] + script
+    script += f"place = {place!r}\n"
+    script += """
+ledger = Ledger.open(place)
+client = VoiceClient.from_env(ledger=ledger)
+def call(key, n=0):
+    return client.submit(f"139{n:08d}", "1125", idempotency_key=key).replayed
+print(call("a"), call("a"))
+print(sorted(wait(one) for one in [spawn(call, "b", 1) for _ in range(8)]))
+rows = [
+    SubmitRequest(f"138{n:08d}", "1125", idempotency_key=f"row {n}") for n in range(40)
+]
+for source in (rows, iter(rows)):
+    with client.submit_many(source, concurrency=4) as run:
+        replayed = sum(outcome.status is OutcomeStatus.REPLAYED for outcome in run)
+        print(replayed, run.report.unrecorded)
+def look():
+    return ledger.summary()["accepted"], len(ledger.unknown())
+print([wait(one) for one in [spawn(look) for _ in range(8)]])
+try:
+    ledger.resolve("a", placed=True)
+except ValueError as error:
+    print(error)
+child = os.fork()
+if child == 0:
+    os._exit(0 if call("a") else 1)
+print(os.waitpid(child, 0)[1], call("a"))
+client.close()
+ledger.close()
+print("closed", len(Ledger.open(place).known(["a", "b"])))
+"""
+    expected = (
+        f"False True\n{[False] + [True] * 7}\n0 0\n40 0\n{[(42, 0)] * 8}\n"
+        "'a' is settled already, as accepted\n0 True\nclosed 2\n"
+    )
+    assert (0, expected, "") == run(gateway, script, before=before)
+    assert 42 == len(gateway.calls)
+
+
+def test_a_call_of_a_ledger_leaves_no_descriptor_open(
+    gateway: SandboxGateway, framework: str, place: str
+) -> None:
+    """gevent makes a hub for the thread of each call, which has files of its own."""
+    script = f"place = {place!r}\n"
+    script += """
+ledger = Ledger.open(place)
+ledger.summary()
+def count():
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+before = count()
+for _ in range(20):
+    ledger.summary()
+print(count() - before < 10)
+ledger.close()
+"""
+    assert (0, "True\n", "") == run(gateway, script, before=QUIET + PATCH[framework])
+
+
+def test_greenlets_run_while_a_ledger_waits_for_its_database(
+    gateway: SandboxGateway, framework: str, tmp_path: Path
+) -> None:
+    script = f"{GREEN[framework]}\nplace = {str(tmp_path / 'calls.db')!r}\n"
+    script += """
+import sqlite3
+ledger = Ledger.open(place)
+client = VoiceClient.from_env(ledger=ledger)
+client.submit("13900000000", "1125", idempotency_key="a")
+other = sqlite3.connect(place, isolation_level=None)
+other.execute("BEGIN IMMEDIATE")
+purge = spawn(ledger.purge, __import__("datetime").timedelta())
+call = spawn(client.submit, "13900000001", "1125", idempotency_key="b")
+sleep(0.05)
+print("none has ended")
+other.execute("COMMIT")
+print(wait(purge) in (1, 2), wait(call).msg)
+other.close()
+def fail():
+    raise OSError("clock")
+broken = Ledger.open(place, clock=fail)
+try:
+    broken.summary()
+    broken.close()
+    broken.summary()
+except RuntimeError as error:
+    print(error)
+"""
+    expected = "none has ended\nTrue 提交成功\nthis ledger is closed\n"
+    assert (0, expected, "") == run(gateway, script, before=QUIET + PATCH[framework])
 
 
 def test_other_greenlets_run_while_one_waits(gateway: SandboxGateway, framework: str) -> None:
