@@ -54,7 +54,8 @@ __all__ = ["WORDS", "AiohttpTransport", "Exchange", "Transport"]
 _KEEPALIVE_SECONDS = 4.0
 # Seconds until a second look at a request that has no connection to cut yet.
 _CLOSE_LOOK = 0.01
-_HEADERS = {"User-Agent": "ihuyi-voice"}
+# Without a wish, a proxy may compress; a small answer could unpack into a large one.
+_HEADERS = {"User-Agent": "ihuyi-voice", "Accept-Encoding": "identity"}
 # Turns of the loop within which an aborted connection's socket is closed: one,
 # and one more with TLS. The rest is to spare.
 _CLOSING_TURNS = 4

@@ -106,7 +106,7 @@ def voice(request: pytest.FixtureRequest) -> Iterator[VoiceClient]:
 
 
 @pytest.mark.parametrize("kind", ["list", "generator", "async_generator"])
-def test_an_interrupted_consumer_that_goes_on_gets_every_outcome_once(  # pragma: no cover - see above
+def test_an_interrupted_consumer_that_goes_on_gets_every_outcome_once(  # pragma: no cover - above
     voice: VoiceClient, interrupter: Interrupter, kind: str
 ) -> None:
     rows: Any = source(kind, Spy(pairs(ROWS)))
@@ -117,7 +117,7 @@ def test_an_interrupted_consumer_that_goes_on_gets_every_outcome_once(  # pragma
     assert interrupter.raised > 10
 
 
-def test_outcomes_that_are_there_already_are_not_lost_to_an_interrupted_consumer(  # pragma: no cover - see above
+def test_an_interrupted_consumer_loses_no_outcome_that_is_there(  # pragma: no cover - above
     interrupter: Interrupter,
 ) -> None:
     """Most interruptions of a fast consumer come while it takes one, not while it waits."""
@@ -151,7 +151,7 @@ def test_outcomes_that_are_there_already_are_not_lost_to_an_interrupted_consumer
     assert interrupter.raised > 10
 
 
-def test_what_stopped_the_run_is_raised_in_spite_of_interruptions(  # pragma: no cover - see above
+def test_what_stopped_the_run_is_raised_in_spite_of_interruptions(  # pragma: no cover - above
     interrupter: Interrupter,
 ) -> None:
     gateway = sandbox(balance=300)
@@ -164,7 +164,7 @@ def test_what_stopped_the_run_is_raised_in_spite_of_interruptions(  # pragma: no
         interrupter.read_all(run)
 
 
-def test_interrupted_once_and_left_what_was_taken_is_read_after_the_block(  # pragma: no cover - see above
+def test_an_interrupted_run_is_read_after_the_block(  # pragma: no cover - above
     voice: VoiceClient,
 ) -> None:
     """As with Ctrl-C: the block stops at once, and afterwards nothing is missing."""
@@ -183,7 +183,7 @@ def test_interrupted_once_and_left_what_was_taken_is_read_after_the_block(  # pr
     assert spy.taken == run.report.total < ROWS
 
 
-def test_waits_that_are_interrupted_leave_nothing_behind(  # pragma: no cover - see above
+def test_waits_that_are_interrupted_leave_nothing_behind(  # pragma: no cover - above
     voice: VoiceClient, interrupter: Interrupter
 ) -> None:
     """A thread has one bell at most, however often its wait is interrupted."""

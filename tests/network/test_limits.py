@@ -6,14 +6,14 @@ import asyncio
 import errno
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from ihuyi_voice import NotSentError, _loops
-from ihuyi_voice._loops import fast_loop_factory, start_thread, unpatched
+from ihuyi_voice import NotSentError
+from ihuyi_voice._loops import fast_loop_factory
+from ihuyi_voice._threads import unpatched
 from tests.network.loops import LOOPS, MOBILE, client, run
 
 HERE = Path(__file__).parents[2]
@@ -101,19 +101,10 @@ def test_a_newer_uvloop_is_used(version: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_gevents_and_eventlets_replacements_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Doubles of theirs, which the tests do not install: the SYNC tests run the real ones."""
+    """Doubles of theirs, which the tests do not install: tests/sync runs the real ones."""
     eventlet = SimpleNamespace(original=lambda module: SimpleNamespace(poll=f"{module}'s own"))
     monkeypatch.setitem(sys.modules, "eventlet.patcher", eventlet)
     assert "select's own" == unpatched("select", "poll")
     gevent = SimpleNamespace(get_original=lambda module, name: f"{module}.{name}")
     monkeypatch.setitem(sys.modules, "gevent.monkey", gevent)
     assert "select.poll" == unpatched("select", "poll")
-
-
-def test_a_thread_of_our_own_keeps_no_process_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    ran = threading.Event()
-    start_thread(ran.set)
-    assert ran.wait(60)
-    monkeypatch.setattr(_loops, "unpatched", lambda *_: lambda *__: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        start_thread(ran.set)

@@ -24,6 +24,7 @@ from ihuyi_voice import (
     SubmitFailedError,
     SubmitResult,
 )
+from ihuyi_voice.models import SignedBody
 from ihuyi_voice.requester import Admitted
 from ihuyi_voice.transport import WORDS, Exchange
 from tests.rogue import ACCEPTED, Connection, Rogue, http_answer
@@ -653,7 +654,9 @@ async def test_a_connection_that_is_not_closed_in_time_is_not_known_to_be_reset(
     monkeypatch.setattr("ihuyi_voice.transport._CLOSING_TURNS", 0)
     async with Rogue(never_answer).running() as rogue, client(rogue.url) as voice:
         exchange = voice._opened().exchange()
-        submit = asyncio.create_task(voice._opened()._transport.post("/x", b"body", exchange))
+        submit = asyncio.create_task(
+            voice._opened()._transport.post("/x", SignedBody(b"body"), exchange)
+        )
         while not rogue.requests:
             await asyncio.sleep(0)
         submit.cancel()
