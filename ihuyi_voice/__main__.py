@@ -13,10 +13,12 @@ def main() -> None:
     guard_streams()
     try:
         from .cli import app  # noqa: PLC0415 - typer and rich are an extra
+        from .cli_signals import Interruptions  # noqa: PLC0415 - only the command needs it
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich"):
             raise
         sys.exit("the command line needs an extra: pip install 'ihuyi-voice[cli]'")
+    Interruptions.process_ends = True
     try:
         app(prog_name="ihuyi-voice")
     finally:

@@ -12,7 +12,7 @@ import signal
 import threading
 from collections import deque
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,7 +41,15 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruptions:
-    """Takes the signals over while it is entered; in another thread than the main one, none."""
+    """Takes the signals over while it is entered; in another thread than the main one, none.
+
+    Attributes:
+        process_ends: the process ends with the command. Then the signals are
+            ignored afterwards: one that comes while the interpreter exits must
+            not replace the exit status of the outcome.
+    """
+
+    process_ends: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._earlier: dict[int, Handler] = {}
@@ -67,7 +75,7 @@ class Interruptions:
         traceback: TracebackType | None,
     ) -> None:
         for number, handler in self._earlier.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if self.process_ends else handler)
 
     @contextmanager
     def collecting(self) -> Iterator[None]:

@@ -121,16 +121,16 @@ def open_source(rows: object) -> Source:
 
 def as_request(row: object) -> Taken:
     """A row as a request. Never raises, because this frame holds the row."""
-    if isinstance(row, SubmitRequest):
-        return row
     what = type(row).__name__
-    if isinstance(row, tuple | list):
-        try:
+    try:
+        if isinstance(row, SubmitRequest):
+            return row
+        if isinstance(row, tuple | list):
             if len(row) == 2:
                 return SubmitRequest(row[0], row[1])
             what = f"{what} of {len(row)}"
-        except Exception as error:  # noqa: BLE001 - a class of the caller's, lazy perhaps
-            what = f"{what} that raises {type(error).__name__}"
+    except Exception as error:  # noqa: BLE001 - a class of the caller's, lazy perhaps
+        what = f"{what} that raises {type(error).__name__}"
     return InvalidRequestError(
         f"a row must be a SubmitRequest or a (mobile, content) pair, not a {what}"
     )

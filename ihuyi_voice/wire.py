@@ -37,10 +37,10 @@ import orjson
 
 from .errors import (
     ACCEPTED,
+    CODES,
     AuthenticationError,
     InvalidRequestError,
     OutcomeUnknownError,
-    UnrecognizedCodeError,
     gateway_error,
 )
 from .models import Balance, SignedBody, SubmitResult, exact_text
@@ -140,7 +140,8 @@ def read_content(content: object) -> str | InvalidRequestError:
     text = exact_text(content)
     if text is None:
         why = f", not {type(content).__name__}"
-        if isinstance(content, int):
+        # By the class itself: a lazy object's `__class__` may raise.
+        if issubclass(type(content), int):
             why += ": an int loses leading zeros, write '0042' in quotes"
     elif _is_content(text):
         return text
@@ -382,7 +383,7 @@ def decode_submit(
     if code == ACCEPTED:
         return SubmitResult(voice_id, msg, mobile)
     refusal = _refusal(code, msg, answer, unix_time)
-    if isinstance(refusal, UnrecognizedCodeError) and _has_id(fields):
+    if code not in CODES and _has_id(fields):
         named = "an id" if voice_id is None else f"the id {voice_id}"
         return OutcomeUnknownError(
             f"the gateway answered code {code}, which the voice product does not document, with"

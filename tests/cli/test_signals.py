@@ -447,3 +447,26 @@ def test_a_platform_without_hang_up() -> None:
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
     assert signal.SIGHUP in cli_signals._NUMBERS
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("command", [["submit", MOBILE], ["bulk", "rows.csv", "--yes"]])
+def test_a_signal_while_the_interpreter_exits_replaces_no_exit_status(
+    gateway: Gateway, tmp_path: Path, number: signal.Signals, command: list[str]
+) -> None:
+    (tmp_path / "rows.csv").write_text("mobile,content\n13912345678,1125\n")
+    program = (
+        "import atexit, os, sys\n"
+        f"atexit.register(os.kill, os.getpid(), {int(number)})\n"
+        "from ihuyi_voice.__main__ import main\n"
+        "main()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *command],
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (0, b"") == (ended.returncode, ended.stderr if command[0] == "submit" else b"")
+    assert 1 == len(placed(gateway))

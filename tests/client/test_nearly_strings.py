@@ -72,6 +72,17 @@ class Unreadable(Lazy):
         raise TypeError
 
 
+class Failing:
+    """A lazy object whose evaluation fails, as one over a database does."""
+
+    @property
+    def __class__(self) -> type:  # type: ignore[misc] - `isinstance` asks it
+        raise LookupError
+
+    def __str__(self) -> str:
+        raise LookupError
+
+
 async def accept(connection: Connection) -> None:
     while await connection.read_request():
         await connection.send(http_answer(ACCEPTED))
@@ -87,6 +98,8 @@ ROWS: list[tuple[Any, Any, OutcomeStatus]] = [
     (MOBILE, Lazy(CODE), OutcomeStatus.INVALID),
     (Unreadable(MOBILE), Unreadable(CODE), OutcomeStatus.INVALID),
     (None, object(), OutcomeStatus.INVALID),
+    (Failing(), CODE, OutcomeStatus.INVALID),
+    (MOBILE, Failing(), OutcomeStatus.INVALID),
     (MOBILE, CODE, OutcomeStatus.ACCEPTED),
 ]
 EXPECTED = [status for *_, status in ROWS]
@@ -124,6 +137,20 @@ async def test_no_row_of_a_run_is_a_type_error(as_requests: bool) -> None:
         assert EXPECTED == await asyncio.to_thread(block)
     assert EXPECTED == [outcome.status for outcome in outcomes]
     assert 2 * EXPECTED.count(OutcomeStatus.ACCEPTED) == rogue.submits
+
+
+@pytest.mark.parametrize("kind", [list, iter])
+async def test_a_row_whose_evaluation_fails_is_an_invalid_row(kind: Any) -> None:
+    rogue = Rogue(accept)
+    rows: list[Any] = [(MOBILE, CODE), Failing(), (MOBILE, CODE)]
+    async with (
+        rogue.running(),
+        AsyncVoiceClient("id", "key", base_url=rogue.url, quota=None) as voice,
+        voice.submit_many(kind(rows)) as run,
+    ):
+        outcomes = sorted([o async for o in run], key=lambda outcome: outcome.index)
+    accepted, invalid = OutcomeStatus.ACCEPTED, OutcomeStatus.INVALID
+    assert [accepted, invalid, accepted] == [outcome.status for outcome in outcomes]
 
 
 # By their places, because pytest would show them.

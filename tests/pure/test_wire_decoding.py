@@ -584,6 +584,12 @@ def test_an_unknown_outcome_names_the_id_that_came_with_the_code() -> None:
     ) == caught.value.reason
 
 
+@pytest.mark.parametrize("code", [40501, 40502])
+def test_a_code_of_the_family_with_an_id_is_unknown_too(code: int) -> None:
+    with pytest.raises(OutcomeUnknownError):
+        submit(json.dumps({"code": code, "msg": "x", "voiceid": LONG_ID}))
+
+
 def test_an_id_that_may_not_be_shown_counts_all_the_same() -> None:
     with pytest.raises(OutcomeUnknownError) as caught:
         submit(json.dumps({"code": 1, "msg": "", "voiceid": MOBILE}))
@@ -597,7 +603,7 @@ def test_a_code_outside_the_table_without_an_id_is_a_refusal(voice_id: object) -
     assert (UnrecognizedCodeError, 4085) == (type(error), error.code)
 
 
-@pytest.mark.parametrize("code", [0, 400, 405, 4030, 4050, 4070, 40501, 40502])
+@pytest.mark.parametrize("code", [0, 400, 405, 4030, 4050, 4070])
 def test_a_documented_refusal_stays_one_with_an_id(code: int) -> None:
     error = refusal(json.dumps({"code": code, "msg": "x", "voiceid": "197362477"}))
     assert code == error.code
