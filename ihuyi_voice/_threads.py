@@ -99,11 +99,16 @@ def _traced(run: Callable[[], object], trace: Any) -> None:  # noqa: ANN401 - a 
 
 
 def _destroy_hub() -> None:
-    """End what gevent made for this thread, or its descriptors stay open or are closed late."""
+    """End what a framework made for this thread, or its descriptors stay open."""
     if (local := sys.modules.get("gevent._hub_local")) is not None:
         hub = local.get_hub_if_exists()
         if hub is not None:
             hub.destroy(destroy_loop=True)
+    if (hubs := sys.modules.get("eventlet.hubs")) is not None:
+        hub = getattr(hubs._threadlocal, "hub", None)  # noqa: SLF001 - to ask for it makes one
+        # One that never ran would run for ever.
+        if hub is not None and hub.running:
+            hub.abort(wait=True)
 
 
 def load_ahead() -> None:
