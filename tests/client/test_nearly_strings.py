@@ -76,7 +76,7 @@ class Failing:
     """A lazy object whose evaluation fails, as one over a database does."""
 
     @property
-    def __class__(self) -> type:  # type: ignore[misc] - `isinstance` asks it
+    def __class__(self) -> type:  # type: ignore[misc] # what isinstance asks
         raise LookupError
 
     def __str__(self) -> str:

@@ -165,11 +165,7 @@ print("closed", len(Ledger.open(place).known(["a", "b"])))
 def test_a_call_of_a_ledger_leaves_no_descriptor_open(
     gateway: SandboxGateway, framework: str, place: str
 ) -> None:
-<<<<<<< HEAD
-    """Gevent makes a hub for the thread of each call, which has files of its own."""
-=======
     """Either framework makes a hub for the thread of a call, which has files of its own."""
->>>>>>> gev
     script = f"place = {place!r}\n"
     script += """
 ledger = Ledger.open(place)
