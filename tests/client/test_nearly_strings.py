@@ -75,8 +75,8 @@ class Unreadable(Lazy):
 class Failing:
     """A lazy object whose evaluation fails, as one over a database does."""
 
-    @property
-    def __class__(self) -> type:  # type: ignore[misc] # what isinstance asks
+    @property  # type: ignore[misc] # what `isinstance` asks
+    def __class__(self) -> type:
         raise LookupError
 
     def __str__(self) -> str:
