@@ -44,7 +44,8 @@ def test_four_runs_of_one_file_place_each_row_once(place: str, tmp_path: Path) -
     lines = ["mobile,content", *(f"{mobile},{n:06d}" for n, mobile in enumerate(MOBILES))]
     file.write_text("\n".join(lines), encoding="ascii")
     # Slow enough that all four are at it before one is done.
-    gateway = SandboxGateway(balance=ROWS, chaos=Chaos(latency=0.05, latency_jitter=0.05))
+    # More than the rows: each run looks at the balance while the others use it up.
+    gateway = SandboxGateway(balance=4 * ROWS, chaos=Chaos(latency=0.05, latency_jitter=0.05))
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(gateway.serve_in_thread())
         runs = [stack.enter_context(bulk(file, place, url)) for _ in range(4)]
