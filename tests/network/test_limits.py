@@ -13,7 +13,6 @@ import pytest
 
 from ihuyi_voice import NotSentError
 from ihuyi_voice._loops import fast_loop_factory
-from ihuyi_voice._threads import unpatched
 from tests.network.loops import LOOPS, MOBILE, client, run
 
 HERE = Path(__file__).parents[2]
@@ -98,13 +97,3 @@ def test_a_newer_uvloop_is_used(version: str, monkeypatch: pytest.MonkeyPatch) -
     fake = SimpleNamespace(__version__=version, Loop=object)
     monkeypatch.setitem(sys.modules, "uvloop", fake)
     assert fast_loop_factory() is not asyncio.new_event_loop
-
-
-def test_gevents_and_eventlets_replacements_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Doubles of theirs, which the tests do not install: tests/sync runs the real ones."""
-    eventlet = SimpleNamespace(original=lambda module: SimpleNamespace(poll=f"{module}'s own"))
-    monkeypatch.setitem(sys.modules, "eventlet.patcher", eventlet)
-    assert "select's own" == unpatched("select", "poll")
-    gevent = SimpleNamespace(get_original=lambda module, name: f"{module}.{name}")
-    monkeypatch.setitem(sys.modules, "gevent.monkey", gevent)
-    assert "select.poll" == unpatched("select", "poll")
