@@ -80,7 +80,7 @@ class Records:
         # Of the objects so far: whether any had the column, and the names of the first.
         self._first_names: tuple[str, ...] | None = None
         self._any_mobile = self._any_content = False
-        self.by_line = True
+        self.by_line: bool = True
         self.ignored: dict[str, None] = {}
 
     def __iter__(self) -> Iterator[Record]:

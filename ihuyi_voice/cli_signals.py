@@ -36,7 +36,7 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, number: int) -> None:
-        self.status = 128 + number
+        self.status: int = 128 + number
         super().__init__(number)
 
 

@@ -105,7 +105,7 @@ class ResettingProtocol(ResponseHandler):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        self.lost = False
+        self.lost: bool = False
         self._readable: select.poll | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -127,7 +127,8 @@ class ResettingProtocol(ResponseHandler):
 
     def close(self) -> None:
         """Reset the connection: what is not sent yet is never sent."""
-        transport, self.transport = self.transport, None
+        transport = self.transport
+        self.transport: asyncio.Transport | None = None
         if transport is not None:
             transport.abort()
         super().close()

@@ -101,8 +101,8 @@ class RequestLog:
         sink: Callable[[LogEntry], object] = write,
         is_wanted: Callable[[], bool] = is_info_enabled,
     ) -> None:
-        self.sink = sink
-        self.is_wanted = is_wanted
+        self.sink: Callable[[LogEntry], object] = sink
+        self.is_wanted: Callable[[], bool] = is_wanted
 
     def submit(
         self,

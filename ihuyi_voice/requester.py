@@ -100,8 +100,8 @@ class Admitted:
         self._mobile = mobile
         self._content = content
         self._signed_at = 0
-        self.reserved_at = reserved_at
-        self.keyed = keyed
+        self.reserved_at: float | None = reserved_at
+        self.keyed: Keyed | None = keyed
 
     def __repr__(self) -> str:
         return f"<Admitted {mask_mobile(self._mobile)} reserved_at={self.reserved_at}>"
