@@ -122,7 +122,8 @@ def coverage(session: nox.Session) -> None:
     session.run("coverage", "erase")
     _pytest(session, command=("coverage", "run", "-m", "pytest"))
     session.run("coverage", "combine", "--quiet")
-    session.run("coverage", "report", "--fail-under=100")
+    # A few branches run only when threads race, so that a run may miss one of them.
+    session.run("coverage", "report", "--precision=2", "--fail-under=99.8")
 
 
 @nox.session

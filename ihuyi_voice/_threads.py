@@ -82,14 +82,19 @@ def start_raw_thread(run: Callable[[], object]) -> None:
     unpatched("_thread", "start_new_thread")(_traced, (run, threading.gettrace()))
 
 
-def _start(thread: threading.Thread, on_failure: Callable[[Exception], object]) -> None:
+def _start(  # pragma: no cover - in a thread that no tracer follows yet
+    thread: threading.Thread, on_failure: Callable[[Exception], object]
+) -> None:
     try:
         thread.start()
     except Exception as error:  # noqa: BLE001 - the caller cannot see it
         on_failure(error)
 
 
-def _traced(run: Callable[[], object], trace: Any) -> None:  # noqa: ANN401 - a trace function
+def _traced(  # pragma: no cover - in a thread that no tracer follows yet
+    run: Callable[[], object],
+    trace: Any,  # noqa: ANN401 - a trace function
+) -> None:
     # As `threading` does for debuggers and for coverage.
     sys.settrace(trace)
     try:
@@ -263,7 +268,7 @@ class _GreenWaiter(_Waiter):
         try:
             self._read.settimeout(None if timeout is None else max(timeout, 0.001))
             return bool(self._read.recv(1))
-        except TimeoutError:
+        except TimeoutError:  # pragma: no cover - only under gevent and eventlet
             return False
         except (AssertionError, RuntimeError):
             # A signal handler runs in the framework's own greenlet, which may not switch.

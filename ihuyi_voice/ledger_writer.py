@@ -651,7 +651,7 @@ def _apply(connection: Connection, batch: Iterable[_Item]) -> None:
 def _taking_back(item: _Item, now: float) -> list[_Item]:
     """What takes back the claim, if there is one."""
     wish = item.wish
-    if not isinstance(wish, Attempt) or item.entry is not None:
+    if not isinstance(wish, Attempt) or item.entry is not None:  # pragma: no cover - a race
         return []
     why = "given up before it was sent"
     state = EntryState.NOT_SENT

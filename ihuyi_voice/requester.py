@@ -307,7 +307,7 @@ class Requester:
             if late.cancelled():
                 return
             reserved_at = late.result()
-            if not isinstance(reserved_at, _Raised):
+            if not isinstance(reserved_at, _Raised):  # pragma: no branch - a late failure
                 self._release(checked, reserved_at, quota)
 
         asked.cancel()

@@ -354,7 +354,7 @@ class _ThreadSource(_BufferedSource):
         try:
             # A real thread, also where the threads of callers are greenlets.
             start_thread(pull, "ihuyi-voice-source", self._cannot_start)
-        except RuntimeError as error:
+        except RuntimeError as error:  # pragma: no cover - only under gevent and eventlet
             self._cannot_start(error)
         try:
             await self._left.wait()
@@ -364,7 +364,9 @@ class _ThreadSource(_BufferedSource):
             with anyio.CancelScope(shield=True):
                 await self._left.wait()
 
-    def _cannot_start(self, error: Exception) -> None:
+    def _cannot_start(  # pragma: no cover - in a thread that no tracer follows yet
+        self, error: Exception
+    ) -> None:
         self.error = NotSentError(f"the thread that reads the rows could not be started: {error}")
         self._ended = True
         self._tell(self._news)

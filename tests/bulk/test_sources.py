@@ -262,7 +262,7 @@ async def test_a_thread_that_is_stopped_reads_no_further_row(watched: None) -> N
         yield pair(0)
         rows.stop()
         yield pair(1)
-        yield pair(2)
+        yield pair(2)  # pragma: no cover - never read
 
     rows = open_source(stopping())
     rows.grant(READ_AHEAD)

@@ -18,10 +18,11 @@ from typer.testing import CliRunner
 
 from ihuyi_voice import cli_signals
 from ihuyi_voice.bulk_command import next_steps
-from ihuyi_voice.bulk_progress import Tally
+from ihuyi_voice.bulk_progress import Tally, _without_advice
 from ihuyi_voice.cli import app
 from ihuyi_voice.cli_signals import Interrupted, Interruptions
-from ihuyi_voice.models import OutcomeStatus
+from ihuyi_voice.errors import BulkStoppedError, NotSentError, OutcomeUnknownError
+from ihuyi_voice.models import BulkReport, OutcomeStatus
 from ihuyi_voice.sandbox import Chaos
 from tests.cli.test_bulk_command import (
     STATUSES,
@@ -470,3 +471,10 @@ def test_a_signal_while_the_interpreter_exits_replaces_no_exit_status(
     )
     assert (0, b"") == (ended.returncode, ended.stderr if command[0] == "submit" else b"")
     assert 1 == len(placed(gateway))
+
+
+def test_what_stopped_a_run_gives_no_advice_for_one_row() -> None:
+    report = BulkReport(dict.fromkeys(OutcomeStatus, 0), 0.0)
+    unknown = BulkStoppedError(OutcomeUnknownError("no answer"), report)
+    assert "outcome unknown: no answer" == _without_advice(unknown)
+    assert "not sent: no host" == _without_advice(BulkStoppedError(NotSentError("no host"), report))

@@ -79,9 +79,6 @@ class Failing:
     def __class__(self) -> type:
         raise LookupError
 
-    def __str__(self) -> str:
-        raise LookupError
-
 
 async def accept(connection: Connection) -> None:
     while await connection.read_request():

@@ -42,10 +42,12 @@ threading.Thread(target=later).start()
 """
     )
     expected = ["提交成功"] * (3 if before != "pass" else 2)
-    if before == "pass" and not STARTS_LATE:  # pragma: no cover - one or the other
-        expected = ["the client's thread could not start (RuntimeError"] * 2
+    # Which releases of Python start no thread then is not the same for all of 3.12 and 3.13.
+    refused = ["the client's thread could not start (RuntimeError"] * 2
+    possible = [expected] if before != "pass" or STARTS_LATE else [expected, refused]
     status, out, err = run(gateway, script)
-    assert (0, expected, "") == (status, out.splitlines(), err)
+    assert (0, "") == (status, err)
+    assert out.splitlines() in possible
 
 
 @pytest.mark.parametrize("before", ["report(1)", "pass"])
@@ -63,7 +65,7 @@ def test_in_atexit(gateway: SandboxGateway, registered: str, before: str) -> Non
     lines = out.splitlines()
     assert 1 + (before != "pass") == len(lines)
     assert set(lines) <= {"提交成功", "the client's thread could not start (RuntimeError"}
-    if STARTS_LATE:  # pragma: no branch - one or the other
+    if STARTS_LATE:  # pragma: no cover - one or the other
         assert {"提交成功"} == set(lines)
 
 
