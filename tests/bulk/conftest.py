@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from blockbuster import blockbuster_ctx
 
-from tests.bulk.spies import Gateway, own_tasks, threads
+from tests.bulk.spies import Gateway, no_thread_is_left, own_tasks, threads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -51,7 +51,7 @@ async def watched() -> AsyncIterator[None]:
         yield
     deadline.cancel()
     assert tasks == own_tasks()
-    assert before == threads()
+    assert no_thread_is_left(before)
 
 
 @pytest.fixture
