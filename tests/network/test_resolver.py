@@ -177,12 +177,15 @@ with VoiceClient("id", "key", base_url=URL, timeout=0.2) as voice:
 
 AFTER_THE_MAIN_THREAD = """
 import sys, threading
-from ihuyi_voice import VoiceClient
+from ihuyi_voice import NotSentError, VoiceClient
 
 def submit():
     threading.main_thread().join()
     with VoiceClient("id", "key", base_url=sys.argv[1]) as voice:
-        print(voice.submit("13912345678", "1125").voice_id)
+        try:
+            print(voice.submit("13912345678", "1125").voice_id)
+        except NotSentError:
+            print("refused")
 
 threading.Thread(target=submit).start()
 """
@@ -209,4 +212,6 @@ async def test_a_look_up_that_hangs_does_not_keep_the_process() -> None:
 async def test_a_call_after_the_main_thread_has_ended() -> None:
     async with Rogue(answer).running() as rogue:
         url = rogue.url.replace("127.0.0.1", "localhost")
-        assert ["197362477"] == await output(AFTER_THE_MAIN_THREAD, url)
+        (end,) = await output(AFTER_THE_MAIN_THREAD, url)
+    # Some releases of Python from 3.12 on start no thread by then.
+    assert end == "197362477" or (end == "refused" and sys.version_info >= (3, 12))
