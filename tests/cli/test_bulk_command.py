@@ -9,6 +9,7 @@ import pty
 import queue
 import re
 import resource
+import select
 import signal
 import socket
 import struct
@@ -917,6 +918,16 @@ class Screen:
         self._last.cancel()
         os.close(self._ours)
         return self.text()
+
+    def interrupt_to_end(self) -> str:
+        """Press Ctrl-C until it is heard, and return all that was shown.
+
+        Python does not hear a signal that comes in the instant before a read begins.
+        """
+        self.interrupt()
+        while not select.select([self._ours], [], [], 5)[0]:
+            self.interrupt()
+        return self.read_to_end()
 
     def _read(self) -> bool:
         try:

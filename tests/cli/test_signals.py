@@ -269,8 +269,7 @@ def test_ctrl_c_at_a_prompt_sends_nothing(
             continue
         screen = Screen(*command)
         screen.wait_for(prompt)
-        screen.interrupt()
-        text = screen.read_to_end()
+        text = screen.interrupt_to_end()
         assert 130 == screen.status
         assert text.endswith("ihuyi-voice: interrupted: nothing was sent\r\n")
         assert "Traceback" not in text

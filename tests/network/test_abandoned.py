@@ -211,7 +211,7 @@ def test_the_connection_is_reset_by_the_time_the_outcome_is_known(
 # --- in a forked child ---------------------------------------------------------------
 
 FORKING = """
-import asyncio, gc, os, socket, ssl, sys
+import asyncio, gc, os, select, socket, ssl, sys
 from ihuyi_voice.connector import _resetting_socket
 from tests.network.loops import MOBILE, client, run
 
@@ -225,6 +225,9 @@ async def main():
     voice = client(url, ssl_context=ssl.create_default_context(cafile=trusted), timeout=60.0)
     submits = [asyncio.create_task(voice.submit(MOBILE, content)) for content in ("1125", "1126")]
     await submits[0]
+    # Not by blocking the loop, which has the other request still to send.
+    while not select.select([0], [], [], 0)[0]:
+        await asyncio.sleep(0.01)
     sys.stdin.readline()
     alive, end = os.pipe()
     if loop == "asyncio":
