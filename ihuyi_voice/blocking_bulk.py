@@ -200,6 +200,7 @@ class _ThreadOutcomes(OutcomeQueue):
         # Of the threads that wait; one that was interrupted leaves its own behind.
         self._bells: dict[int, Event] = {}
         self._lingering: asyncio.TimerHandle | None = None
+        self._hurries = False
 
     def wait_in_thread(self) -> None:
         """Wait until there may be an outcome, or no more will come."""
@@ -209,6 +210,7 @@ class _ThreadOutcomes(OutcomeQueue):
             bell.wait()
 
     def hurry(self) -> None:
+        self._hurries = False
         if self._lingering is not None:
             self._lingering.cancel()
             self._lingering = None
@@ -216,12 +218,20 @@ class _ThreadOutcomes(OutcomeQueue):
             self._bells.popitem()[1].set()
 
     def _tell(self) -> None:
-        if not self._bells:
+        if not self._bells or self._hurries:
             return
         if len(self._outcomes) >= _BATCH:
-            self.hurry()
+            # Once the loop has done what is due now: a thread that is woken in the
+            # midst of it takes the interpreter's lock at every call to the system.
+            self._hurries = True
+            self._ring_in(0.0)
         elif self._lingering is None:
-            self._lingering = self.loop.call_later(_LINGER, self.hurry)
+            self._ring_in(_LINGER)
+
+    def _ring_in(self, seconds: float) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
+        self._lingering = self.loop.call_later(seconds, self.hurry)
 
     def _make(self, call: Callable[[], None]) -> None:
         # A loop that is closed has nothing left to start.
