@@ -366,7 +366,7 @@ class LoopThread:
         if not self._claim():  # pragma: no cover - only a start that was given up
             return
         try:
-            if self._stop_asked:
+            if self._stop_asked:  # pragma: no cover - only a race gets here
                 return
             loop = loop_factory()
             try:
