@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from .bulk import BulkOptions, BulkRun, is_account_level
+from ._pipeline import Requester
+from .bulk.run import BulkOptions, BulkRun, is_account_level
 from .models import DEFAULT_BASE_URL, AnswerFormat, Secret, Settings, SubmitRequest
 from .quota import QuotaDefault, RecipientQuota
 from .request_log import RequestLog
-from .requester import Requester
-from .transport import AiohttpTransport
+from .transport.aiohttp import AiohttpTransport
 from .wire import FormEncoder
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     import aiohttp
     from typing_extensions import Self, Unpack
 
-    from .bulk import Rows, StopOn
-    from .ledger import Ledger
+    from .bulk.run import Rows, StopOn
     from .models import Balance, SubmitResult
+    from .store.ledger import Ledger
 
     class ClientOptions(TypedDict, total=False):
         """The keyword arguments of the clients, for `from_env`."""

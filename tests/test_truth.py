@@ -25,7 +25,7 @@ from ihuyi_voice import (
     RecipientQuota,
     VoiceClient,
 )
-from ihuyi_voice.requester import status_of
+from ihuyi_voice._pipeline import status_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,17 +19,17 @@ from ihuyi_voice import (
     RecipientQuota,
     VoiceClient,
 )
-from ihuyi_voice.blocking_bulk import _ThreadOutcomes
-from ihuyi_voice.bulk import BulkRun
+from ihuyi_voice.bulk.rows import READ_AHEAD
+from ihuyi_voice.bulk.run import BulkRun
 from ihuyi_voice.sandbox import Chaos
-from ihuyi_voice.source import READ_AHEAD
+from ihuyi_voice.sync.bulk import _ThreadOutcomes
 from tests.bulk.spies import Pair, Spy, counted, mobile, pair, pairs, sandbox, source, threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ihuyi_voice.blocking_bulk import BlockingBulkRun
     from ihuyi_voice.sandbox import SandboxGateway
+    from ihuyi_voice.sync.bulk import BlockingBulkRun
 
 S = OutcomeStatus
 NOBODY_ANSWERS = Chaos(no_answer=1.0)

@@ -21,7 +21,7 @@ from ihuyi_voice import (
     OutcomeStatus,
     OutcomeUnknownError,
 )
-from ihuyi_voice.source import READ_AHEAD
+from ihuyi_voice.bulk.rows import READ_AHEAD
 from tests.bulk.spies import (
     Asked,
     Gateway,
@@ -42,7 +42,7 @@ from tests.rogue import ACCEPTED
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ihuyi_voice.bulk import BulkRun
+    from ihuyi_voice.bulk.run import BulkRun
 
 S = OutcomeStatus
 KINDS = ["list", "generator", "async_generator"]

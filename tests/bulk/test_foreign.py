@@ -22,7 +22,7 @@ from ihuyi_voice import (
     SubmitRequest,
     VoiceClient,
 )
-from ihuyi_voice.source import open_source
+from ihuyi_voice.bulk.rows import open_source
 from tests.bulk.spies import (
     Gateway,
     Pair,
@@ -42,7 +42,7 @@ from tests.rogue import ACCEPTED
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from ihuyi_voice.bulk import BulkRun
+    from ihuyi_voice.bulk.run import BulkRun
 
 S = OutcomeStatus
 KINDS = ["list", "generator", "iterable", "map", "async_generator", "async_iterator"]

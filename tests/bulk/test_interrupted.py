@@ -12,7 +12,7 @@ import pytest
 
 import ihuyi_voice
 from ihuyi_voice import BulkStoppedError, OutcomeStatus, VoiceClient
-from ihuyi_voice.bulk_outcomes import OutcomeQueue
+from ihuyi_voice.bulk.outcomes import OutcomeQueue
 from ihuyi_voice.sandbox import Chaos
 from tests.bulk.spies import Spy, counted, pairs, sandbox, source
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-    from ihuyi_voice.blocking_bulk import BlockingBulkRun
+    from ihuyi_voice.sync.bulk import BlockingBulkRun
 
 S = OutcomeStatus
 ROWS = 600

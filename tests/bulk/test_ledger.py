@@ -38,7 +38,7 @@ from tests.bulk.spies import (
     until,
 )
 from tests.bulk.test_quota import FailingStore
-from tests.client.test_ledger import Broken
+from tests.client.test_idempotency import Broken
 from tests.rogue import ACCEPTED
 
 if TYPE_CHECKING:

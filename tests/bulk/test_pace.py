@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ihuyi_voice import OutcomeStatus, RecipientQuota
-from ihuyi_voice.bulk_pacing import _CATCH_UP
+from ihuyi_voice.bulk.pacing import _CATCH_UP
 from tests.bulk.spies import (
     IN_MEMORY,
     READ_AHEAD_OF,
@@ -26,7 +26,7 @@ from tests.bulk.spies import (
 )
 
 if TYPE_CHECKING:
-    from ihuyi_voice.bulk import BulkRun
+    from ihuyi_voice.bulk.run import BulkRun
 
 S = OutcomeStatus
 NOWHERE = "http://127.0.0.1:9"
@@ -137,7 +137,7 @@ async def test_after_a_hold_up_only_a_little_is_caught_up(
     """Else a gateway that was slow for a minute would get a minute's worth at once."""
     # At most a second's worth, in any case; here, of two rows.
     assert 0 < _CATCH_UP <= 1
-    monkeypatch.setattr("ihuyi_voice.bulk_pacing._CATCH_UP", 0.01)
+    monkeypatch.setattr("ihuyi_voice.bulk.pacing._CATCH_UP", 0.01)
     gateway.held = lambda number: number == mobile(0)
     async with (
         client(gateway.url) as voice,

@@ -141,7 +141,7 @@ def test_ctrl_c_while_what_was_in_flight_is_awaited(gateway: SandboxGateway, url
 def test_ctrl_c_while_the_block_is_entered(gateway: SandboxGateway, url: str) -> None:
     """A row's worth of time, made long here: nothing may be sent once it has been."""
     script = """
-    from ihuyi_voice.bulk import BulkRun
+    from ihuyi_voice.bulk.run import BulkRun
     entered = BulkRun.__aenter__
     signal.signal(signal.SIGINT, heard_once)
     async def interrupted(self):

@@ -76,7 +76,7 @@ async def test_a_row_comes_due_while_the_source_has_none_yet(gateway: Gateway) -
 
 
 async def test_at_most_so_many_rows_wait(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ihuyi_voice.bulk._MOST_LATE", 5)
+    monkeypatch.setattr("ihuyi_voice.bulk.run._MOST_LATE", 5)
     spy = Spy([pair(0)] * 8 + [pair(1)])
     waiting: list[int] = []
     spy.look = lambda: waiting.append(len(run._late))

@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from ihuyi_voice import OutcomeStatus, SubmitRequest
-from ihuyi_voice.source import READ_AHEAD, _ThreadSource, open_source
+from ihuyi_voice.bulk.rows import READ_AHEAD, _ThreadSource, open_source
 from tests.bulk.spies import (
     IN_MEMORY,
     READ_AHEAD_OF,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterator
     from pathlib import Path
 
-    from ihuyi_voice.bulk import Rows
+    from ihuyi_voice.bulk.run import Rows
 
 S = OutcomeStatus
 ANY = (*IN_MEMORY, *READ_AHEAD_OF)

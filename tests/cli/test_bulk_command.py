@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
-from ihuyi_voice import bulk_command, bulk_progress
-from ihuyi_voice.cli import app
-from ihuyi_voice.requester import Requester
+from ihuyi_voice._pipeline import Requester
+from ihuyi_voice.cli.app import app
+from ihuyi_voice.cli.bulk import command as bulk_command
+from ihuyi_voice.cli.bulk import progress as bulk_progress
 from ihuyi_voice.sandbox import Attempt, Chaos, SandboxGateway
 
 if TYPE_CHECKING:

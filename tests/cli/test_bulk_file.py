@@ -18,8 +18,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ihuyi_voice.bulk_file import BulkFile, BulkFileError, Check, FileRow
-from ihuyi_voice.bulk_records import _Items
+from ihuyi_voice.cli.bulk.file import BulkFile, BulkFileError, Check, FileRow
+from ihuyi_voice.cli.bulk.records import _Items
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -490,7 +490,7 @@ def test_a_file_that_cannot_be_read_to_its_end(path: Path) -> None:
 
 def test_objects_of_many_forms_are_read_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of which not all are remembered."""
-    monkeypatch.setattr("ihuyi_voice.bulk_records._MOST_FORMS", 2)
+    monkeypatch.setattr("ihuyi_voice.cli.bulk.records._MOST_FORMS", 2)
     rows = [{"mobile": A, "content": "1125", f"x{n}": n} for n in range(5)]
     path.write_text(json.dumps(rows))
     found = check(path)

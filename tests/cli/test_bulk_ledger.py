@@ -22,10 +22,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ihuyi_voice import Ledger, LedgerError
-from ihuyi_voice.bulk import BulkRun
-from ihuyi_voice.bulk_keys import RowKeys
-from ihuyi_voice.ledger import Fingerprints
+from ihuyi_voice.bulk.run import BulkRun
+from ihuyi_voice.cli.bulk.keys import RowKeys
 from ihuyi_voice.sandbox import Chaos
+from ihuyi_voice.store.ledger import Fingerprints
 from tests.cli.test_bulk_command import (
     A,
     B,

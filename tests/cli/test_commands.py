@@ -17,8 +17,8 @@ import pytest
 from typer.testing import CliRunner
 
 from ihuyi_voice import BlockedMobileError, QuotaExceededError, VoiceClient
-from ihuyi_voice.cli import app
-from ihuyi_voice.cli_account import EXIT_STATUSES
+from ihuyi_voice.cli.account import EXIT_STATUSES
+from ihuyi_voice.cli.app import app
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
 
 if TYPE_CHECKING:
@@ -417,12 +417,12 @@ def test_without_its_extra_the_command_says_what_it_needs() -> None:
 
 def test_a_module_of_its_own_that_is_missing_is_not_taken_for_the_extra() -> None:
     script = (
-        "import sys; sys.modules['ihuyi_voice.bulk_command'] = None;"
+        "import sys; sys.modules['ihuyi_voice.cli.bulk.command'] = None;"
         " from ihuyi_voice.__main__ import main; main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=False
     )
     assert (1, "") == (done.returncode, done.stdout)
-    assert "bulk_command" in done.stderr
+    assert "ihuyi_voice.cli.bulk" in done.stderr
     assert "pip install" not in done.stderr

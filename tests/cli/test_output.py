@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ihuyi_voice import Ledger, OutcomeUnknownError, VoiceClient
-from ihuyi_voice.cli_output import LossyFile
+from ihuyi_voice.cli.output import LossyFile
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def test_a_full_pipe_that_does_not_block_is_waited_for() -> None:
     os.set_blocking(write, False)
     script = (
         "import os, sys\n"
-        "from ihuyi_voice.cli_output import LossyFile\n"
+        "from ihuyi_voice.cli.output import LossyFile\n"
         "file = LossyFile(1, 'w', closefd=False)\n"
         "data = b'x' * 1_000_000\n"
         "while data: data = data[file.write(data):]\n"

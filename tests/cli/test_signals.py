@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
-from ihuyi_voice import cli_signals
-from ihuyi_voice.bulk_command import next_steps
-from ihuyi_voice.bulk_progress import Tally, _without_advice
-from ihuyi_voice.cli import app
-from ihuyi_voice.cli_signals import Interrupted, Interruptions
+from ihuyi_voice.cli import signals as cli_signals
+from ihuyi_voice.cli.app import app
+from ihuyi_voice.cli.bulk.command import next_steps
+from ihuyi_voice.cli.bulk.progress import Tally, _without_advice
+from ihuyi_voice.cli.signals import Interrupted, Interruptions
 from ihuyi_voice.errors import BulkStoppedError, NotSentError, OutcomeUnknownError
 from ihuyi_voice.models import BulkReport, OutcomeStatus
 from ihuyi_voice.sandbox import Chaos
@@ -317,7 +317,7 @@ def test_what_is_known_stays_when_the_end_is_interrupted(
     write(path, many(3))
     book = path.with_name("calls.db")
     with monkeypatch.context() as broken:
-        broken.setattr("ihuyi_voice.cli.json.dumps", interrupt)
+        broken.setattr("ihuyi_voice.cli.app.json.dumps", interrupt)
         assert 0 == run("submit", MOBILE, "--json").exit_code
         assert 0 == bulk(path, "--yes", "--json").exit_code
     with monkeypatch.context() as broken:
@@ -441,7 +441,8 @@ async def test_collected_signals_come_in_order_and_can_be_forgotten() -> None:
 def test_a_platform_without_hang_up() -> None:
     script = (
         "import signal; del signal.SIGHUP\n"
-        "from ihuyi_voice import bulk_progress, cli_signals\n"
+        "from ihuyi_voice.cli import signals as cli_signals\n"
+        "from ihuyi_voice.cli.bulk import progress as bulk_progress\n"
         "assert bulk_progress._SIGHUP is None\n"
         "assert cli_signals._NUMBERS == (signal.SIGINT, signal.SIGTERM)\n"
     )

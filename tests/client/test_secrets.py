@@ -375,7 +375,7 @@ BOTH_CLIENTS = pytest.mark.parametrize("kind", ["asyncio", "blocking"])
 
 @pytest.fixture(autouse=True)
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ihuyi_voice.requester._BACKOFF_FIRST", 0.001)
+    monkeypatch.setattr("ihuyi_voice._pipeline._BACKOFF_FIRST", 0.001)
 
 
 async def options_of(case: Case, rogue: Rogue) -> dict[str, Any]:

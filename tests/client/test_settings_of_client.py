@@ -309,7 +309,7 @@ async def test_trace_configs_are_called_by_both_clients() -> None:
 async def test_connecting_is_tried_so_often_and_then_the_call_is_placed_once(
     attempts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ihuyi_voice.requester._BACKOFF_FIRST", 0.001)
+    monkeypatch.setattr("ihuyi_voice._pipeline._BACKOFF_FIRST", 0.001)
     tried = 0
 
     async def fail_but_the_last(*_: object) -> None:

@@ -233,7 +233,7 @@ async def test_a_claim_whose_store_hangs_is_settled_as_not_sent(tmp_path: Path) 
 
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ihuyi_voice.requester._RELEASE_SECONDS", 0.01)
+    monkeypatch.setattr("ihuyi_voice._pipeline._RELEASE_SECONDS", 0.01)
 
 
 @pytest.mark.usefixtures("_impatient")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
-    from ihuyi_voice.receipts import Receipt
+    from ihuyi_voice.receipts.handlers import Receipt
     from ihuyi_voice.sandbox import ReceiptPush
 
     Serving = Callable[..., AbstractAsyncContextManager[str]]

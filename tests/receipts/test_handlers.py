@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
-from ihuyi_voice.receipts import (
+from ihuyi_voice.receipts.handlers import (
     MAX_RECEIPT_BYTES,
     Receipt,
     ReceiptApp,
@@ -589,7 +589,7 @@ def test_it_runs_under_either_loop(backend: str, kind: str) -> None:
 def frames_of(error: BaseException) -> list[tuple[str, str]]:
     """Our frames, each with its local variables as tools print them."""
     captured = traceback.TracebackException.from_exception(error, capture_locals=True)
-    ours = [frame for frame in captured.stack if frame.filename.endswith("receipts.py")]
+    ours = [frame for frame in captured.stack if frame.filename.endswith("receipts/handlers.py")]
     return [(frame.name, repr(frame.locals)) for frame in ours]
 
 

@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from multidict import MultiDict
 from starlette.datastructures import FormData, UploadFile
 
-from ihuyi_voice.receipt_form import read_receipt
-from ihuyi_voice.receipts import (
+from ihuyi_voice.receipts.handlers import (
     RECEIPT_REPLY,
     InvalidReceiptError,
     Receipt,
     ReceiptFields,
     parse_receipt,
 )
+from ihuyi_voice.receipts.parsing import read_receipt
 from tests.pure import BOUNDED, MOBILE
 
 FORM = {
@@ -416,5 +416,5 @@ def test_any_body_is_a_receipt_or_the_one_error(head: bytes, tail: bytes) -> Non
 @pytest.mark.parametrize("name", ["aiohttp.web", "starlette"])
 def test_no_server_is_imported_with_it(name: str) -> None:
     # Importing what is None in there is an ImportError.
-    script = f"import sys; sys.modules[{name!r}] = None; import ihuyi_voice.receipts"
+    script = f"import sys; sys.modules[{name!r}] = None; import ihuyi_voice.receipts.handlers"
     subprocess.run([sys.executable, "-c", script], timeout=60, check=True)

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from ihuyi_voice.bulk_keys import RowKeys
-from ihuyi_voice.ledger import Entry, EntryState, Fingerprints, Ledger
-from ihuyi_voice.ledger_entry import UNSETTLED
+from ihuyi_voice.cli.bulk.keys import RowKeys
+from ihuyi_voice.store.entry import UNSETTLED
+from ihuyi_voice.store.ledger import Entry, EntryState, Fingerprints, Ledger
 from tests.soak.gateway import Sandbox, sandbox
 
 if TYPE_CHECKING:

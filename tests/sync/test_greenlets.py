@@ -16,7 +16,7 @@ from urllib.request import urlopen
 import pytest
 
 from ihuyi_voice.sandbox import Chaos
-from tests.ledger.postgres import running_server
+from tests.store.postgres import running_server
 from tests.sync.processes import environment, run
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ihuyi_voice.sandbox import SandboxGateway
-    from tests.ledger.postgres import PostgresServer
+    from tests.store.postgres import PostgresServer
 
 PATCH = {
     "gevent": "import gevent, gevent.monkey\ngevent.monkey.patch_all()\n",

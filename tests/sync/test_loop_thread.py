@@ -18,14 +18,14 @@ from ihuyi_voice import (
     QuotaExceededError,
     RecipientQuota,
     VoiceClient,
-    _loop_thread,
     _loops,
     _threads,
-    sync,
 )
-from ihuyi_voice._loop_thread import Handover
 from ihuyi_voice._threads import Event
 from ihuyi_voice.sandbox import Chaos
+from ihuyi_voice.sync import client as sync_client
+from ihuyi_voice.sync import loop_thread as _loop_thread
+from ihuyi_voice.sync.loop_thread import Handover
 from tests.sync.processes import gateway_url
 
 if TYPE_CHECKING:
@@ -139,8 +139,8 @@ def test_a_thread_blocked_by_its_callers_code(
     make: Callable[..., VoiceClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The call that blocks it is unknown, the calls behind it were not sent, `close` returns."""
-    monkeypatch.setattr(sync, "_GRACE", 0.2)
-    monkeypatch.setattr(sync, "_EXIT_SECONDS", 0.1)
+    monkeypatch.setattr(sync_client, "_GRACE", 0.2)
+    monkeypatch.setattr(sync_client, "_EXIT_SECONDS", 0.1)
     go_on, blocked = threading.Event(), threading.Event()
 
     def clock() -> float:
@@ -165,7 +165,7 @@ def test_a_thread_blocked_by_its_callers_code(
 def test_a_blocked_balance_query_rang_no_phone(
     make: Callable[..., VoiceClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sync, "_GRACE", 0.1)
+    monkeypatch.setattr(sync_client, "_GRACE", 0.1)
     go_on = threading.Event()
     voice = make(clock=lambda: float(go_on.wait(60)), timeout=0.1)
     with pytest.raises(OutcomeUnknownError) as caught:

@@ -150,7 +150,7 @@ def test_the_threads_start_interrupted(gateway: SandboxGateway) -> None:
 @pytest.mark.parametrize("moment", ["fast_loop_factory", "start_thread", "Event.wait"])
 def test_the_threads_start_interrupted_at_each_step(gateway: SandboxGateway, moment: str) -> None:
     script = f"""
-    from ihuyi_voice import _loop_thread
+    from ihuyi_voice.sync import loop_thread as _loop_thread
     owner, _, name = {moment!r}.rpartition(".")
     owner = getattr(_loop_thread, owner) if owner else _loop_thread
     whole = getattr(owner, name)

@@ -1,0 +1,1 @@
+"""The blocking client, over the asyncio one."""

@@ -1,0 +1,83 @@
+"""Where ledgers are kept in the tests: files, and a PostgreSQL server of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ihuyi_voice.store.ledger import Ledger
+
+from .postgres import running_server
+from .support import Clock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from .postgres import PostgresServer
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of a ledger that is not there yet, in either database."""
+    if request.param == "sqlite":
+        return str(tmp_path / "calls.db")
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.empty()
+
+
+@pytest.fixture(autouse=True)
+def _no_last_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be recorded any more is not waited for at the end of a test."""
+    monkeypatch.setattr("ihuyi_voice.store.sql.writer._LAST_TRIES", 0.0)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(place: str, clock: Clock) -> Iterator[Ledger]:
+    with Ledger.open(place, patience=0.1, clock=clock) as opened:
+        yield opened
+
+
+@pytest.fixture
+def in_file(tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
+    """A ledger in SQLite, for what concerns files."""
+    with Ledger.open(tmp_path / "calls.db", patience=0.1, clock=clock) as opened:
+        yield opened
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a file system of 256 KiB of its own."""
+    if os.geteuid() != 0:  # pragma: no cover - depends on who runs the tests
+        pytest.skip("only root mounts a file system")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.fixture
+def read_only(small_disk: Path) -> Callable[[], None]:
+    """Makes the small disk read-only, which stops even root."""
+
+    def remount() -> None:
+        subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+
+    return remount
