@@ -31,7 +31,7 @@ class LossyFile(io.FileIO):
             try:
                 # None: a pipe that does not block is full.
                 while (count := super().write(data)) is None:
-                    select.select([], [self], [])
+                    select.select([], [self], [])  # pragma: no cover - if its reader is slow
             except OSError as error:
                 self.lost = error
             else:

@@ -359,7 +359,7 @@ class VoiceClient:
             # In this order: a caller that gives up looks in the opposite one.
             begun = True
             if end.cancelled():
-                raise asyncio.CancelledError
+                raise asyncio.CancelledError  # pragma: no cover - only a race gets here
             return start(client)
 
         deadline = began + self._timeout + self._grace

@@ -927,7 +927,7 @@ class Screen:
         """
         self.interrupt()
         while not select.select([self._ours], [], [], 5)[0]:
-            self.interrupt()
+            self.interrupt()  # pragma: no cover - seldom
         return self.read_to_end()
 
     def _read(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import struct
 import threading
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ class BlockingServer:
         connections: those that were accepted, in their order.
         silent: answer no further request.
         unanswered: the contents that get no answer in any case.
+        resetting: reset each connection after an answer.
         unasked: sent once after the first answer, when the test calls `send_unasked`.
     """
 
@@ -42,6 +44,7 @@ class BlockingServer:
         self.contents: list[str] = []
         self.connections: list[socket.socket] = []
         self.silent = False
+        self.resetting = False
         self.unanswered: set[str] = set()
         self.unasked = b""
         self._go, self._gone = threading.Event(), threading.Event()
@@ -71,8 +74,13 @@ class BlockingServer:
                 if not silent:
                     connection.sendall(accepted(content))
                     self._send_unasked(connection)
+                if self.resetting:
+                    connection.setsockopt(
+                        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                    )
+                    connection.close()
                 self.arrived.release()
-                if silent:
+                if silent or self.resetting:
                     # The test reads on.
                     return
 

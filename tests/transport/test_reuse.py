@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
+<<<<<<< HEAD:tests/transport/test_reuse.py
 from ihuyi_voice import NotSentError
+from ihuyi_voice.transport import connector
+=======
+from ihuyi_voice import NotSentError
+from ihuyi_voice.transport import connector
+from tests.network.blocking_server import BlockingServer, accepted, serving
+from tests.network.loops import LOOPS, MOBILE, client, contexts, run
+>>>>>>> main:tests/network/test_reuse.py
 from tests.rogue import http_answer
 from tests.transport.blocking_server import BlockingServer, accepted, serving
 from tests.transport.loops import LOOPS, MOBILE, client, contexts, run
@@ -26,6 +34,13 @@ TLS = contexts("127.0.0.1")
 def server(request: pytest.FixtureRequest) -> Iterator[BlockingServer]:
     with serving(TLS[0] if request.param == "TLS" else None) as serving_:
         yield serving_
+
+
+@pytest.fixture(autouse=True, params=["Linux", "another system"])
+def _system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux says what a socket's memory is used for; elsewhere it is polled."""
+    if request.param != "Linux":
+        monkeypatch.setattr(connector, "_SO_MEMINFO", 0x7FFF)
 
 
 REFUSED = http_answer(b'{"code":4050,"msg":"frozen"}')
@@ -73,6 +88,24 @@ def test_connections_that_end_while_the_loop_is_busy(server: BlockingServer, loo
 
     assert ["971125", "971126", "971127", "971128"] == run(loop, submit_in_turns)
     assert 4 == len(server.connections)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_connections_that_are_reset_while_the_loop_is_busy(
+    server: BlockingServer, loop: str
+) -> None:
+    async def submit_in_turns() -> list[str | None]:
+        ids = []
+        async with client(server.url, ssl_context=TLS[1]) as voice:
+            for content in ("1125", "1126", "1127"):
+                ids.append((await voice.submit(MOBILE, content)).voice_id)
+                # The loop is blocked meanwhile, and does not see the reset.
+                server.arrived.acquire()
+        return ids
+
+    server.resetting = True
+    assert ["971125", "971126", "971127"] == run(loop, submit_in_turns)
+    assert 3 == len(server.connections)
 
 
 @pytest.mark.parametrize("loop", LOOPS)
