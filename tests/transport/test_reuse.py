@@ -11,15 +11,8 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-<<<<<<< HEAD:tests/transport/test_reuse.py
 from ihuyi_voice import NotSentError
 from ihuyi_voice.transport import connector
-=======
-from ihuyi_voice import NotSentError
-from ihuyi_voice.transport import connector
-from tests.network.blocking_server import BlockingServer, accepted, serving
-from tests.network.loops import LOOPS, MOBILE, client, contexts, run
->>>>>>> main:tests/network/test_reuse.py
 from tests.rogue import http_answer
 from tests.transport.blocking_server import BlockingServer, accepted, serving
 from tests.transport.loops import LOOPS, MOBILE, client, contexts, run
