@@ -29,7 +29,7 @@ from .errors import (
 )
 from .models import Balance, OutcomeStatus, SubmitResult, mask_mobile
 from .quota import never_waits
-from .transport.aiohttp import Exchange
+from .transport.base import Exchange
 from .wire import (
     BALANCE_TARGET,
     SUBMIT_TARGET,
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from .store.entry import Entry
     from .store.guard import Claims, Keyed
     from .store.ledger import Ledger
-    from .transport.aiohttp import Transport
+    from .transport.base import Transport
     from .wire import FormEncoder
 
 # Back-off between attempts to connect: random between 0 and a bound that

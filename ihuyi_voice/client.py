@@ -12,6 +12,7 @@ import copy
 import os
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .bulk.run import Rows, StopOn
     from .models import Balance, SubmitResult
     from .store.ledger import Ledger
+    from .transport.base import Transport
 
     class ClientOptions(TypedDict, total=False):
         """The keyword arguments of the clients, for `from_env`."""
@@ -143,8 +145,12 @@ class AsyncVoiceClient:
             dynamic_password=dynamic_password,
             answer_format=answer_format,
         )
-        self._ssl_context = ssl_context
-        self._trace_configs = tuple(trace_configs)
+        self._open_transport: Callable[[], Transport] = partial(
+            AiohttpTransport,
+            settings,
+            ssl_context=ssl_context,
+            trace_configs=tuple(trace_configs),
+        )
         self._quota = RecipientQuota() if isinstance(quota, QuotaDefault) else quota
         _check_opened(ledger)
         self._ledger = ledger
@@ -152,7 +158,7 @@ class AsyncVoiceClient:
         self._log = RequestLog()
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._transport: AiohttpTransport | None = None
+        self._transport: Transport | None = None
         self._requester: Requester | None = None
 
     @property
@@ -327,6 +333,15 @@ class AsyncVoiceClient:
         state = "closed" if self._closed else "open" if self._transport else "not yet used"
         return f"<{type(self).__name__} {self.base_url} {state}>"
 
+    def _over(self, open_transport: Callable[[], Transport]) -> Self:
+        """Send over another transport than aiohttp; for tests.
+
+        Args:
+            open_transport: called in the client's event loop at the first use.
+        """
+        self._open_transport = open_transport
+        return self
+
     def _for_loop_thread(self, log: RequestLog) -> Self:
         """A client of the same settings and the same quota; this one was never opened."""
         client = copy.copy(self)
@@ -349,11 +364,7 @@ class AsyncVoiceClient:
             raise RuntimeError(msg) from None
         if self._requester is None:
             self._loop = loop
-            self._transport = AiohttpTransport(
-                self._settings,
-                ssl_context=self._ssl_context,
-                trace_configs=self._trace_configs,
-            )
+            self._transport = self._open_transport()
             self._requester = Requester(
                 self._settings,
                 self._encoder,

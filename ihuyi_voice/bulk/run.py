@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from .._pipeline import Requester
     from ..models import SubmitResult
-    from ..transport.aiohttp import Exchange
+    from ..transport.base import Exchange
 
 __all__ = ["BulkOptions", "BulkRun", "Row", "Rows", "StopOn", "is_account_level"]
 

@@ -17,7 +17,7 @@ from .entry import REPEATABLE, EntryState, Fingerprints, check_key
 if TYPE_CHECKING:
     from ..models import SubmitResult
     from ..request_log import RequestLog
-    from ..transport.aiohttp import Exchange
+    from ..transport.base import Exchange
     from .entry import Entry, Fingerprint
     from .ledger import Ledger
 
