@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from ._pipeline import Requester
+from ._pipeline import Pipeline
 from .bulk.run import BulkOptions, BulkRun, is_account_level
 from .models import DEFAULT_BASE_URL, AnswerFormat, Secret, Settings, SubmitRequest
 from .quota import QuotaDefault, RecipientQuota
@@ -159,7 +159,7 @@ class AsyncVoiceClient:
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._transport: Transport | None = None
-        self._requester: Requester | None = None
+        self._pipeline: Pipeline | None = None
 
     @property
     def base_url(self) -> str:
@@ -327,7 +327,7 @@ class AsyncVoiceClient:
         await self.aclose()
 
     def __repr__(self) -> str:
-        if not hasattr(self, "_requester"):
+        if not hasattr(self, "_pipeline"):
             # A tool shows it because its constructor raised.
             return f"<{type(self).__name__} not made>"
         state = "closed" if self._closed else "open" if self._transport else "not yet used"
@@ -348,7 +348,7 @@ class AsyncVoiceClient:
         client._log = log
         return client
 
-    def _opened(self) -> Requester:
+    def _opened(self) -> Pipeline:
         """What sends requests, made at the first use, or an error that says what is wrong."""
         if self._closed:
             msg = "this client is closed: make a new one"
@@ -362,10 +362,10 @@ class AsyncVoiceClient:
                 " VoiceClient in a thread"
             )
             raise RuntimeError(msg) from None
-        if self._requester is None:
+        if self._pipeline is None:
             self._loop = loop
             self._transport = self._open_transport()
-            self._requester = Requester(
+            self._pipeline = Pipeline(
                 self._settings,
                 self._encoder,
                 self._transport,
@@ -380,7 +380,7 @@ class AsyncVoiceClient:
                 " make one client per loop, or use VoiceClient, which brings its own"
             )
             raise RuntimeError(msg)
-        return self._requester
+        return self._pipeline
 
 
 def _check_opened(ledger: object) -> None:

@@ -73,7 +73,6 @@ ONLY_FOR_SOME = {
     "ihuyi_voice.cli.demo",
     "ihuyi_voice.sandbox",
     "rich",
-    "tenacity",
     "typer",
     "uvloop",
     "xmltodict",

@@ -550,7 +550,7 @@ async def test_each_request_has_its_own_deadline() -> None:
             await asyncio.sleep(0)
         soon = Exchange(time.monotonic() + 1.0)
         with anyio.fail_after(30), pytest.raises(OutcomeUnknownError, match="no whole answer"):
-            await voice._opened().place(Admitted(MOBILE, "1126"), soon)
+            await voice._opened().send(Admitted(MOBILE, "1126"), soon)
         assert not patient.done()
         patient.cancel()
         with pytest.raises(asyncio.CancelledError):
