@@ -1,19 +1,22 @@
-"""The way of one request.
+"""The steps of one submit, each once and in this order.
 
-Check, claim in the ledger, reserve the quota, wait for a slot, take the time
-and sign, POST, decode, settle quota and ledger, return: each once and in this
-order. What the ledger knows already takes no place in the quota. Only
-connecting is ever tried again, because only then is it certain that nothing
-was written.
+Check, claim the key in the ledger, reserve the quota, wait for a slot, read the
+clock and sign, POST, decode, settle the quota and the ledger, return. A request
+that the ledger already knows takes no place in the quota. Only connecting is
+tried again, because only then is it certain that nothing was written.
 
-What a caller may get wrong about loops and closing is `client.py`'s business,
-many requests at once are `bulk.py`'s.
+A request has two forms: the `SubmitRequest` of the caller until it is checked,
+and an `Admitted` from then on.
+
+`client.py` checks the use of loops and of closed clients, `bulk/` sends many
+requests at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,7 +32,7 @@ from .errors import (
 )
 from .models import Balance, OutcomeStatus, SubmitResult, mask_mobile
 from .quota import never_waits
-from .transport.aiohttp import Exchange
+from .transport.base import Exchange
 from .wire import (
     BALANCE_TARGET,
     SUBMIT_TARGET,
@@ -47,19 +50,20 @@ if TYPE_CHECKING:
     from .quota import RecipientQuota
     from .request_log import RequestLog
     from .store.entry import Entry
-    from .store.guard import Claims, Keyed
+    from .store.guard import Claim, Guard, Keyed
     from .store.ledger import Ledger
-    from .transport.aiohttp import Transport
+    from .transport.base import Transport
     from .wire import FormEncoder
 
-# Back-off between attempts to connect: random between 0 and a bound that
-# starts here and doubles, in seconds.
+# Seconds between attempts to connect: random, below a bound that starts here and doubles.
 _BACKOFF_FIRST = 0.1
 _BACKOFF_MOST = 2.0
-# For how many seconds a request that has its outcome waits for the quota's store.
+# Seconds that a request which has its outcome waits for the quota's store.
 _RELEASE_SECONDS = 2.0
-# What a RuntimeError says at the limit of threads, which has no class and no number.
+# The text of the RuntimeError at the system's limit of threads; it has no class of its own.
 _NO_MORE_THREADS = ("can't start new thread",)
+# `send` does not log these: a bulk run names the row, or lets it wait for its quota.
+_LOGGED_BY_THE_CALLER = (OutcomeStatus.INVALID, OutcomeStatus.LIMITED)
 
 _T = TypeVar("_T")
 
@@ -73,19 +77,19 @@ _STATUS_BY_ERROR: dict[type[IhuyiVoiceError], OutcomeStatus] = {
 
 
 def status_of(error: IhuyiVoiceError) -> OutcomeStatus:
-    """The outcome that an error of this library states."""
+    """The outcome that an error of this library reports."""
     return next(status for cls, status in _STATUS_BY_ERROR.items() if isinstance(error, cls))
 
 
 class Admitted:
-    """A submit that passed the check, with its place in the quota.
+    """A submit that passed the check.
 
-    No attribute and no repr shows its number or code, because tools that report
-    an exception show the variables of every frame it passes.
+    No attribute and no repr shows the number or the code, because tools that
+    report an exception show the variables of every frame it passes.
 
     Attributes:
-        reserved_at: its place in the quota, None where it has none.
-        keyed: what the ledger records of it, None where it goes unprotected.
+        reserved_at: the moment of its reservation in the quota, None without one.
+        keyed: what the ledger records of it, None where it has no key.
     """
 
     __slots__ = ("_content", "_mobile", "_signed_at", "keyed", "reserved_at")
@@ -107,7 +111,7 @@ class Admitted:
         return f"<Admitted {mask_mobile(self._mobile)} reserved_at={self.reserved_at}>"
 
     def masked_mobile(self) -> str:
-        """The number as it may be shown."""
+        """The number with its middle masked."""
         return mask_mobile(self._mobile)
 
     def mobile(self) -> str:
@@ -120,7 +124,7 @@ class Admitted:
         return encoder.submit(self._mobile, self._content, unix_time)
 
     def decode(self, answer: Answer, redaction: Redaction) -> SubmitResult | IhuyiVoiceError:
-        """What the gateway says of it."""
+        """The result or the error that the gateway's answer means."""
         return decode_submit(answer, self._mobile, self._content, self._signed_at, redaction)
 
     def replayed(self, entry: Entry) -> SubmitResult:
@@ -129,7 +133,7 @@ class Admitted:
 
 
 class _BalanceQuery:
-    """A balance query, for `Requester._post`."""
+    """A balance query, for `Pipeline._post`."""
 
     __slots__ = ("_signed_at",)
 
@@ -142,7 +146,7 @@ class _BalanceQuery:
 
 
 class _Raised:
-    """What a call in a task of its own raised."""
+    """What a call raised in its own task."""
 
     __slots__ = ("error",)
 
@@ -151,29 +155,28 @@ class _Raised:
 
 
 async def _caught(call: Callable[[], Coroutine[object, object, _T]]) -> _T | _Raised:
-    """Run a call of the caller's code; SystemExit in a task would end the loop."""
+    """Run the caller's code and return what it raises; SystemExit in a task would end the loop."""
     try:
         return await call()
     except asyncio.CancelledError:
-        # The task says so.
+        # The task records the cancellation.
         raise
-    except BaseException as error:  # noqa: BLE001 - raised again where the call is waited for
+    except BaseException as error:  # noqa: BLE001 - raised again where the call is awaited
         return _Raised(error)
 
 
-class Requester:
-    """Sends requests over one transport, so many at a time, each with its deadline.
+class Pipeline:
+    """Sends requests over one transport, a limited number at once, each with its deadline.
 
     It belongs to the event loop it was made in.
 
     Attributes:
-        slots: one for each request that may be on the way at once.
-        log: where each request leaves its line.
+        slots: one for each request that may be in flight at once.
+        log: writes a line for each request.
         quota: the limit of calls per number, None for none.
-        claims: what the ledger remembers of this account, None without one.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what one request meets on its way
+    def __init__(  # noqa: PLR0913, PLR0917 - one for each step
         self,
         settings: Settings,
         encoder: FormEncoder,
@@ -191,12 +194,12 @@ class Requester:
         self.quota = quota
         self._quota_waits = quota is not None and not never_waits(quota)
         # Calls to the quota's store that may outlive their request.
-        self._asking: set[asyncio.Task[Any]] = set()
-        self.claims: Claims | None = None
+        self._store_calls: set[asyncio.Task[Any]] = set()
+        self._guard: Guard | None = None
         if ledger is not None:
-            from .store.guard import Claims  # noqa: PLC0415 - only a client with a ledger needs it
+            from .store.guard import Guard  # noqa: PLC0415 - only a client with a ledger needs it
 
-            self.claims = Claims(ledger, settings.api_key.reveal(), log)
+            self._guard = Guard(ledger, settings.api_key.reveal(), log)
         self._clock = clock
         self._redaction = Redaction(secret.reveal() for secret in settings.never_shown())
 
@@ -209,23 +212,18 @@ class Requester:
         began = time.monotonic()
         exchange = self.exchange()
         try:
-            admitted = self.check(request)
-            if admitted.keyed is None and self.quota is not None:
-                await self.reserve(admitted, exchange.deadline)
-        except BaseException as error:
-            self.log.submit(request, error, _status(error, written=False), began)
+            return await self.send(self.check(request), exchange)
+        except (InvalidRequestError, QuotaExceededError) as refusal:
+            self.log.submit(request, refusal, status_of(refusal), began)
             raise
-        try:
-            return await self.place(admitted, exchange)
-        except QuotaExceededError as limited:
-            self.log.submit(request, limited, OutcomeStatus.LIMITED, began)
-            raise
+
+    # --- check --------------------------------------------------------------------
 
     def check(self, request: SubmitRequest) -> Admitted:
-        """A submit that may be sent as far as the local check is concerned.
+        """Check a request; nothing is claimed or reserved yet.
 
         Raises:
-            InvalidRequestError: it may not.
+            InvalidRequestError: its number, content or key is wrong.
         """
         admitted = self._checked(request)
         if isinstance(admitted, InvalidRequestError):
@@ -241,8 +239,8 @@ class Requester:
         if not isinstance(code, str):
             return code
         key = request.idempotency_key
-        if self.claims is not None:
-            keyed = self.claims.check(key, number, code)
+        if self._guard is not None:
+            keyed = self._guard.check(key, number, code)
             if isinstance(keyed, InvalidRequestError):
                 return keyed
             return Admitted(number, code, None, keyed)
@@ -250,11 +248,13 @@ class Requester:
             return InvalidRequestError("idempotency_key needs a ledger, and this client has none")
         return Admitted(number, code)
 
-    async def reserve(self, checked: Admitted, deadline: float | None = None) -> Admitted:
-        """Reserve its place in the quota; nothing is sent.
+    # --- reserve ------------------------------------------------------------------
+
+    async def reserve(self, admitted: Admitted, deadline: float | None = None) -> Admitted:
+        """Reserve one call in the number's quota; nothing is sent.
 
         Args:
-            checked: the submit, which is also returned.
+            admitted: the submit, which is also returned.
             deadline: until when to wait for the quota's store, in monotonic
                 seconds; the client's timeout from now by default.
 
@@ -263,31 +263,33 @@ class Requester:
             NotSentError: the quota's store failed, or did not answer in time.
         """
         if self.quota is None:
-            return checked
+            return admitted
         try:
             if self._quota_waits:
                 if deadline is None:
                     deadline = self.exchange().deadline
-                checked.reserved_at = await self._reserve_by(deadline, checked, self.quota)
+                admitted.reserved_at = await self._reserve_by(deadline, admitted, self.quota)
             else:
-                checked.reserved_at = await self.quota.reserve(checked.mobile())
+                admitted.reserved_at = await self.quota.reserve(admitted.mobile())
         except IhuyiVoiceError:
             raise
         except Exception as exception:
             msg = f"the quota's store failed ({_named(exception)})"
             raise NotSentError(msg) from exception
-        return checked
+        return admitted
 
-    async def _reserve_by(self, deadline: float, checked: Admitted, quota: RecipientQuota) -> float:
-        """Reserve, and stop waiting at the deadline, even for a store that ignores cancellation."""
-        asked = self._ask(lambda: quota.reserve(checked.mobile()))
+    async def _reserve_by(
+        self, deadline: float, admitted: Admitted, quota: RecipientQuota
+    ) -> float:
+        """Reserve, but wait only until the deadline, even for a store that ignores cancellation."""
+        asked = self._ask(lambda: quota.reserve(admitted.mobile()))
         try:
             await asyncio.wait((asked,), timeout=max(0.0, deadline - time.monotonic()))
         except BaseException:
-            self._abandon(asked, checked, quota)
+            self._abandon(asked, admitted, quota)
             raise
         if not asked.done():
-            self._abandon(asked, checked, quota)
+            self._abandon(asked, admitted, quota)
             msg = f"the quota's store did not answer within {self._settings.timeout:g} s"
             raise NotSentError(msg)
         if asked.cancelled():
@@ -299,122 +301,36 @@ class Requester:
         return reserved_at
 
     def _abandon(
-        self, asked: asyncio.Task[float | _Raised], checked: Admitted, quota: RecipientQuota
+        self, asked: asyncio.Task[float | _Raised], admitted: Admitted, quota: RecipientQuota
     ) -> None:
-        """Cancel a reservation; where it is made all the same, it is given back."""
+        """Cancel a reservation; give it back where the store makes it late."""
 
         def give_back(late: asyncio.Task[float | _Raised]) -> None:
             if late.cancelled():
                 return
             reserved_at = late.result()
             if not isinstance(reserved_at, _Raised):  # pragma: no branch - a late failure
-                self._release(checked, reserved_at, quota)
+                self._release(admitted, reserved_at, quota)
 
         asked.cancel()
         asked.add_done_callback(give_back)
 
     def _ask(self, call: Callable[[], Coroutine[object, object, _T]]) -> asyncio.Task[_T | _Raised]:
-        """Start a call to the quota's store in a task of its own.
+        """Start a call to the quota's store in its own task.
 
-        An abandoned call goes on in the background, so its task is kept until it
+        An abandoned call goes on in the background, so the task is kept until it
         is done.
         """
         asked = asyncio.get_running_loop().create_task(_caught(call))
-        self._asking.add(asked)
-        asked.add_done_callback(self._asking.discard)
+        self._store_calls.add(asked)
+        asked.add_done_callback(self._store_calls.discard)
         return asked
 
-    async def known(self, checked: Admitted) -> SubmitResult | None:
-        """What the ledger knows of a submit with a key already; None where it may be sent.
-
-        Raises:
-            OutcomeUnknownError, InvalidRequestError, LedgerError: as `place`.
-        """
-        began = time.monotonic()
-        if self.claims is None or checked.keyed is None:  # pragma: no cover - for type checkers
-            return None
-        deadline = began + self._settings.timeout
-        entry = await self.claims.find(checked.keyed, deadline)
-        if entry is None:
-            return None
-        result = checked.replayed(entry)
-        self.log.submit(checked, result, OutcomeStatus.REPLAYED, began)
-        return result
-
-    async def place(self, admitted: Admitted, exchange: Exchange | None = None) -> SubmitResult:
-        """Send what was admitted, at most once, and return or raise its outcome.
-
-        The reservation is given back when nothing was written, and only then.
-        A submit with a key has none yet: it gets one once it is claimed.
-
-        Raises:
-            QuotaExceededError: the limit of one with a key is reached; it is
-                not logged, because the caller may wait for it.
-        """
-        exchange = exchange or self.exchange()
-        if admitted.keyed is None or self.claims is None:
-            return await self._place(admitted, exchange)
-        return await self._place_claimed(admitted, admitted.keyed, self.claims, exchange)
-
-    async def _place_claimed(
-        self, checked: Admitted, keyed: Keyed, claims: Claims, exchange: Exchange
-    ) -> SubmitResult:
-        """Send it if the ledger never saw its key, or saw it fail before a phone could ring."""
-        began = time.monotonic()
-        try:
-            token = await claims.claim(keyed, exchange)
-        except BaseException as exception:
-            # A RuntimeError says that the ledger is closed: a mistake of the caller's.
-            error = exception if _is_misuse(exception) else _stated(exception, exchange)
-            self.log.submit(checked, error, _status(error, written=False), began)
-            if error is exception:
-                raise
-            raise error from exception
-        if not isinstance(token, str):
-            result = checked.replayed(token)
-            self.log.submit(checked, result, OutcomeStatus.REPLAYED, began)
-            return result
-        try:
-            admitted = await self.reserve(checked, exchange.deadline)
-        except BaseException as error:
-            await claims.settle(keyed, token, OutcomeStatus.NOT_SENT, error, exchange)
-            if not isinstance(error, QuotaExceededError):
-                self.log.submit(checked, error, _status(error, written=False), began)
-            raise
-        try:
-            result = await self._place(admitted, exchange)
-        except BaseException as error:
-            status = _status(error, written=exchange.may_have_been_written)
-            await claims.settle(keyed, token, status, error, exchange)
-            raise
-        await claims.settle(keyed, token, OutcomeStatus.ACCEPTED, result, exchange)
-        return result
-
-    async def _place(self, admitted: Admitted, exchange: Exchange) -> SubmitResult:
-        began = time.monotonic()
-        try:
-            answer = await self._post(SUBMIT_TARGET, admitted, exchange, (NotSentError,))
-            result = admitted.decode(answer, self._redaction)
-            if isinstance(result, IhuyiVoiceError):
-                raise result  # noqa: TRY301 - handled like what the transport raises
-        except BaseException as exception:
-            error = _stated(exception, exchange)
-            self.log.submit(
-                admitted, error, _status(error, written=exchange.may_have_been_written), began
-            )
-            if not exchange.may_have_been_written:
-                await self.give_back(admitted)
-            if error is exception:
-                raise
-            raise error from exception
-        self.log.submit(admitted, result, OutcomeStatus.ACCEPTED, began)
-        return result
-
     async def give_back(self, admitted: Admitted) -> None:
-        """Release the place in the quota of a submit that was not sent.
+        """Release the reservation of a submit that was not sent.
 
-        Also on the way out of a cancellation. A store that fails here, or does
-        not answer soon, keeps the slot; the request's outcome stays what it is.
+        Also during a cancellation. A store that fails here, or does not answer
+        within some seconds, keeps the reservation; the outcome does not change.
         """
         if self.quota is None or admitted.reserved_at is None:
             return
@@ -429,7 +345,7 @@ class Requester:
             self._warn_of_kept_slot(admitted, f"no answer within {_RELEASE_SECONDS:g} s")
             return
         failed = None if released.cancelled() else released.result()
-        # SystemExit and its like are the caller's, and reach the caller.
+        # SystemExit and KeyboardInterrupt reach the caller.
         if failed is not None and not isinstance(failed.error, Exception):
             raise failed.error
 
@@ -454,34 +370,82 @@ class Requester:
             why,
         )
 
+    # --- send ---------------------------------------------------------------------
+
+    async def known(self, admitted: Admitted) -> SubmitResult | None:
+        """The stored result of a submit with a key; None where it may be sent.
+
+        Raises:
+            OutcomeUnknownError, InvalidRequestError, LedgerError: as `send`.
+        """
+        began = time.monotonic()
+        if self._guard is None or admitted.keyed is None:  # pragma: no cover - for type checkers
+            return None
+        entry = await self._guard.find(admitted.keyed, began + self._settings.timeout)
+        if entry is None:
+            return None
+        result = admitted.replayed(entry)
+        self.log.submit(admitted, result, OutcomeStatus.REPLAYED, began)
+        return result
+
+    async def send(self, admitted: Admitted, exchange: Exchange) -> SubmitResult:
+        """Every step after the check: the request is sent at most once.
+
+        Where nothing was written, and only then, the reservation is given back.
+
+        Raises:
+            QuotaExceededError: the number's limit is reached. Not logged.
+            InvalidRequestError: the key belongs to another number or content.
+                Not logged.
+            IhuyiVoiceError: any other outcome.
+        """
+        began = time.monotonic()
+        claim: Claim | None = None
+        end: SubmitResult | BaseException
+        try:
+            if admitted.keyed is not None and self._guard is not None:
+                claim = await self._guard.claim(admitted.keyed, exchange)
+            if claim is not None and claim.entry is not None:
+                end = admitted.replayed(claim.entry)
+            else:
+                if admitted.reserved_at is None and self.quota is not None:
+                    await self.reserve(admitted, exchange.deadline)
+                answer = await self._post(SUBMIT_TARGET, admitted, exchange, (NotSentError,))
+                end = admitted.decode(answer, self._redaction)
+        except BaseException as exception:  # noqa: BLE001 - raised again below
+            is_claimed = claim is not None or admitted.keyed is None
+            end = _stated(exception, exchange, is_claimed=is_claimed)
+        status = _status(end, written=exchange.may_have_been_written)
+        if status not in _LOGGED_BY_THE_CALLER:
+            self.log.submit(admitted, end, status, began)
+        try:
+            if status is OutcomeStatus.NOT_SENT:
+                await self.give_back(admitted)
+        finally:
+            if claim is not None and claim.entry is None:
+                await claim.settle(status, end, exchange)
+        return _returned(end)
+
     async def query_balance(self) -> Balance:
         """See `AsyncVoiceClient.query_balance`."""
         began = time.monotonic()
         exchange = self.exchange()
         query = _BalanceQuery()
+        end: Balance | BaseException
         try:
             answer = await self._post(
                 BALANCE_TARGET, query, exchange, (NotSentError, OutcomeUnknownError)
             )
-            balance = query.decode(answer, self._redaction)
-            if isinstance(balance, IhuyiVoiceError):
-                raise balance  # noqa: TRY301 - handled like what the transport raises
-        except BaseException as exception:
-            error = _stated(exception, exchange)
-            if isinstance(error, OutcomeUnknownError):
-                error = OutcomeUnknownError(error.reason, may_have_rung=False)
-            self.log.request(
-                "query_balance",
-                None,
-                error,
-                _status(error, written=exchange.may_have_been_written),
-                began,
-            )
-            if error is exception:
-                raise
-            raise error from (None if isinstance(exception, IhuyiVoiceError) else exception)
-        self.log.request("query_balance", None, balance, OutcomeStatus.ACCEPTED, began)
-        return balance
+            end = query.decode(answer, self._redaction)
+        except BaseException as exception:  # noqa: BLE001 - raised again below
+            end = _stated(exception, exchange)
+        if isinstance(end, OutcomeUnknownError):
+            cause = end.__cause__
+            end = OutcomeUnknownError(end.reason, may_have_rung=False)
+            end.__cause__ = cause
+        status = _status(end, written=exchange.may_have_been_written)
+        self.log.request("query_balance", None, end, status, began)
+        return _returned(end)
 
     async def _post(
         self,
@@ -490,19 +454,26 @@ class Requester:
         exchange: Exchange,
         retry_on: tuple[type[IhuyiVoiceError], ...],
     ) -> Answer:
-        """POST in a slot of our own; what is in `retry_on` is tried again."""
+        """Wait for a slot, sign and POST; a failure in `retry_on` is tried again, signed again."""
         if self.slots.value:
             self.slots.acquire_nowait()
         else:
             await self._wait_for_slot(exchange)
         try:
-            body = request.sign(self._encoder, int(self._clock()))
-            return await self._transport.post(target, body, exchange)
-        except retry_on as failure:
-            if self._settings.connect_attempts == 1:
-                raise
-            # Out here, so that a request that succeeds does not pay for it.
-            return await self._retry(failure, target, request, exchange, retry_on)
+            attempt = 0
+            while True:
+                attempt += 1
+                try:
+                    body = request.sign(self._encoder, int(self._clock()))
+                    answer = await self._transport.post(target, body, exchange)
+                except retry_on:
+                    pause = _backoff(attempt)
+                    if attempt == self._settings.connect_attempts or pause >= exchange.remaining():
+                        raise
+                else:
+                    exchange.may_have_been_written = True
+                    return answer
+                await anyio.sleep(pause)
         finally:
             self.slots.release()
 
@@ -517,59 +488,44 @@ class Requester:
             )
             raise NotSentError(msg) from None
 
-    async def _retry(
-        self,
-        failure: IhuyiVoiceError,
-        target: str,
-        request: Admitted | _BalanceQuery,
-        exchange: Exchange,
-        retry_on: tuple[type[IhuyiVoiceError], ...],
-    ) -> Answer:
-        # Imported here because a connection that comes up at once never needs it.
-        from tenacity import (  # noqa: PLC0415 - see above
-            AsyncRetrying,
-            retry_if_exception_type,
-            stop_after_attempt,
-            stop_before_delay,
-            wait_random_exponential,
-        )
 
-        failures = [failure]
-
-        async def attempt() -> Answer:
-            if failures:
-                # The first attempt was made without the machinery.
-                raise failures.pop()
-            body = request.sign(self._encoder, int(self._clock()))
-            return await self._transport.post(target, body, exchange)
-
-        retrying = AsyncRetrying(
-            stop=stop_after_attempt(self._settings.connect_attempts)
-            | stop_before_delay(exchange.remaining()),
-            wait=wait_random_exponential(multiplier=_BACKOFF_FIRST, max=_BACKOFF_MOST),
-            retry=retry_if_exception_type(retry_on),
-            sleep=anyio.sleep,
-            reraise=True,
-        )
-        return await retrying(attempt)
+def _backoff(attempt: int) -> float:
+    """Seconds to wait after the attempt with this number, counted from 1."""
+    bound = min(_BACKOFF_FIRST * 2.0 ** (attempt - 1), _BACKOFF_MOST)
+    return random.uniform(0.0, bound)  # noqa: S311 - spreads load, guards nothing
 
 
-def _stated(exception: BaseException, exchange: Exchange) -> BaseException:
-    """One of the stated outcomes for whatever ended a submit.
+def _returned(end: _T | BaseException) -> _T:
+    """The result, or the error raised."""
+    if isinstance(end, BaseException):
+        try:
+            raise end
+        finally:
+            # The error's traceback holds this frame.
+            del end
+    return end
 
-    A cancellation and its like pass as they are. Any other foreign exception
-    comes from what the caller handed in, such as the clock.
+
+def _stated(
+    exception: BaseException, exchange: Exchange, *, is_claimed: bool = True
+) -> BaseException:
+    """The error to raise for what ended a request.
+
+    A cancellation passes as it is, and so does the RuntimeError of a claim: it
+    says that the ledger is closed. Any other foreign exception comes from what
+    the caller passed in, such as the clock.
     """
     if isinstance(exception, IhuyiVoiceError) or not isinstance(exception, Exception):
         return exception
+    is_misuse = isinstance(exception, RuntimeError) and exception.args != _NO_MORE_THREADS
+    if is_misuse and not is_claimed:
+        return exception
     reason = f"an unexpected exception ({_named(exception)})"
+    error: IhuyiVoiceError = NotSentError(reason)
     if exchange.may_have_been_written:
-        return OutcomeUnknownError(reason)
-    return NotSentError(reason)
-
-
-def _is_misuse(exception: BaseException) -> bool:
-    return isinstance(exception, RuntimeError) and exception.args != _NO_MORE_THREADS
+        error = OutcomeUnknownError(reason)
+    error.__cause__ = exception
+    return error
 
 
 def _named(exception: BaseException) -> str:
@@ -585,8 +541,12 @@ def _named(exception: BaseException) -> str:
     return name
 
 
-def _status(exception: BaseException, *, written: bool) -> OutcomeStatus:
-    if isinstance(exception, IhuyiVoiceError):
-        return status_of(exception)
-    # A cancellation.
+def _status(end: SubmitResult | Balance | BaseException, *, written: bool) -> OutcomeStatus:
+    if isinstance(end, IhuyiVoiceError):
+        return status_of(end)
+    if isinstance(end, SubmitResult) and end.replayed:
+        return OutcomeStatus.REPLAYED
+    if not isinstance(end, BaseException):
+        return OutcomeStatus.ACCEPTED
+    # A cancellation, or a mistake in the use of the ledger.
     return OutcomeStatus.UNKNOWN if written else OutcomeStatus.NOT_SENT

@@ -10,11 +10,31 @@ import base64
 import secrets
 import sys
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any, Literal, cast
+from typing import Literal
 from urllib.parse import quote_plus, unquote, urlsplit
 
-from .errors import IhuyiVoiceError, InvalidRequestError, error_from_json, error_to_json
+from .errors import BulkReport, IhuyiVoiceError, InvalidRequestError, OutcomeStatus
+
+# `BulkReport` and `OutcomeStatus` are defined beside the errors, which hold them.
+__all__ = [
+    "DEFAULT_BASE_URL",
+    "Answer",
+    "AnswerFormat",
+    "Balance",
+    "BulkReport",
+    "Outcome",
+    "OutcomeStatus",
+    "Secret",
+    "Settings",
+    "SignedBody",
+    "SubmitRequest",
+    "SubmitResult",
+    "Unrecorded",
+    "check_count",
+    "exact_text",
+    "generate_code",
+    "mask_mobile",
+]
 
 AnswerFormat = Literal["json", "xml"]
 
@@ -340,25 +360,6 @@ class Balance:
     msg: str
 
 
-class OutcomeStatus(Enum):
-    """What became of a request; exactly one of these, always."""
-
-    INVALID = "invalid"
-    """The local check refused it: nothing was sent."""
-    LIMITED = "limited"
-    """The per-number limit was reached: nothing was sent."""
-    NOT_SENT = "not_sent"
-    """Nothing was written: no slot, DNS, connect, TLS or proxy failed."""
-    UNKNOWN = "unknown"
-    """Something may have been written and no readable answer came: the phone may have rung."""
-    REFUSED = "refused"
-    """The gateway answered with a code other than 2: no phone rang."""
-    ACCEPTED = "accepted"
-    """The gateway answered 2: the phone rings."""
-    REPLAYED = "replayed"
-    """Known from the ledger as done earlier: nothing was sent now."""
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one row of a bulk run.
@@ -391,51 +392,3 @@ class Unrecorded:
 
     def __init__(self) -> None:
         self.count: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class BulkReport:
-    """What has become of the rows of a bulk run that were taken so far.
-
-    Attributes:
-        counts: how many rows ended with each status, every status included.
-        elapsed: seconds since the run began, or that it took.
-        stopped_by: the error that stopped the run before its rows were done,
-            None where none did.
-        stopped_at: the index of the row that stopped it, None where none did.
-        unrecorded: how many outcomes the ledger has not recorded at the
-            moment of the report. It tries again until the program ends; until
-            then these requests are unknown to it.
-    """
-
-    counts: dict[OutcomeStatus, int]
-    elapsed: float
-    stopped_by: IhuyiVoiceError | None = None
-    stopped_at: int | None = None
-    unrecorded: int = 0
-
-    def to_json(self) -> dict[str, object]:
-        """The report as JSON values, for `from_json`."""
-        return {
-            "counts": {status.value: count for status, count in self.counts.items()},
-            "elapsed": self.elapsed,
-            "stopped_by": None if self.stopped_by is None else error_to_json(self.stopped_by),
-            "stopped_at": self.stopped_at,
-            "unrecorded": self.unrecorded,
-        }
-
-    @classmethod
-    def from_json(cls, value: dict[str, object]) -> BulkReport:
-        """The report that `to_json` was called on."""
-        fields = cast("dict[str, Any]", dict(value))
-        counts, stopped_by = fields.pop("counts"), fields.pop("stopped_by")
-        return cls(
-            {OutcomeStatus(status): count for status, count in counts.items()},
-            stopped_by=None if stopped_by is None else error_from_json(stopped_by),
-            **fields,
-        )
-
-    @property
-    def total(self) -> int:
-        """How many rows have an outcome."""
-        return sum(self.counts.values())

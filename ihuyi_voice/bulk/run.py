@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from .._pipeline import Requester
+    from .._pipeline import Pipeline
     from ..models import SubmitResult
-    from ..transport.aiohttp import Exchange
+    from ..transport.base import Exchange
 
 __all__ = ["BulkOptions", "BulkRun", "Row", "Rows", "StopOn", "is_account_level"]
 
@@ -69,7 +69,7 @@ class BulkRun:
 
     def __init__(
         self,
-        open_requester: Callable[[], Requester],
+        open_requester: Callable[[], Pipeline],
         requests: Rows,
         options: BulkOptions,
         outcomes: OutcomeQueue | None = None,
@@ -331,10 +331,11 @@ class BulkRun:
         exchange = self._requester.exchange()
         exchange.unrecorded = self._unrecorded
         try:
-            end: SubmitResult | IhuyiVoiceError = await self._requester.place(admitted, exchange)
+            end: SubmitResult | IhuyiVoiceError = await self._requester.send(admitted, exchange)
         except InvalidRequestError as error:
             # Its key stands for another number or content.
-            end = _of_row(index, error)
+            self._refuse(index, request, _of_row(index, error))
+            return
         except QuotaExceededError as limited:
             self._limit(index, request, limited)
             return

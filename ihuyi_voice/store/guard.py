@@ -1,7 +1,7 @@
-"""What the ledger does on the way of one request: claim before it is sent, settle after.
+"""The two steps of a submit that concern the ledger: claim before it is sent, settle after.
 
-How the ledger keeps its entries is `ledger.py`'s business, what is sent in
-between `requester.py`'s, which imports this where a client has a ledger.
+`ledger.py` keeps the entries. `_pipeline.py` sends, and imports this module
+only where a client has a ledger.
 """
 
 from __future__ import annotations
@@ -17,25 +17,29 @@ from .entry import REPEATABLE, EntryState, Fingerprints, check_key
 if TYPE_CHECKING:
     from ..models import SubmitResult
     from ..request_log import RequestLog
-    from ..transport.aiohttp import Exchange
+    from ..transport.base import Exchange
     from .entry import Entry, Fingerprint
     from .ledger import Ledger
 
-# For how many seconds after its deadline a request may still be being settled:
-# until then nobody may record by hand that it was not placed.
+# Seconds after its deadline in which a request may still be settled: until then
+# no person may record by hand that it was not placed.
 _SETTLING_SECONDS = 10.0
 
 
+# A request over its number's limit was claimed and not sent.
+_NOT_SENT = (OutcomeStatus.NOT_SENT, OutcomeStatus.LIMITED)
+
+
 class Keyed(NamedTuple):
-    """What the ledger is told of a submit."""
+    """What the ledger records of a submit before it is sent."""
 
     key: str
     fingerprint: Fingerprint
     masked_mobile: str
 
 
-class Claims:
-    """The claims of one account in a ledger."""
+class Guard:
+    """Claims the keys of one account in a ledger."""
 
     def __init__(self, ledger: Ledger, api_key: str, log: RequestLog) -> None:
         self._ledger = ledger
@@ -43,10 +47,10 @@ class Claims:
         self._fingerprints = Fingerprints(api_key)
 
     def check(self, key: object, mobile: str, content: str) -> Keyed | InvalidRequestError | None:
-        """What is to be claimed for a submit; None where it goes unprotected.
+        """What `claim` takes for a submit; None where it is sent without a key.
 
-        Returns an error where the key cannot be one, or is missing. It is for
-        the caller to raise: this frame holds the number and the code.
+        Returns an error where the key is malformed or missing. The caller
+        raises it, because this frame holds the number and the code.
         """
         if key is not None:
             try:
@@ -62,71 +66,89 @@ class Claims:
         return None
 
     async def find(self, keyed: Keyed, deadline: float) -> Entry | None:
-        """The accepted entry of an earlier request; None where that is for `claim` to find out.
+        """The accepted entry of an earlier request; None where `claim` has to decide.
 
-        One that is on its way just now has its end still before it, for which
-        `claim` waits.
+        `claim` waits for an earlier request that is in flight now.
 
         Raises:
             InvalidRequestError, LedgerError: as `claim`.
-            OutcomeUnknownError: an earlier request's end is unknown.
+            OutcomeUnknownError: the outcome of an earlier request is unknown.
         """
         entry = await self._ledger.find(*keyed, deadline)
         if entry is None or entry.state in REPEATABLE or self._ledger.is_under_way(entry):
             return None
         return _accepted(entry)
 
-    async def claim(self, keyed: Keyed, exchange: Exchange) -> str | Entry:
-        """Claim a submit: its token, then it may be sent, or the accepted entry in its way.
+    async def claim(self, keyed: Keyed, exchange: Exchange) -> Claim:
+        """Claim a submit, or find the accepted entry of an earlier one.
 
         Args:
             keyed: the submit.
-            exchange: the request it is claimed for; it must not be written
-                once the claim may be resolved by hand, which the wall clock
-                tells and, while a machine sleeps, the deadline does not.
+            exchange: the request it is claimed for. It must not be written
+                once the claim may be resolved by hand. The wall clock decides
+                that, because the deadline's clock stops while a machine sleeps.
 
         Raises:
-            InvalidRequestError: its key stands for another number or content.
+            InvalidRequestError: the key belongs to another number or content.
             LedgerError: the database failed.
-            OutcomeUnknownError: an earlier request's end is unknown.
+            OutcomeUnknownError: the outcome of an earlier request is unknown.
+            RuntimeError: the ledger is closed.
         """
         live_seconds = exchange.remaining() + _SETTLING_SECONDS
         live_until = self._ledger.clock() + live_seconds
-        claim = await self._ledger.claim(*keyed, exchange.deadline, live_seconds)
-        if claim.entry is not None:
-            return _accepted(claim.entry)
+        claimed = await self._ledger.claim(*keyed, exchange.deadline, live_seconds)
+        if claimed.entry is not None:
+            return Claim(self._ledger, self._log, keyed, "", _accepted(claimed.entry))
         exchange.outlived = lambda: self._has_passed(live_until)
-        return claim.token
+        return Claim(self._ledger, self._log, keyed, claimed.token)
 
     def _has_passed(self, moment: float) -> bool:
-        """Whether the ledger's clock shows so late a moment, or fails: then nothing may be sent."""
+        """Whether the ledger's clock has reached a moment, or fails: then nothing may be sent."""
         try:
             return self._ledger.clock() >= moment
         except Exception:  # noqa: BLE001 - the caller's clock may raise anything
             return True
 
-    async def settle(
-        self,
-        keyed: Keyed,
-        token: str,
-        status: OutcomeStatus,
-        end: SubmitResult | BaseException,
-        exchange: Exchange,
-    ) -> None:
-        """Record the outcome of a submit; a warning says where that fails.
 
-        The ledger tries again by itself. `exchange.unrecorded` counts the
-        outcome meanwhile.
+class Claim:
+    """One claim of a key, to be settled once its request has an outcome.
+
+    Attributes:
+        entry: the accepted entry of an earlier request with this key: then
+            nothing may be sent and nothing is settled. None where the request
+            may be sent.
+    """
+
+    __slots__ = ("_keyed", "_ledger", "_log", "_token", "entry")
+
+    def __init__(
+        self, ledger: Ledger, log: RequestLog, keyed: Keyed, token: str, entry: Entry | None = None
+    ) -> None:
+        self._ledger = ledger
+        self._log = log
+        self._keyed = keyed
+        self._token = token
+        self.entry: Entry | None = entry
+
+    async def settle(
+        self, status: OutcomeStatus, end: SubmitResult | BaseException, exchange: Exchange
+    ) -> None:
+        """Record the outcome of a submit; where that fails, log a warning.
+
+        The ledger tries again by itself, and `exchange.unrecorded` counts the
+        outcome until then.
         """
+        keyed = self._keyed
         accepted = status is OutcomeStatus.ACCEPTED
+        state = EntryState.NOT_SENT if status in _NOT_SENT else EntryState(status.value)
         words = getattr(end, "msg", None) or getattr(end, "reason", None)
         try:
-            # A cancellation waits for the record of what it cut off.
+            # A cancellation waits until its outcome is recorded.
             with anyio.CancelScope(shield=True):
                 await self._ledger.settle(
                     keyed.key,
-                    token,
-                    EntryState(status.value),
+                    self._token,
+                    state,
                     code=ACCEPTED if accepted else getattr(end, "code", None),
                     msg=words or ("" if accepted else type(end).__name__),
                     voice_id=getattr(end, "voice_id", None),
@@ -137,20 +159,20 @@ class Claims:
             self._log.warn(
                 "submit %s %s: the ledger could not record it: %s",
                 keyed.masked_mobile,
-                status.value,
+                state.value,
                 _words(error, keyed.key),
             )
 
 
 def _words(error: Exception, key: str) -> str:
-    """What may be logged of it: a key is the caller's text, and so is a foreign exception's."""
+    """The text to log: neither the key nor the text of a foreign exception."""
     if isinstance(error, LedgerError):
         return str(error).replace(repr(key), "its key")
     return type(error).__name__
 
 
 def _accepted(entry: Entry) -> Entry:
-    """An earlier request's entry, which blocks this one, when it was accepted.
+    """The entry of an earlier request with this key, which was accepted.
 
     Raises:
         OutcomeUnknownError: the outcome of the earlier request is not known.

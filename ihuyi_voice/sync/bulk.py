@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from .._pipeline import Requester
+    from .._pipeline import Pipeline
     from ..client import AsyncVoiceClient
     from ..models import BulkReport, Outcome
     from .client import VoiceClient
@@ -182,7 +182,7 @@ class BlockingBulkRun:
                 for waiting in leave:
                     waiting.cancel()
 
-    def _opened(self) -> Requester:
+    def _opened(self) -> Pipeline:
         return self._async_client._opened()
 
 

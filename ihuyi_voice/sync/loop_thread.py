@@ -50,7 +50,6 @@ _IMPORTED_AHEAD = (
     "encodings.idna",
     "linecache",
     "sniffio",
-    "tenacity",
     "tracemalloc",
     "uvloop",
     "xml.parsers.expat",

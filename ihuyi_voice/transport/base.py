@@ -1,110 +1,78 @@
-"""One request on its way: its deadline, how far it got, and what is left of it.
+"""What a transport is, and what it shares with the pipeline about one request.
 
-What the transport and the steps around it share about a request. Nothing here
-sends, and nothing here needs aiohttp.
+To send over another HTTP library, write a class with the two methods of
+`Transport`. Nothing here sends, and nothing here knows an HTTP library.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aiohttp.connector import Connection
+    from ..models import Answer, SignedBody, Unrecorded
 
-    from ..models import Answer, Unrecorded
-    from .connector import ResettingProtocol
+
+class Transport(Protocol):
+    """The way to the gateway: one POST at a time, each at most once.
+
+    It belongs to one event loop. It does not sign, decode or retry, and it
+    follows no redirect. The pipeline limits how many posts run at once.
+    """
+
+    async def post(self, target: str, body: SignedBody, exchange: Exchange) -> Answer:
+        """POST the form `body` to `target` (path and query) exactly once.
+
+        Set `exchange.may_have_been_written` before the first byte may leave,
+        write nothing once `exchange.is_late()`, and end by the exchange's
+        deadline.
+
+        Raises:
+            NotSentError: certainly nothing was written.
+            OutcomeUnknownError: something may have been written, and no whole
+                answer came by the exchange's deadline.
+        """
+
+    async def aclose(self) -> None:
+        """Close every connection; posts in flight end as unknown."""
 
 
 class Exchange:
-    """One request on its way: how long it may take and how far it got.
+    """One request in flight: how long it may take and how far it got.
 
     Attributes:
-        deadline: the moment, on `time.monotonic`, by which the answer's last
-            byte must have come.
+        deadline: the moment, on `time.monotonic`, by which the last byte of
+            the answer must arrive.
         may_have_been_written: False while it is certain that no byte was
             written to the gateway.
-        connecting: the transport has begun with it, and asks for a connection.
-        connection: the connection it got.
-        protocol: what reads and writes on that connection.
-        expired: the deadline came first, and the connection was cut.
-        outlived: says when it must not be written any more, whatever the
-            deadline says; None where nothing but the deadline counts.
-        failure: what `outlived` raised just before the write.
-        answer: the whole answer, once it was read.
-        reset: its connection is closed and the kernel's send buffer dropped,
-            so that nothing of it can reach the gateway later. False where
-            that is not known: behind a proxy, after an answer, or without a
-            connection.
-        unrecorded: counts its outcome while the ledger has not recorded it;
-            None where no one asks.
+        outlived: returns True once the request must not be written any more,
+            even before the deadline; None where only the deadline counts.
+        reset: the connection is closed and the kernel's send buffer dropped,
+            so that no byte can reach the gateway later. False where this is
+            not known: behind a proxy, after an answer, or without a connection.
+        unrecorded: counts the outcome while the ledger has not recorded it;
+            None where nothing counts it.
     """
 
-    __slots__ = (
-        "answer",
-        "connecting",
-        "connection",
-        "deadline",
-        "expired",
-        "failure",
-        "may_have_been_written",
-        "outlived",
-        "protocol",
-        "reset",
-        "unrecorded",
-    )
+    __slots__ = ("deadline", "may_have_been_written", "outlived", "reset", "unrecorded")
 
     def __init__(self, deadline: float) -> None:
         self.deadline: float = deadline
         self.may_have_been_written: bool = False
-        self.connecting: bool = False
-        self.connection: Connection | None = None
-        self.protocol: ResettingProtocol | None = None
-        self.expired: bool = False
         self.outlived: Callable[[], bool] | None = None
-        self.failure: Exception | None = None
-        self.answer: Answer | None = None
         self.reset: bool = False
         self.unrecorded: Unrecorded | None = None
-
-    def is_late(self) -> bool:
-        """Whether it must not be written any more.
-
-        Asked just before the bytes go out as well: a process may have been
-        stopped for hours between two lines.
-        """
-        return self.remaining() <= 0.0 or (self.outlived is not None and self.outlived())
 
     def remaining(self) -> float:
         """Seconds left until the deadline; negative when it has passed."""
         return self.deadline - time.monotonic()
 
-    def cut_off_late(self) -> bool:
-        """Cut the connection if it is late, and say whether it was.
+    def is_late(self) -> bool:
+        """Whether the request must not be written any more.
 
-        One of which that cannot be said is not written either.
+        A transport also asks just before it writes: a process may be stopped
+        for hours between two lines.
         """
-        try:
-            late = self.is_late()
-        except Exception as failure:  # noqa: BLE001 - `outlived` is asked, whatever it raises
-            self.failure = failure
-            late = True
-        return late and self.cut_off()
-
-    def cut_off(self) -> bool:
-        """Cut the connection at the deadline; the request then ends by itself.
-
-        Nothing is cancelled, so that a deadline and a cancellation cannot be
-        mistaken for each other. A connection that has been given back to the
-        pool has no transport here any more, and is left alone.
-
-        Returns:
-            Whether there was a connection to cut.
-        """
-        if self.connection is None or self.connection.transport is None:
-            return False
-        self.expired = True
-        self.connection.transport.abort()
-        return True
+        return self.remaining() <= 0.0 or (self.outlived is not None and self.outlived())

@@ -56,8 +56,72 @@ _NOTHING = bytes(4)
 # Seconds until the next address of a host is tried beside the first.
 _HAPPY_EYEBALLS_SECONDS = 0.25
 
-# Carries the exchange from `AiohttpTransport.post` to here, through aiohttp.
-current_exchange: ContextVar[Exchange] = ContextVar("ihuyi_voice_exchange")
+# Carries the state of one POST from `AiohttpTransport.post` to here, through aiohttp.
+current_sending: ContextVar[Sending] = ContextVar("ihuyi_voice_sending")
+
+
+class Sending:
+    """One POST in flight: its connection, and how far it got.
+
+    Attributes:
+        exchange: the request that is sent.
+        connecting: aiohttp was asked for a connection.
+        connection: the connection it got.
+        protocol: what reads and writes on that connection.
+        expired: the deadline has passed.
+        failure: what `exchange.outlived` raised just before the write.
+        answer: the whole answer, once it is read.
+    """
+
+    __slots__ = (
+        "answer",
+        "connecting",
+        "connection",
+        "exchange",
+        "expired",
+        "failure",
+        "protocol",
+    )
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange: Exchange = exchange
+        self.connecting: bool = False
+        self.connection: Connection | None = None
+        self.protocol: ResettingProtocol | None = None
+        self.expired: bool = False
+        self.failure: Exception | None = None
+        self.answer: Answer | None = None
+
+    def expire(self) -> None:
+        """Cut the connection at the deadline; the request then ends by itself.
+
+        Nothing is cancelled, so a deadline and a cancellation cannot be
+        mistaken for each other. Before there is a connection, `connect` sees
+        that the deadline has passed. A connection that was returned to the pool
+        has no transport here any more and is not touched.
+        """
+        self.expired = True
+        if self.connection is not None and self.connection.transport is not None:
+            self.connection.transport.abort()
+
+    def is_late(self) -> bool:
+        """Whether nothing may be written any more."""
+        # A timer may fire some microseconds before its time.
+        return self.expired or self.exchange.is_late()
+
+    def may_write(self) -> bool:
+        """Whether the body may be written now; the connection is cut where it may not.
+
+        Where `outlived` fails, the body is not written either.
+        """
+        try:
+            late = self.is_late()
+        except Exception as failure:  # noqa: BLE001 - `outlived` may raise anything
+            self.failure = failure
+            late = True
+        if late:
+            self.expire()
+        return not late
 
 
 # --- sockets -------------------------------------------------------------------
@@ -177,11 +241,11 @@ class ResettingConnector(aiohttp.TCPConnector):
         self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> Connection:
         """A connection for one request, of which nothing was written so far."""
-        exchange = current_exchange.get()
-        exchange.connecting = True
+        sending = current_sending.get()
+        sending.connecting = True
         connection = await super().connect(req, traces=traces, timeout=timeout)
         try:
-            late = exchange.is_late()
+            late = sending.is_late()
         except BaseException:
             connection.close()
             raise
@@ -189,11 +253,11 @@ class ResettingConnector(aiohttp.TCPConnector):
             connection.release()
             msg = "the deadline passed while the connection was made"
             raise TimeoutError(msg)
-        exchange.connection = connection
-        exchange.protocol = connection.protocol  # type: ignore[assignment]
+        sending.connection = connection
+        sending.protocol = connection.protocol  # type: ignore[assignment]
         if not traces:
-            # With traces, the last of them knows better: see `marking`.
-            exchange.may_have_been_written = True
+            # With traces, the last of them sets it: see `marking`.
+            sending.exchange.may_have_been_written = True
         return connection
 
     async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
@@ -283,12 +347,11 @@ class LeanRequest(aiohttp.ClientRequest):
     # Whatever it takes: aiohttp 3.11 hands over one argument less.
     async def write_bytes(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - see above
         """Write the body, unless it is too late for that."""
-        exchange = current_exchange.get()
-        exchange.may_have_been_written = True
-        # Up to Python 3.11 this is a task of its own, before which others had their turn.
-        if exchange.cut_off_late():
-            return
-        await super().write_bytes(*arguments, **options)
+        sending = current_sending.get()
+        sending.exchange.may_have_been_written = True
+        # Up to Python 3.11 this runs in its own task, which other tasks may delay.
+        if sending.may_write():
+            await super().write_bytes(*arguments, **options)
 
 
 class WholeResponse(aiohttp.ClientResponse):
@@ -297,7 +360,7 @@ class WholeResponse(aiohttp.ClientResponse):
     async def start(self, connection: Connection) -> Self:
         """Read head and body."""
         await super().start(connection)
-        answer = current_exchange.get().answer = await read_answer(self)
+        answer = current_sending.get().answer = await read_answer(self)
         # For trace configs that read it.
         self._body = answer.body
         return self
@@ -326,10 +389,10 @@ def marking(trace_configs: Sequence[aiohttp.TraceConfig]) -> list[aiohttp.TraceC
         return []
 
     async def begin(*_: object) -> None:
-        current_exchange.get().connecting = True
+        current_sending.get().connecting = True
 
     async def write(*_: object) -> None:
-        current_exchange.get().may_have_been_written = True
+        current_sending.get().exchange.may_have_been_written = True
 
     first, last = aiohttp.TraceConfig(), aiohttp.TraceConfig()
     first.on_request_start.append(begin)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
-from ihuyi_voice._pipeline import Requester
+from ihuyi_voice._pipeline import Pipeline
 from ihuyi_voice.cli.app import app
 from ihuyi_voice.cli.bulk import command as bulk_command
 from ihuyi_voice.cli.bulk import progress as bulk_progress
@@ -564,18 +564,18 @@ def test_concurrency(
 ) -> None:
     write(path, many(40))
     gateway.after_the_balance_query(latency=0.01)
-    place, running, seen = Requester.place, 0, []
+    send, running, seen = Pipeline.send, 0, []
 
-    async def spy(self: Requester, *arguments: Any) -> SubmitResult:
+    async def spy(self: Pipeline, *arguments: Any) -> SubmitResult:
         nonlocal running
         running += 1
         seen.append(running)
         try:
-            return await place(self, *arguments)
+            return await send(self, *arguments)
         finally:
             running -= 1
 
-    monkeypatch.setattr(Requester, "place", spy)
+    monkeypatch.setattr(Pipeline, "send", spy)
     assert 0 == bulk(path, "--yes", "--concurrency", str(limit)).exit_code
     assert (1, limit, 40) == (min(seen), max(seen), len(seen))
 

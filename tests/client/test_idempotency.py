@@ -39,7 +39,7 @@ from ihuyi_voice import (
     SubmitResult,
     VoiceClient,
 )
-from ihuyi_voice._pipeline import Requester
+from ihuyi_voice._pipeline import Pipeline
 from ihuyi_voice.sandbox import Attempt, Chaos, SandboxGateway
 from ihuyi_voice.store.ledger import EntryState
 from ihuyi_voice.store.sql import file as ledger_file
@@ -64,6 +64,8 @@ from tests.store.support import Clock
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
+
+    from ihuyi_voice.models import Answer
 
 NONE = {"accepted": 0, "refused": 0, "not_sent": 0, "unknown": 0}
 PLACED = SubmitResult("197362477", "ok", MOBILE)
@@ -838,16 +840,16 @@ async def test_what_was_reset_may_be_resolved_at_once(
     gateway: Gateway, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, *, reset: bool
 ) -> None:
     """Else the network may still deliver it, and a second call ring the phone twice."""
-    place = Requester._place
+    post = Pipeline._post
 
-    async def place_and_reset(*args: Any) -> SubmitResult:
-        *_, exchange = args
+    async def place_and_reset(*args: Any) -> Answer:
+        *_, exchange, _ = args
         try:
-            return await place(*args)
+            return await post(*args)
         finally:
             exchange.reset = reset
 
-    monkeypatch.setattr(Requester, "_place", place_and_reset)
+    monkeypatch.setattr(Pipeline, "_post", place_and_reset)
     gateway.answer = lambda _: None
     with pytest.raises(OutcomeUnknownError):
         await submit("asyncio", gateway.url, ledger)
@@ -861,16 +863,16 @@ async def test_what_was_reset_may_be_resolved_at_once(
 async def test_a_clock_that_fails_just_before_the_write_means_that_nothing_is_sent(
     gateway: Gateway, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    place = Requester._place
+    post = Pipeline._post
 
     def fail() -> float:
         raise ZeroDivisionError
 
-    async def fail_before(*args: Any) -> SubmitResult:
+    async def fail_before(*args: Any) -> Answer:
         ledger.clock = fail
-        return await place(*args)
+        return await post(*args)
 
-    monkeypatch.setattr(Requester, "_place", fail_before)
+    monkeypatch.setattr(Pipeline, "_post", fail_before)
     with pytest.raises(NotSentError):
         await submit(kind, gateway.url, ledger)
     # What happened is recorded all the same.
@@ -1204,13 +1206,13 @@ async def test_a_machine_that_slept_does_not_send_what_may_have_been_resolved(
     gateway: Gateway, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The monotonic clock stands still while it sleeps; the wall clock does not."""
-    place = Requester._place
+    post = Pipeline._post
 
-    async def sleep_before(*args: Any) -> SubmitResult:
+    async def sleep_before(*args: Any) -> Answer:
         ledger.clock = lambda: time.time() + 3600
-        return await place(*args)
+        return await post(*args)
 
-    monkeypatch.setattr(Requester, "_place", sleep_before)
+    monkeypatch.setattr(Pipeline, "_post", sleep_before)
     with pytest.raises(NotSentError):
         await submit("asyncio", gateway.url, ledger)
     assert [] == gateway.mobiles

@@ -125,7 +125,7 @@ def witness() -> Iterator[Witness]:
     root.addHandler(witness)
     root.setLevel(logging.DEBUG)
     # None of them keeps anything from the root.
-    for name in ("ihuyi_voice", "asyncio", "aiohttp.client", "concurrent.futures", "tenacity"):
+    for name in ("ihuyi_voice", "asyncio", "aiohttp.client", "concurrent.futures"):
         assert logging.getLogger(name).isEnabledFor(logging.DEBUG)
         assert logging.getLogger(name).propagate
     yield witness

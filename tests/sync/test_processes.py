@@ -214,7 +214,7 @@ def test_ctrl_c_during_a_call_returns_at_once_and_cancels(gateway: SandboxGatewa
         submit()
     except KeyboardInterrupt:
         print("interrupted")
-    while client._thread.client._requester.slots.value < 100:
+    while client._thread.client._pipeline.slots.value < 100:
         time.sleep(0)
     client.close()
     """

@@ -194,7 +194,7 @@ def test_the_outcome_of_an_interrupted_call_is_logged_with_the_next(
         submit()
     except Alarm:
         print("interrupted")
-    while client._thread.client._requester.slots.value < 100:
+    while client._thread.client._pipeline.slots.value < 100:
         time.sleep(0.01)
     try:
         client.submit("1", "1")

@@ -7,10 +7,12 @@ import ssl
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
+import pytest
 import trustme
 
 from ihuyi_voice import AsyncVoiceClient
 from ihuyi_voice._loops import fast_loop_factory
+from ihuyi_voice.transport.base import Exchange
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -46,3 +48,16 @@ def client(url: str, **options: object) -> AsyncVoiceClient:
         "k3y-that-no-log-may-show",
         **{"base_url": url, "timeout": 5.0, "quota": None, **options},  # type: ignore[arg-type]
     )
+
+
+def recorded_exchanges() -> list[Exchange]:
+    """The exchanges that clients make from now on; only for a process of its own."""
+    exchanges: list[Exchange] = []
+
+    class Recorded(Exchange):
+        def __init__(self, deadline: float) -> None:
+            super().__init__(deadline)
+            exchanges.append(self)
+
+    pytest.MonkeyPatch().setattr("ihuyi_voice._pipeline.Exchange", Recorded)
+    return exchanges

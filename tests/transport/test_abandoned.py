@@ -18,7 +18,7 @@ import pytest
 import trustme
 
 from ihuyi_voice import AsyncVoiceClient, OutcomeUnknownError
-from ihuyi_voice.transport.aiohttp import Exchange
+from ihuyi_voice.transport.base import Exchange
 from tests.transport.blocking_server import BlockingServer, serving
 from tests.transport.giving_up import FIRST, WAYS
 from tests.transport.loops import LOOPS, MOBILE, client, contexts, run

@@ -13,7 +13,8 @@ import pytest
 
 from ihuyi_voice import AsyncVoiceClient, NotSentError, OutcomeUnknownError
 from ihuyi_voice.models import SignedBody
-from ihuyi_voice.transport.aiohttp import Exchange
+from ihuyi_voice.transport.aiohttp import AiohttpTransport
+from ihuyi_voice.transport.base import Exchange
 from tests.rogue import ACCEPTED, Connection, Rogue, http_answer
 from tests.transport.loops import client, contexts
 
@@ -236,7 +237,7 @@ async def fails(url: str, look: int, options: Mapping[str, object]) -> BaseExcep
         exchange.outlived = Clock(look)
         error = await post(voice, exchange)
         # The connection that was taken is not left open.
-        assert voice._transport is not None
+        assert isinstance(voice._transport, AiohttpTransport)
         connector = voice._transport._session.connector
         assert connector is not None
         assert not connector._acquired

@@ -26,7 +26,9 @@ from ihuyi_voice import (
 )
 from ihuyi_voice._pipeline import Admitted
 from ihuyi_voice.models import SignedBody
-from ihuyi_voice.transport.aiohttp import WORDS, Exchange
+from ihuyi_voice.transport.aiohttp import WORDS, AiohttpTransport
+from ihuyi_voice.transport.base import Exchange
+from ihuyi_voice.transport.connector import Sending
 from tests.rogue import ACCEPTED, Connection, Rogue, http_answer
 
 if TYPE_CHECKING:
@@ -519,50 +521,59 @@ async def test_closed_while_waiting_for_the_answer() -> None:
 async def test_a_late_deadline_does_not_touch_the_next_user_of_the_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Recorded(Exchange):
-        def __init__(self, deadline: float) -> None:
-            super().__init__(deadline)
-            exchanges.append(self)
+    class Recorded(Sending):
+        def __init__(self, exchange: Exchange) -> None:
+            super().__init__(exchange)
+            sendings.append(self)
 
-    async def cut_off_the_first_during_the_second(connection: Connection) -> None:
+    async def expire_the_first_during_the_second(connection: Connection) -> None:
         while await connection.read_request():
-            assert len(exchanges) == 1 or not exchanges[0].cut_off()
+            if len(sendings) == 2:
+                sendings[0].expire()
             await connection.send(http_answer(ACCEPTED))
 
-    exchanges: list[Exchange] = []
-    monkeypatch.setattr("ihuyi_voice._pipeline.Exchange", Recorded)
-    rogue = Rogue(cut_off_the_first_during_the_second)
+    sendings: list[Sending] = []
+    monkeypatch.setattr("ihuyi_voice.transport.aiohttp.Sending", Recorded)
+    rogue = Rogue(expire_the_first_during_the_second)
     async with rogue.running(), client(rogue.url) as voice:
         await voice.submit(MOBILE, "1125")
         assert SubmitResult("197362477", "ok", MOBILE) == await voice.submit(MOBILE, "1126")
     assert (2, 1) == (rogue.submits, rogue.connections)
-    assert [False, False] == [exchange.expired for exchange in exchanges]
+    assert [True, False] == [sending.expired for sending in sendings]
 
 
-async def test_an_earlier_deadline_is_kept_beside_a_later_one() -> None:
-    class Soon(Exchange):
-        """Past its deadline at once, but not before the gateway has it."""
-
-        def remaining(self) -> float:
-            return 60.0
-
-        def cut_off(self) -> bool:
-            return rogue.submits == 2 and super().cut_off()
-
+async def test_each_request_has_its_own_deadline() -> None:
     rogue = Rogue(never_answer)
     async with rogue.running(), client(rogue.url, timeout=60.0) as voice:
         patient = asyncio.create_task(voice.submit(MOBILE, "1125"))
         while rogue.submits < 1:
             await asyncio.sleep(0)
-        soon = Soon(time.monotonic())
-        with anyio.fail_after(30), pytest.raises(OutcomeUnknownError):
-            await voice._opened().place(Admitted(MOBILE, "1126", None), soon)
-        assert soon.expired
+        soon = Exchange(time.monotonic() + 1.0)
+        with anyio.fail_after(30), pytest.raises(OutcomeUnknownError, match="no whole answer"):
+            await voice._opened().send(Admitted(MOBILE, "1126"), soon)
         assert not patient.done()
         patient.cancel()
         with pytest.raises(asyncio.CancelledError):
             await patient
     assert rogue.submits == 2
+
+
+async def test_a_timer_that_fires_before_there_is_a_connection_prevents_the_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A timer of a loop may fire some microseconds before its time."""
+
+    class Expired(Sending):
+        def __init__(self, exchange: Exchange) -> None:
+            super().__init__(exchange)
+            self.expire()
+
+    monkeypatch.setattr("ihuyi_voice.transport.aiohttp.Sending", Expired)
+    rogue = Rogue(answer_accepted)
+    async with rogue.running():
+        error, _ = await not_sent(rogue.url)
+    assert "the deadline passed while the connection was made" in str(error)
+    assert 0 == rogue.submits
 
 
 # --- the line itself ----------------------------------------------------------
@@ -791,7 +802,7 @@ async def test_what_goes_over_the_wire() -> None:
 async def test_no_read_takes_a_buffer_from_the_system() -> None:
     async with Rogue(answer_accepted).running() as rogue, client(rogue.url) as voice:
         await voice.submit(MOBILE, "1125")
-        assert voice._transport is not None
+        assert isinstance(voice._transport, AiohttpTransport)
         connector = voice._transport._session.connector
         assert connector is not None
         ((pooled, _),) = next(iter(connector._conns.values()))
