@@ -288,7 +288,7 @@ class Intake:
             await asyncio.sleep(0)
             if self._free() > 0 or self._stopped:
                 return
-        self._outcomes.hurry()
+        self._outcomes.flush()
         while not (self._free() > 0 or self._stopped):
             self._room = anyio.Event()
             # For some rows together, not for each row.

@@ -126,7 +126,7 @@ class BulkRun:
     async def __anext__(self) -> Outcome:
         self._progress.check_entered()
         while True:
-            self._outcomes.announce()
+            self._outcomes.run_callback_if_due()
             try:
                 for outcome in self._outcomes.taking:  # pragma: no branch - it never ends
                     return outcome

@@ -138,7 +138,7 @@ class BlockingBulkRun:
     def __next__(self) -> Outcome:
         self._check_entered()
         while True:
-            self._outcomes.announce()
+            self._outcomes.run_callback_if_due()
             # Before an outcome is taken: an exception of a log handler would lose it.
             self._client._log.write_if_any()
             try:
@@ -237,8 +237,8 @@ class _ThreadOutcomes(OutcomeQueue):
         super().__init__()
         # One for each waiting thread. An interrupted thread leaves its bell behind.
         self._bells: dict[int, Event] = {}
-        self._lingering: asyncio.TimerHandle | None = None
-        self._hurries = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._flush_is_due = False
 
     def wait_in_thread(self) -> None:
         """Wait until there may be an outcome, or no more will come."""
@@ -247,31 +247,31 @@ class _ThreadOutcomes(OutcomeQueue):
         if not self._outcomes and not self.ended:
             bell.wait()
 
-    def hurry(self) -> None:
-        self._hurries = False
-        if self._lingering is not None:
-            self._lingering.cancel()
-            self._lingering = None
+    def flush(self) -> None:
+        self._flush_is_due = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         while self._bells:
             self._bells.popitem()[1].set()
 
-    def _tell(self) -> None:
-        if not self._bells or self._hurries:
+    def _notify(self) -> None:
+        if not self._bells or self._flush_is_due:
             return
         if len(self._outcomes) >= _BATCH:
             # After the loop has done what is due now: a thread that is woken earlier
             # takes the interpreter's lock at each system call of the loop.
-            self._hurries = True
-            self._ring_in(0.0)
-        elif self._lingering is None:
-            self._ring_in(_LINGER)
+            self._flush_is_due = True
+            self._flush_in(0.0)
+        elif self._timer is None:
+            self._flush_in(_LINGER)
 
-    def _ring_in(self, seconds: float) -> None:
-        if self._lingering is not None:
-            self._lingering.cancel()
-        self._lingering = self.loop.call_later(seconds, self.hurry)
+    def _flush_in(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(seconds, self.flush)
 
-    def _make(self, call: Callable[[], None]) -> None:
+    def _call_in_loop(self, call: Callable[[], None]) -> None:
         # A closed loop starts no more rows.
         with contextlib.suppress(RuntimeError):
             self.loop.call_soon_threadsafe(call)
