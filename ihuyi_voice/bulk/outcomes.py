@@ -1,8 +1,8 @@
-"""The outcomes of a bulk run between the loop that makes them and the consumer that reads.
+"""The queue between the loop that makes the outcomes of a bulk run and their consumer.
 
-The loop puts outcomes in; any thread may take them out. No lock is held and
-no outcome travels as the result of a future, so neither a cancelled wait nor
-a signal handler's exception can lose one.
+The loop puts outcomes in; any thread may take them out. There is no lock, and
+no outcome is the result of a future, so neither a cancelled wait nor an
+exception of a signal handler can lose one.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ if TYPE_CHECKING:
     from ..models import Outcome
 
 
-class _Request(NamedTuple):
-    """A call that the loop asked for, once so many outcomes were read."""
+class _Callback(NamedTuple):
+    """What to call in the loop once the consumer has read `at` outcomes in all."""
 
     at: int
     call: Callable[[], None]
 
 
 class OutcomeQueue:
-    """Outcomes in the order in which they were made, read in the loop that makes them.
+    """Outcomes in the order in which they were made; the consumer runs in the same loop.
 
-    To take one:
+    Take an outcome exactly like this:
 
         for outcome in queue.taking:
             return outcome
 
-    and nothing else. It raises IndexError where there is none. The outcome is
-    removed in C code, and between that and the return Python runs no signal
-    handler and switches no thread: an interrupted consumer has not taken it,
-    or has it. A call in between, of `next` or `popleft`, would lose it.
+    It raises IndexError if the queue is empty. C code removes the outcome, and
+    between that and the `return` Python runs no signal handler and switches no
+    thread: an interrupted consumer either has the outcome or has not taken it.
+    A call of `next` or `popleft` instead could lose one.
 
     Attributes:
-        ended: whether no outcome will be put in any more.
-        taking: removes outcomes, as said above.
+        ended: whether no more outcomes will be put in.
+        taking: removes outcomes, see above.
     """
 
     def __init__(self) -> None:
@@ -50,14 +50,14 @@ class OutcomeQueue:
         self.taking: map[Outcome] = map(deque.popleft, repeat(self._outcomes))
         self._put = 0
         self._news: anyio.Event | None = None
-        # What the loop asks for, and which of it was called already.
-        self._request: _Request | None = None
-        self._called: _Request | None = None
+        self._callback: _Callback | None = None
+        # The latest callback that was called.
+        self._called: _Callback | None = None
 
     def __len__(self) -> int:
         return len(self._outcomes)
 
-    # --- the loop's side ----------------------------------------------------------
+    # --- for the loop -----------------------------------------------------------
 
     @property
     def read(self) -> int:
@@ -69,41 +69,41 @@ class OutcomeQueue:
         # Counted first: another thread may count one as read too early, never too late.
         self._put += 1
         self._outcomes.append(outcome)
-        self._tell()
+        self._notify()
 
     def end(self) -> None:
-        """Say that there are no more."""
+        """No more outcomes will be put in."""
         self.ended = True
-        self.hurry()
+        self.flush()
 
-    def hurry(self) -> None:
-        """Let waiting consumers have what there is."""
+    def flush(self) -> None:
+        """Wake waiting consumers for the outcomes that are there."""
         if self._news is not None:
             self._news.set()
 
     def call_after(self, count: int, call: Callable[[], None]) -> None:
-        """Call this in the loop once the consumer has read so many more outcomes.
+        """Call this in the loop after the consumer has read so many more outcomes.
 
-        It replaces what was asked for before.
+        It replaces the callback of an earlier `call_after`.
         """
-        self._request = _Request(self.read + count, call)
+        self._callback = _Callback(self.read + count, call)
 
-    # --- the consumer's side ------------------------------------------------------
+    # --- for the consumer -------------------------------------------------------
 
     def is_over(self) -> bool:
-        """Whether every outcome there will ever be was taken."""
+        """Whether the consumer has taken the last outcome."""
         # In this order: none is put in once it has ended.
         return self.ended and not self._outcomes
 
-    def announce(self) -> None:
-        """Make the call that the loop asked for, if it is due; to be done before taking."""
-        request = self._request
-        if request is self._called or request is None:
+    def run_callback_if_due(self) -> None:
+        """Make the call of `call_after` if it is due. A consumer does this before it takes one."""
+        callback = self._callback
+        if callback is self._called or callback is None:
             return
-        if self._put - len(self._outcomes) >= request.at:
-            self._make(request.call)
-            # Interrupted before this it is made again, which does no harm.
-            self._called = request
+        if self._put - len(self._outcomes) >= callback.at:
+            self._call_in_loop(callback.call)
+            # If an interrupt skips this line, a second call does no harm.
+            self._called = callback
 
     async def wait(self) -> None:
         """Wait until there is an outcome, or no more will come."""
@@ -112,9 +112,9 @@ class OutcomeQueue:
                 self._news = anyio.Event()
             await self._news.wait()
 
-    # --- how the one reaches the other --------------------------------------------
+    # --- for subclasses, whose consumers are in other threads ---------------------
 
-    _tell = hurry
+    _notify = flush
 
-    def _make(self, call: Callable[[], None]) -> None:
+    def _call_in_loop(self, call: Callable[[], None]) -> None:
         call()

@@ -1,18 +1,18 @@
 """The blocking client: plain wrappers around a thread that owns the event loop.
 
-How a request is sent is not decided here: every method hands a coroutine of
-`AsyncVoiceClient` to the thread and waits. The coroutine keeps the deadlines;
-the wait has a bound of its own, for the case that the thread is blocked. An
-interrupted wait cancels the coroutine, so that no call is placed after Ctrl-C
-has returned.
+This module does not decide how a request is sent: each method hands a
+coroutine of `AsyncVoiceClient` to the thread and waits. The coroutine keeps
+the deadlines. The wait has a deadline too, because the thread may be blocked.
+An interrupted wait cancels the coroutine, so that no call is placed after
+Ctrl-C has returned.
 
-The thread is stopped by a finalizer, so that a client that is never closed
-keeps neither the interpreter nor a forked child from exiting. A child does not
-touch what it inherited: it starts a thread of its own.
+A finalizer stops the thread, so that a client that is never closed keeps
+neither the interpreter nor a forked child from exiting. A child does not touch
+the thread of its parent: it starts its own.
 
-The thread writes no log records: the callers do, because a caller may be a
-signal handler that has interrupted a thread inside a log handler. For the same
-reason no lock is held here. What two callers may do at once is one atomic step.
+The callers write the log records, not the thread: a caller may be a signal
+handler that has interrupted a thread inside a log handler. For the same reason
+no lock is held here. Where two callers may compete, one atomic step decides.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Seconds after a request's own deadline, by which the loop thread has handed its
-# outcome over; with a ledger it may wait that long for the record.
+# Seconds after a request's own deadline in which the loop thread hands its outcome
+# over. With a ledger it may first wait for the record.
 _GRACE = 5.0
 _GRACE_WITH_LEDGER = 15.0
-# Seconds that the interpreter's exit waits for the calls it has cancelled.
+# Seconds that the interpreter's exit waits for the calls that it has canceled.
 _EXIT_SECONDS = 12.0
 
 _INSTEAD = {
@@ -72,9 +72,9 @@ _AWAIT = (
 class VoiceClient:
     """Places voice-verification calls through iHuyi, blocking.
 
-    The same as `AsyncVoiceClient` in everything but the `await`. Safe to use
-    from many threads; usable after a fork, in parent and child. Use it with
-    `with`, or make it anywhere and call `close()` later or never.
+    The same as `AsyncVoiceClient`, without the `await`. Many threads may use
+    it, and so may parent and child after a fork. Use it with `with`, or create
+    it anywhere and call `close()` later or never.
 
     Args:
         api_id: the account's APIID.
@@ -105,8 +105,8 @@ class VoiceClient:
             open when the client is closed.
         clock: seconds since 1970; what is signed. Must be right to within the
             gateway's tolerance, which is not published.
-        allow_running_loop: let a call block even where an event loop is
-            running in the same thread, which then stands still meanwhile.
+        allow_running_loop: let a call block even if an event loop is running
+            in the same thread; the loop is blocked meanwhile.
 
     Raises:
         ValueError: a setting is wrong; the text says which and what it takes.
@@ -133,9 +133,9 @@ class VoiceClient:
         clock: Callable[[], float] = time.time,
         allow_running_loop: bool = False,
     ) -> None:
-        # What is raised from here on must not find them in this frame.
+        # An exception raised below must not find the plain strings in this frame.
         api_key, base_url, proxy = conceal(api_key), conceal(base_url), conceal(proxy)
-        # Checked settings, from which each loop thread makes its client. Never opened.
+        # Holds the checked settings, from which each loop thread creates its client. Never opened.
         self._client = AsyncVoiceClient(
             api_id,
             api_key,
@@ -181,7 +181,7 @@ class VoiceClient:
             ValueError: a variable is not set, or as the class raises.
         """
         options = options_from_env(overrides)
-        # What is raised from here on must not find them in this frame.
+        # An exception raised below must not find the plain strings in this frame.
         del overrides
         if isinstance(options, ValueError):
             raise options
@@ -217,7 +217,7 @@ class VoiceClient:
             RuntimeError: the client is closed, or used where it cannot run.
         """
         request = SubmitRequest(mobile, content, idempotency_key)
-        # What is raised from here on must not find them in this frame.
+        # An exception raised below must not find the plain strings in this frame.
         del mobile, content, idempotency_key
         return self._call("submit", lambda client: client._opened().submit(request), request)
 
@@ -303,18 +303,18 @@ class VoiceClient:
         )
 
     def close(self) -> None:
-        """Close the connections, after the calls on the way in other threads.
+        """Close the connections, after the calls in progress in other threads have ended.
 
-        They end within their own deadlines; what has not ended some seconds
-        later is cancelled. Closing twice does no harm; a closed client cannot
-        be used again.
+        Each call ends within its own deadline. A call that has not ended some
+        seconds later is cancelled. Closing twice does no harm; a closed client
+        cannot be used again.
         """
         self._closed = True
         try:
             self._threads.close(self._timeout + self._grace)
         finally:
             self._log.write()
-        # Not in a `finally`: a close that was interrupted has not ended the thread.
+        # Not in a `finally`: an interrupted close has not ended the thread.
         self._finalizer.detach()
 
     def __enter__(self) -> Self:
@@ -331,7 +331,7 @@ class VoiceClient:
 
     def __repr__(self) -> str:
         if not hasattr(self, "_finalizer"):
-            # A tool shows it because its constructor raised.
+            # The constructor raised, and a tool shows the object.
             return f"<{type(self).__name__} not made>"
         state = "closed" if self._closed else "open" if self._thread else "not yet used"
         return f"<{type(self).__name__} {self.base_url} {state}>"
@@ -348,7 +348,7 @@ class VoiceClient:
         start: Callable[[AsyncVoiceClient], Awaitable[T]],
         request: SubmitRequest | None = None,
     ) -> T:
-        """Run a coroutine in the loop thread and wait for its end."""
+        """Run a coroutine in the loop thread, wait for its end, and write the log."""
         self._check_usable(name)
         began = time.monotonic()
         end: Handover[T] = Handover()
@@ -356,7 +356,7 @@ class VoiceClient:
 
         def begin(client: AsyncVoiceClient) -> Awaitable[T]:
             nonlocal begun
-            # In this order: a caller that gives up looks in the opposite one.
+            # In this order: a caller that gives up cancels first and reads `begun` after that.
             begun = True
             if end.cancelled():
                 raise asyncio.CancelledError  # pragma: no cover - only a race gets here
@@ -366,7 +366,7 @@ class VoiceClient:
         try:
             self._running_thread().begin(begin, end)
             in_time = end.wait(deadline - time.monotonic())
-            # Cancels what has not ended. An end that came just now is taken.
+            # Cancels a call that has not ended. If it has ended just now, its end counts.
             given_up = not in_time and end.cancel()
             return end.result()
         except concurrent.futures.CancelledError:
@@ -381,21 +381,21 @@ class VoiceClient:
                 raise
             error = not_sent
         except BaseException:
-            # Ctrl-C ends the wait alone; the call itself must end too, begun or not.
+            # Ctrl-C ends only the wait. The call itself must end too, begun or not.
             end.cancel()
             raise
         finally:
             self._log.write()
             self._threads.after_call()
         if isinstance(error, NotSentError):
-            # It did not come as far as the thread, which logs all others.
+            # The thread logs every call that reaches it. This one did not.
             log = self._log.request_log()
             log.request(name, request, error, OutcomeStatus.NOT_SENT, began)
             self._log.write()
         raise error
 
     def _no_end(self, name: str, reason: str, *, begun: bool) -> Exception:
-        """What is known of a call that the loop thread has not answered."""
+        """The error for a call that the loop thread has not answered."""
         if begun:
             reason = f"{reason} while the request was on its way"
             return OutcomeUnknownError(reason, may_have_rung=name != "query_balance")
@@ -426,14 +426,14 @@ class VoiceClient:
         raise RuntimeError(msg)
 
     def _running_thread(self) -> LoopThread:
-        """The thread of this process, with its client open.
+        """The loop thread of this process, with its client open.
 
         Raises:
-            NotSentError: it cannot be started.
+            NotSentError: the thread cannot be started.
             RuntimeError: the client is closed.
         """
         thread = self._threads.running(self._timeout + self._grace)
-        # A `close` either finds the thread or is seen here.
+        # A `close` in another thread either finds the loop thread, or is seen here.
         if self._closed:
             self._threads.close(0.0)
             raise RuntimeError(CLOSED)
@@ -445,10 +445,10 @@ class VoiceClient:
 
 
 class _Threads:
-    """The loop thread of one client, in whichever process; without reference to the client.
+    """The loop thread of one client, in each process; holds no reference to the client.
 
-    There is one at a time: a thread that has ended, and one that was left
-    behind by a fork, has exactly one successor.
+    There is one at a time. A thread that has ended, or that a fork left in the
+    parent, has exactly one successor.
     """
 
     def __init__(self, settings: AsyncVoiceClient, log: DeferredLog) -> None:
@@ -458,12 +458,12 @@ class _Threads:
         self.current = LoopThread(lambda: settings._for_loop_thread(request_log))
 
     def running(self, seconds: float) -> LoopThread:
-        """The thread, started if need be within so many seconds."""
+        """The thread, which is started within so many seconds if it does not run."""
         while True:
             thread = self.current
             while not thread.is_usable():
                 if thread.pid != os.getpid():
-                    # The parent's loop and sockets are not for the child to close.
+                    # Kept, because a child that frees it closes its parent's loop and sockets.
                     _inherited.append(thread)
                 thread = thread.successor()
             self.current = thread
@@ -471,19 +471,19 @@ class _Threads:
                 return thread
 
     def close(self, seconds: float) -> None:
-        """Let the calls end, within so many seconds, and the thread with them."""
+        """Let the calls end within so many seconds, cancel the rest, and end the thread."""
         thread = self.current
         if not thread.stop(seconds, cancel_remaining=False):
             thread.stop(_EXIT_SECONDS, cancel_remaining=True)
 
     def exit(self) -> None:
-        """Cancel the calls and end the thread: the client is garbage, or the interpreter exits."""
+        """Cancel the calls and end the thread: the client is unreachable, or the program exits."""
         self._exiting = True
         self.current.stop(_EXIT_SECONDS, cancel_remaining=True)
         self._log.write()
 
     def after_call(self) -> None:
-        """At exit, after the finalizers, nothing else would end the thread."""
+        """End the thread of a call that was made at exit, after the finalizer ran."""
         if self._exiting:
             self.exit()
 

@@ -193,7 +193,7 @@ def test_a_consumer_that_stops_early_has_rung_few_extra_phones(
     rows: Any = spy.as_list()
     with voice.submit_many(rows, concurrency=5) as run:
         next(run)
-        while run._run._room is None or run._run._room.is_set():
+        while not run._run._intake.waits_for_room:
             pass
         assert len(gateway.attempts) <= spy.taken <= 1 + 5 + 32
         run.stop()

@@ -130,7 +130,7 @@ def test_what_is_there_already_is_not_lost_to_an_interrupted_consumer(  # pragma
             return self
 
         def __next__(self) -> Any:
-            queue.announce()
+            queue.run_callback_if_due()
             try:
                 for outcome in taking:
                     return outcome

@@ -546,7 +546,7 @@ async def test_a_ledger_that_is_lost_in_mid_run(  # noqa: PLR0917 - fixtures
                             gateway.release()
     counts = counted(run.report)
     assert {S.ACCEPTED, S.NOT_SENT} == set(counts)
-    assert run.report.total == len(made) == run._taken
+    assert run.report.total == len(made) == run._intake.taken
     # Those three were on their way.
     assert len(gateway.mobiles) == counts[S.ACCEPTED] == len(set(gateway.mobiles))
     assert 23 <= counts[S.ACCEPTED] <= (23 if how != "full" else 100)
@@ -633,7 +633,7 @@ async def test_cancelled_while_a_limited_row_is_looked_up(
             other.execute("BEGIN EXCLUSIVE")
             # A claim that waits for the file, behind which the look-up waits.
             async with voice.submit_many(keyed(1, 0), concurrency=2) as run:
-                await until(lambda: run._taken == 2)
+                await until(lambda: run._intake.taken == 2)
                 await turns()
                 run.abort()
                 made = [outcome async for outcome in run]

@@ -160,7 +160,7 @@ async def test_stopped_while_a_row_waits_for_the_rate(gateway: Gateway, ending: 
 
     async def leave(run: BulkRun) -> None:
         await run.__anext__()
-        await until(lambda: run._pause is not None)
+        await until(lambda: run._pace.pause.is_waiting)
         if ending == "raise":
             raise KeyError
         if ending != "leave":
@@ -245,7 +245,7 @@ class SlowStore:
 
 async def held_up(gateway: Gateway, run: BulkRun) -> None:
     """Wait until the run starts no more because its outcomes are not read."""
-    await until(lambda: run._room is not None and not run._room.is_set() and not gateway.running)
+    await until(lambda: run._intake.waits_for_room and not gateway.running)
     await turns()
 
 
@@ -341,8 +341,8 @@ async def test_a_row_that_waited_for_its_quota_waits_for_room_too(gateway: Gatew
         await held_up(gateway, run)
         # Its minute is over.
         quota._limits = ((1, 1e-6),)
-        run._late[0] = (0.0, *run._late[0][1:])
-        run._room_came()
+        run._intake._waiting[0] = run._intake._waiting[0]._replace(due=0.0)
+        run._intake._make_use_of_room()
         await turns()
         assert 3 + 32 == len(gateway.mobiles)
         assert 61 == (await run.finish()).total

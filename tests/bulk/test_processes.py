@@ -118,7 +118,7 @@ def test_ctrl_c_while_what_was_in_flight_is_awaited(gateway: SandboxGateway, url
     gateway.chaos = Chaos(no_answer=1.0)
     script = """
     def interrupt():
-        while not run._left.is_set():
+        while not run._leave_block.is_set():
             time.sleep(0)
         press_ctrl_c()
     signal.signal(signal.SIGINT, heard_once)

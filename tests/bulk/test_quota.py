@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from ihuyi_voice import Outcome, OutcomeStatus, QuotaExceededError, RecipientQuota
+from ihuyi_voice.bulk.progress import RunState
 from tests.bulk.spies import Asked, Gateway, Spy, client, counted, mobile, pair, pairs, turns, until
 
 S = OutcomeStatus
@@ -76,10 +77,10 @@ async def test_a_row_comes_due_while_the_source_has_none_yet(gateway: Gateway) -
 
 
 async def test_at_most_so_many_rows_wait(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ihuyi_voice.bulk.run._MOST_LATE", 5)
+    monkeypatch.setattr("ihuyi_voice.bulk.pacing._MOST_WAITING", 5)
     spy = Spy([pair(0)] * 8 + [pair(1)])
     waiting: list[int] = []
-    spy.look = lambda: waiting.append(len(run._late))
+    spy.look = lambda: waiting.append(run._intake.waiting)
     async with (
         client(gateway.url, quota=short(0.15)) as voice,
         voice.submit_many(spy.as_list(), wait_for_quota=True) as run,
@@ -98,7 +99,7 @@ async def test_more_than_a_thousand_waiting_rows_are_bounded(gateway: Gateway) -
         voice.submit_many(spy.as_list(), wait_for_quota=True) as run,
     ):
         await run.__anext__()
-        await until(lambda: len(run._late) == 1000)
+        await until(lambda: run._intake.waiting == 1000)
         await turns()
         assert 1001 == spy.taken
         run.stop()
@@ -116,7 +117,7 @@ async def test_rows_that_wait_when_the_run_is_stopped_end_limited(
     async with client(gateway.url, quota=quota) as voice:
         async with voice.submit_many(rows, wait_for_quota=True) as run:
             await run.__anext__()
-            await until(lambda: len(run._late) == 3)
+            await until(lambda: run._intake.waiting == 3)
             if ending != "leave":
                 getattr(run, ending)()
         made = [outcome async for outcome in run]
@@ -137,11 +138,11 @@ async def test_a_cancelled_scope_while_rows_wait(gateway: Gateway) -> None:
         with anyio.CancelScope() as scope:
             async with voice.submit_many(rows, wait_for_quota=True, stop_on=asked) as run:
                 await run.__anext__()
-                await until(lambda: len(run._late) == 3)
+                await until(lambda: run._intake.waiting == 3)
                 scope.cancel()
                 # The run ends before whoever uses it has noticed.
                 with anyio.CancelScope(shield=True):
-                    await until(lambda: run._ended is not None)
+                    await until(lambda: run._progress.state is RunState.ENDED)
     assert {S.ACCEPTED: 1, S.LIMITED: 3} == counted(run.report)
     assert [S.ACCEPTED] == asked
 

@@ -272,7 +272,7 @@ async def test_a_thread_that_is_stopped_reads_no_further_row(watched: None) -> N
 
 async def test_a_thread_whose_loop_is_gone_ends_all_the_same() -> None:
     rows = _ThreadSource(pairs(3))
-    rows._loop, rows._left = asyncio.new_event_loop(), anyio.Event()
+    rows._loop, rows._pull_ended = asyncio.new_event_loop(), anyio.Event()
     rows._loop.close()
     rows._news = anyio.Event()
     rows.grant(READ_AHEAD)

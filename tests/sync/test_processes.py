@@ -339,9 +339,8 @@ def test_a_call_that_is_cancelled_before_its_first_step_is_told(gateway: Sandbox
     submit()
     future, thread = Future(), client._thread
     def begin_and_cancel():
-        thread._start(lambda client: client.query_balance(), future)
-        for call in thread._calls:
-            call.cancel()
+        thread._calls.start(thread.client, lambda client: client.query_balance(), future)
+        thread._calls.cancel()
     thread.loop.call_soon_threadsafe(begin_and_cancel)
     try:
         future.result(10)
