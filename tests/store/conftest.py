@@ -38,7 +38,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture(autouse=True)
 def _no_last_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     """What cannot be recorded any more is not waited for at the end of a test."""
-    monkeypatch.setattr("ihuyi_voice.store.sql.writer._LAST_TRIES", 0.0)
+    monkeypatch.setattr("ihuyi_voice.store.sql.limits.LAST_RETRIES", 0.0)
 
 
 @pytest.fixture

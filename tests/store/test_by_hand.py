@@ -153,7 +153,7 @@ async def test_what_a_person_saw_placed_is_never_sent_again(
     clock.time += LIVE + DELIVERY
     ledger.resolve("k", placed=placed)
     overtaken = placed and late is not EntryState.ACCEPTED
-    words = "somebody else has settled or claimed 'k' meanwhile, and that stands$"
+    words = "another process or person has settled or claimed 'k' meanwhile; that record is kept$"
     with pytest.raises(LedgerError, match=words) if overtaken else contextlib.nullcontext():
         await ledger.settle("k", token, late)
     assert NONE | {stands: 1} == ledger.summary()
@@ -177,7 +177,7 @@ async def test_purge_forgets_what_changed_long_ago_and_is_settled(
 
 
 def test_purge_does_not_look_into_the_future(in_file: Ledger) -> None:
-    with pytest.raises(ValueError, match="older_than must not be negative, and it is -1 day"):
+    with pytest.raises(ValueError, match="older_than must not be negative, not -1 day"):
         in_file.purge(timedelta(days=-1))
 
 

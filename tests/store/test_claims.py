@@ -101,7 +101,7 @@ async def test_a_claim_is_waited_for_no_longer_than_the_deadline(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The last look is so long before the deadline that a busy database answers it.
-    monkeypatch.setattr("ihuyi_voice.store.ledger._LOOK_MOST", 10.0)
+    monkeypatch.setattr("ihuyi_voice.store.ledger._MAX_PAUSE", 10.0)
     ledger.patience = 60.0
     await claimed(ledger)
     again = await claim(ledger, timeout=3.0)
@@ -210,9 +210,9 @@ async def test_another_number_or_content_is_an_error(
     else:
         await ended(in_file, state)
     in_file.patience = 0
-    with pytest.raises(InvalidRequestError, match="'k' stands for another number or content"):
+    with pytest.raises(InvalidRequestError, match="'k' was used for another mobile or content"):
         await claim(in_file, mobile=mobile, content=content)
-    with pytest.raises(InvalidRequestError, match="'k' stands for another number or content"):
+    with pytest.raises(InvalidRequestError, match="'k' was used for another mobile or content"):
         await in_file.find(
             "k", FINGERPRINTS.of(mobile, content), "138****5678", time.monotonic() + 10
         )
@@ -231,12 +231,12 @@ async def test_with_another_api_key_only_the_masked_number_counts(
         await claim(ledger, mobile="13812345678", fingerprints=rotated)
     if state is EntryState.ACCEPTED:
         # One of ten thousand numbers with that mask was called: it need not be this one.
-        with pytest.raises(InvalidRequestError, match="or was used with another API key"):
+        with pytest.raises(InvalidRequestError, match="or with another API key"):
             await claim(ledger, fingerprints=rotated)
         return
     answer = await claim(ledger, content="9999", fingerprints=rotated)
     assert answer.entry is None
-    # From now on it stands for the new fingerprint.
+    # From now on the key belongs to the new fingerprint.
     await ledger.settle("k", answer.token, EntryState.NOT_SENT)
     with pytest.raises(InvalidRequestError):
         await claim(ledger, content="9998", fingerprints=rotated)
@@ -263,7 +263,9 @@ async def test_unknown_may_be_settled_later(ledger: Ledger) -> None:
 async def test_a_claim_made_anew_by_others_is_left_alone(ledger: Ledger) -> None:
     old = await ended(ledger, EntryState.NOT_SENT)
     new = await claimed(ledger)
-    with pytest.raises(LedgerError, match="somebody else has settled or claimed 'k' meanwhile"):
+    with pytest.raises(
+        LedgerError, match="another process or person has settled or claimed 'k' meanwhile"
+    ):
         await ledger.settle("k", old, EntryState.ACCEPTED)
     found = await find(ledger)
     assert found is not None

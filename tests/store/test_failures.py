@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from ihuyi_voice.errors import LedgerError
-from ihuyi_voice.store.entry import Trouble
+from ihuyi_voice.store.entry import FailureScope
 from ihuyi_voice.store.ledger import EntryState, Ledger
 from ihuyi_voice.store.sql import file as ledger_file
 from ihuyi_voice.store.sql import store as ledger_store
@@ -141,8 +141,8 @@ async def test_a_file_that_stays_locked(
 async def test_a_row_that_stays_locked(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ihuyi_voice.store.sql.writer._BATCH_ROW_PATIENCE", 0.02)
-    monkeypatch.setattr("ihuyi_voice.store.sql.writer._CLAIM_ROW_PATIENCE", 0.2)
+    monkeypatch.setattr("ihuyi_voice.store.sql.limits.BATCH_ROW_TIMEOUT", 0.02)
+    monkeypatch.setattr("ihuyi_voice.store.sql.limits.CLAIM_ROW_TIMEOUT", 0.2)
     with Ledger.open(postgres.empty()) as ledger:
         await ended(ledger, EntryState.REFUSED)
         with contextlib.closing(postgres.connect()) as other:
@@ -195,7 +195,7 @@ async def test_a_file_that_is_lost(
     name = f"calls.db-{how}" if how in ("wal", "shm") else "calls.db"
     lost = (
         f"{tmp_path}/{name} was deleted, emptied or replaced while it was in use: without it every"
-        " call would be placed again, so put it back first, and open it anew"
+        " call would be placed again. Put the file back, and then open it again"
     )
     assert f"{lost}{NOTHING_SENT}" == error.reason
     if how not in ("wal", "shm"):
@@ -234,7 +234,7 @@ async def test_another_ledger_in_the_same_file(in_file: Ledger, tmp_path: Path) 
     with contextlib.closing(sqlite3.connect(tmp_path / "calls.db")) as other, other:
         other.execute("UPDATE ihuyi_voice_meta SET value = 'another' WHERE name = 'id'")
     error = await failure(in_file)
-    assert "is not the ledger any more that was opened; open it anew" in error.reason
+    assert "was replaced by another ledger since it was opened; open it again" in error.reason
 
 
 async def test_tables_that_were_dropped(ledger: Ledger, place: str) -> None:
@@ -244,7 +244,7 @@ async def test_tables_that_were_dropped(ledger: Ledger, place: str) -> None:
     assert "ihuyi_voice_calls" in (await failure(ledger)).reason
     with contextlib.closing(ledger._store.connect()) as other, other._transaction() as raw:
         raw.exec_driver_sql("DROP TABLE ihuyi_voice_meta")
-    assert "is not the ledger any more that was opened" in (await failure(ledger)).reason
+    assert "was replaced by another ledger since it was opened" in (await failure(ledger)).reason
 
 
 async def test_a_server_that_goes_and_comes_back(postgres: PostgresServer) -> None:
@@ -298,7 +298,7 @@ async def test_a_commit_whose_answer_was_lost(
         if len(lost) == tries:
             return answer
         lost.append(connection)
-        connection.trouble = Trouble.HANGUP
+        connection.failure_scope = FailureScope.CONNECTION
         msg = "the answer was lost"
         raise LedgerError(msg)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ihuyi_voice.errors import LedgerError
-from ihuyi_voice.store.entry import Trouble
+from ihuyi_voice.store.entry import FailureScope
 from ihuyi_voice.store.ledger import EntryState, Ledger
 from ihuyi_voice.store.sql.store import Connection
 
@@ -106,18 +106,18 @@ async def test_a_claim_whose_commit_was_lost_is_taken_back_though_a_second_try_f
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the first try has recorded stays recorded when there is no second connection."""
-    apply, connect = Connection.apply, ledger._writer._connect
+    apply, connect = Connection.apply, ledger._writer.thread.transactions.connect
 
     def away() -> Connection:
-        ledger._writer._connect = connect
+        ledger._writer.thread.transactions.connect = connect
         msg = "it is still away"
         raise LedgerError(msg)
 
     def hang_up(connection: Connection, *wishes: Any) -> Any:
         monkeypatch.undo()
         apply(connection, *wishes)
-        connection.trouble = Trouble.HANGUP
-        ledger._writer._connect = away
+        connection.failure_scope = FailureScope.CONNECTION
+        ledger._writer.thread.transactions.connect = away
         msg = "it hung up at the commit"
         raise LedgerError(msg)
 
@@ -269,7 +269,7 @@ async def test_a_settlement_overtakes_the_claim_that_waits_for_it(
 async def test_a_settlement_is_not_waited_for_for_ever(
     ledger: Ledger, block: Block, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ihuyi_voice.store.sql.writer._SETTLE_PATIENCE", 0.05)
+    monkeypatch.setattr("ihuyi_voice.store.sql.limits.SETTLE_TIMEOUT", 0.05)
     with pytest.raises(LedgerError, match="did not answer in time"):
         await ledger.settle("k", "t", EntryState.ACCEPTED)
     block.release()
@@ -301,7 +301,7 @@ async def test_a_ledger_closed_in_its_own_thread_does_not_wait_for_itself(
         closed_in.append(threading.current_thread().name)
         return 0.0
 
-    monkeypatch.setattr(writer, "_clock", close_inside)
+    monkeypatch.setattr(writer.thread, "clock", close_inside)
     await claimed(ledger)
-    assert await asyncio.to_thread(writer._ended.wait, 10)
+    assert await asyncio.to_thread(writer.thread.ended.wait, 10)
     assert {"ihuyi-voice-ledger"} == set(closed_in)

@@ -81,7 +81,7 @@ def test_whoever_only_looks_makes_none(place: str) -> None:
 
 def test_an_encoding_without_chinese_is_refused(postgres: PostgresServer) -> None:
     said = refusal(postgres.encoded("LATIN1"))
-    assert "has the encoding LATIN1, in which Chinese cannot be written" in said
+    assert "has the encoding LATIN1, which cannot store Chinese text" in said
 
 
 async def test_an_encoding_that_takes_whatever_comes_will_do(postgres: PostgresServer) -> None:
@@ -228,7 +228,7 @@ def test_a_folder(tmp_path: Path) -> None:
 
 def test_no_folder(tmp_path: Path) -> None:
     path = tmp_path / "none" / "calls.db"
-    assert f"{path} cannot be created, for there is no folder {path.parent}" == refusal(path)
+    assert f"{path} cannot be created, because there is no folder {path.parent}" == refusal(path)
 
 
 def test_a_newer_schema(path: Path) -> None:
@@ -247,7 +247,7 @@ def test_an_older_schema(path: Path, version: str, statement: str) -> None:
     change(make(path), statement)
     assert (
         f"{path} was written by an older release (schema {version}), and this one cannot read it:"
-        " go on with that release, or begin a new ledger" == refusal(path)
+        " go on with that release, or create a new ledger" == refusal(path)
     )
 
 
@@ -302,7 +302,9 @@ def test_an_sqlite_that_is_too_old(path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_database_that_can_have_no_log() -> None:
     with (
         contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection,
-        pytest.raises(sqlite3.NotSupportedError, match=r"no write-ahead log .* only memory"),
+        pytest.raises(
+            sqlite3.NotSupportedError, match=r"cannot use a write-ahead log there, only memory"
+        ),
     ):
         ledger_file._set_up_sqlite(connection)
 

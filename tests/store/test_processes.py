@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ihuyi_voice.errors import LedgerError
-from ihuyi_voice.store.entry import Attempt, Settlement
+from ihuyi_voice.store.entry import NewClaim, Settlement
 from ihuyi_voice.store.ledger import EntryState, Ledger
-from ihuyi_voice.store.sql import writer as ledger_writer
+from ihuyi_voice.store.sql import limits, transactions
+from ihuyi_voice.store.sql.operations import Committed
 
 from .support import (
     API_KEY,
@@ -32,8 +33,11 @@ from .support import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from ihuyi_voice.store.sql.operations import Operation
+    from ihuyi_voice.store.sql.store import Connection
 
     from .postgres import PostgresServer
 
@@ -199,7 +203,7 @@ async def test_a_fork_that_cannot_wait_for_a_transaction(
     ledger: Ledger, place: str, monkeypatch: pytest.MonkeyPatch, *, aside: bool
 ) -> None:
     """SQLite's connection cannot be carried across; PostgreSQL's is left to the parent."""
-    monkeypatch.setattr(ledger_writer, "_FORK_PATIENCE", 0.01)
+    monkeypatch.setattr(limits, "FORK_TIMEOUT", 0.01)
     await claimed(ledger)
 
     def try_it() -> str:
@@ -217,7 +221,7 @@ async def test_a_fork_that_cannot_wait_for_a_transaction(
         assert "claimed" == said
     else:
         assert said.startswith(
-            "this process was forked in the middle of a transaction; open the ledger anew"
+            "this process was forked in the middle of a transaction; open the ledger again"
         )
     # The parent goes on.
     await claimed(ledger, "parent")
@@ -260,14 +264,14 @@ async def test_wishes_that_come_during_a_transaction_share_the_next(
 ) -> None:
     sizes: list[int] = []
     go_on = threading.Event()
-    apply = ledger_writer._apply
+    execute = transactions.execute
 
-    def slow(connection: ledger_writer.Connection, batch: list[object]) -> None:  # type: ignore[name-defined]
+    def slow(connection: Connection, batch: Sequence[Operation]) -> Committed:
         sizes.append(len(batch))
         go_on.wait(10)
-        apply(connection, batch)  # type: ignore[arg-type]
+        return execute(connection, batch)
 
-    monkeypatch.setattr(ledger_writer, "_apply", slow)
+    monkeypatch.setattr(transactions, "execute", slow)
     first = asyncio.create_task(claim(in_file, "first"))
     await until(lambda: bool(sizes))
     others = [asyncio.create_task(claim(in_file, f"{i}")) for i in range(700)]
@@ -318,7 +322,7 @@ async def test_rows_are_locked_in_one_order_so_that_machines_do_not_wait_for_eac
             )
         )
         fingerprint = FINGERPRINTS.of(MOBILE, CONTENT)
-        attempts = [Attempt(key, *fingerprint, MASKED, "t", 0.0, 0.0) for key in keys]
+        attempts = [NewClaim(key, *fingerprint, MASKED, "t", 0.0, 0.0) for key in keys]
         settlements = [
             Settlement(key, token, EntryState.ACCEPTED, None, "", None, 0.0, 0.0)
             for key, token in zip(keys, tokens, strict=True)
@@ -332,7 +336,7 @@ async def test_rows_are_locked_in_one_order_so_that_machines_do_not_wait_for_eac
         # Whoever waits for the first holds none of the others.
         other.execute("SELECT * FROM ihuyi_voice_calls WHERE key = 'b' FOR UPDATE NOWAIT")
         other.rollback()
-        assert (set(), {}, {}) == await working
+        assert Committed(set(), {}, {}) == await working
 
 
 WAITING = "SELECT pid FROM pg_locks WHERE NOT granted"

@@ -20,7 +20,7 @@ from ihuyi_voice.models import Unrecorded
 from ihuyi_voice.store.ledger import EntryState, Ledger
 from ihuyi_voice.store.sql import engine as ledger_engine
 from ihuyi_voice.store.sql import file as ledger_file
-from ihuyi_voice.store.sql import writer as ledger_writer
+from ihuyi_voice.store.sql import limits
 
 from .support import claim, claimed, ended, find, start, until
 from .test_processes import in_child
@@ -81,7 +81,7 @@ async def test_a_file_that_was_locked_for_long_gets_its_settlement(
     in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, patient: bool
 ) -> None:
     """Whether the caller sees the database fail or stops waiting before."""
-    module, name = (ledger_file, "BUSY_TIMEOUT") if patient else (ledger_writer, "_SETTLE_PATIENCE")
+    module, name = (ledger_file, "BUSY_TIMEOUT") if patient else (limits, "SETTLE_TIMEOUT")
     monkeypatch.setattr(module, name, 0.05)
     token = await claimed(in_file)
     unrecorded = Unrecorded()
@@ -92,7 +92,7 @@ async def test_a_file_that_was_locked_for_long_gets_its_settlement(
         assert 1 == unrecorded.count
         if patient:
             # It fails more than once.
-            await until(lambda: in_file._writer._back_off > 0.1)
+            await until(lambda: in_file._writer.thread.transactions.back_off > 0.1)
         assert EntryState.CLAIMED is state(in_file)
     await until(lambda: state(in_file) is EntryState.ACCEPTED)
     await until(lambda: not unrecorded.count)
@@ -103,7 +103,7 @@ async def test_every_settlement_is_kept_and_recorded_once_the_database_is_back(
 ) -> None:
     monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
     # More than one transaction tries again at once.
-    monkeypatch.setattr(ledger_writer, "_MOST_RETRIED", 7)
+    monkeypatch.setattr(limits, "MAX_RETRIES_PER_BATCH", 7)
     tokens = [await claimed(in_file, str(n)) for n in range(20)]
     unrecorded = Unrecorded()
     with locked(tmp_path / "calls.db"):
@@ -136,8 +136,8 @@ async def test_whoever_claims_a_key_finds_its_settlement_recorded_first(
 ) -> None:
     monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
     # Nothing is tried again by itself.
-    monkeypatch.setattr(ledger_writer, "_RETRY_FIRST", 3600.0)
-    monkeypatch.setattr(ledger_writer, "_RETRY_MOST", 3600.0)
+    monkeypatch.setattr(limits, "FIRST_BACK_OFF", 3600.0)
+    monkeypatch.setattr(limits, "MAX_BACK_OFF", 3600.0)
     in_file.patience = 0.0
     tokens = {key: await claimed(in_file, key) for key in ("placed", "refused")}
     unrecorded = Unrecorded()
@@ -159,7 +159,7 @@ async def test_what_is_settled_twice_ends_as_the_last(
     in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
-    monkeypatch.setattr(ledger_writer, "_SETTLE_PATIENCE", 60.0)
+    monkeypatch.setattr(limits, "SETTLE_TIMEOUT", 60.0)
     token = await claimed(in_file)
     unrecorded = Unrecorded()
     with locked(tmp_path / "calls.db"):
@@ -197,7 +197,7 @@ async def test_a_settlement_that_was_overtaken_is_not_recorded(
         await settle(in_file, "k", token, unrecorded)
         other.execute("UPDATE ihuyi_voice_calls SET token = 'another'")
         other.execute("COMMIT")
-    await until(lambda: not in_file._writer._kept)
+    await until(lambda: not in_file._writer.thread.backlog.retries)
     await find(in_file)
     assert (1, EntryState.CLAIMED) == (unrecorded.count, state(in_file))
 
@@ -206,7 +206,7 @@ async def test_no_more_is_kept_than_memory_allows(
     in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
-    monkeypatch.setattr(ledger_writer, "_MOST_KEPT", 1)
+    monkeypatch.setattr(limits, "MAX_KEPT", 1)
     tokens = [await claimed(in_file, key) for key in ("a", "b")]
     unrecorded = Unrecorded()
     with locked(tmp_path / "calls.db"):
@@ -226,7 +226,7 @@ async def test_a_clock_that_fails_loses_no_outcome(in_file: Ledger) -> None:
     def fail() -> float:
         raise ZeroDivisionError
 
-    in_file._writer._clock = fail
+    in_file._writer.thread.clock = fail
     await in_file.settle("k", token, EntryState.ACCEPTED)
     assert EntryState.ACCEPTED is state(in_file)
 
@@ -248,7 +248,7 @@ async def test_a_clock_that_shows_no_time_is_a_failure_of_the_ledger(
 async def test_a_locked_row_takes_no_other_settlement_with_it(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_writer, "_BATCH_ROW_PATIENCE", 0.05)
+    monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.05)
     keys = [str(n) for n in range(10)]
     with Ledger.open(postgres.empty()) as ledger:
         tokens = [await claimed(ledger, key) for key in keys]
@@ -277,8 +277,8 @@ async def test_a_locked_row_takes_no_other_settlement_with_it(
 async def test_a_locked_row_takes_no_other_claim_with_it(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_writer, "_BATCH_ROW_PATIENCE", 0.05)
-    monkeypatch.setattr(ledger_writer, "_CLAIM_ROW_PATIENCE", 60.0)
+    monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.05)
+    monkeypatch.setattr(limits, "CLAIM_ROW_TIMEOUT", 60.0)
     with Ledger.open(postgres.empty()) as ledger:
         await ended(ledger, EntryState.REFUSED)
         with row_locked(postgres, "k"):
@@ -288,7 +288,7 @@ async def test_a_locked_row_takes_no_other_claim_with_it(
             assert {None} == {answer.entry for answer in await asyncio.gather(*others)}
             assert await looking is not None
             given_up = asyncio.create_task(claim(ledger, timeout=60.0))
-            await until(lambda: len(ledger._writer._alone) > 0)
+            await until(lambda: len(ledger._writer.thread.backlog.singles) > 0)
             given_up.cancel()
             await asyncio.wait([given_up])
             assert not any(task.done() for task in waiting)
@@ -300,8 +300,8 @@ async def test_a_locked_row_takes_no_other_claim_with_it(
 async def test_a_claim_whose_row_stays_locked_fails(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_writer, "_BATCH_ROW_PATIENCE", 0.02)
-    monkeypatch.setattr(ledger_writer, "_CLAIM_ROW_PATIENCE", 0.2)
+    monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.02)
+    monkeypatch.setattr(limits, "CLAIM_ROW_TIMEOUT", 0.2)
     with Ledger.open(postgres.empty()) as ledger:
         await ended(ledger, EntryState.REFUSED)
         with row_locked(postgres, "k"):
@@ -316,9 +316,9 @@ async def test_a_claim_whose_row_stays_locked_fails(
 async def test_many_locked_rows_do_not_hold_up_the_others(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_writer, "_BATCH_ROW_PATIENCE", 0.02)
+    monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.02)
     # Only the first of them is tried in one go.
-    monkeypatch.setattr(ledger_writer, "_ALONE_SECONDS", 0.0001)
+    monkeypatch.setattr(limits, "MAX_SECONDS_ON_SINGLES", 0.0001)
     keys = [str(n) for n in range(20)]
     with Ledger.open(postgres.empty()) as ledger:
         tokens = [await claimed(ledger, key) for key in keys]
@@ -330,7 +330,7 @@ async def test_many_locked_rows_do_not_hold_up_the_others(
                 asyncio.create_task(settle(ledger, key, token, unrecorded))
                 for key, token in zip(keys, tokens, strict=True)
             ]
-            await until(lambda: len(ledger._writer._alone) >= 19)
+            await until(lambda: len(ledger._writer.thread.backlog.singles) >= 19)
             await claimed(ledger, "another")
         await asyncio.gather(*settling)
         await until(lambda: not unrecorded.count)
@@ -340,7 +340,7 @@ async def test_many_locked_rows_do_not_hold_up_the_others(
 async def test_a_server_that_goes_while_keys_are_tried_alone(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_writer, "_BATCH_ROW_PATIENCE", 0.02)
+    monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.02)
     with Ledger.open(postgres.empty()) as ledger:
         tokens = {key: await claimed(ledger, key) for key in ("a", "b")}
         unrecorded = Unrecorded()
@@ -351,7 +351,7 @@ async def test_a_server_that_goes_while_keys_are_tried_alone(
             assert 1 == unrecorded.count
             postgres.stop()
         try:
-            await until(lambda: ledger._writer._away_until > 0)
+            await until(lambda: ledger._writer.thread.transactions.away_until > 0)
         finally:
             postgres.start()
         await until(lambda: not unrecorded.count)
@@ -410,17 +410,17 @@ async def test_closing_tries_once_more(
     in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
-    monkeypatch.setattr(ledger_writer, "_LAST_TRIES", 60.0)
+    monkeypatch.setattr(limits, "LAST_RETRIES", 60.0)
     # Not before it is closed.
-    monkeypatch.setattr(ledger_writer, "_RETRY_FIRST", 3600.0)
+    monkeypatch.setattr(limits, "FIRST_BACK_OFF", 3600.0)
     token = await claimed(in_file)
     unrecorded = Unrecorded()
     with locked(tmp_path / "calls.db"):
         await settle(in_file, "k", token, unrecorded)
-        monkeypatch.setattr(ledger_writer, "_RETRY_FIRST", 0.01)
-        in_file._writer._back_off = 0.0
+        monkeypatch.setattr(limits, "FIRST_BACK_OFF", 0.01)
+        in_file._writer.thread.transactions.back_off = 0.0
         closing = asyncio.create_task(asyncio.to_thread(in_file.close))
-        await until(lambda: in_file._writer._back_off > 0)
+        await until(lambda: in_file._writer.thread.transactions.back_off > 0)
     await closing
     assert 0 == unrecorded.count
     with Ledger.open(tmp_path / "calls.db") as again:
@@ -431,26 +431,26 @@ async def test_closing_waits_for_a_database_no_longer_than_some_seconds(
     in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
-    monkeypatch.setattr(ledger_writer, "_LAST_TRIES", 0.05)
+    monkeypatch.setattr(limits, "LAST_RETRIES", 0.05)
     token = await claimed(in_file)
     unrecorded = Unrecorded()
     with locked(tmp_path / "calls.db"):
         await settle(in_file, "k", token, unrecorded)
         in_file.close()
-        assert in_file._writer._ended.is_set()
+        assert in_file._writer.thread.ended.is_set()
     assert 1 == unrecorded.count
 
 
 async def test_closing_answers_the_claims_that_wait_for_a_row(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_writer, "_BATCH_ROW_PATIENCE", 0.02)
-    monkeypatch.setattr(ledger_writer, "_LAST_TRIES", 0.05)
+    monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.02)
+    monkeypatch.setattr(limits, "LAST_RETRIES", 0.05)
     with Ledger.open(postgres.empty()) as ledger:
         await ended(ledger, EntryState.REFUSED)
         with row_locked(postgres, "k"):
             waiting = asyncio.create_task(claim(ledger, timeout=60.0))
-            await until(lambda: len(ledger._writer._alone) > 0)
+            await until(lambda: len(ledger._writer.thread.backlog.singles) > 0)
             await asyncio.to_thread(ledger.close)
             with pytest.raises(LedgerError, match="closed; nothing was sent"):
                 await waiting
@@ -505,7 +505,7 @@ async def test_a_forked_child_leaves_its_parents_settlements_to_the_parent(
     in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
-    monkeypatch.setattr(ledger_writer, "_RETRY_FIRST", 3600.0)
+    monkeypatch.setattr(limits, "FIRST_BACK_OFF", 3600.0)
     token = await claimed(in_file)
     unrecorded = Unrecorded()
     with locked(tmp_path / "calls.db"):
@@ -514,7 +514,7 @@ async def test_a_forked_child_leaves_its_parents_settlements_to_the_parent(
     def try_it() -> str:
         asyncio.new_event_loop().run_until_complete(claimed(in_file, "child"))
         in_file.close()
-        return str(in_file._writer._kept)
+        return str(in_file._writer.thread.backlog.retries)
 
     assert "deque([])" == await asyncio.to_thread(in_child, try_it)
     assert EntryState.CLAIMED is state(in_file)
@@ -528,7 +528,7 @@ async def test_a_forked_child_leaves_its_parents_settlements_to_the_parent(
 def test_a_blocking_call_waits_for_another_no_longer_than_some_seconds(
     in_file: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ihuyi_voice.store.ledger._TURN_PATIENCE", 0.01)
+    monkeypatch.setattr("ihuyi_voice.store.ledger._TURN_TIMEOUT", 0.01)
     with (
         in_file._writer.at_work_aside,
         pytest.raises(LedgerError, match=r"another call has used it for more than 0\.01 s"),
