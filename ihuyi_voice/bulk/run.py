@@ -333,7 +333,7 @@ class BulkRun:
         try:
             end: SubmitResult | IhuyiVoiceError = await self._requester.place(admitted, exchange)
         except InvalidRequestError as error:
-            # Its key stands for another number or content.
+            # Its key was used for another mobile or content.
             end = _of_row(index, error)
         except QuotaExceededError as limited:
             self._limit(index, request, limited)

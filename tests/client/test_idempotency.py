@@ -769,7 +769,8 @@ async def test_a_settlement_that_somebody_overtook_is_told_without_its_key(
         assert PLACED == await task
     (said,) = warnings(caplog)
     assert said.endswith(
-        f"{path}: another process or person has settled or claimed its key meanwhile; that record is kept"
+        f"{path}: another process or person has settled or claimed its key meanwhile; that record"
+        " is kept"
     )
     assert set() == leaks(caplog.text)
 
