@@ -1,4 +1,4 @@
-"""A settlement that fails is tried again until it is recorded or the program ends.
+"""A settlement that fails is retried until it is recorded or the program ends.
 
 What fails because of one key delays no other key.
 """
@@ -39,7 +39,7 @@ RETRYING = "not recorded yet: retrying until the program ends"
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """The whole SQLite file, by another connection."""
+    """Another connection locks the whole SQLite file."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         yield
@@ -47,7 +47,7 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def row_locked(postgres: PostgresServer, key: str) -> Iterator[psycopg.Connection]:
-    """One row, by another session."""
+    """Another session locks one row."""
     with contextlib.closing(postgres.connect()) as other:
         other.autocommit = False
         other.execute("SELECT * FROM ihuyi_voice_calls WHERE key = %s FOR UPDATE", [key])
@@ -61,7 +61,7 @@ async def settle(
     unrecorded: Unrecorded,
     state: EntryState = EntryState.ACCEPTED,
 ) -> str:
-    """Settle it; the reason why it is not recorded yet, or "" when it is."""
+    """Settle a key; returns why it is not recorded yet, or "" when it is."""
     try:
         await ledger.settle(key, token, state, unrecorded=unrecorded)
     except LedgerError as error:
@@ -77,10 +77,10 @@ def state(ledger: Ledger, key: str = "k") -> EntryState | None:
 
 
 @pytest.mark.parametrize("patient", [False, True])
-async def test_a_file_that_was_locked_for_long_gets_its_settlement(
+async def test_a_settlement_is_recorded_after_a_long_lock(
     in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, patient: bool
 ) -> None:
-    """Whether the caller sees the database fail or stops waiting before."""
+    """The caller sees the database fail, or stops waiting before that."""
     module, name = (ledger_file, "BUSY_TIMEOUT") if patient else (limits, "SETTLE_TIMEOUT")
     monkeypatch.setattr(module, name, 0.05)
     token = await claimed(in_file)
@@ -91,18 +91,18 @@ async def test_a_file_that_was_locked_for_long_gets_its_settlement(
         assert reason.endswith(f"{why}; {RETRYING}")
         assert 1 == unrecorded.count
         if patient:
-            # It fails more than once.
+            # The settlement fails more than once.
             await until(lambda: in_file._writer.thread.transactions.back_off > 0.1)
         assert EntryState.CLAIMED is state(in_file)
     await until(lambda: state(in_file) is EntryState.ACCEPTED)
     await until(lambda: not unrecorded.count)
 
 
-async def test_every_settlement_is_kept_and_recorded_once_the_database_is_back(
+async def test_every_failed_settlement_is_recorded_once_the_database_works(
     in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
-    # More than one transaction tries again at once.
+    # The retries need more than one transaction.
     monkeypatch.setattr(limits, "MAX_RETRIES_PER_BATCH", 7)
     tokens = [await claimed(in_file, str(n)) for n in range(20)]
     unrecorded = Unrecorded()
@@ -115,14 +115,14 @@ async def test_every_settlement_is_kept_and_recorded_once_the_database_is_back(
     await until(lambda: not unrecorded.count)
 
 
-async def test_a_server_that_comes_back_gets_its_settlements(postgres: PostgresServer) -> None:
+async def test_settlements_are_recorded_once_the_server_is_back(postgres: PostgresServer) -> None:
     with Ledger.open(postgres.empty()) as ledger:
         token = await claimed(ledger)
         unrecorded = Unrecorded()
         postgres.stop()
         try:
             assert (await settle(ledger, "k", token, unrecorded)).endswith(RETRYING)
-            # A claim does not wait for the server a second time.
+            # The claim does not wait for the server again.
             with pytest.raises(LedgerError, match="nothing was sent"):
                 await claim(ledger, "other")
         finally:
@@ -131,11 +131,11 @@ async def test_a_server_that_comes_back_gets_its_settlements(postgres: PostgresS
         assert EntryState.ACCEPTED is state(ledger)
 
 
-async def test_whoever_claims_a_key_finds_its_settlement_recorded_first(
+async def test_a_retried_settlement_precedes_a_claim_of_the_same_key(
     in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
-    # Nothing is tried again by itself.
+    # Nothing is retried without a new operation.
     monkeypatch.setattr(limits, "FIRST_BACK_OFF", 3600.0)
     monkeypatch.setattr(limits, "MAX_BACK_OFF", 3600.0)
     in_file.patience = 0.0
@@ -150,12 +150,12 @@ async def test_whoever_claims_a_key_finds_its_settlement_recorded_first(
     answer = await claim(in_file, "placed")
     assert answer.entry is not None
     assert EntryState.ACCEPTED is answer.entry.state
-    # The same transaction recorded the other one, so it may be sent again.
+    # The same transaction recorded the other key, so it may be sent again.
     assert 0 == unrecorded.count
     await claimed(in_file, "refused")
 
 
-async def test_what_is_settled_twice_ends_as_the_last(
+async def test_the_last_of_two_failed_settlements_counts(
     in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
@@ -164,7 +164,7 @@ async def test_what_is_settled_twice_ends_as_the_last(
     unrecorded = Unrecorded()
     with locked(tmp_path / "calls.db"):
         for known in (EntryState.UNKNOWN, EntryState.REFUSED):
-            # The second one is not tried before the first, and is answered too.
+            # The second settlement is not tried before the first, and its caller gets an error too.
             assert await settle(in_file, "k", token, unrecorded, known)
     await until(lambda: not unrecorded.count)
     assert EntryState.REFUSED is state(in_file)
@@ -185,7 +185,7 @@ async def test_a_cancelled_settlement_counts_until_it_is_recorded(
     assert EntryState.ACCEPTED is state(in_file)
 
 
-async def test_a_settlement_that_was_overtaken_is_not_recorded(
+async def test_an_overtaken_settlement_stays_unrecorded(
     in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
@@ -202,7 +202,7 @@ async def test_a_settlement_that_was_overtaken_is_not_recorded(
     assert (1, EntryState.CLAIMED) == (unrecorded.count, state(in_file))
 
 
-async def test_no_more_is_kept_than_memory_allows(
+async def test_the_number_of_kept_settlements_is_bounded(
     in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
@@ -215,12 +215,12 @@ async def test_no_more_is_kept_than_memory_allows(
             "not recorded: too many others wait to be, so its key stays unknown"
         )
     await until(lambda: state(in_file, "a") is EntryState.ACCEPTED)
-    # The writer counts once its commit has returned.
+    # The writer counts after its commit has returned.
     await until(lambda: unrecorded.count == 1)
     assert EntryState.CLAIMED is state(in_file, "b")
 
 
-async def test_a_clock_that_fails_loses_no_outcome(in_file: Ledger) -> None:
+async def test_a_failing_clock_loses_no_outcome(in_file: Ledger) -> None:
     token = await claimed(in_file)
 
     def fail() -> float:
@@ -232,7 +232,7 @@ async def test_a_clock_that_fails_loses_no_outcome(in_file: Ledger) -> None:
 
 
 @pytest.mark.parametrize("moment", [float("nan"), float("inf"), "soon", None])
-async def test_a_clock_that_shows_no_time_is_a_failure_of_the_ledger(
+async def test_a_clock_that_returns_no_time_is_a_ledger_error(
     tmp_path: Path, moment: object
 ) -> None:
     with (
@@ -245,7 +245,7 @@ async def test_a_clock_that_shows_no_time_is_a_failure_of_the_ledger(
 # --- one row -----------------------------------------------------------------
 
 
-async def test_a_locked_row_takes_no_other_settlement_with_it(
+async def test_a_locked_row_delays_no_other_settlement(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.05)
@@ -267,14 +267,14 @@ async def test_a_locked_row_takes_no_other_settlement_with_it(
             assert reason.endswith(RETRYING)
             assert {""} == set(settling.values())
             assert NONE | {"accepted": 9, "unknown": 1} == ledger.summary()
-            # What comes later does not wait for it either.
+            # Later operations do not wait for the row either.
             await ended(ledger, EntryState.ACCEPTED, "later")
             assert 1 == unrecorded.count
         await until(lambda: not unrecorded.count)
         assert NONE | {"accepted": 11} == ledger.summary()
 
 
-async def test_a_locked_row_takes_no_other_claim_with_it(
+async def test_a_locked_row_delays_no_other_claim(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.05)
@@ -287,12 +287,12 @@ async def test_a_locked_row_takes_no_other_claim_with_it(
             looking = asyncio.create_task(find(ledger))
             assert {None} == {answer.entry for answer in await asyncio.gather(*others)}
             assert await looking is not None
-            given_up = asyncio.create_task(claim(ledger, timeout=60.0))
+            cancelled = asyncio.create_task(claim(ledger, timeout=60.0))
             await until(lambda: len(ledger._writer.thread.backlog.singles) > 0)
-            given_up.cancel()
-            await asyncio.wait([given_up])
+            cancelled.cancel()
+            await asyncio.wait([cancelled])
             assert not any(task.done() for task in waiting)
-        # One of them gets it, and the other waits for its settlement in vain.
+        # One claim succeeds, and the other waits for its settlement in vain.
         answers = await asyncio.gather(*waiting)
         assert [False, True] == sorted(answer.entry is None for answer in answers)
 
@@ -313,11 +313,11 @@ async def test_a_claim_whose_row_stays_locked_fails(
             assert not isinstance(answers[1], BaseException)
 
 
-async def test_many_locked_rows_do_not_hold_up_the_others(
+async def test_many_locked_rows_delay_no_other_key(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.02)
-    # Only the first of them is tried in one go.
+    # Each round tries only the first of them.
     monkeypatch.setattr(limits, "MAX_SECONDS_ON_SINGLES", 0.0001)
     keys = [str(n) for n in range(20)]
     with Ledger.open(postgres.empty()) as ledger:
@@ -337,7 +337,7 @@ async def test_many_locked_rows_do_not_hold_up_the_others(
         assert NONE | {"accepted": 20, "unknown": 1} == ledger.summary()
 
 
-async def test_a_server_that_goes_while_keys_are_tried_alone(
+async def test_a_server_that_stops_while_keys_are_tried_alone(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.02)
@@ -366,14 +366,14 @@ BEGIN SELECT RAISE(ABORT, 'no such key here'); END
 
 @contextlib.contextmanager
 def refusing(path: Path, event: str) -> Iterator[None]:
-    """An SQLite file that refuses what is written under one key."""
+    """A trigger in the SQLite file refuses to write one key."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute(TRIGGER.format(event))
         yield
         other.execute("DROP TRIGGER no_bad_key")
 
 
-async def test_a_key_that_the_database_refuses_takes_no_other_with_it(
+async def test_a_settlement_that_the_database_refuses_fails_alone(
     in_file: Ledger, tmp_path: Path
 ) -> None:
     tokens = {key: await claimed(in_file, key) for key in ("a", "bad", "c")}
@@ -391,7 +391,7 @@ async def test_a_key_that_the_database_refuses_takes_no_other_with_it(
     assert NONE | {"accepted": 3, "unknown": 1} == in_file.summary()
 
 
-async def test_a_claim_that_the_database_refuses_takes_no_other_with_it(
+async def test_a_claim_that_the_database_refuses_fails_alone(
     in_file: Ledger, tmp_path: Path
 ) -> None:
     await find(in_file)
@@ -406,12 +406,12 @@ async def test_a_claim_that_the_database_refuses_takes_no_other_with_it(
 # --- the end of the program --------------------------------------------------
 
 
-async def test_closing_tries_once_more(
+async def test_closing_retries_failed_settlements(
     in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
     monkeypatch.setattr(limits, "LAST_RETRIES", 60.0)
-    # Not before it is closed.
+    # There is no retry before the ledger is closed.
     monkeypatch.setattr(limits, "FIRST_BACK_OFF", 3600.0)
     token = await claimed(in_file)
     unrecorded = Unrecorded()
@@ -427,7 +427,7 @@ async def test_closing_tries_once_more(
         assert NONE | {"accepted": 1} == again.summary()
 
 
-async def test_closing_waits_for_a_database_no_longer_than_some_seconds(
+async def test_closing_waits_a_bounded_time_for_a_failing_database(
     in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
@@ -441,7 +441,7 @@ async def test_closing_waits_for_a_database_no_longer_than_some_seconds(
     assert 1 == unrecorded.count
 
 
-async def test_closing_answers_the_claims_that_wait_for_a_row(
+async def test_closing_fails_claims_that_wait_for_a_row(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.02)
@@ -476,11 +476,11 @@ EXIT = """
     ("end", "status", "known"),
     [
         ("print('ends')", 0, EntryState.ACCEPTED),
-        # A killed process records nothing more: a person resolves it.
+        # A killed process retries nothing: a person resolves the key.
         ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, EntryState.CLAIMED),
     ],
 )
-def test_the_end_of_the_program_tries_once_more(
+def test_the_end_of_the_program_retries_failed_settlements(
     tmp_path: Path, end: str, status: int, known: EntryState
 ) -> None:
     path = tmp_path / "calls.db"
@@ -501,7 +501,7 @@ def test_the_end_of_the_program_tries_once_more(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-async def test_a_forked_child_leaves_its_parents_settlements_to_the_parent(
+async def test_a_forked_child_leaves_settlements_to_its_parent(
     in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
@@ -525,7 +525,7 @@ async def test_a_forked_child_leaves_its_parents_settlements_to_the_parent(
 # --- blocking calls ----------------------------------------------------------
 
 
-def test_a_blocking_call_waits_for_another_no_longer_than_some_seconds(
+def test_a_blocking_call_waits_a_bounded_time_for_another(
     in_file: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ihuyi_voice.store.ledger._TURN_TIMEOUT", 0.01)
@@ -538,7 +538,7 @@ def test_a_blocking_call_waits_for_another_no_longer_than_some_seconds(
 
 
 def test_a_server_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The wait for it is bounded; libpq knows no shorter one than two seconds."""
+    """The wait is bounded; the shortest timeout of libpq is two seconds."""
     monkeypatch.setitem(ledger_engine._OPTIONS, "connect_timeout", 2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
