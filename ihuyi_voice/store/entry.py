@@ -1,7 +1,7 @@
-"""The values of the ledger: keys, fingerprints, and what is remembered under a key.
+"""The values of the ledger: keys, fingerprints, entries, claims and settlements.
 
 Pure: no clock, no database, and no import of SQLAlchemy, which is an extra.
-Where entries are kept is `ledger_store.py`'s business.
+`sql/store.py` stores the entries.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 ROW_PREFIX = "row:"
-"""How the keys begin that `Fingerprints.of_row` derives."""
+"""The prefix of the keys that `Fingerprints.of_row` derives."""
 
 
 def check_key(key: object) -> str:
-    """The idempotency key as it is stored.
+    """Check an idempotency key.
 
-    It is stored as it is: a key that contains a number or a code writes them
-    into the ledger.
+    The ledger stores the key unchanged. A key that contains a mobile or a
+    verification code writes it into the ledger.
 
     Raises:
-        InvalidRequestError: it is not a str of 1-255 printable characters.
+        InvalidRequestError: it is not a str of 1-255 printable characters, or
+            begins or ends with a blank.
     """
     text = exact_text(key)
     if text is None:
@@ -48,11 +49,11 @@ def check_key(key: object) -> str:
 
 
 class Fingerprint(NamedTuple):
-    """Number and content, to compare and not to read.
+    """A keyed hash of mobile and content: it can be compared, and not be read.
 
     Attributes:
-        digest: a keyed hash of both, 32 hex digits.
-        hashed_with: names the API key that it is keyed with, 8 hex digits.
+        digest: the hash, 32 hex digits.
+        hashed_with: identifies the API key that keyed the hash, 8 hex digits.
     """
 
     digest: str
@@ -60,10 +61,13 @@ class Fingerprint(NamedTuple):
 
 
 class Fingerprints:
-    """Makes fingerprints, keyed so that the short codes in them cannot be guessed from a file.
+    """Computes fingerprints.
+
+    They are keyed, so that a reader of the file cannot find a short
+    verification code by trying all of them.
 
     Args:
-        api_key: the account's APIKEY; it is hashed at once and not kept.
+        api_key: the account's APIKEY; it is hashed at once and not stored.
     """
 
     __slots__ = ("_of", "_of_row", "hashed_with")
@@ -80,23 +84,23 @@ class Fingerprints:
         return f"Fingerprints(hashed_with={self.hashed_with!r})"
 
     def of(self, mobile: str, content: str) -> Fingerprint:
-        """The fingerprint of one request; `mobile` is the full number, 11 digits."""
+        """The fingerprint of one request; `mobile` has all its 11 digits."""
         hashed = self._of.copy()
         hashed.update(f"{mobile}\0{content}".encode())
         return Fingerprint(hashed.hexdigest(), self.hashed_with)
 
     def of_row(self, mobile: str, content: str, occurrence: int) -> str:
-        """The key of a file's row that has none of its own.
+        """Derive the key of a file's row that has no key.
 
         Args:
-            mobile: the full number, 11 digits.
-            content: the code.
-            occurrence: how many rows before it have the same number and
-                content, so that equal rows are as many calls.
+            mobile: all 11 digits.
+            content: the verification code.
+            occurrence: how many earlier rows have the same mobile and content.
+                Equal rows get different keys, and each is one call.
 
         Returns:
-            `row:` and 32 hex digits: the same whenever the same file is read,
-            whatever the order of its rows.
+            `row:` and 32 hex digits: the same each time the file is read, in
+            any order of its rows.
         """
         hashed = self._of_row.copy()
         hashed.update(f"{mobile}\0{content}\0{occurrence}".encode())
@@ -104,22 +108,22 @@ class Fingerprints:
 
 
 class EntryState(Enum):
-    """What is known of the request that a key names."""
+    """What is known about the request of a key."""
 
     CLAIMED = "claimed"
-    """Somebody may be sending it, or died over it: unknown, unless they settle it."""
+    """A process may be sending it, or crashed meanwhile: unknown until it is settled."""
     UNKNOWN = "unknown"
-    """It was sent, and what became of it could not be learnt."""
+    """It was sent, and its outcome could not be learnt."""
     ACCEPTED = "accepted"
-    """The gateway accepted it, or a person recorded so."""
+    """The gateway accepted it, or a person recorded that."""
     REFUSED = "refused"
-    """The gateway refused it: it may be claimed anew."""
+    """The gateway refused it: it may be claimed again."""
     NOT_SENT = "not_sent"
-    """Nothing was written, or a person recorded so: it may be claimed anew."""
+    """Nothing was written, or a person recorded that: it may be claimed again."""
 
 
-# Seconds for which the network may deliver a request that was given up: a kernel
-# keeps what was written and sends it again after the wire has healed.
+# Seconds for which the network may deliver a request that was given up: the kernel
+# retransmits what was written once the connection works again.
 DELIVERY_SECONDS = 60.0
 
 UNSETTLED = (EntryState.CLAIMED, EntryState.UNKNOWN)
@@ -128,21 +132,21 @@ REPEATABLE = (EntryState.REFUSED, EntryState.NOT_SENT)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the ledger holds under one key.
+    """What the ledger stores for one key.
 
     Attributes:
         key: the idempotency key.
-        fingerprint: of the number and content it was last claimed for.
-        mobile: the number, masked.
-        state: what is known of the request.
-        code: the gateway's code, None where it gave none.
-        msg: the gateway's words, or the reason why it is unknown.
-        voice_id: the gateway's id of the call, None where it gave none.
-        token: names the claim; only its holder settles it.
-        claimed_at: when it was last claimed, Unix time in seconds.
-        live_until: Unix time in seconds. While it is claimed: until when its
-            process may send it or settle it. Once it is unknown: until when
-            the network may still deliver it.
+        fingerprint: of the mobile and content of the last claim.
+        mobile: masked.
+        state: what is known about the request.
+        code: the gateway's code; None where it gave none.
+        msg: the gateway's message, or the reason why the outcome is unknown.
+        voice_id: the gateway's id of the call; None where it gave none.
+        token: identifies the claim; only its holder settles it.
+        claimed_at: time of the last claim, Unix time in seconds.
+        live_until: Unix time in seconds. While the state is CLAIMED: until when
+            the process may send or settle the request. Once it is UNKNOWN:
+            until when the network may still deliver the request.
     """
 
     key: str
@@ -158,44 +162,45 @@ class Entry:
 
     @property
     def unsettled(self) -> bool:
-        """Whether the phone may have rung for it without anybody knowing."""
+        """Whether the phone may have rung and the outcome is not known."""
         return self.state in UNSETTLED
 
     @property
     def resolvable_at(self) -> float:
-        """From when, in Unix time, a person may record what became of it."""
+        """From when a person may record the outcome, Unix time in seconds."""
         if self.state is EntryState.CLAIMED:
-            # Its process may write it up to the last moment.
+            # Its process may write the request up to the last moment.
             return self.live_until + DELIVERY_SECONDS
         return self.live_until
 
-    def stands_for(self, fingerprint: Fingerprint, mobile: str) -> bool:
-        """Whether it is about the same number and content.
+    def matches(self, fingerprint: Fingerprint, mobile: str) -> bool:
+        """Whether it belongs to a request with the same mobile and content.
 
-        Where another API key made the fingerprint, only the masked numbers
-        can be compared: enough to send what rang nobody, and not enough to
-        say of one of ten thousand numbers that it was called.
+        Where another API key made the fingerprint, only the masked mobiles
+        can be compared. That is enough to send again a request that did not
+        ring. It is not enough to report a call as made, because ten thousand
+        mobiles have the same mask.
         """
         if self.fingerprint.hashed_with == fingerprint.hashed_with:
             return self.fingerprint.digest == fingerprint.digest
         return self.mobile == mobile and self.state in REPEATABLE
 
 
-class Trouble(Enum):
-    """How far a failure of the database reaches."""
+class FailureScope(Enum):
+    """What a failed transaction means for other transactions."""
 
     DATABASE = "database"
-    """The whole database: no other transaction can be expected to succeed."""
-    HANGUP = "hang-up"
-    """The server hung up: a new connection may succeed."""
+    """They fail too."""
+    CONNECTION = "connection"
+    """The server closed the connection: they may succeed on a new one."""
     KEY = "key"
-    """Perhaps one key's row: transactions without it may succeed."""
-    LOCK = "lock"
-    """As `KEY`, and it passes: another transaction holds the row."""
+    """They may succeed without the key that caused the failure."""
+    ROW_LOCK = "row lock"
+    """As `KEY`, and temporary: another transaction locks the row of the key."""
 
 
-class Attempt(NamedTuple):
-    """A claim to be written, as `Entry` has it."""
+class NewClaim(NamedTuple):
+    """A claim to be written; the fields are those of `Entry`."""
 
     key: str
     digest: str
@@ -207,7 +212,10 @@ class Attempt(NamedTuple):
 
 
 class Settlement(NamedTuple):
-    """The outcome of a claim, to be written, as `Entry` has it; `changed_at` is now."""
+    """The outcome of a claim, to be written; the fields are those of `Entry`.
+
+    `changed_at` is the time of the settlement, Unix time in seconds.
+    """
 
     key: str
     token: str
@@ -221,11 +229,11 @@ class Settlement(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The answer to a claim: the right to send once, or what stands in the way.
+    """The answer to a claim: the right to send once, or the entry that blocks it.
 
     Attributes:
-        token: what `settle` takes, when the claim is the caller's; else "".
-        entry: accepted or unsettled, when it is not the caller's; else None.
+        token: the argument of `settle`, when the claim succeeded; else "".
+        entry: accepted or unsettled, when the claim is blocked; else None.
     """
 
     token: str
@@ -238,11 +246,11 @@ class UnknownClaim:
 
     Attributes:
         key: the idempotency key.
-        mobile: the number, masked.
-        claimed_at: when it was claimed, in UTC.
-        age: seconds since then.
-        reason: why it is unknown; "" where its process never settled it.
-        resolvable_in: seconds until `resolve` accepts it; 0 when it does now.
+        mobile: masked.
+        claimed_at: time of the claim, in UTC.
+        age: seconds since the claim.
+        reason: why the outcome is unknown; "" where the process never settled it.
+        resolvable_in: seconds until `resolve` accepts the key; 0 when it does now.
     """
 
     key: str

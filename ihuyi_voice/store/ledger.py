@@ -1,12 +1,12 @@
 """The ledger: at most one call per idempotency key, across crashes and processes.
 
-A key is claimed durably before its request may be written and settled after.
-A claim without settlement is unknown, and is never sent again by itself: a
-person looks at the account's web page and resolves it.
+A key is claimed durably before its request is written, and settled afterwards.
+A claim without settlement is unknown. No code sends it again: a person looks at
+the account's web page and resolves it.
 
-The database decides who sends, never a lock in memory. How claims become
-transactions is `ledger_writer.py`'s business, and the SQL `ledger_store.py`'s,
-which is imported when a ledger is opened, because SQLAlchemy is an extra.
+The database decides which process sends; no lock in memory does. `sql/writer.py`
+turns claims into transactions, and `sql/store.py` has the SQL. It is imported
+when a ledger is opened, because SQLAlchemy is an extra.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from ..models import Secret
 from .entry import (
     DELIVERY_SECONDS,
     REPEATABLE,
-    Attempt,
     Claim,
     Entry,
     EntryState,
     Fingerprint,
     Fingerprints,
+    NewClaim,
     Settlement,
     UnknownClaim,
     check_key,
@@ -60,12 +60,12 @@ __all__ = [
     "check_key",
 ]
 
-# Seconds between two looks for another's settlement: first, and at most.
-_LOOK_FIRST, _LOOK_MOST = 0.02, 0.1
-# Seconds to wait for the last transaction: when it is closed, and at the end of the program.
-_CLOSE_PATIENCE, _LAST_PATIENCE = 30.0, 10.0
-# Seconds that a blocking call waits for another one's turn to end.
-_TURN_PATIENCE = 30.0
+# Seconds between two look-ups for another request's settlement.
+_FIRST_PAUSE, _MAX_PAUSE = 0.02, 0.1
+# Seconds to wait for the last transaction: in `close`, and at the end of the program.
+_CLOSE_TIMEOUT, _EXIT_TIMEOUT = 30.0, 10.0
+# Seconds that a blocking call waits for another one to end.
+_TURN_TIMEOUT = 30.0
 
 _NOTHING_SENT = "nothing was sent, no phone rang"
 _BY_HAND = {
@@ -75,19 +75,20 @@ _BY_HAND = {
 
 
 class Ledger:
-    """What became of every idempotency key, in an SQLite file or a PostgreSQL database.
+    """The outcome of every idempotency key, in an SQLite file or a PostgreSQL database.
 
-    Made by `Ledger.open`. It may be shared by several clients, threads and
-    event loops; a forked child goes on with a connection of its own. SQLite
-    is for the processes of one machine and needs a local disk; PostgreSQL is
-    for several machines, whose clocks should agree to about a second.
+    Create it with `Ledger.open`. Several clients, threads and event loops may
+    share it, and a forked child uses a connection of its own. SQLite is for the
+    processes of one machine and needs a local disk. PostgreSQL is for several
+    machines, whose clocks should agree to about a second.
 
     Attributes:
         require_key: whether a client refuses a request without a key.
-        patience: how many seconds a claim waits for another's settlement.
+        patience: how long a claim waits for the settlement of another request
+            with the same key, in seconds.
         clock: wall-clock seconds.
-        is_new: whether it was created when it was opened: then it knows of no
-            earlier call, which a mistyped name would be told by.
+        is_new: whether opening it created it. A new ledger knows no earlier
+            call; if that is a surprise, its name is mistyped.
     """
 
     def __init__(
@@ -96,16 +97,15 @@ class Ledger:
         self.require_key: bool = require_key
         self.patience: float = patience
         self._store = store
-        self.clock: Callable[[], float] = _stated(clock)
+        self.clock: Callable[[], float] = _checked(clock)
         self.is_new: bool = store.is_new
         self._writer = Writer(
             store.connect,
             self.clock,
-            settle_apart=store.path is None,
-            survives_fork=store.path is None,
+            on_server=store.path is None,
         )
         self._finalizer = weakref.finalize(
-            self, self._writer.stop, _LAST_PATIENCE, greenlets_run=False
+            self, self._writer.stop, _EXIT_TIMEOUT, greenlets_run=False
         )
 
     @classmethod
@@ -120,19 +120,19 @@ class Ledger:
     ) -> Self:
         """Open a ledger, and create it where there is none.
 
-        No error shows a password that `where` contains, nor do the variables
-        in its traceback.
+        Neither an error nor the variables in its traceback show a password
+        that `where` contains.
 
         Args:
-            where: a path of an SQLite file, or `sqlite:///path`, or
-                `postgresql+psycopg://user@host/database`, whose password
-                psycopg also finds in PGPASSWORD or ~/.pgpass. All its tables'
-                names begin with `ihuyi_voice_`.
-            create: False to open only what is there, as whoever looks into a
-                ledger should: a mistyped name is no new one.
+            where: the path of an SQLite file, or `sqlite:///path`, or
+                `postgresql+psycopg://user@host/database`. psycopg also reads
+                the password from PGPASSWORD or ~/.pgpass. The names of all
+                tables begin with `ihuyi_voice_`.
+            create: False to open an existing ledger only. Use it for programs
+                that only read, so that a mistyped name creates no new ledger.
             require_key: whether a client refuses a request without a key.
-            patience: how many seconds a claim waits for the settlement of
-                another that is on its way under the same key; 0 not to wait.
+            patience: how long a claim waits for the settlement of a running
+                request with the same key, in seconds; 0 to not wait.
             clock: wall-clock seconds.
 
         Raises:
@@ -140,11 +140,11 @@ class Ledger:
             LookupError: there is none, and `create` is False.
             ModuleNotFoundError: the extra `ledger` or `postgresql` is not
                 installed.
-            TypeError: `where` is no path and no str, or `patience` no number.
-            ValueError: `where` names no such database, or `patience` is no
-                number of seconds.
+            TypeError: `where` is not a str or path, or `patience` not a number.
+            ValueError: `where` is neither an SQLite file nor a PostgreSQL
+                database, or `patience` is negative or not finite.
         """
-        # From here on no frame holds the password that it may contain.
+        # From here on no frame holds the password that `where` may contain.
         hidden, kind = _hidden(where), type(where).__name__
         del where
         if hidden is None:
@@ -168,14 +168,14 @@ class Ledger:
         return cls(store, require_key=require_key, patience=patience, clock=clock)
 
     def close(self) -> None:
-        """Record what is on its way to the database and close the connection; twice, no harm.
+        """Record what is queued and close the connection; calling it twice does no harm.
 
-        What failed to be recorded is tried again for some seconds; after that
-        it stays unknown. Close the clients first: what they send after this
-        cannot be settled.
+        Failed settlements are retried for some seconds; after that the keys
+        stay unknown. Close the clients first: what they send after this cannot
+        be settled.
         """
         self._finalizer.detach()
-        self._writer.stop(_CLOSE_PATIENCE)
+        self._writer.stop(_CLOSE_TIMEOUT)
 
     def __enter__(self) -> Self:
         return self
@@ -192,12 +192,12 @@ class Ledger:
         state = "closed" if self._writer.closed else "open"
         return f"<{type(self).__name__} {self._store.place} {state}>"
 
-    # --- for a person ----------------------------------------------------------
+    # --- for the operator ------------------------------------------------------
 
     def unknown(self) -> list[UnknownClaim]:
         """The claims without settlement, the oldest first: their phones may have rung.
 
-        A request that is on its way just now is among them.
+        Requests that are being sent at the moment are among them.
 
         Raises:
             LedgerError: the database failed.
@@ -218,22 +218,22 @@ class Ledger:
         ]
 
     def resolve(self, key: str, *, placed: bool) -> None:
-        """Record what the account's web page showed of an unknown claim.
+        """Record the outcome of an unknown claim, as the account's web page shows it.
 
-        For a minute after the outcome became unknown this is refused, because
-        the network may still deliver the request: what the page shows is not
-        final, and a key that is placed again could ring its phone twice. Only
-        where the connection is known to have been reset there is no wait.
+        For a minute after the outcome became unknown this is refused. The
+        network may still deliver the request, so the page is not final, and a
+        key that is sent again could ring its phone twice. There is no wait
+        where the connection is known to have been reset.
 
         Args:
             key: the idempotency key.
             placed: True when the call was placed: the key counts as accepted,
-                without a voice id. False when it was not: the key may be
-                claimed again, and its phone be rung.
+                without a voice id. False when it was not placed: the key may
+                be claimed again, and its phone may ring.
 
         Raises:
             LookupError: there is no such key.
-            ValueError: it is settled already, or its request may still be
+            ValueError: the key is settled already, or its request may still be
                 delivered; the text says for how long.
             LedgerError: the database failed.
             RuntimeError: the ledger is closed.
@@ -256,7 +256,7 @@ class Ledger:
             raise ValueError(msg)
 
     def summary(self) -> dict[str, int]:
-        """How many keys are accepted, refused, not_sent and unknown; always these four.
+        """The numbers of keys that are accepted, refused, not_sent and unknown: always these four.
 
         Raises:
             LedgerError: the database failed.
@@ -271,9 +271,9 @@ class Ledger:
         }
 
     def purge(self, older_than: timedelta) -> int:
-        """Delete the settled keys that last changed longer ago, and say how many.
+        """Delete the settled keys that have not changed for so long; returns how many.
 
-        A key that was purged is forgotten: the same key again is sent again.
+        A purged key is forgotten: a request with the same key is sent again.
         A claim without settlement is never deleted.
 
         Raises:
@@ -282,30 +282,31 @@ class Ledger:
             RuntimeError: the ledger is closed.
         """
         if older_than < timedelta(0):
-            msg = f"older_than must not be negative, and it is {older_than}"
+            msg = f"older_than must not be negative, not {older_than}"
             raise ValueError(msg)
         before = self.clock() - older_than.total_seconds()
         return self._aside(lambda connection: connection.purge(before))
 
     @property
     def id(self) -> str:
-        """What tells this ledger from every other: 16 hex digits, drawn when it was created."""
+        """The random id of this ledger, 16 hex digits, drawn when it was created."""
         return self._store.ledger_id or ""
 
     def known(self, keys: Sequence[str]) -> dict[str, EntryState]:
-        """What is known of these keys, at most some thousands; those never claimed are left out.
+        """The states of up to some thousands of keys, without those that were never claimed.
 
         Raises:
             LedgerError: the database failed.
             RuntimeError: the ledger is closed.
         """
-        _, found, _ = self._aside(lambda connection: connection.apply((), keys, ()), writing=False)
-        return {key: entry.state for key, entry in found.items()}
+        committed = self._aside(lambda connection: connection.apply((), keys, ()), writing=False)
+        return {key: entry.state for key, entry in committed.found.items()}
 
     def hashed_with_another_key(self, hashed_with: str) -> bool:
-        """Whether a row was placed, or may have been, whose key another API key derived.
+        """Whether a row was or may have been placed whose key another API key derived.
 
-        The same file would get other keys now, and every phone ring again.
+        With this API key the same file gets other keys, and every phone would
+        ring again.
 
         Args:
             hashed_with: `Fingerprints.hashed_with` of the API key in use.
@@ -319,14 +320,14 @@ class Ledger:
         )
 
     def _aside(self, act: Callable[[Connection], T], *, writing: bool = True) -> T:
-        """One blocking call, with a connection of its own."""
+        """Make one blocking call, with a connection of its own."""
         return call_blocking(lambda: self._in_turn(act, writing=writing))
 
     def _in_turn(self, act: Callable[[Connection], T], *, writing: bool) -> T:
-        # One at a time, so that a fork has one lock to wait for.
+        # One at a time, so that a fork waits for one lock.
         turn = self._writer.at_work_aside
-        if not turn.acquire(timeout=_TURN_PATIENCE):
-            msg = f"another call has used it for more than {_TURN_PATIENCE:g} s"
+        if not turn.acquire(timeout=_TURN_TIMEOUT):
+            msg = f"another call has used it for more than {_TURN_TIMEOUT:g} s"
             raise LedgerError(msg)
         try:
             self._writer.check_usable()
@@ -345,64 +346,68 @@ class Ledger:
         deadline: float,
         live_seconds: float,
     ) -> Claim:
-        """Claim a key, durably, for one request.
+        """Claim a key durably for one request.
 
-        Where another's claim is on its way, its settlement is waited for, for
-        `patience` seconds at most and not beyond the deadline or the time that
-        it may be on its way. What is given up, or cancelled, is taken back.
+        Where another request with the key is being sent, this waits for its
+        settlement: for at most `patience` seconds, and not beyond the deadline
+        or the other claim's `live_until`. A claim whose caller is cancelled, or
+        whose deadline passes, is reverted in the background.
 
         Args:
             key: the idempotency key, checked.
-            fingerprint: of number and content.
-            mobile: the number, masked.
-            deadline: until when to wait, in monotonic seconds.
-            live_seconds: for how long from now the request may be on its way.
+            fingerprint: of mobile and content.
+            mobile: masked.
+            deadline: when to fail, in monotonic seconds.
+            live_seconds: how long from now the request may be sent or settled.
 
         Returns:
-            The claim's token, then and only then may the request be sent; or
-            the entry that stands in the way, accepted or unsettled.
+            The claim's token: only then may the request be sent. Or the entry
+            that blocks the claim, accepted or unsettled.
 
         Raises:
-            InvalidRequestError: the key stands for another number or content.
+            InvalidRequestError: the key was used for another mobile or content.
             LedgerError: the database failed, or the deadline passed first.
             RuntimeError: the ledger is closed.
         """
-        began = time.monotonic()
-        pause = _LOOK_FIRST
+        wait_until = min(time.monotonic() + self.patience, deadline)
+        pause = _FIRST_PAUSE
         try:
-            token, entry = await self._attempt(key, fingerprint, mobile, deadline, live_seconds)
-            while entry is not None and entry.state is EntryState.CLAIMED:
-                now = time.monotonic()
-                alive = entry.live_until - self.clock()
-                if now + pause > min(began + self.patience, deadline, now + alive):
-                    break
+            claim = await self._try_claim(key, fingerprint, mobile, deadline, live_seconds)
+            while claim.entry is not None and self._may_settle(claim.entry, pause, wait_until):
                 await asyncio.sleep(pause)
-                pause = min(pause * 1.5, _LOOK_MOST)
+                pause = min(pause * 1.5, _MAX_PAUSE)
                 entry = await self._writer.find(key, deadline)
                 if entry is None or entry.state in REPEATABLE:
-                    token, entry = await self._attempt(
-                        key, fingerprint, mobile, deadline, live_seconds
-                    )
+                    claim = await self._try_claim(key, fingerprint, mobile, deadline, live_seconds)
+                else:
+                    claim = Claim("", entry)
         except LedgerError as error:
             msg = f"{error.reason}; {_NOTHING_SENT}"
             raise LedgerError(msg) from error.__cause__
-        if entry is None:
-            return Claim(token, None)
-        _check_stands_for(entry, fingerprint, mobile)
-        return Claim("", entry)
+        if claim.entry is not None:
+            _check_matches(claim.entry, fingerprint, mobile)
+        return claim
 
-    async def _attempt(
+    async def _try_claim(
         self,
         key: str,
         fingerprint: Fingerprint,
         mobile: str,
         deadline: float,
         live_seconds: float,
-    ) -> tuple[str, Entry | None]:
+    ) -> Claim:
         now = self.clock()
         token = secrets.token_hex(16)
-        attempt = Attempt(key, *fingerprint, mobile, token, now, now + live_seconds)
-        return token, await self._writer.claim(attempt, deadline)
+        new = NewClaim(key, *fingerprint, mobile, token, now, now + live_seconds)
+        entry = await self._writer.claim(new, deadline)
+        return Claim(token, None) if entry is None else Claim("", entry)
+
+    def _may_settle(self, entry: Entry, pause: float, wait_until: float) -> bool:
+        """Whether another request's claim may be settled within a pause that ends in time."""
+        if entry.state is not EntryState.CLAIMED:
+            return False
+        seconds_left = min(wait_until - time.monotonic(), entry.live_until - self.clock())
+        return pause <= seconds_left
 
     async def settle(  # noqa: PLR0913 - what the gateway said, each with a default
         self,
@@ -416,35 +421,35 @@ class Ledger:
         reset: bool = False,
         unrecorded: Unrecorded | None = None,
     ) -> None:
-        """Record, durably, the outcome of a claimed request.
+        """Record the outcome of a claimed request durably.
 
-        It is recorded also when the caller is cancelled. What fails to be
-        recorded is tried again until the program ends, without the caller. What
-        a person recorded meanwhile gives way to what is known better, and never
-        to less: a call that they saw placed stays placed.
+        It is recorded also when the caller is cancelled. A settlement that
+        fails is retried until the program ends, without the caller. It replaces
+        an outcome that a person recorded meanwhile, except that a call that the
+        person saw placed stays accepted.
 
         Args:
             key: the idempotency key.
-            token: of the claim.
-            state: the outcome. UNKNOWN, with the reason as `msg`, remains for
-                a person to resolve, and no claim waits for it any more.
+            token: the claim's token.
+            state: the outcome. UNKNOWN, with the reason as `msg`, is left for
+                a person to resolve, and later claims do not wait for it.
             code: the gateway's code.
-            msg: the gateway's words.
+            msg: the gateway's message.
             voice_id: the gateway's id of the call.
-            reset: the request's connection was reset, so that the network
-                cannot deliver it any more.
-            unrecorded: counts the outcome from the moment when this call ends
-                without a record until there is one.
+            reset: whether the request's connection was reset, so that the
+                network can no longer deliver it.
+            unrecorded: counts the outcome while it is not recorded and this
+                call has ended.
 
         Raises:
             LedgerError: it is not recorded yet; the text says why, and whether
-                it is tried again.
+                it is retried.
             RuntimeError: the ledger is closed.
         """
         if code is not None and not -(2**63) <= code < 2**63:
-            # No database has room for it, and one that fails takes others with it.
+            # No database can store it, and the settlement would fail with its whole batch.
             code = None
-        # A clock that fails is no reason to lose the outcome.
+        # Without this ledger's check of the clock, which may fail: the outcome must be kept.
         now = self._writer.now()
         live_until = now
         if state is EntryState.UNKNOWN and not reset:
@@ -452,39 +457,39 @@ class Ledger:
         settlement = Settlement(key, token, state, code, _storable(msg), voice_id, now, live_until)
         if not await self._writer.settle(settlement, unrecorded):
             msg = (
-                f"{self._store.place}: somebody else has settled or claimed {key!r} meanwhile, and"
-                " that stands"
+                f"{self._store.place}: another process or person has settled or claimed {key!r}"
+                " meanwhile; that record is kept"
             )
             raise LedgerError(msg)
 
     async def find(
         self, key: str, fingerprint: Fingerprint, mobile: str, deadline: float
     ) -> Entry | None:
-        """What the ledger holds under a key, without claiming it.
+        """The entry of a key, without claiming it.
 
         Args:
             key: the idempotency key, checked.
-            fingerprint: of number and content.
-            mobile: the number, masked.
-            deadline: until when to wait, in monotonic seconds.
+            fingerprint: of mobile and content.
+            mobile: masked.
+            deadline: when to fail, in monotonic seconds.
 
         Raises:
-            InvalidRequestError: the key stands for another number or content.
+            InvalidRequestError: the key was used for another mobile or content.
             LedgerError: the database failed, or the deadline passed first.
             RuntimeError: the ledger is closed.
         """
         entry = await self._writer.find(key, deadline)
         if entry is not None:
-            _check_stands_for(entry, fingerprint, mobile)
+            _check_matches(entry, fingerprint, mobile)
         return entry
 
     def is_under_way(self, entry: Entry) -> bool:
-        """Whether the request of an entry may be on its way just now."""
+        """Whether the request of an entry may be being sent at the moment."""
         return entry.state is EntryState.CLAIMED and entry.live_until > self.clock()
 
 
-def _stated(clock: Callable[[], float]) -> Callable[[], float]:
-    """The caller's clock, whose failure is one of the ledger."""
+def _checked(clock: Callable[[], float]) -> Callable[[], float]:
+    """The caller's clock; its failure becomes a `LedgerError`."""
 
     def now() -> float:
         try:
@@ -505,15 +510,15 @@ def _hidden(where: object) -> Secret | None:
     return Secret(path) if isinstance(path, str) else None
 
 
-def _check_stands_for(entry: Entry, fingerprint: Fingerprint, mobile: str) -> None:
-    if not entry.stands_for(fingerprint, mobile):
+def _check_matches(entry: Entry, fingerprint: Fingerprint, mobile: str) -> None:
+    if not entry.matches(fingerprint, mobile):
         msg = (
-            f"idempotency_key {entry.key!r} stands for another number or content in the ledger, or"
-            " was used with another API key, with which they cannot be compared; nothing was sent"
+            f"idempotency_key {entry.key!r} was used for another mobile or content, or with another"
+            " API key, so that they cannot be compared; nothing was sent, no phone rang"
         )
         raise InvalidRequestError(msg)
 
 
 def _storable(text: str) -> str:
-    """A gateway may say anything; PostgreSQL takes neither NUL nor half a surrogate pair."""
+    """The gateway's message, without NUL and lone surrogates: PostgreSQL refuses them."""
     return text.encode(errors="backslashreplace").decode().replace("\0", "\\0")

@@ -234,7 +234,7 @@ async def test_the_ledger_is_asked_before_a_row_is_limited_or_waits(
     assert [S.REPLAYED, S.REPLAYED, S.UNKNOWN, S.INVALID] == statuses(made)
     assert isinstance(made[2].error, OutcomeUnknownError)
     assert made[2].error.earlier
-    assert str(made[3].error).startswith("row 3: idempotency_key 'key 0' stands for another")
+    assert str(made[3].error).startswith("row 3: idempotency_key 'key 0' was used for another")
     assert mobiles(0, 1, 2) == sorted(gateway.mobiles)
 
 
@@ -415,7 +415,7 @@ async def test_the_key_of_another_row(gateway: Gateway, ledger: Ledger) -> None:
         made = await run_to_the_end(voice, rows, concurrency=1)
     assert [S.ACCEPTED, S.INVALID] == statuses(made)
     assert isinstance(made[1].error, InvalidRequestError)
-    assert str(made[1].error).startswith("row 1: idempotency_key 'key 0' stands for another")
+    assert str(made[1].error).startswith("row 1: idempotency_key 'key 0' was used for another")
     assert mobiles(0) == gateway.mobiles
 
 

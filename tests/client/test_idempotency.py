@@ -118,7 +118,7 @@ def one_a_minute() -> RecipientQuota:
 @pytest.fixture(autouse=True)
 def _no_last_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     """What cannot be recorded any more is not waited for at the end of a test."""
-    monkeypatch.setattr("ihuyi_voice.store.sql.writer._LAST_TRIES", 0.0)
+    monkeypatch.setattr("ihuyi_voice.store.sql.limits.LAST_RETRIES", 0.0)
 
 
 @pytest.fixture
@@ -228,7 +228,7 @@ async def test_over_the_limit_with_the_key_of_another_number_or_content(
 ) -> None:
     quota = one_a_minute()
     await submit("asyncio", gateway.url, ledger, quota=quota)
-    with pytest.raises(InvalidRequestError, match="stands for another number or content"):
+    with pytest.raises(InvalidRequestError, match="was used for another mobile or content"):
         await submit("asyncio", gateway.url, ledger, content="4321", quota=quota)
 
 
@@ -340,7 +340,7 @@ async def test_cancelled_just_when_it_is_claimed_it_is_not_sent(
     quota = one_a_minute()
     async with client(gateway.url, ledger, quota=quota) as voice:
         task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
-        await until(lambda: ledger._writer._started)
+        await until(lambda: ledger._writer.thread.started)
         while state(ledger) is not EntryState.CLAIMED:
             # The loop stands still meanwhile.
             pass
@@ -420,7 +420,7 @@ async def test_the_wrong_api_key_and_then_the_right_one(ledger: Ledger) -> None:
         result = await submit("asyncio", url, ledger)
         assert not result.replayed
         # Whether it was the same number, only the key that sent it can tell.
-        with pytest.raises(InvalidRequestError, match="or was used with another API key"):
+        with pytest.raises(InvalidRequestError, match="or with another API key"):
             await submit("asyncio", url, ledger, api_key="mistyped")
     assert 1 == len(sandbox.calls)
 
@@ -458,9 +458,7 @@ async def test_a_key_stands_for_one_number_and_content(
     for _ in range(2):
         with pytest.raises(InvalidRequestError) as invalid:
             await submit(kind, gateway.url, ledger, mobile=mobile, content=content, quota=quota)
-    assert "idempotency_key 'k' stands for another number or content in the ledger" in str(
-        invalid.value
-    )
+    assert "idempotency_key 'k' was used for another mobile or content" in str(invalid.value)
     assert [MOBILE] == gateway.mobiles
 
 
@@ -610,7 +608,7 @@ class Broken:
         # As a fork does, so that the next transaction connects anew; in no loop's thread.
         writer = self._ledger._writer
         with writer.at_work, ThreadPoolExecutor(1) as pool:
-            pool.submit(writer._hang_up).result()
+            pool.submit(writer.thread.transactions.close).result()
 
     def _bug(self, *_: object) -> None:
         raise ZeroDivisionError
@@ -773,7 +771,8 @@ async def test_a_settlement_that_somebody_overtook_is_told_without_its_key(
         assert PLACED == await task
     (said,) = warnings(caplog)
     assert said.endswith(
-        f"{path}: somebody else has settled or claimed its key meanwhile, and that stands"
+        f"{path}: another process or person has settled or claimed its key meanwhile; that record"
+        " is kept"
     )
     assert set() == leaks(caplog.text)
 

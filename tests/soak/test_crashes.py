@@ -149,7 +149,7 @@ class Job:
             keys = RowKeys(Fingerprints(API_KEY), ledger.id)
             by_key = {keys.key(*row): row for row in ALL}
             with ledger._store.connect(writing=False) as connection:
-                _, found, _ = connection.apply((), list(by_key), ())
+                found = connection.apply((), list(by_key), ()).found
             assert sum(ledger.summary().values()) == len(found), "some keys are of no row"
         return {by_key[key]: entry for key, entry in found.items()}
 

@@ -1,4 +1,4 @@
-"""Where ledgers are kept in the tests: files, and a PostgreSQL server of their own."""
+"""Fixtures: ledgers in SQLite files and in a PostgreSQL server that the tests start."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of a ledger that is not there yet, in either database."""
+    """The place of a ledger that does not exist yet, in either database."""
     if request.param == "sqlite":
         return str(tmp_path / "calls.db")
     server: PostgresServer = request.getfixturevalue("postgres")
@@ -36,9 +36,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _no_last_tries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What cannot be recorded any more is not waited for at the end of a test."""
-    monkeypatch.setattr("ihuyi_voice.store.sql.writer._LAST_TRIES", 0.0)
+def _no_last_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing a ledger does not retry settlements that can never be recorded."""
+    monkeypatch.setattr("ihuyi_voice.store.sql.limits.LAST_RETRIES", 0.0)
 
 
 @pytest.fixture
@@ -54,14 +54,14 @@ def ledger(place: str, clock: Clock) -> Iterator[Ledger]:
 
 @pytest.fixture
 def in_file(tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
-    """A ledger in SQLite, for what concerns files."""
+    """A ledger in SQLite, for tests about files."""
     with Ledger.open(tmp_path / "calls.db", patience=0.1, clock=clock) as opened:
         yield opened
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a file system of 256 KiB of its own."""
+    """A folder that is a file system of 256 KiB."""
     if os.geteuid() != 0:  # pragma: no cover - depends on who runs the tests
         pytest.skip("only root mounts a file system")
     folder = tmp_path / "disk"
@@ -75,7 +75,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def read_only(small_disk: Path) -> Callable[[], None]:
-    """Makes the small disk read-only, which stops even root."""
+    """Makes the small disk read-only, also for root."""
 
     def remount() -> None:
         subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)

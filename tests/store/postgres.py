@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own: made from nothing, reached by a socket, thrown away.
+"""A temporary PostgreSQL server for the tests, reached through a Unix socket.
 
 Debian's binaries refuse to run as root, so root runs them as `postgres`.
 """
@@ -34,12 +34,12 @@ class PostgresServer:
         self.start()
 
     def start(self) -> None:
-        # What the tests prove of commits does not need the disk to take part.
+        # No test depends on data that survives a crash of the machine.
         options = f"-c listen_addresses='' -c fsync=off -k {self._folder}"
         self._call("pg_ctl", "start", "-w", "-l", f"{self._folder}/log", "-o", options)
 
     def stop(self) -> None:
-        """As an operator does who is in a hurry: connections are cut."""
+        """Stop the server and cut its connections."""
         self._call("pg_ctl", "stop", "-w", "-m", "fast")
 
     def connect(self) -> psycopg.Connection:
@@ -52,7 +52,7 @@ class PostgresServer:
         return self.url
 
     def encoded(self, encoding: str) -> str:
-        """The URL of a new database in that encoding."""
+        """The URL of a new database with that encoding."""
         with contextlib.closing(self.connect()) as connection:
             connection.execute(
                 f"CREATE DATABASE {encoding} ENCODING '{encoding}' LC_COLLATE 'C'"
@@ -77,7 +77,7 @@ class PostgresServer:
 
 
 def find_binaries() -> Path | None:
-    """The folder of `initdb` and `pg_ctl`, of the newest release there is."""
+    """The folder of `initdb` and `pg_ctl` of the newest installed release."""
     on_path = shutil.which("initdb")
     folders = [
         *sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name)),
@@ -89,14 +89,14 @@ def find_binaries() -> Path | None:
 
 @contextlib.contextmanager
 def running_server() -> Iterator[PostgresServer]:
-    """A server for as long as the block runs; skips where there is none, but not in CI."""
+    """A server while the block runs; without PostgreSQL the test is skipped, and fails in CI."""
     binaries = find_binaries()
     if binaries is None:  # pragma: no cover - depends on the machine
         reason = "PostgreSQL's server is not installed: apt-get install postgresql"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    # A socket's path has to be short.
+    # The path of a socket must be short.
     with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as folder:
         server = PostgresServer(binaries, Path(folder))
         try:

@@ -1,4 +1,4 @@
-"""What the tests of the ledger have in common."""
+"""Shared functions of the ledger's tests."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ MASKED = "139****5678"
 CONTENT = "112578"
 API_KEY = "the-account's-api-key"
 FINGERPRINTS = Fingerprints(API_KEY)
-# Seconds that a claim's request is on its way in these tests, and that a request
-# which was given up may still be delivered.
+# Seconds that a claimed request may be sent or settled in these tests, and seconds
+# that an abandoned request may still be delivered.
 LIVE = 100.0
 DELIVERY = 60.0
 
@@ -30,7 +30,7 @@ SETTLED = (EntryState.ACCEPTED, EntryState.REFUSED, EntryState.NOT_SENT)
 
 
 class Clock:
-    """Stands still until it is set."""
+    """A clock that shows the time it was set to."""
 
     def __init__(self, time: float = 1_700_000_000.0) -> None:
         self.time = time
@@ -60,7 +60,7 @@ async def find(ledger: Ledger, key: str = "k") -> Entry | None:
 
 
 async def claimed(ledger: Ledger, key: str = "k", *, live: float = LIVE) -> str:
-    """The token of a claim that must succeed."""
+    """Claim a key that must be free; returns the token."""
     claim_of_it = await claim(ledger, key, live=live)
     assert claim_of_it.entry is None
     assert claim_of_it.token
@@ -68,7 +68,7 @@ async def claimed(ledger: Ledger, key: str = "k", *, live: float = LIVE) -> str:
 
 
 async def ended(ledger: Ledger, state: EntryState, key: str = "k") -> str:
-    """The token of a claim that was made and has ended so."""
+    """Claim a key and settle it; returns the token."""
     token = await claimed(ledger, key)
     if state is EntryState.ACCEPTED:
         await ledger.settle(key, token, state, code=2, msg="提交成功", voice_id="900100200")
@@ -80,7 +80,7 @@ async def ended(ledger: Ledger, state: EntryState, key: str = "k") -> str:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what others do and offer no event for."""
+    """Wait for a condition of other threads or processes that offer no event."""
     end = time.monotonic() + 10
     while not condition():
         assert time.monotonic() < end
@@ -96,7 +96,7 @@ place = sys.argv[1]
 
 
 def start(place: str, script: str) -> subprocess.Popen[str]:
-    """A fresh interpreter that runs the script on a ledger's place, its warnings errors."""
+    """Start an interpreter that runs a script on the place of a ledger; warnings are errors."""
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", PRELUDE + textwrap.dedent(script), place],
         stdin=subprocess.PIPE,
@@ -108,7 +108,7 @@ def start(place: str, script: str) -> subprocess.Popen[str]:
 
 
 def run(place: str, script: str) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of the script."""
+    """Run a script; returns its exit status, stdout and stderr."""
     with start(place, script) as process:
         try:
             out, err = process.communicate(timeout=60)

@@ -1,4 +1,4 @@
-"""Who may send: every state, both databases, and what a claim leaves behind."""
+"""Which request may be sent: claims and settlements in every state, in both databases."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def test_a_new_key_is_claimed(ledger: Ledger) -> None:
     assert 32 == len(answer.token)
 
 
-async def test_an_accepted_key_gives_what_the_gateway_said(ledger: Ledger) -> None:
+async def test_claiming_an_accepted_key_returns_the_gateways_answer(ledger: Ledger) -> None:
     await ended(ledger, EntryState.ACCEPTED)
     again = await claim(ledger)
     assert "" == again.token
@@ -52,7 +52,9 @@ async def test_an_accepted_key_gives_what_the_gateway_said(ledger: Ledger) -> No
 
 
 @pytest.mark.parametrize("state", REPEATABLE)
-async def test_what_rang_nobody_may_be_claimed_anew(ledger: Ledger, state: EntryState) -> None:
+async def test_a_key_that_did_not_ring_may_be_claimed_again(
+    ledger: Ledger, state: EntryState
+) -> None:
     first = await ended(ledger, state)
     second = await claimed(ledger)
     assert first != second
@@ -67,7 +69,7 @@ async def test_what_rang_nobody_may_be_claimed_anew(ledger: Ledger, state: Entry
     )
 
 
-async def test_an_unknown_key_stands_in_the_way_at_once(ledger: Ledger, clock: Clock) -> None:
+async def test_an_unknown_key_blocks_a_claim_at_once(ledger: Ledger, clock: Clock) -> None:
     ledger.patience = 60.0
     await ended(ledger, EntryState.UNKNOWN)
     clock.time += 100 * LIVE
@@ -77,7 +79,7 @@ async def test_an_unknown_key_stands_in_the_way_at_once(ledger: Ledger, clock: C
     assert again.entry.unsettled
 
 
-async def test_a_claim_past_its_life_is_not_waited_for(ledger: Ledger, clock: Clock) -> None:
+async def test_a_claim_does_not_wait_for_an_expired_claim(ledger: Ledger, clock: Clock) -> None:
     ledger.patience = 60.0
     await claimed(ledger)
     clock.time += LIVE
@@ -88,7 +90,7 @@ async def test_a_claim_past_its_life_is_not_waited_for(ledger: Ledger, clock: Cl
     assert time.monotonic() - began < 5
 
 
-async def test_a_claim_is_waited_for_no_longer_than_patience(ledger: Ledger) -> None:
+async def test_a_claim_waits_for_another_no_longer_than_patience(ledger: Ledger) -> None:
     await claimed(ledger)
     began = time.monotonic()
     again = await claim(ledger)
@@ -97,11 +99,11 @@ async def test_a_claim_is_waited_for_no_longer_than_patience(ledger: Ledger) -> 
     assert 0.02 < time.monotonic() - began < 5
 
 
-async def test_a_claim_is_waited_for_no_longer_than_the_deadline(
+async def test_a_claim_waits_for_another_no_longer_than_its_deadline(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The last look is so long before the deadline that a busy database answers it.
-    monkeypatch.setattr("ihuyi_voice.store.ledger._LOOK_MOST", 10.0)
+    # The last look-up is early enough before the deadline for a busy database.
+    monkeypatch.setattr("ihuyi_voice.store.ledger._MAX_PAUSE", 10.0)
     ledger.patience = 60.0
     await claimed(ledger)
     again = await claim(ledger, timeout=3.0)
@@ -109,14 +111,14 @@ async def test_a_claim_is_waited_for_no_longer_than_the_deadline(
     assert EntryState.CLAIMED is again.entry.state
 
 
-async def test_without_patience_nobody_waits(ledger: Ledger) -> None:
+async def test_a_claim_without_patience_does_not_wait(ledger: Ledger) -> None:
     ledger.patience = 0
     await claimed(ledger)
     again = await claim(ledger)
     assert again.entry is not None
 
 
-async def test_who_waits_gets_the_settlement(ledger: Ledger) -> None:
+async def test_a_waiting_claim_gets_the_settlement(ledger: Ledger) -> None:
     ledger.patience = 60.0
     token = await claimed(ledger)
     waiting = asyncio.create_task(claim(ledger))
@@ -129,7 +131,9 @@ async def test_who_waits_gets_the_settlement(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("state", REPEATABLE)
-async def test_who_waits_claims_what_rang_nobody(ledger: Ledger, state: EntryState) -> None:
+async def test_one_waiting_claim_succeeds_after_a_request_that_did_not_ring(
+    ledger: Ledger, state: EntryState
+) -> None:
     ledger.patience = 60.0
     token = await claimed(ledger)
     waiting = [asyncio.create_task(claim(ledger)) for _ in range(3)]
@@ -145,34 +149,34 @@ async def test_who_waits_claims_what_rang_nobody(ledger: Ledger, state: EntrySta
         assert EntryState.ACCEPTED is answer.entry.state
 
 
-async def test_who_waits_for_a_key_that_is_purged_claims_it(
+async def test_a_waiting_claim_succeeds_when_the_key_is_purged(
     ledger: Ledger, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger.patience = 60.0
     token = await claimed(ledger, live=3600.0)
-    look = ledger._writer.find
+    find_in_database = ledger._writer.find
 
-    async def look_when_it_is_gone(key: str, deadline: float) -> Entry | None:
-        # Nothing unsettled is ever purged, so it was settled in between.
+    async def find_after_purge(key: str, deadline: float) -> Entry | None:
+        # Only settled keys are purged, so the key was settled in between.
         await ledger.settle("k", token, EntryState.ACCEPTED)
         clock.time += 1
         assert 1 == ledger.purge(timedelta(0))
-        return await look(key, deadline)
+        return await find_in_database(key, deadline)
 
-    monkeypatch.setattr(ledger._writer, "find", look_when_it_is_gone)
+    monkeypatch.setattr(ledger._writer, "find", find_after_purge)
     assert (await claim(ledger)).entry is None
 
 
-async def test_of_very_many_at_once_no_transaction_holds_all(
+async def test_many_operations_at_once_are_split_into_batches(
     in_file: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that nobody waits long, and no statement is too large for its database."""
+    """No operation waits long, and no statement is too large for its database."""
     sizes: list[int] = []
     apply = Connection.apply
 
-    def counting(self: Connection, *wishes: Any) -> Any:
-        sizes.append(sum(map(len, wishes)))
-        return apply(self, *wishes)
+    def counting(self: Connection, *operations: Any) -> Any:
+        sizes.append(sum(map(len, operations)))
+        return apply(self, *operations)
 
     monkeypatch.setattr(Connection, "apply", counting)
     await asyncio.gather(*(claimed(in_file, f"{n}") for n in range(1200)))
@@ -181,12 +185,12 @@ async def test_of_very_many_at_once_no_transaction_holds_all(
     assert max(sizes) <= 500
 
 
-async def test_of_many_at_once_exactly_one_sends(ledger: Ledger) -> None:
+async def test_exactly_one_of_many_simultaneous_claims_succeeds(ledger: Ledger) -> None:
     answers = await asyncio.gather(*(claim(ledger) for _ in range(50)))
     assert 1 == sum(answer.entry is None for answer in answers)
 
 
-async def test_many_keys_at_once_are_all_claimed_and_settled(ledger: Ledger) -> None:
+async def test_many_keys_at_once_are_claimed_and_settled(ledger: Ledger) -> None:
     async def one(key: str) -> None:
         token = await claimed(ledger, key)
         await ledger.settle(key, token, EntryState.ACCEPTED, voice_id="1")
@@ -195,14 +199,14 @@ async def test_many_keys_at_once_are_all_claimed_and_settled(ledger: Ledger) -> 
     assert {"accepted": 1200, "refused": 0, "not_sent": 0, "unknown": 0} == ledger.summary()
 
 
-# --- number and content ------------------------------------------------------
+# --- mobile and content ------------------------------------------------------
 
 
 @pytest.mark.parametrize("state", EntryState)
 @pytest.mark.parametrize(
     ("mobile", "content"), [("13812345678", CONTENT), (MOBILE, "112579"), ("13900005678", CONTENT)]
 )
-async def test_another_number_or_content_is_an_error(
+async def test_another_mobile_or_content_is_an_error(
     in_file: Ledger, state: EntryState, mobile: str, content: str
 ) -> None:
     if state is EntryState.CLAIMED:
@@ -210,9 +214,9 @@ async def test_another_number_or_content_is_an_error(
     else:
         await ended(in_file, state)
     in_file.patience = 0
-    with pytest.raises(InvalidRequestError, match="'k' stands for another number or content"):
+    with pytest.raises(InvalidRequestError, match="'k' was used for another mobile or content"):
         await claim(in_file, mobile=mobile, content=content)
-    with pytest.raises(InvalidRequestError, match="'k' stands for another number or content"):
+    with pytest.raises(InvalidRequestError, match="'k' was used for another mobile or content"):
         await in_file.find(
             "k", FINGERPRINTS.of(mobile, content), "138****5678", time.monotonic() + 10
         )
@@ -222,7 +226,7 @@ async def test_another_number_or_content_is_an_error(
 
 
 @pytest.mark.parametrize("state", SETTLED)
-async def test_with_another_api_key_only_the_masked_number_counts(
+async def test_with_another_api_key_the_masked_mobiles_are_compared(
     ledger: Ledger, state: EntryState
 ) -> None:
     await ended(ledger, state)
@@ -230,19 +234,19 @@ async def test_with_another_api_key_only_the_masked_number_counts(
     with pytest.raises(InvalidRequestError):
         await claim(ledger, mobile="13812345678", fingerprints=rotated)
     if state is EntryState.ACCEPTED:
-        # One of ten thousand numbers with that mask was called: it need not be this one.
-        with pytest.raises(InvalidRequestError, match="or was used with another API key"):
+        # Ten thousand mobiles have that mask, and another of them may have been called.
+        with pytest.raises(InvalidRequestError, match="or with another API key"):
             await claim(ledger, fingerprints=rotated)
         return
     answer = await claim(ledger, content="9999", fingerprints=rotated)
     assert answer.entry is None
-    # From now on it stands for the new fingerprint.
+    # From now on the key belongs to the new fingerprint.
     await ledger.settle("k", answer.token, EntryState.NOT_SENT)
     with pytest.raises(InvalidRequestError):
         await claim(ledger, content="9998", fingerprints=rotated)
 
 
-async def test_find_reads_and_claims_nothing(ledger: Ledger) -> None:
+async def test_find_makes_no_claim(ledger: Ledger) -> None:
     assert await find(ledger) is None
     token = await claimed(ledger)
     first, second = await asyncio.gather(find(ledger), find(ledger))
@@ -254,23 +258,25 @@ async def test_find_reads_and_claims_nothing(ledger: Ledger) -> None:
 # --- settling ----------------------------------------------------------------
 
 
-async def test_unknown_may_be_settled_later(ledger: Ledger) -> None:
+async def test_an_unknown_key_may_be_settled_later(ledger: Ledger) -> None:
     token = await ended(ledger, EntryState.UNKNOWN)
     await ledger.settle("k", token, EntryState.ACCEPTED, code=2, voice_id="900100200")
     assert 1 == ledger.summary()["accepted"]
 
 
-async def test_a_claim_made_anew_by_others_is_left_alone(ledger: Ledger) -> None:
+async def test_a_late_settlement_does_not_change_a_newer_claim(ledger: Ledger) -> None:
     old = await ended(ledger, EntryState.NOT_SENT)
     new = await claimed(ledger)
-    with pytest.raises(LedgerError, match="somebody else has settled or claimed 'k' meanwhile"):
+    with pytest.raises(
+        LedgerError, match="another process or person has settled or claimed 'k' meanwhile"
+    ):
         await ledger.settle("k", old, EntryState.ACCEPTED)
     found = await find(ledger)
     assert found is not None
     assert (new, EntryState.CLAIMED) == (found.token, found.state)
 
 
-async def test_only_those_that_are_astray_are_told(ledger: Ledger) -> None:
+async def test_only_overtaken_settlements_of_a_batch_fail(ledger: Ledger) -> None:
     token = await claimed(ledger, "mine")
     await claimed(ledger, "not mine")
     results = await asyncio.gather(
@@ -283,7 +289,7 @@ async def test_only_those_that_are_astray_are_told(ledger: Ledger) -> None:
     assert {"accepted": 1, "unknown": 1, "refused": 0, "not_sent": 0} == ledger.summary()
 
 
-async def test_the_same_key_settled_twice_at_once_ends_as_the_last(ledger: Ledger) -> None:
+async def test_the_last_of_two_simultaneous_settlements_counts(ledger: Ledger) -> None:
     token = await claimed(ledger)
     await asyncio.gather(
         ledger.settle("k", token, EntryState.UNKNOWN, msg="reset"),
@@ -292,7 +298,7 @@ async def test_the_same_key_settled_twice_at_once_ends_as_the_last(ledger: Ledge
     assert 1 == ledger.summary()["refused"]
 
 
-async def test_whatever_the_gateway_says_is_stored(ledger: Ledger) -> None:
+async def test_any_message_of_the_gateway_is_stored(ledger: Ledger) -> None:
     token = await claimed(ledger)
     await ledger.settle("k", token, EntryState.REFUSED, code=0, msg="\0 half \ud83d 错误 '\"%s")
     found = await find(ledger)
@@ -300,7 +306,7 @@ async def test_whatever_the_gateway_says_is_stored(ledger: Ledger) -> None:
     assert "\\0 half \\ud83d 错误 '\"%s" == found.msg
 
 
-async def test_any_printable_key_is_kept_apart(ledger: Ledger) -> None:
+async def test_similar_keys_are_different_keys(ledger: Ledger) -> None:
     keys = ["k", "K", "k ", "%", "k%", "_", "'", "é", "e\u0301", "键", "😀", "x" * 255]
     for key in keys:
         await claimed(ledger, key)
@@ -308,7 +314,7 @@ async def test_any_printable_key_is_kept_apart(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("code", [2**63, -(2**63) - 1, 10**30])
-async def test_a_code_that_no_database_has_room_for_harms_nobody(ledger: Ledger, code: int) -> None:
+async def test_a_code_that_no_database_can_store_is_omitted(ledger: Ledger, code: int) -> None:
     token = await claimed(ledger)
     await ledger.settle("k", token, EntryState.REFUSED, code=code, msg="odd")
     entry = await find(ledger)
@@ -316,7 +322,7 @@ async def test_a_code_that_no_database_has_room_for_harms_nobody(ledger: Ledger,
     assert (EntryState.REFUSED, None, "odd") == (entry.state, entry.code, entry.msg)
 
 
-async def test_a_large_code_is_kept(ledger: Ledger) -> None:
+async def test_a_large_code_is_stored(ledger: Ledger) -> None:
     token = await claimed(ledger)
     await ledger.settle("k", token, EntryState.REFUSED, code=99999999999)
     entry = await find(ledger)

@@ -1,4 +1,4 @@
-"""`ihuyi-voice ledger` as a shell sees it."""
+"""The command `ihuyi-voice ledger`: output and exit status."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def refused(*arguments: str) -> str:
 
 @pytest.fixture
 def file(tmp_path: Path) -> str:
-    """A ledger with one key of each state; the claims are long over."""
+    """A ledger with one key in each state; the claims have expired."""
     path = str(tmp_path / "calls.db")
     clock = Clock()
 
@@ -64,7 +64,7 @@ def file(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("action", [[], ["list"]])
 @pytest.mark.parametrize("columns", ["20", "80", "400"])
-def test_list_shows_the_unknown_ones_whole(
+def test_list_shows_unknown_keys_in_full(
     file: str, action: list[str], columns: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
@@ -78,7 +78,7 @@ def test_list_shows_the_unknown_ones_whole(
     assert "accepted" not in result.stdout
 
 
-def test_list_for_machines(file: str) -> None:
+def test_list_as_json(file: str) -> None:
     result = run(file, "--json")
     assert 6 == result.exit_code
     first, second = (json.loads(line) for line in result.stdout.splitlines())
@@ -92,7 +92,7 @@ def test_list_for_machines(file: str) -> None:
     assert ("unknown", "the connection was reset") == (second["key"], second["reason"])
 
 
-def test_nothing_unknown(tmp_path: Path) -> None:
+def test_list_without_unknown_keys(tmp_path: Path) -> None:
     path = str(tmp_path / "calls.db")
     Ledger.open(path).close()
     result = run(path)
@@ -101,7 +101,7 @@ def test_nothing_unknown(tmp_path: Path) -> None:
     assert (0, "") == (result.exit_code, result.stdout)
 
 
-def test_summary_counts_every_kind(file: str) -> None:
+def test_summary_counts_every_state(file: str) -> None:
     result = run(file, "summary", "--json")
     assert 0 == result.exit_code
     assert {"accepted": 1, "refused": 1, "not_sent": 1, "unknown": 2} == json.loads(result.stdout)
@@ -113,36 +113,36 @@ def test_summary_counts_every_kind(file: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "option", "state"),
+    ("message", "option", "state"),
     [
         ("recorded as placed; it is never sent again", "--placed", "accepted"),
         ("recorded as not placed; it may be sent again", "--not-placed", "not_sent"),
     ],
 )
-def test_resolve_records_what_a_person_saw(file: str, said: str, option: str, state: str) -> None:
+def test_resolve_records_the_outcome(file: str, message: str, option: str, state: str) -> None:
     result = run(file, "resolve", "unknown", option)
-    assert (0, f"unknown: {said}\n") == (result.exit_code, result.stdout)
+    assert (0, f"unknown: {message}\n") == (result.exit_code, result.stdout)
     result = run(file, "resolve", LONG_KEY, option, "--json")
     assert {"key": LONG_KEY, "placed": option == "--placed"} == json.loads(result.stdout)
     with Ledger.open(file) as ledger:
         assert (3, 0) == (ledger.summary()[state], ledger.summary()["unknown"])
 
 
-def test_what_cannot_be_resolved(file: str, tmp_path: Path) -> None:
+def test_keys_that_cannot_be_resolved(file: str, tmp_path: Path) -> None:
     assert "the ledger has no key 'k'" == refused(file, "resolve", "k", "--placed")
     assert "'accepted' is settled already, as accepted" == refused(
         file, "resolve", "accepted", "--placed"
     )
     with Ledger.open(tmp_path / "calls.db") as ledger:
         asyncio.run(claimed(ledger, "k", live=LIVE))
-    said = refused(file, "resolve", "k", "--not-placed")
-    assert "'k' may still be on its way; it may be resolved in 1" in said
-    assert said.endswith(
+    message = refused(file, "resolve", "k", "--not-placed")
+    assert "'k' may still be on its way; it may be resolved in 1" in message
+    assert message.endswith(
         " s. Until then the request may still be delivered by the network and ring the phone"
     )
 
 
-def test_list_says_when_a_claim_can_be_resolved(file: str) -> None:
+def test_list_shows_when_a_claim_can_be_resolved(file: str) -> None:
     with Ledger.open(file) as ledger:
         asyncio.run(claimed(ledger, "k", live=LIVE))
     *_, last = (json.loads(line) for line in run(file, "--json").stdout.splitlines())
@@ -154,7 +154,7 @@ def test_list_says_when_a_claim_can_be_resolved(file: str) -> None:
 
 
 @pytest.mark.parametrize("age", ["30d", "12h", "15m", "30s"])
-def test_purge_forgets_what_is_settled(file: str, age: str) -> None:
+def test_purge_deletes_settled_keys(file: str, age: str) -> None:
     result = run(file, "purge", "--older-than", age)
     assert (0, "forgotten: 3\n") == (result.exit_code, result.stdout)
     result = run(file, "purge", "--older-than", age, "--json")
@@ -163,7 +163,7 @@ def test_purge_forgets_what_is_settled(file: str, age: str) -> None:
         assert 2 == ledger.summary()["unknown"]
 
 
-def test_purge_keeps_what_is_younger(file: str) -> None:
+def test_purge_keeps_younger_keys(file: str) -> None:
     assert "forgotten: 0\n" == run(file, "purge", "--older-than", "99999d").stdout
 
 
@@ -186,18 +186,18 @@ def test_an_age_has_a_unit(file: str, age: str) -> None:
         ("--older-than goes with purge", ["list", "--older-than", "1d"]),
     ],
 )
-def test_what_does_not_go_together(file: str, problem: str, arguments: list[str]) -> None:
+def test_options_that_exclude_each_other(file: str, problem: str, arguments: list[str]) -> None:
     assert problem == refused(file, *arguments)
 
 
 @pytest.mark.parametrize("spell", ["{}", "sqlite:///{}"])
-def test_a_file_that_is_not_there_is_not_made(tmp_path: Path, spell: str) -> None:
+def test_the_command_creates_no_file(tmp_path: Path, spell: str) -> None:
     path = tmp_path / "calls.db"
     assert f"there is no {path}" == refused(spell.format(path))
     assert [] == list(tmp_path.iterdir())
 
 
-def test_an_unusable_ledger_has_a_status_of_its_own(tmp_path: Path) -> None:
+def test_an_unusable_ledger_has_its_own_exit_status(tmp_path: Path) -> None:
     path = tmp_path / "calls.db"
     path.write_text("no database" * 100)
     result = run(str(path))
@@ -222,13 +222,13 @@ def test_an_unusable_ledger_has_a_status_of_its_own(tmp_path: Path) -> None:
     ],
 )
 def test_a_password_is_not_taken_from_the_command_line(url: str) -> None:
-    said = refused(url)
-    assert said.startswith("no password on the command line, where other users can read it")
-    assert "PGPASSWORD" in said
-    assert "hun" not in said
+    message = refused(url)
+    assert message.startswith("no password on the command line, where other users can read it")
+    assert "PGPASSWORD" in message
+    assert "hun" not in message
 
 
-def test_a_url_of_anything_else(tmp_path: Path) -> None:
+def test_a_url_of_another_database(tmp_path: Path) -> None:
     assert "a ledger is an SQLite file or a PostgreSQL database" in refused("mysql://joe@host/db")
 
 
@@ -242,7 +242,7 @@ def test_a_ledger_on_a_server(postgres: PostgresServer) -> None:
     assert "no unknown calls\n" == run(url).stdout
 
 
-def test_as_a_program(file: str) -> None:
+def test_the_command_in_a_process(file: str) -> None:
     script = """
 import typer
 from ihuyi_voice import LedgerError
@@ -266,7 +266,7 @@ app()
     ("age", "seconds"),
     [("0s", -5), ("59s", 59), ("1m", 60), ("2h", 7200), ("3d", 3 * 86_400)],
 )
-def test_an_age_is_told_in_its_largest_unit(age: str, seconds: float) -> None:
+def test_an_age_is_shown_in_its_largest_unit(age: str, seconds: float) -> None:
     assert age == cli_ledger._age(seconds)
 
 
@@ -277,7 +277,7 @@ def test_help_names_every_action() -> None:
         assert word in result.stdout
 
 
-def test_a_database_that_fails_while_it_is_read(
+def test_a_database_that_fails_during_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "calls.db"

@@ -1,4 +1,4 @@
-"""Keys and fingerprints: no database, no loop."""
+"""Keys and fingerprints, without database and event loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .support import API_KEY, CONTENT, FINGERPRINTS, MOBILE
 
 
 @pytest.mark.parametrize("key", ["k", "x" * 255, "order 4711/a", "键", "row:0"])
-def test_a_printable_key_is_taken_as_it_is(key: str) -> None:
+def test_a_printable_key_is_valid_and_unchanged(key: str) -> None:
     assert key == check_key(key)
 
 
@@ -40,13 +40,13 @@ def test_any_other_key_is_refused(problem: str, key: object) -> None:
 
 
 def test_a_fingerprint_is_the_same_in_every_process() -> None:
-    # Fixed for good: a ledger is read by later releases.
+    # These values must never change, because later releases read the ledger.
     assert ("6c86b8a2e7f46a3aaf8a5631ede69d71", "fba6f1ac") == FINGERPRINTS.of(MOBILE, CONTENT)
     assert "row:5a5adada8befeef62e234f8313e40bd3" == FINGERPRINTS.of_row(MOBILE, CONTENT, 0)
 
 
 @given(st.sampled_from(["139", "1391"]), st.sampled_from(["2", "12", ""]), st.integers(0, 20))
-def test_nothing_else_has_the_same_fingerprint(mobile: str, content: str, count: int) -> None:
+def test_fingerprints_of_different_requests_differ(mobile: str, content: str, count: int) -> None:
     made = {
         FINGERPRINTS.of(mobile, content).digest,
         FINGERPRINTS.of(mobile + "2", content).digest,
@@ -61,12 +61,12 @@ def test_nothing_else_has_the_same_fingerprint(mobile: str, content: str, count:
     assert all(re.fullmatch("(row:)?[0-9a-f]{32}", one) for one in made)
 
 
-def test_the_api_keys_id_tells_them_apart_and_shows_none() -> None:
+def test_hashed_with_identifies_an_api_key_without_showing_it() -> None:
     assert FINGERPRINTS.hashed_with == Fingerprints(API_KEY).hashed_with
     assert FINGERPRINTS.hashed_with != Fingerprints("another").hashed_with
     assert f"Fingerprints(hashed_with={FINGERPRINTS.hashed_with!r})" == repr(FINGERPRINTS)
 
 
-def test_what_makes_fingerprints_is_not_pickled() -> None:
+def test_fingerprints_cannot_be_pickled() -> None:
     with pytest.raises(TypeError):
         pickle.dumps(FINGERPRINTS)

@@ -1,4 +1,4 @@
-"""A database that fails: nothing is sent, everybody is told, and the next one may succeed."""
+"""A failing database: nothing is sent, every waiting task fails, and later ones may succeed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from ihuyi_voice.errors import LedgerError
-from ihuyi_voice.store.entry import Trouble
+from ihuyi_voice.store.entry import FailureScope
 from ihuyi_voice.store.ledger import EntryState, Ledger
 from ihuyi_voice.store.sql import file as ledger_file
 from ihuyi_voice.store.sql import store as ledger_store
@@ -33,7 +33,7 @@ NOTHING_SENT = "; nothing was sent, no phone rang"
 
 
 async def failure(ledger: Ledger, key: str = "new") -> LedgerError:
-    """Of a claim; what is said of it is for whoever wants to send."""
+    """The error of a claim that fails; its message says that nothing was sent."""
     with pytest.raises(LedgerError) as caught:
         await claim(ledger, key)
     assert str(caught.value).endswith(NOTHING_SENT)
@@ -50,7 +50,7 @@ async def test_a_full_disk(small_disk: Path) -> None:
         with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
             while True:
                 file.write(b"x" * 4096)
-        # More than what is left of the block that the log ends in.
+        # More than fits into the rest of the log's last block.
         results = await asyncio.gather(
             *(claim(ledger, f"{i:0>200}") for i in range(100)), return_exceptions=True
         )
@@ -58,14 +58,12 @@ async def test_a_full_disk(small_disk: Path) -> None:
         assert 50 < len(failed)
         assert {True} == {isinstance(error.__cause__, sqlite3.OperationalError) for error in failed}
         filler.unlink()
-        # Nothing of it was recorded, and once there is room it goes on.
+        # No failed claim was recorded, and the ledger works once there is space.
         await ledger.settle("k", token, EntryState.ACCEPTED)
         assert NONE | {"unknown": 100 - len(failed), "accepted": 1} == ledger.summary()
 
 
-async def test_a_database_that_may_not_grow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_database_that_cannot_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_up = ledger_file._set_up_sqlite
 
     def limited(connection: sqlite3.Connection) -> None:
@@ -81,7 +79,7 @@ async def test_a_database_that_may_not_grow(
         assert {f"{tmp_path}/calls.db: the disk is full{NOTHING_SENT}"} == {
             error.reason for error in failed
         }
-        # The first transaction is small. Each failure has an exception of its own.
+        # The first batch is small. Each failed claim has its own exception.
         assert 250 < len({id(error) for error in failed}) == len(failed)
         assert NONE | {"unknown": 300 - len(failed)} == ledger.summary()
 
@@ -90,7 +88,7 @@ async def test_a_database_that_may_not_grow(
 
 
 @pytest.mark.parametrize("in_use", [False, True])
-async def test_what_is_read_only_can_be_read(
+async def test_a_ledger_on_a_read_only_disk_can_be_read(
     small_disk: Path, read_only: Callable[[], None], clock: Clock, *, in_use: bool
 ) -> None:
     path = small_disk / "calls.db"
@@ -98,19 +96,19 @@ async def test_what_is_read_only_can_be_read(
         with Ledger.open(path, clock=clock) as ledger:
             await ended(ledger, EntryState.UNKNOWN)
             if in_use:
-                # Its log stays, with what was recorded last.
+                # Its write-ahead log still holds the last records.
                 shutil.copytree(small_disk, small_disk / "copy")
                 path = small_disk / "copy" / "calls.db"
         read_only()
         ledger = stack.enter_context(Ledger.open(path, clock=clock))
         assert NONE | {"unknown": 1} == ledger.summary()
         assert ["k"] == [claim.key for claim in ledger.unknown()]
-        # Without a log the database says no more than that it cannot make one.
-        words = "it is read-only" if in_use else "it cannot be opened or created"
-        assert f"{path}: {words}{NOTHING_SENT}" == (await failure(ledger)).reason
-        with pytest.raises(LedgerError, match=words):
+        # Without a log SQLite reports only that it cannot create one.
+        message = "it is read-only" if in_use else "it cannot be opened or created"
+        assert f"{path}: {message}{NOTHING_SENT}" == (await failure(ledger)).reason
+        with pytest.raises(LedgerError, match=message):
             ledger.resolve("k", placed=True)
-        with pytest.raises(LedgerError, match=words):
+        with pytest.raises(LedgerError, match=message):
             ledger.purge(timedelta(0))
 
 
@@ -129,7 +127,7 @@ async def test_a_file_that_stays_locked(
         assert f"{path}: another process keeps it locked{NOTHING_SENT}" == error.reason
         with pytest.raises(LedgerError) as caught:
             await in_file.settle("k", token, EntryState.ACCEPTED)
-        # Not of a settlement, whose request was sent.
+        # A settlement's error does not say that nothing was sent.
         assert (
             f"the ledger could not be used: {path}: another process keeps it locked; not recorded"
             " yet: retrying until the program ends" == str(caught.value)
@@ -141,8 +139,8 @@ async def test_a_file_that_stays_locked(
 async def test_a_row_that_stays_locked(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ihuyi_voice.store.sql.writer._BATCH_ROW_PATIENCE", 0.02)
-    monkeypatch.setattr("ihuyi_voice.store.sql.writer._CLAIM_ROW_PATIENCE", 0.2)
+    monkeypatch.setattr("ihuyi_voice.store.sql.limits.BATCH_ROW_TIMEOUT", 0.02)
+    monkeypatch.setattr("ihuyi_voice.store.sql.limits.CLAIM_ROW_TIMEOUT", 0.2)
     with Ledger.open(postgres.empty()) as ledger:
         await ended(ledger, EntryState.REFUSED)
         with contextlib.closing(postgres.connect()) as other:
@@ -158,14 +156,14 @@ async def test_a_row_that_stays_locked(
 
 @pytest.fixture
 def lose(tmp_path: Path) -> Callable[[str], None]:
-    """Ways to lose a file that is in use."""
+    """Loses a file that is in use, in one of several ways."""
     path = tmp_path / "calls.db"
 
     def lose_it(how: str) -> None:
         if how == "deleted":
             path.unlink()
         elif how == "emptied":
-            # It stays the same file.
+            # The file keeps its identity.
             os.truncate(path, 0)
         elif how == "all deleted":
             for file in tmp_path.iterdir():
@@ -173,7 +171,7 @@ def lose(tmp_path: Path) -> Callable[[str], None]:
         elif how == "moved":
             path.rename(tmp_path / "moved.db")
         elif how == "replaced":
-            # By an older copy, as one restores a backup.
+            # By an older copy, like a restored backup.
             shutil.copy(path, tmp_path / "copy.db")
             (tmp_path / "copy.db").replace(path)
         else:
@@ -186,7 +184,7 @@ WAYS = ["deleted", "all deleted", "emptied", "moved", "replaced", "wal", "shm"]
 
 
 @pytest.mark.parametrize("how", WAYS)
-async def test_a_file_that_is_lost(
+async def test_a_lost_file(
     in_file: Ledger, lose: Callable[[str], None], how: str, tmp_path: Path
 ) -> None:
     token = await claimed(in_file)
@@ -195,27 +193,27 @@ async def test_a_file_that_is_lost(
     name = f"calls.db-{how}" if how in ("wal", "shm") else "calls.db"
     lost = (
         f"{tmp_path}/{name} was deleted, emptied or replaced while it was in use: without it every"
-        " call would be placed again, so put it back first, and open it anew"
+        " call would be placed again. Put the file back, and then open it again"
     )
     assert f"{lost}{NOTHING_SENT}" == error.reason
     if how not in ("wal", "shm"):
-        # For good: whatever is there now, it does not know what was claimed.
+        # Permanently: another file at the path does not know the claims.
         with pytest.raises(LedgerError):
             await in_file.settle("k", token, EntryState.ACCEPTED)
         again = await failure(in_file)
     if "deleted" in how or how == "moved":
-        # Not that it cannot be opened: whoever reads the last line only must know.
+        # The later errors also say that the file is lost, not only that it cannot be opened.
         assert f"{lost}{NOTHING_SENT}" == again.reason
         assert not (tmp_path / "calls.db").exists()
 
 
-async def test_a_file_that_is_lost_in_the_middle_of_a_commit(
+async def test_a_file_that_is_lost_during_a_commit(
     in_file: Ledger, lose: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     check = Connection._check_files
 
     def lose_it_after_the_first_check(connection: Connection) -> None:
-        # The second one, after the commit, finds that it is lost.
+        # The second check, after the commit, finds that the file is lost.
         check(connection)
         lose("moved")
 
@@ -223,7 +221,7 @@ async def test_a_file_that_is_lost_in_the_middle_of_a_commit(
     monkeypatch.setattr(Connection, "_check_files", lose_it_after_the_first_check)
     await failure(in_file)
     monkeypatch.undo()
-    # The claim was committed after all; when the file is back, it is taken back.
+    # The claim was committed all the same; once the file is back, it is reverted.
     (tmp_path / "moved.db").rename(tmp_path / "calls.db")
     assert NONE | {"unknown": 2} == in_file.summary()
     await claimed(in_file, "other")
@@ -234,20 +232,20 @@ async def test_another_ledger_in_the_same_file(in_file: Ledger, tmp_path: Path) 
     with contextlib.closing(sqlite3.connect(tmp_path / "calls.db")) as other, other:
         other.execute("UPDATE ihuyi_voice_meta SET value = 'another' WHERE name = 'id'")
     error = await failure(in_file)
-    assert "is not the ledger any more that was opened; open it anew" in error.reason
+    assert "was replaced by another ledger since it was opened; open it again" in error.reason
 
 
-async def test_tables_that_were_dropped(ledger: Ledger, place: str) -> None:
+async def test_dropped_tables(ledger: Ledger, place: str) -> None:
     await claimed(ledger)
     with contextlib.closing(ledger._store.connect()) as other, other._transaction() as raw:
         raw.exec_driver_sql("DROP TABLE ihuyi_voice_calls")
     assert "ihuyi_voice_calls" in (await failure(ledger)).reason
     with contextlib.closing(ledger._store.connect()) as other, other._transaction() as raw:
         raw.exec_driver_sql("DROP TABLE ihuyi_voice_meta")
-    assert "is not the ledger any more that was opened" in (await failure(ledger)).reason
+    assert "was replaced by another ledger since it was opened" in (await failure(ledger)).reason
 
 
-async def test_a_server_that_goes_and_comes_back(postgres: PostgresServer) -> None:
+async def test_a_server_that_restarts(postgres: PostgresServer) -> None:
     with Ledger.open(postgres.empty()) as ledger:
         token = await claimed(ledger)
         postgres.stop()
@@ -265,7 +263,7 @@ async def test_a_server_that_goes_and_comes_back(postgres: PostgresServer) -> No
         assert NONE | {"accepted": 1, "unknown": 1} == ledger.summary()
 
 
-async def test_a_connection_that_was_cut_while_idle_is_made_anew(
+async def test_a_connection_that_was_closed_while_idle_is_reopened(
     postgres: PostgresServer,
 ) -> None:
     with Ledger.open(postgres.empty()) as ledger:
@@ -289,16 +287,16 @@ def cut(postgres: PostgresServer) -> None:
 async def test_a_commit_whose_answer_was_lost(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, tries: int
 ) -> None:
-    """Recorded or not, nobody knows: a second try finds it as its own, or it is taken back."""
+    """The commit may have succeeded: the retry recognises its claim, or the claim is reverted."""
     apply = Connection.apply
     lost: list[Connection] = []
 
-    def lose_the_answer(connection: Connection, *wishes: Any) -> Any:
-        answer = apply(connection, *wishes)
+    def lose_the_answer(connection: Connection, *operations: Any) -> Any:
+        answer = apply(connection, *operations)
         if len(lost) == tries:
             return answer
         lost.append(connection)
-        connection.trouble = Trouble.HANGUP
+        connection.failure_scope = FailureScope.CONNECTION
         msg = "the answer was lost"
         raise LedgerError(msg)
 
@@ -311,15 +309,15 @@ async def test_a_commit_whose_answer_was_lost(
         assert NONE | expected == ledger.summary()
 
 
-async def test_what_cannot_be_taken_back_is_tried_again_with_the_next(
+async def test_a_failed_reverting_is_retried_with_the_next_batch(
     in_file: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apply = Connection.apply
     ways = ["commit", "fail"]
 
-    def fail(connection: Connection, *wishes: Any) -> Any:
+    def fail(connection: Connection, *operations: Any) -> Any:
         way = ways.pop(0) if ways else "succeed"
-        answer = apply(connection, *wishes) if way != "fail" else None
+        answer = apply(connection, *operations) if way != "fail" else None
         if way == "succeed":
             return answer
         msg = "it failed"
@@ -334,7 +332,9 @@ async def test_what_cannot_be_taken_back_is_tried_again_with_the_next(
     assert NONE | {"unknown": 1, "not_sent": 1} == in_file.summary()
 
 
-async def test_a_bug_ends_nobodys_wait(in_file: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unexpected_exception_ends_every_wait(
+    in_file: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def bug(*_: object) -> None:
         raise ZeroDivisionError
 
@@ -347,7 +347,7 @@ async def test_a_bug_ends_nobodys_wait(in_file: Ledger, monkeypatch: pytest.Monk
     assert await find(in_file) is not None
 
 
-async def test_a_file_that_nobody_may_open(
+async def test_a_file_without_permission(
     in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def denied(*_: object, **__: object) -> None:

@@ -1,4 +1,4 @@
-"""The rules of claims against a model of a few lines, over any order of events."""
+"""The ledger's rules compared with a small model, over random orders of events."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ API_KEYS = st.sampled_from(["one", "two"])
 
 
 class Claims(RuleBasedStateMachine):
-    """Every key is a state, what it stands for, and the only token that may settle it."""
+    """The model maps a key to its state, mobile, API key, token and time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,26 +54,26 @@ class Claims(RuleBasedStateMachine):
 
     @rule(key=KEYS, mobile=NUMBERS, api_key=API_KEYS)
     def claim(self, key: str, mobile: str, api_key: str) -> None:
-        standing = self.model.get(key)
-        if standing is not None:
-            _, its_mobile, its_api_key, _, _ = standing
+        existing = self.model.get(key)
+        if existing is not None:
+            _, its_mobile, its_api_key, _, _ = existing
             same = (
                 its_mobile == mobile
                 if its_api_key == api_key
                 else (its_mobile[:3], its_mobile[7:]) == (mobile[:3], mobile[7:])
-                and standing[0] in (EntryState.REFUSED, EntryState.NOT_SENT)
+                and existing[0] in (EntryState.REFUSED, EntryState.NOT_SENT)
             )
-            if not same:  # pragma: no branch - the dice decide
+            if not same:  # pragma: no branch - depends on the random events
                 with pytest.raises(InvalidRequestError):
                     self._claim(key, mobile, api_key)
                 return
-        may_send = standing is None or standing[0] in (EntryState.REFUSED, EntryState.NOT_SENT)
+        may_send = existing is None or existing[0] in (EntryState.REFUSED, EntryState.NOT_SENT)
         token, state = self._claim(key, mobile, api_key)
         assert may_send is bool(token)
         if may_send:
             self.tokens.append((key, token))
             self.model[key] = EntryState.CLAIMED, mobile, api_key, token, self.clock.time
-        assert may_send or (standing is not None and state is standing[0])
+        assert may_send or (existing is not None and state is existing[0])
 
     def _claim(self, key: str, mobile: str, api_key: str) -> tuple[str, EntryState | None]:
         answer = asyncio.run(
@@ -88,32 +88,32 @@ class Claims(RuleBasedStateMachine):
     )
     def settle(self, data: st.DataObject, state: EntryState) -> None:
         key, token = data.draw(st.sampled_from(self.tokens))
-        standing = self.model.get(key)
-        mine = standing is not None and standing[3] == token
-        # What was seen placed is never to be rung again because its sender knows less.
-        if standing is not None and standing[0] is EntryState.ACCEPTED is not state:
+        existing = self.model.get(key)
+        mine = existing is not None and existing[3] == token
+        # A call that a person saw placed stays accepted.
+        if existing is not None and existing[0] is EntryState.ACCEPTED is not state:
             mine = False
         with contextlib.nullcontext() if mine else pytest.raises(LedgerError):
             asyncio.run(self.ledger.settle(key, token, state))
-        if mine and standing is not None:  # pragma: no branch - the dice decide
-            self.model[key] = (state, *standing[1:4], self.clock.time)
+        if mine and existing is not None:  # pragma: no branch - depends on the random events
+            self.model[key] = (state, *existing[1:4], self.clock.time)
 
     @rule(key=KEYS, placed=st.booleans())
     def resolve(self, key: str, *, placed: bool) -> None:
-        standing = self.model.get(key)
-        over = standing is not None and (
-            (standing[0] is EntryState.UNKNOWN and self.clock.time >= standing[4] + DELIVERY)
+        existing = self.model.get(key)
+        over = existing is not None and (
+            (existing[0] is EntryState.UNKNOWN and self.clock.time >= existing[4] + DELIVERY)
             or (
-                standing[0] is EntryState.CLAIMED
-                and self.clock.time >= standing[4] + LIVE + DELIVERY
+                existing[0] is EntryState.CLAIMED
+                and self.clock.time >= existing[4] + LIVE + DELIVERY
             )
         )
-        error = LookupError if standing is None else ValueError
+        error = LookupError if existing is None else ValueError
         with contextlib.nullcontext() if over else pytest.raises(error):
             self.ledger.resolve(key, placed=placed)
-        if over and standing is not None:  # pragma: no branch - the dice decide
+        if over and existing is not None:  # pragma: no branch - depends on the random events
             state = EntryState.ACCEPTED if placed else EntryState.NOT_SENT
-            self.model[key] = (state, *standing[1:4], self.clock.time)
+            self.model[key] = (state, *existing[1:4], self.clock.time)
 
     @rule()
     def purge(self) -> None:

@@ -1,4 +1,4 @@
-"""Opening and closing: what a ledger may be kept in, and what is said of the rest."""
+"""Opening and closing: valid places, and the errors for all others."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def there(path: Path) -> list[str]:
-    """What the folder of a ledger holds."""
+    """The names of the files in the folder of a ledger."""
     return sorted(entry.name for entry in path.parent.iterdir())
 
 
@@ -56,10 +56,10 @@ def make(path: Path) -> Path:
     return path
 
 
-# --- what it may be ----------------------------------------------------------
+# --- valid places ------------------------------------------------------------
 
 
-async def test_what_was_recorded_is_there_when_it_is_opened_again(place: str) -> None:
+async def test_records_are_there_after_reopening(place: str) -> None:
     with Ledger.open(place) as ledger:
         await ended(ledger, EntryState.ACCEPTED)
     with Ledger.open(place) as ledger:
@@ -68,11 +68,11 @@ async def test_what_was_recorded_is_there_when_it_is_opened_again(place: str) ->
     assert EntryState.ACCEPTED is answer.entry.state
 
 
-def test_whoever_only_looks_makes_none(place: str) -> None:
+def test_create_false_creates_no_ledger(place: str) -> None:
     with pytest.raises(LookupError, match=r"^there is no ") as caught:
         Ledger.open(place, create=False)
     assert "password" not in str(caught.value)
-    # It was not made by that either.
+    # The first call has not created it either.
     with pytest.raises(LookupError, match=r"^there is no "):
         Ledger.open(place, create=False)
     Ledger.open(place).close()
@@ -80,11 +80,11 @@ def test_whoever_only_looks_makes_none(place: str) -> None:
 
 
 def test_an_encoding_without_chinese_is_refused(postgres: PostgresServer) -> None:
-    said = refusal(postgres.encoded("LATIN1"))
-    assert "has the encoding LATIN1, in which Chinese cannot be written" in said
+    message = refusal(postgres.encoded("LATIN1"))
+    assert "has the encoding LATIN1, which cannot store Chinese text" in message
 
 
-async def test_an_encoding_that_takes_whatever_comes_will_do(postgres: PostgresServer) -> None:
+async def test_an_encoding_that_stores_any_bytes_is_accepted(postgres: PostgresServer) -> None:
     with Ledger.open(postgres.encoded("SQL_ASCII")) as ledger:
         await ended(ledger, EntryState.REFUSED)
         entry = await find(ledger)
@@ -92,7 +92,7 @@ async def test_an_encoding_that_takes_whatever_comes_will_do(postgres: PostgresS
     assert "剩余条数不足" == entry.msg
 
 
-def test_a_database_of_others_stays_as_it_is(path: Path) -> None:
+def test_create_false_leaves_another_database_unchanged(path: Path) -> None:
     change(path, "CREATE TABLE customers (name TEXT)")
     before = path.read_bytes()
     with pytest.raises(LookupError, match=f"^there is no ledger in {path}$"):
@@ -111,7 +111,7 @@ async def test_a_file_is_named_by_path_or_url(path: Path, spell: Callable[[Path]
     assert ["calls.db"] == there(path)
 
 
-async def test_strange_names_are_names(tmp_path: Path) -> None:
+async def test_unusual_file_names(tmp_path: Path) -> None:
     for name in ("a?b#c%20d.db", "呼叫 db", ":memory:"):
         with Ledger.open(tmp_path / name) as ledger:
             await claimed(ledger)
@@ -133,7 +133,7 @@ async def test_a_link_leads_to_a_ledger(path: Path, link: Path) -> None:
         assert 1 == ledger.summary()["unknown"]
 
 
-async def test_a_relative_path_is_that_of_the_folder_it_was_opened_in(
+async def test_a_relative_path_keeps_the_folder_of_its_opening(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(path.parent)
@@ -143,7 +143,7 @@ async def test_a_relative_path_is_that_of_the_folder_it_was_opened_in(
     assert ["calls.db"] == there(path)
 
 
-async def test_other_peoples_tables_are_let_be(path: Path) -> None:
+async def test_other_tables_are_left_unchanged(path: Path) -> None:
     change(path, "CREATE TABLE calls (key)", "INSERT INTO calls VALUES (1)")
     with Ledger.open(path) as ledger:
         await claimed(ledger)
@@ -188,15 +188,15 @@ def test_a_servers_own_setting_does_not_weaken_a_commit(postgres: PostgresServer
         connection.execute("ALTER DATABASE postgres SET synchronous_commit = off")
         try:
             with Ledger.open(postgres.url) as ledger, ledger._store.connect() as opened:
-                # A rollback must not take it back.
+                # A rollback must not undo the setting.
                 opened._connection.rollback()
-                said = opened._connection.exec_driver_sql("SHOW synchronous_commit").scalar_one()
+                setting = opened._connection.exec_driver_sql("SHOW synchronous_commit").scalar_one()
         finally:
             connection.execute("ALTER DATABASE postgres RESET synchronous_commit")
-    assert "on" == said
+    assert "on" == setting
 
 
-async def test_two_processes_create_it_at_once(place: str) -> None:
+async def test_two_processes_create_the_ledger_at_once(place: str) -> None:
     script = """
         sys.stdin.read(1)
         with Ledger.open(place) as ledger:
@@ -214,7 +214,7 @@ async def test_two_processes_create_it_at_once(place: str) -> None:
         assert 2 == ledger.summary()["unknown"]
 
 
-# --- what it may not be ------------------------------------------------------
+# --- errors ------------------------------------------------------------------
 
 
 def test_not_a_database(path: Path) -> None:
@@ -228,7 +228,7 @@ def test_a_folder(tmp_path: Path) -> None:
 
 def test_no_folder(tmp_path: Path) -> None:
     path = tmp_path / "none" / "calls.db"
-    assert f"{path} cannot be created, for there is no folder {path.parent}" == refusal(path)
+    assert f"{path} cannot be created, because there is no folder {path.parent}" == refusal(path)
 
 
 def test_a_newer_schema(path: Path) -> None:
@@ -247,7 +247,7 @@ def test_an_older_schema(path: Path, version: str, statement: str) -> None:
     change(make(path), statement)
     assert (
         f"{path} was written by an older release (schema {version}), and this one cannot read it:"
-        " go on with that release, or begin a new ledger" == refusal(path)
+        " go on with that release, or create a new ledger" == refusal(path)
     )
 
 
@@ -267,9 +267,7 @@ def test_a_file_that_is_locked(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert f"{path}: another process keeps it locked" == refusal(path)
 
 
-def test_a_new_file_on_a_disk_that_is_read_only(
-    small_disk: Path, read_only: Callable[[], None]
-) -> None:
+def test_a_new_file_on_a_read_only_disk(small_disk: Path, read_only: Callable[[], None]) -> None:
     read_only()
     path = small_disk / "calls.db"
     assert f"{path}: it cannot be opened or created" == refusal(path)
@@ -282,27 +280,29 @@ def test_a_disk_without_room(small_disk: Path) -> None:
     assert f"{path}: " in refusal(path)
 
 
-def test_a_server_that_is_not_there(tmp_path: Path) -> None:
+def test_a_server_that_does_not_run(tmp_path: Path) -> None:
     text = refusal(f"postgresql+psycopg://joe:hunter2@/calls?host={tmp_path}")
     assert text.startswith("postgresql+psycopg://joe:***@/calls: connection ")
     assert "\n" not in text
     assert "hunter2" not in text
 
 
-def test_a_database_that_is_not_there(postgres: PostgresServer) -> None:
+def test_a_missing_database(postgres: PostgresServer) -> None:
     text = refusal(postgres.url.replace("@/postgres", "@/nothing"))
     assert 'database "nothing" does not exist' in text
 
 
-def test_an_sqlite_that_is_too_old(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_sqlite_version_that_is_too_old(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 9))
     assert "needs SQLite 3.35 or newer, and this Python has" in refusal(path)
 
 
-def test_a_database_that_can_have_no_log() -> None:
+def test_a_database_without_a_write_ahead_log() -> None:
     with (
         contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection,
-        pytest.raises(sqlite3.NotSupportedError, match=r"no write-ahead log .* only memory"),
+        pytest.raises(
+            sqlite3.NotSupportedError, match=r"cannot use a write-ahead log there, only memory"
+        ),
     ):
         ledger_file._set_up_sqlite(connection)
 
@@ -322,7 +322,7 @@ def test_a_database_that_can_have_no_log() -> None:
         "postgresql://joe:hunter2@host:port/calls",
     ],
 )
-def test_a_url_of_anything_else_is_an_error_of_the_caller(where: str) -> None:
+def test_a_url_of_another_database_is_a_value_error(where: str) -> None:
     with pytest.raises(ValueError, match="ledger") as caught:
         Ledger.open(where)
     assert "hunter2" not in str(caught.value)
@@ -371,7 +371,7 @@ def test_without_psycopg(path: Path) -> None:
     )
 
 
-def test_what_else_is_missing_is_told_as_it_is(path: Path) -> None:
+def test_another_missing_module_is_reported_unchanged(path: Path) -> None:
     status, out, err = run(
         str(path),
         """
@@ -389,7 +389,7 @@ def test_what_else_is_missing_is_told_as_it_is(path: Path) -> None:
     )
 
 
-def test_importing_it_imports_no_extra() -> None:
+def test_importing_the_module_imports_no_extra() -> None:
     script = "import ihuyi_voice.store.ledger, sys; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True
@@ -400,7 +400,7 @@ def test_importing_it_imports_no_extra() -> None:
 # --- closing -----------------------------------------------------------------
 
 
-async def test_a_closed_ledger_says_so(in_file: Ledger) -> None:
+async def test_a_closed_ledger_raises(in_file: Ledger) -> None:
     await claimed(in_file)
     in_file.close()
     in_file.close()
@@ -413,7 +413,7 @@ async def test_a_closed_ledger_says_so(in_file: Ledger) -> None:
             call()
 
 
-def test_a_ledger_that_was_never_used_is_closed(path: Path) -> None:
+def test_an_unused_ledger_can_be_closed(path: Path) -> None:
     Ledger.open(path).close()
     assert ["calls.db"] == there(path)
 
@@ -425,7 +425,7 @@ async def test_closing_leaves_one_file(path: Path) -> None:
     assert ["calls.db"] == there(path)
 
 
-async def test_one_that_is_forgotten_closes_itself(path: Path) -> None:
+async def test_a_ledger_without_references_closes_itself(path: Path) -> None:
     ledger = Ledger.open(path)
     await claimed(ledger)
     del ledger
@@ -433,7 +433,7 @@ async def test_one_that_is_forgotten_closes_itself(path: Path) -> None:
     assert ["calls.db"] == there(path)
 
 
-def test_the_end_of_the_program_closes_it(path: Path) -> None:
+def test_the_end_of_the_program_closes_the_ledger(path: Path) -> None:
     script = """
         ledger = Ledger.open(place)
         asyncio.run(claimed(ledger))
@@ -442,7 +442,7 @@ def test_the_end_of_the_program_closes_it(path: Path) -> None:
     assert ["calls.db"] == there(path)
 
 
-def test_it_remembers_what_the_client_asks_it(path: Path) -> None:
+def test_options_are_attributes(path: Path) -> None:
     clock = Clock()
     with Ledger.open(path, require_key=False, patience=5, clock=clock) as ledger:
         assert (False, 5) == (ledger.require_key, ledger.patience)
@@ -451,7 +451,7 @@ def test_it_remembers_what_the_client_asks_it(path: Path) -> None:
 
 
 async def test_a_file_with_two_names_is_refused(tmp_path: Path) -> None:
-    """The other name has a log of its own, and neither knows of the other's claims."""
+    """SQLite uses another log for the other name, so each name misses the other's claims."""
     one = tmp_path / "one.db"
     with Ledger.open(one) as ledger:
         await claimed(ledger)

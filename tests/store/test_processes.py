@@ -1,4 +1,4 @@
-"""Several processes and one ledger: races, kills, forks, and the secrets left behind."""
+"""One ledger and several processes, forks, threads and loops; and no secrets in its files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ihuyi_voice.errors import LedgerError
-from ihuyi_voice.store.entry import Attempt, Settlement
+from ihuyi_voice.store.entry import NewClaim, Settlement
 from ihuyi_voice.store.ledger import EntryState, Ledger
-from ihuyi_voice.store.sql import writer as ledger_writer
+from ihuyi_voice.store.sql import limits, transactions
+from ihuyi_voice.store.sql.operations import Committed
 
 from .support import (
     API_KEY,
@@ -32,8 +33,11 @@ from .support import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from ihuyi_voice.store.sql.operations import Operation
+    from ihuyi_voice.store.sql.store import Connection
 
     from .postgres import PostgresServer
 
@@ -56,13 +60,13 @@ CLAIM_AND_SETTLE = """
 """
 
 
-def test_of_two_processes_one_sends_and_the_other_gets_the_settlement(place: str) -> None:
+def test_one_of_two_processes_sends_and_the_other_gets_the_settlement(place: str) -> None:
     with contextlib.ExitStack() as stack:
         both = [stack.enter_context(start(place, CLAIM_AND_SETTLE)) for _ in range(2)]
         for process in both:
             assert process.stdout is not None
             assert "ready\n" == process.stdout.readline()
-        # The second line lets the winner settle.
+        # The second line of input lets the sender settle.
         ends = [process.communicate("\n\n", timeout=60) for process in both]
     assert [("mine\n", ""), ("other accepted 900100200\n", "")] == sorted(ends)
 
@@ -82,7 +86,7 @@ MANY = """
 """
 
 
-def test_of_three_processes_with_the_same_keys_each_key_has_one_sender(place: str) -> None:
+def test_three_processes_with_the_same_keys_send_each_key_once(place: str) -> None:
     with contextlib.ExitStack() as stack:
         processes = [stack.enter_context(start(place, MANY)) for _ in range(3)]
         ends = [process.communicate(timeout=60) for process in processes]
@@ -91,7 +95,7 @@ def test_of_three_processes_with_the_same_keys_each_key_has_one_sender(place: st
     assert sorted(str(i) for i in range(300)) == sorted(sent)
 
 
-def test_a_claim_outlives_the_process_that_is_killed_at_once(place: str) -> None:
+def test_a_claim_outlives_its_killed_process(place: str) -> None:
     script = """
         async def main():
             ledger = Ledger.open(place)
@@ -124,13 +128,13 @@ FORK = """
 
 
 @pytest.mark.parametrize("exit_", ["os._exit(0)", "sys.exit(0)"])
-def test_parent_and_child_both_go_on(place: str, exit_: str) -> None:
+def test_parent_and_child_both_work_after_a_fork(place: str, exit_: str) -> None:
     assert (0, "1 5\n", "") == run(place, FORK.format(exit=exit_))
 
 
-def test_a_childs_locks_are_its_own(place: str) -> None:
-    # SQLite takes what it inherits for locks, so that the parent would tidy
-    # the log away from under the child.
+def test_a_child_has_its_own_locks(place: str) -> None:
+    # With an inherited connection SQLite assumes locks that the child does not
+    # have, and the parent would delete the log while the child uses it.
     script = """
         ledger = Ledger.open(place)
         asyncio.run(claimed(ledger, "parent"))
@@ -150,7 +154,7 @@ def test_a_childs_locks_are_its_own(place: str) -> None:
     assert (0, "0\n", "") == run(place, script)
 
 
-def test_a_fork_under_load_loses_nothing_and_stops_nobody(place: str) -> None:
+def test_a_fork_under_load_loses_no_operation(place: str) -> None:
     script = """
         async def main(ledger, name):
             async def one(key):
@@ -172,13 +176,13 @@ def test_a_fork_under_load_loses_nothing_and_stops_nobody(place: str) -> None:
             thread.join()
             print(ledger.summary()["accepted"], ledger.summary()["unknown"])
     """
-    # Python warns of every fork with threads, and asyncio.run of none.
+    # Python warns about every fork of a process with threads.
     script = "\n        import warnings; warnings.simplefilter('ignore')" + script
     assert (0, "{0}\n500 5\n", "") == run(place, script)
 
 
 def in_child(act: Callable[[], str]) -> str:
-    """What a forked child has to say."""
+    """Run a function in a forked child; returns its text."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:  # pragma: no cover - measured, but by the parent's count alone
@@ -187,8 +191,8 @@ def in_child(act: Callable[[], str]) -> str:
         finally:
             os._exit(0)
     os.close(writer)
-    with os.fdopen(reader) as said:
-        text = said.read()
+    with os.fdopen(reader) as pipe:
+        text = pipe.read()
     os.waitpid(child, 0)
     return text
 
@@ -198,8 +202,8 @@ def in_child(act: Callable[[], str]) -> str:
 async def test_a_fork_that_cannot_wait_for_a_transaction(
     ledger: Ledger, place: str, monkeypatch: pytest.MonkeyPatch, *, aside: bool
 ) -> None:
-    """SQLite's connection cannot be carried across; PostgreSQL's is left to the parent."""
-    monkeypatch.setattr(ledger_writer, "_FORK_PATIENCE", 0.01)
+    """An SQLite connection must not be inherited; one to PostgreSQL is left to the parent."""
+    monkeypatch.setattr(limits, "FORK_TIMEOUT", 0.01)
     await claimed(ledger)
 
     def try_it() -> str:
@@ -212,19 +216,19 @@ async def test_a_fork_that_cannot_wait_for_a_transaction(
 
     lock = ledger._writer.at_work_aside if aside else ledger._writer.at_work
     with lock:
-        said = await asyncio.to_thread(in_child, try_it)
+        message = await asyncio.to_thread(in_child, try_it)
     if "://" in place:
-        assert "claimed" == said
+        assert "claimed" == message
     else:
-        assert said.startswith(
-            "this process was forked in the middle of a transaction; open the ledger anew"
+        assert message.startswith(
+            "this process was forked in the middle of a transaction; open the ledger again"
         )
-    # The parent goes on.
+    # The parent still works.
     await claimed(ledger, "parent")
     assert {"k", "parent"} <= {claim.key for claim in ledger.unknown()}
 
 
-async def test_a_ledger_opened_in_the_child_is_the_childs(in_file: Ledger, tmp_path: Path) -> None:
+async def test_a_child_can_open_the_ledger_itself(in_file: Ledger, tmp_path: Path) -> None:
     await claimed(in_file)
 
     def try_it() -> str:
@@ -255,19 +259,19 @@ async def test_several_loops_share_one_ledger(ledger: Ledger) -> None:
     assert NONE | {"unknown": 50} == ledger.summary()
 
 
-async def test_wishes_that_come_during_a_transaction_share_the_next(
+async def test_operations_queued_during_a_transaction_form_the_next_batch(
     in_file: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
     go_on = threading.Event()
-    apply = ledger_writer._apply
+    execute = transactions.execute
 
-    def slow(connection: ledger_writer.Connection, batch: list[object]) -> None:  # type: ignore[name-defined]
+    def slow(connection: Connection, batch: Sequence[Operation]) -> Committed:
         sizes.append(len(batch))
         go_on.wait(10)
-        apply(connection, batch)  # type: ignore[arg-type]
+        return execute(connection, batch)
 
-    monkeypatch.setattr(ledger_writer, "_apply", slow)
+    monkeypatch.setattr(transactions, "execute", slow)
     first = asyncio.create_task(claim(in_file, "first"))
     await until(lambda: bool(sizes))
     others = [asyncio.create_task(claim(in_file, f"{i}")) for i in range(700)]
@@ -301,7 +305,7 @@ async def test_no_secret_is_in_the_files(in_file: Ledger, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("settling", [False, True])
-async def test_rows_are_locked_in_one_order_so_that_machines_do_not_wait_for_each_other(
+async def test_rows_are_locked_in_key_order_so_that_machines_do_not_deadlock(
     postgres: PostgresServer, *, settling: bool
 ) -> None:
     keys = ["b", "a"]
@@ -318,21 +322,21 @@ async def test_rows_are_locked_in_one_order_so_that_machines_do_not_wait_for_eac
             )
         )
         fingerprint = FINGERPRINTS.of(MOBILE, CONTENT)
-        attempts = [Attempt(key, *fingerprint, MASKED, "t", 0.0, 0.0) for key in keys]
+        claims = [NewClaim(key, *fingerprint, MASKED, "t", 0.0, 0.0) for key in keys]
         settlements = [
             Settlement(key, token, EntryState.ACCEPTED, None, "", None, 0.0, 0.0)
             for key, token in zip(keys, tokens, strict=True)
         ]
-        wishes = (settlements, (), ()) if settling else ((), (), attempts)
+        operations = (settlements, (), ()) if settling else ((), (), claims)
         other.autocommit = False
         other.execute("SELECT * FROM ihuyi_voice_calls WHERE key = 'a' FOR UPDATE")
-        working = asyncio.create_task(asyncio.to_thread(connection.apply, *wishes))
+        working = asyncio.create_task(asyncio.to_thread(connection.apply, *operations))
         with contextlib.closing(postgres.connect()) as watching:
             await until(lambda: bool(watching.execute(WAITING).fetchall()))
-        # Whoever waits for the first holds none of the others.
+        # The transaction that waits for the first row has locked no other row.
         other.execute("SELECT * FROM ihuyi_voice_calls WHERE key = 'b' FOR UPDATE NOWAIT")
         other.rollback()
-        assert (set(), {}, {}) == await working
+        assert Committed(set(), {}, {}) == await working
 
 
 WAITING = "SELECT pid FROM pg_locks WHERE NOT granted"

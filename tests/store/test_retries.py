@@ -1,4 +1,4 @@
-"""A settlement that fails is tried again until it is recorded or the program ends.
+"""A settlement that fails is retried until it is recorded or the program ends.
 
 What fails because of one key delays no other key.
 """
@@ -20,7 +20,7 @@ from ihuyi_voice.models import Unrecorded
 from ihuyi_voice.store.ledger import EntryState, Ledger
 from ihuyi_voice.store.sql import engine as ledger_engine
 from ihuyi_voice.store.sql import file as ledger_file
-from ihuyi_voice.store.sql import writer as ledger_writer
+from ihuyi_voice.store.sql import limits
 
 from .support import claim, claimed, ended, find, start, until
 from .test_processes import in_child
@@ -39,7 +39,7 @@ RETRYING = "not recorded yet: retrying until the program ends"
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """The whole SQLite file, by another connection."""
+    """Another connection locks the whole SQLite file."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         yield
@@ -47,7 +47,7 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def row_locked(postgres: PostgresServer, key: str) -> Iterator[psycopg.Connection]:
-    """One row, by another session."""
+    """Another session locks one row."""
     with contextlib.closing(postgres.connect()) as other:
         other.autocommit = False
         other.execute("SELECT * FROM ihuyi_voice_calls WHERE key = %s FOR UPDATE", [key])
@@ -61,7 +61,7 @@ async def settle(
     unrecorded: Unrecorded,
     state: EntryState = EntryState.ACCEPTED,
 ) -> str:
-    """Settle it; the reason why it is not recorded yet, or "" when it is."""
+    """Settle a key; returns why it is not recorded yet, or "" when it is."""
     try:
         await ledger.settle(key, token, state, unrecorded=unrecorded)
     except LedgerError as error:
@@ -77,11 +77,11 @@ def state(ledger: Ledger, key: str = "k") -> EntryState | None:
 
 
 @pytest.mark.parametrize("patient", [False, True])
-async def test_a_file_that_was_locked_for_long_gets_its_settlement(
+async def test_a_settlement_is_recorded_after_a_long_lock(
     in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, patient: bool
 ) -> None:
-    """Whether the caller sees the database fail or stops waiting before."""
-    module, name = (ledger_file, "BUSY_TIMEOUT") if patient else (ledger_writer, "_SETTLE_PATIENCE")
+    """The caller sees the database fail, or stops waiting before that."""
+    module, name = (ledger_file, "BUSY_TIMEOUT") if patient else (limits, "SETTLE_TIMEOUT")
     monkeypatch.setattr(module, name, 0.05)
     token = await claimed(in_file)
     unrecorded = Unrecorded()
@@ -91,19 +91,19 @@ async def test_a_file_that_was_locked_for_long_gets_its_settlement(
         assert reason.endswith(f"{why}; {RETRYING}")
         assert 1 == unrecorded.count
         if patient:
-            # It fails more than once.
-            await until(lambda: in_file._writer._back_off > 0.1)
+            # The settlement fails more than once.
+            await until(lambda: in_file._writer.thread.transactions.back_off > 0.1)
         assert EntryState.CLAIMED is state(in_file)
     await until(lambda: state(in_file) is EntryState.ACCEPTED)
     await until(lambda: not unrecorded.count)
 
 
-async def test_every_settlement_is_kept_and_recorded_once_the_database_is_back(
+async def test_every_failed_settlement_is_recorded_once_the_database_works(
     in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
-    # More than one transaction tries again at once.
-    monkeypatch.setattr(ledger_writer, "_MOST_RETRIED", 7)
+    # The retries need more than one transaction.
+    monkeypatch.setattr(limits, "MAX_RETRIES_PER_BATCH", 7)
     tokens = [await claimed(in_file, str(n)) for n in range(20)]
     unrecorded = Unrecorded()
     with locked(tmp_path / "calls.db"):
@@ -115,14 +115,14 @@ async def test_every_settlement_is_kept_and_recorded_once_the_database_is_back(
     await until(lambda: not unrecorded.count)
 
 
-async def test_a_server_that_comes_back_gets_its_settlements(postgres: PostgresServer) -> None:
+async def test_settlements_are_recorded_once_the_server_is_back(postgres: PostgresServer) -> None:
     with Ledger.open(postgres.empty()) as ledger:
         token = await claimed(ledger)
         unrecorded = Unrecorded()
         postgres.stop()
         try:
             assert (await settle(ledger, "k", token, unrecorded)).endswith(RETRYING)
-            # A claim does not wait for the server a second time.
+            # The claim does not wait for the server again.
             with pytest.raises(LedgerError, match="nothing was sent"):
                 await claim(ledger, "other")
         finally:
@@ -131,13 +131,13 @@ async def test_a_server_that_comes_back_gets_its_settlements(postgres: PostgresS
         assert EntryState.ACCEPTED is state(ledger)
 
 
-async def test_whoever_claims_a_key_finds_its_settlement_recorded_first(
+async def test_a_retried_settlement_precedes_a_claim_of_the_same_key(
     in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
-    # Nothing is tried again by itself.
-    monkeypatch.setattr(ledger_writer, "_RETRY_FIRST", 3600.0)
-    monkeypatch.setattr(ledger_writer, "_RETRY_MOST", 3600.0)
+    # Nothing is retried without a new operation.
+    monkeypatch.setattr(limits, "FIRST_BACK_OFF", 3600.0)
+    monkeypatch.setattr(limits, "MAX_BACK_OFF", 3600.0)
     in_file.patience = 0.0
     tokens = {key: await claimed(in_file, key) for key in ("placed", "refused")}
     unrecorded = Unrecorded()
@@ -150,21 +150,21 @@ async def test_whoever_claims_a_key_finds_its_settlement_recorded_first(
     answer = await claim(in_file, "placed")
     assert answer.entry is not None
     assert EntryState.ACCEPTED is answer.entry.state
-    # The same transaction recorded the other one, so it may be sent again.
+    # The same transaction recorded the other key, so it may be sent again.
     assert 0 == unrecorded.count
     await claimed(in_file, "refused")
 
 
-async def test_what_is_settled_twice_ends_as_the_last(
+async def test_the_last_of_two_failed_settlements_counts(
     in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
-    monkeypatch.setattr(ledger_writer, "_SETTLE_PATIENCE", 60.0)
+    monkeypatch.setattr(limits, "SETTLE_TIMEOUT", 60.0)
     token = await claimed(in_file)
     unrecorded = Unrecorded()
     with locked(tmp_path / "calls.db"):
         for known in (EntryState.UNKNOWN, EntryState.REFUSED):
-            # The second one is not tried before the first, and is answered too.
+            # The second settlement is not tried before the first, and its caller gets an error too.
             assert await settle(in_file, "k", token, unrecorded, known)
     await until(lambda: not unrecorded.count)
     assert EntryState.REFUSED is state(in_file)
@@ -185,7 +185,7 @@ async def test_a_cancelled_settlement_counts_until_it_is_recorded(
     assert EntryState.ACCEPTED is state(in_file)
 
 
-async def test_a_settlement_that_was_overtaken_is_not_recorded(
+async def test_an_overtaken_settlement_stays_unrecorded(
     in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
@@ -197,16 +197,16 @@ async def test_a_settlement_that_was_overtaken_is_not_recorded(
         await settle(in_file, "k", token, unrecorded)
         other.execute("UPDATE ihuyi_voice_calls SET token = 'another'")
         other.execute("COMMIT")
-    await until(lambda: not in_file._writer._kept)
+    await until(lambda: not in_file._writer.thread.backlog.retries)
     await find(in_file)
     assert (1, EntryState.CLAIMED) == (unrecorded.count, state(in_file))
 
 
-async def test_no_more_is_kept_than_memory_allows(
+async def test_the_number_of_kept_settlements_is_bounded(
     in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
-    monkeypatch.setattr(ledger_writer, "_MOST_KEPT", 1)
+    monkeypatch.setattr(limits, "MAX_KEPT", 1)
     tokens = [await claimed(in_file, key) for key in ("a", "b")]
     unrecorded = Unrecorded()
     with locked(tmp_path / "calls.db"):
@@ -215,24 +215,24 @@ async def test_no_more_is_kept_than_memory_allows(
             "not recorded: too many others wait to be, so its key stays unknown"
         )
     await until(lambda: state(in_file, "a") is EntryState.ACCEPTED)
-    # The writer counts once its commit has returned.
+    # The writer counts after its commit has returned.
     await until(lambda: unrecorded.count == 1)
     assert EntryState.CLAIMED is state(in_file, "b")
 
 
-async def test_a_clock_that_fails_loses_no_outcome(in_file: Ledger) -> None:
+async def test_a_failing_clock_loses_no_outcome(in_file: Ledger) -> None:
     token = await claimed(in_file)
 
     def fail() -> float:
         raise ZeroDivisionError
 
-    in_file._writer._clock = fail
+    in_file._writer.thread.clock = fail
     await in_file.settle("k", token, EntryState.ACCEPTED)
     assert EntryState.ACCEPTED is state(in_file)
 
 
 @pytest.mark.parametrize("moment", [float("nan"), float("inf"), "soon", None])
-async def test_a_clock_that_shows_no_time_is_a_failure_of_the_ledger(
+async def test_a_clock_that_returns_no_time_is_a_ledger_error(
     tmp_path: Path, moment: object
 ) -> None:
     with (
@@ -245,10 +245,10 @@ async def test_a_clock_that_shows_no_time_is_a_failure_of_the_ledger(
 # --- one row -----------------------------------------------------------------
 
 
-async def test_a_locked_row_takes_no_other_settlement_with_it(
+async def test_a_locked_row_delays_no_other_settlement(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_writer, "_BATCH_ROW_PATIENCE", 0.05)
+    monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.05)
     keys = [str(n) for n in range(10)]
     with Ledger.open(postgres.empty()) as ledger:
         tokens = [await claimed(ledger, key) for key in keys]
@@ -267,18 +267,18 @@ async def test_a_locked_row_takes_no_other_settlement_with_it(
             assert reason.endswith(RETRYING)
             assert {""} == set(settling.values())
             assert NONE | {"accepted": 9, "unknown": 1} == ledger.summary()
-            # What comes later does not wait for it either.
+            # Later operations do not wait for the row either.
             await ended(ledger, EntryState.ACCEPTED, "later")
             assert 1 == unrecorded.count
         await until(lambda: not unrecorded.count)
         assert NONE | {"accepted": 11} == ledger.summary()
 
 
-async def test_a_locked_row_takes_no_other_claim_with_it(
+async def test_a_locked_row_delays_no_other_claim(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_writer, "_BATCH_ROW_PATIENCE", 0.05)
-    monkeypatch.setattr(ledger_writer, "_CLAIM_ROW_PATIENCE", 60.0)
+    monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.05)
+    monkeypatch.setattr(limits, "CLAIM_ROW_TIMEOUT", 60.0)
     with Ledger.open(postgres.empty()) as ledger:
         await ended(ledger, EntryState.REFUSED)
         with row_locked(postgres, "k"):
@@ -287,12 +287,12 @@ async def test_a_locked_row_takes_no_other_claim_with_it(
             looking = asyncio.create_task(find(ledger))
             assert {None} == {answer.entry for answer in await asyncio.gather(*others)}
             assert await looking is not None
-            given_up = asyncio.create_task(claim(ledger, timeout=60.0))
-            await until(lambda: len(ledger._writer._alone) > 0)
-            given_up.cancel()
-            await asyncio.wait([given_up])
+            cancelled = asyncio.create_task(claim(ledger, timeout=60.0))
+            await until(lambda: len(ledger._writer.thread.backlog.singles) > 0)
+            cancelled.cancel()
+            await asyncio.wait([cancelled])
             assert not any(task.done() for task in waiting)
-        # One of them gets it, and the other waits for its settlement in vain.
+        # One claim succeeds, and the other waits for its settlement in vain.
         answers = await asyncio.gather(*waiting)
         assert [False, True] == sorted(answer.entry is None for answer in answers)
 
@@ -300,8 +300,8 @@ async def test_a_locked_row_takes_no_other_claim_with_it(
 async def test_a_claim_whose_row_stays_locked_fails(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_writer, "_BATCH_ROW_PATIENCE", 0.02)
-    monkeypatch.setattr(ledger_writer, "_CLAIM_ROW_PATIENCE", 0.2)
+    monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.02)
+    monkeypatch.setattr(limits, "CLAIM_ROW_TIMEOUT", 0.2)
     with Ledger.open(postgres.empty()) as ledger:
         await ended(ledger, EntryState.REFUSED)
         with row_locked(postgres, "k"):
@@ -313,12 +313,12 @@ async def test_a_claim_whose_row_stays_locked_fails(
             assert not isinstance(answers[1], BaseException)
 
 
-async def test_many_locked_rows_do_not_hold_up_the_others(
+async def test_many_locked_rows_delay_no_other_key(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_writer, "_BATCH_ROW_PATIENCE", 0.02)
-    # Only the first of them is tried in one go.
-    monkeypatch.setattr(ledger_writer, "_ALONE_SECONDS", 0.0001)
+    monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.02)
+    # Each round tries only the first of them.
+    monkeypatch.setattr(limits, "MAX_SECONDS_ON_SINGLES", 0.0001)
     keys = [str(n) for n in range(20)]
     with Ledger.open(postgres.empty()) as ledger:
         tokens = [await claimed(ledger, key) for key in keys]
@@ -330,17 +330,17 @@ async def test_many_locked_rows_do_not_hold_up_the_others(
                 asyncio.create_task(settle(ledger, key, token, unrecorded))
                 for key, token in zip(keys, tokens, strict=True)
             ]
-            await until(lambda: len(ledger._writer._alone) >= 19)
+            await until(lambda: len(ledger._writer.thread.backlog.singles) >= 19)
             await claimed(ledger, "another")
         await asyncio.gather(*settling)
         await until(lambda: not unrecorded.count)
         assert NONE | {"accepted": 20, "unknown": 1} == ledger.summary()
 
 
-async def test_a_server_that_goes_while_keys_are_tried_alone(
+async def test_a_server_that_stops_while_keys_are_tried_alone(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_writer, "_BATCH_ROW_PATIENCE", 0.02)
+    monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.02)
     with Ledger.open(postgres.empty()) as ledger:
         tokens = {key: await claimed(ledger, key) for key in ("a", "b")}
         unrecorded = Unrecorded()
@@ -351,7 +351,7 @@ async def test_a_server_that_goes_while_keys_are_tried_alone(
             assert 1 == unrecorded.count
             postgres.stop()
         try:
-            await until(lambda: ledger._writer._away_until > 0)
+            await until(lambda: ledger._writer.thread.transactions.away_until > 0)
         finally:
             postgres.start()
         await until(lambda: not unrecorded.count)
@@ -366,14 +366,14 @@ BEGIN SELECT RAISE(ABORT, 'no such key here'); END
 
 @contextlib.contextmanager
 def refusing(path: Path, event: str) -> Iterator[None]:
-    """An SQLite file that refuses what is written under one key."""
+    """A trigger in the SQLite file refuses to write one key."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute(TRIGGER.format(event))
         yield
         other.execute("DROP TRIGGER no_bad_key")
 
 
-async def test_a_key_that_the_database_refuses_takes_no_other_with_it(
+async def test_a_settlement_that_the_database_refuses_fails_alone(
     in_file: Ledger, tmp_path: Path
 ) -> None:
     tokens = {key: await claimed(in_file, key) for key in ("a", "bad", "c")}
@@ -391,7 +391,7 @@ async def test_a_key_that_the_database_refuses_takes_no_other_with_it(
     assert NONE | {"accepted": 3, "unknown": 1} == in_file.summary()
 
 
-async def test_a_claim_that_the_database_refuses_takes_no_other_with_it(
+async def test_a_claim_that_the_database_refuses_fails_alone(
     in_file: Ledger, tmp_path: Path
 ) -> None:
     await find(in_file)
@@ -406,51 +406,51 @@ async def test_a_claim_that_the_database_refuses_takes_no_other_with_it(
 # --- the end of the program --------------------------------------------------
 
 
-async def test_closing_tries_once_more(
+async def test_closing_retries_failed_settlements(
     in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
-    monkeypatch.setattr(ledger_writer, "_LAST_TRIES", 60.0)
-    # Not before it is closed.
-    monkeypatch.setattr(ledger_writer, "_RETRY_FIRST", 3600.0)
+    monkeypatch.setattr(limits, "LAST_RETRIES", 60.0)
+    # There is no retry before the ledger is closed.
+    monkeypatch.setattr(limits, "FIRST_BACK_OFF", 3600.0)
     token = await claimed(in_file)
     unrecorded = Unrecorded()
     with locked(tmp_path / "calls.db"):
         await settle(in_file, "k", token, unrecorded)
-        monkeypatch.setattr(ledger_writer, "_RETRY_FIRST", 0.01)
-        in_file._writer._back_off = 0.0
+        monkeypatch.setattr(limits, "FIRST_BACK_OFF", 0.01)
+        in_file._writer.thread.transactions.back_off = 0.0
         closing = asyncio.create_task(asyncio.to_thread(in_file.close))
-        await until(lambda: in_file._writer._back_off > 0)
+        await until(lambda: in_file._writer.thread.transactions.back_off > 0)
     await closing
     assert 0 == unrecorded.count
     with Ledger.open(tmp_path / "calls.db") as again:
         assert NONE | {"accepted": 1} == again.summary()
 
 
-async def test_closing_waits_for_a_database_no_longer_than_some_seconds(
+async def test_closing_waits_a_bounded_time_for_a_failing_database(
     in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
-    monkeypatch.setattr(ledger_writer, "_LAST_TRIES", 0.05)
+    monkeypatch.setattr(limits, "LAST_RETRIES", 0.05)
     token = await claimed(in_file)
     unrecorded = Unrecorded()
     with locked(tmp_path / "calls.db"):
         await settle(in_file, "k", token, unrecorded)
         in_file.close()
-        assert in_file._writer._ended.is_set()
+        assert in_file._writer.thread.ended.is_set()
     assert 1 == unrecorded.count
 
 
-async def test_closing_answers_the_claims_that_wait_for_a_row(
+async def test_closing_fails_claims_that_wait_for_a_row(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_writer, "_BATCH_ROW_PATIENCE", 0.02)
-    monkeypatch.setattr(ledger_writer, "_LAST_TRIES", 0.05)
+    monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.02)
+    monkeypatch.setattr(limits, "LAST_RETRIES", 0.05)
     with Ledger.open(postgres.empty()) as ledger:
         await ended(ledger, EntryState.REFUSED)
         with row_locked(postgres, "k"):
             waiting = asyncio.create_task(claim(ledger, timeout=60.0))
-            await until(lambda: len(ledger._writer._alone) > 0)
+            await until(lambda: len(ledger._writer.thread.backlog.singles) > 0)
             await asyncio.to_thread(ledger.close)
             with pytest.raises(LedgerError, match="closed; nothing was sent"):
                 await waiting
@@ -476,11 +476,11 @@ EXIT = """
     ("end", "status", "known"),
     [
         ("print('ends')", 0, EntryState.ACCEPTED),
-        # A killed process records nothing more: a person resolves it.
+        # A killed process retries nothing: a person resolves the key.
         ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, EntryState.CLAIMED),
     ],
 )
-def test_the_end_of_the_program_tries_once_more(
+def test_the_end_of_the_program_retries_failed_settlements(
     tmp_path: Path, end: str, status: int, known: EntryState
 ) -> None:
     path = tmp_path / "calls.db"
@@ -501,11 +501,11 @@ def test_the_end_of_the_program_tries_once_more(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-async def test_a_forked_child_leaves_its_parents_settlements_to_the_parent(
+async def test_a_forked_child_leaves_settlements_to_its_parent(
     in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
-    monkeypatch.setattr(ledger_writer, "_RETRY_FIRST", 3600.0)
+    monkeypatch.setattr(limits, "FIRST_BACK_OFF", 3600.0)
     token = await claimed(in_file)
     unrecorded = Unrecorded()
     with locked(tmp_path / "calls.db"):
@@ -514,7 +514,7 @@ async def test_a_forked_child_leaves_its_parents_settlements_to_the_parent(
     def try_it() -> str:
         asyncio.new_event_loop().run_until_complete(claimed(in_file, "child"))
         in_file.close()
-        return str(in_file._writer._kept)
+        return str(in_file._writer.thread.backlog.retries)
 
     assert "deque([])" == await asyncio.to_thread(in_child, try_it)
     assert EntryState.CLAIMED is state(in_file)
@@ -525,10 +525,10 @@ async def test_a_forked_child_leaves_its_parents_settlements_to_the_parent(
 # --- blocking calls ----------------------------------------------------------
 
 
-def test_a_blocking_call_waits_for_another_no_longer_than_some_seconds(
+def test_a_blocking_call_waits_a_bounded_time_for_another(
     in_file: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ihuyi_voice.store.ledger._TURN_PATIENCE", 0.01)
+    monkeypatch.setattr("ihuyi_voice.store.ledger._TURN_TIMEOUT", 0.01)
     with (
         in_file._writer.at_work_aside,
         pytest.raises(LedgerError, match=r"another call has used it for more than 0\.01 s"),
@@ -538,7 +538,7 @@ def test_a_blocking_call_waits_for_another_no_longer_than_some_seconds(
 
 
 def test_a_server_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The wait for it is bounded; libpq knows no shorter one than two seconds."""
+    """The wait is bounded; the shortest timeout of libpq is two seconds."""
     monkeypatch.setitem(ledger_engine._OPTIONS, "connect_timeout", 2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

@@ -24,7 +24,7 @@ PASSWORD = "hunter2"
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and all that a tool may show with it, suppressed or not."""
+    """An error and all its causes and contexts, suppressed or not."""
     left, seen = [error], set()
     while left:
         one = left.pop()
@@ -35,7 +35,7 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def shown(value: object, depth: int = 4) -> Iterator[str]:
-    """What the tools make of a variable: its repr, and what they find by iterating it."""
+    """What tools show of a variable: its repr, and the items found by iterating it."""
     yield repr(value)
     if depth and isinstance(value, dict):  # pragma: no cover - a leak
         for key, inner in value.items():
@@ -47,7 +47,7 @@ def shown(value: object, depth: int = 4) -> Iterator[str]:
 
 
 def leaks(error: BaseException, skipped: str = "/tests/") -> list[str]:
-    """Where the password is shown: the tests' own frames do not count."""
+    """Where the password is shown, except in the frames of the tests."""
     found = []
     for one in chain(error):
         found += [text for text in (str(one), repr(one.args)) if PASSWORD in text]
@@ -65,7 +65,7 @@ def leaks(error: BaseException, skipped: str = "/tests/") -> list[str]:
 
 
 @pytest.mark.parametrize("value", [PASSWORD, {1: [(PASSWORD,)]}, {PASSWORD}])
-def test_what_is_searched_for_is_found(value: object) -> None:
+def test_the_search_finds_a_leak(value: object) -> None:
     def fail(url: object) -> None:
         raise ZeroDivisionError
 
@@ -89,7 +89,7 @@ def test_what_is_searched_for_is_found(value: object) -> None:
         b"postgresql://joe:hunter2@127.0.0.1:9/calls",
     ],
 )
-def test_one_that_cannot_be_opened(where: Any) -> None:
+def test_a_ledger_that_cannot_be_opened(where: Any) -> None:
     with pytest.raises((LedgerError, ValueError, TypeError)) as caught:
         Ledger.open(where)
     assert [] == leaks(caught.value)
@@ -97,20 +97,20 @@ def test_one_that_cannot_be_opened(where: Any) -> None:
 
 
 @pytest.mark.parametrize("patience", ["2", -1])
-def test_one_that_is_opened_with_a_wrong_option(patience: Any) -> None:
+def test_a_ledger_with_a_wrong_option(patience: Any) -> None:
     with pytest.raises((TypeError, ValueError)) as caught:
         Ledger.open("postgresql://joe:hunter2@127.0.0.1:9/calls", patience=patience)
     assert [] == leaks(caught.value)
 
 
-def test_one_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ledger_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "psycopg", None)
     with pytest.raises(ModuleNotFoundError, match="needs psycopg") as caught:
         Ledger.open("postgresql://joe:hunter2@127.0.0.1:9/calls")
     assert [] == leaks(caught.value)
 
 
-def test_a_url_names_its_place_without_the_password() -> None:
+def test_the_repr_of_a_server_hides_the_password() -> None:
     server = server_or_path(Secret("postgresql://joe:hunter2@host/calls?sslpassword=hunter2"))
     assert isinstance(server, Server)
     assert "<Server postgresql+psycopg://joe:***@host/calls>" == repr(server)
@@ -121,7 +121,7 @@ def test_an_at_sign_in_a_password_is_explained() -> None:
         Ledger.open("postgresql://joe:hun@ter2@host/calls")
 
 
-async def test_one_whose_server_goes(postgres: PostgresServer, tmp_path: Path) -> None:
+async def test_a_ledger_whose_server_stops(postgres: PostgresServer, tmp_path: Path) -> None:
     url = postgres.empty().replace("postgres@", "postgres:hunter2@") + "&sslpassword=hunter2"
     with Ledger.open(url) as ledger:
         await claimed(ledger)
@@ -141,7 +141,7 @@ async def test_one_whose_server_goes(postgres: PostgresServer, tmp_path: Path) -
         assert [] == leaks(error)
 
 
-async def test_a_bug_while_it_connects(
+async def test_an_unexpected_exception_while_connecting(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = postgres.empty().replace("postgres@", "postgres:hunter2@")

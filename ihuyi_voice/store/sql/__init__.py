@@ -1,1 +1,1 @@
-"""The ledger's tables, in SQLite or PostgreSQL."""
+"""The ledger's storage in SQLite or PostgreSQL."""

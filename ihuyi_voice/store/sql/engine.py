@@ -1,8 +1,6 @@
-"""What makes the ledger's connections: SQLAlchemy engines for either kind of database.
+"""SQLAlchemy engines for SQLite and PostgreSQL, and the settings of each connection.
 
-How a place is named, and what is set on each connection: who is waited for,
-and for how long. What is read and written over it is `ledger_store.py`'s
-business.
+It parses paths and URLs and sets the timeouts. `store.py` reads and writes.
 """
 
 from __future__ import annotations
@@ -27,8 +25,8 @@ if TYPE_CHECKING:
 
     from ...models import Secret
 
-# Seconds until a server that does not answer counts as failed: connecting,
-# waiting for a row that another one writes, any one statement, lost packets.
+# Seconds until a server counts as failed: to connect, to lock a row that another
+# transaction writes, and to execute any statement. Lost packets count too.
 CONNECT_TIMEOUT = 5
 LOCK_TIMEOUT = 5.0
 STATEMENT_TIMEOUT = 10
@@ -44,26 +42,29 @@ _OPTIONS: dict[str, object] = {
 
 
 class Server:
-    """A PostgreSQL database and how to reach it; no repr of it shows the password.
+    """A PostgreSQL database and its URL; its repr shows no password.
 
-    A URL of SQLAlchemy is a tuple, which tools that show variables iterate.
+    SQLAlchemy's URL is a tuple, and tools that show variables iterate tuples.
 
     Attributes:
-        place: what to call it in a text, without a password.
+        place: its name in messages, without a password.
     """
 
     __slots__ = ("_url", "place")
 
     def __init__(self, url: URL) -> None:
         self._url = url.set(drivername="postgresql+psycopg")
-        # Without the query, which may contain a password too.
+        # Without the query, because it may contain a password too.
         self.place: str = self._url.set(query={}).render_as_string(hide_password=True)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.place}>"
 
     def engine(self) -> Engine | ModuleNotFoundError:
-        """Creates its connections; an error, for the caller to raise, without psycopg."""
+        """The engine that opens its connections.
+
+        Without psycopg it returns an error that the caller raises.
+        """
         url = self._url
         options = {name: value for name, value in _OPTIONS.items() if name not in url.query}
         try:
@@ -83,17 +84,17 @@ class Server:
 
 
 def server_or_path(where: Secret) -> Server | str | ValueError:
-    """A PostgreSQL database, or the path of an SQLite file.
+    """Parse a path or a URL into a PostgreSQL database or the path of an SQLite file.
 
-    Where it names neither, an error, for the caller to raise: this frame holds
-    the password.
+    Where it is neither, it returns an error that the caller raises, because
+    this frame holds the password.
     """
     text = where.reveal()
     return _read_url(text) if "://" in text else text
 
 
 def _read_url(text: str) -> Server | str | ValueError:
-    # Neither the URL nor the parser's words, which may contain a password.
+    # Without the URL and the parser's message, because both may contain a password.
     unreadable = (
         "the ledger's URL cannot be read; it is like postgresql+psycopg://user@host/database"
     )
@@ -119,7 +120,7 @@ def _read_url(text: str) -> Server | str | ValueError:
 
 
 def sqlite_engine(connect: Callable[[], sqlite3.Connection]) -> Engine:
-    """What makes connections to an SQLite file, one by one."""
+    """An engine that opens connections to an SQLite file."""
     engine = create_engine("sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -132,12 +133,12 @@ def _begin_sqlite(connection: sqlalchemy.Connection) -> None:
 
 
 def check_encoding(place: str, connection: sqlalchemy.Connection) -> None:
-    """Refuse a database that cannot hold what the gateway says, which is Chinese."""
+    """Refuse a database that cannot store the gateway's messages, which are Chinese."""
     encoding = connection.execute(text("SHOW server_encoding")).scalar_one()
-    # SQL_ASCII takes whatever bytes come.
+    # SQL_ASCII stores any bytes.
     if encoding not in ("UTF8", "SQL_ASCII"):
         msg = (
-            f"{place} has the encoding {encoding}, in which Chinese cannot be written: create a"
+            f"{place} has the encoding {encoding}, which cannot store Chinese text: create a"
             " database with ENCODING 'UTF8' TEMPLATE template0"
         )
         raise LedgerError(msg)
@@ -150,5 +151,5 @@ def _set_up_postgresql(raw: DBAPIConnection, _: object) -> None:
     cursor.execute(f"SET statement_timeout = '{STATEMENT_TIMEOUT}s'")
     cursor.execute(f"SET idle_in_transaction_session_timeout = '{STATEMENT_TIMEOUT}s'")
     cursor.close()
-    # Or the first rollback would take them back.
+    # Otherwise the first rollback undoes the settings.
     raw.commit()

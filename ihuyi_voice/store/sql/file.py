@@ -1,6 +1,6 @@
-"""The ledger's SQLite file: how it is opened, waited for and known again.
+"""The ledger's SQLite file: opening it, waiting for its lock, detecting that it is lost.
 
-Pure `sqlite3`; what is in the file is `ledger_store.py`'s business.
+Only `sqlite3`; `store.py` reads and writes the file's content.
 """
 
 from __future__ import annotations
@@ -18,50 +18,50 @@ from ...errors import LedgerError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Seconds that another process may hold the file, before the database counts as failed.
+# Seconds that another process may lock the file before the database counts as failed.
 BUSY_TIMEOUT = 5.0
 # Seconds that SQLite itself waits each time; `until_free` does the rest.
 _TRY_TIMEOUT = 0.005
-# Not a greenlet's: no other may come between two steps of a transaction.
+# The real one: no other greenlet may run between two steps of a transaction.
 _sleep = unpatched("time", "sleep")
 
 
 class Identity(NamedTuple):
-    """Which file it is, whatever its name."""
+    """A file, independent of its name."""
 
     device: int
     inode: int
 
 
 def identity_of(path: str) -> Identity:
-    """Which file the name leads to now; OSError where it leads to none."""
-    found = os.stat(path)  # noqa: PTH116 - once a transaction, so the cheaper one
+    """The file at a path; OSError where there is none."""
+    found = os.stat(path)  # noqa: PTH116 - once per transaction, and cheaper
     return Identity(found.st_dev, found.st_ino)
 
 
 def is_still(path: str, identity: Identity) -> bool:
-    """Whether the name leads to that file, and there is something in it."""
+    """Whether that file is still at the path, and is not empty."""
     try:
         found = os.stat(path)  # noqa: PTH116 - as `identity_of`
     except FileNotFoundError:
         return False
-    # Emptied in place, a ledger is none any more; the log is empty now and then.
+    # A truncated ledger is lost. The write-ahead log may be empty.
     return identity == (found.st_dev, found.st_ino) and (found.st_size > 0 or path.endswith("-wal"))
 
 
 def lost(path: str) -> str:
-    """What is said of a file that is not there any more."""
+    """The message about a file that was lost while it was in use."""
     return (
         f"{path} was deleted, emptied or replaced while it was in use: without it every call"
-        " would be placed again, so put it back first, and open it anew"
+        " would be placed again. Put the file back, and then open it again"
     )
 
 
 def check_path(path: Path) -> None:
-    """Refuse a path that can hold no ledger, in clearer words than SQLite's.
+    """Refuse a path that cannot hold a ledger, with a clearer message than SQLite's.
 
-    Nothing of ours opens the file itself: closing it would take SQLite's
-    locks away from every other connection of this process.
+    This library never opens the file itself: closing it would release the
+    locks of every SQLite connection of this process.
     """
     if sqlite3.sqlite_version_info < (3, 35):
         msg = f"{path} needs SQLite 3.35 or newer, and this Python has {sqlite3.sqlite_version}"
@@ -70,15 +70,15 @@ def check_path(path: Path) -> None:
         msg = f"{path} is a folder"
         raise LedgerError(msg)
     if not path.parent.is_dir():
-        msg = f"{path} cannot be created, for there is no folder {path.parent}"
+        msg = f"{path} cannot be created, because there is no folder {path.parent}"
         raise LedgerError(msg)
 
 
 def open_for_writing(path: str, *, create: bool) -> sqlite3.Connection:
-    """A connection whose commits are on the disk when they return.
+    """Open a connection whose commits are on the disk when they return.
 
-    The file is created when the ledger is opened and never again: one that is
-    lost must be noticed.
+    `create` is true only while the ledger is opened, so that a file that is
+    lost later is noticed and not created again.
     """
     connection = _sqlite(path, "mode=rwc" if create else "mode=rw", _TRY_TIMEOUT)
     try:
@@ -90,7 +90,13 @@ def open_for_writing(path: str, *, create: bool) -> sqlite3.Connection:
 
 
 def open_for_reading(path: str) -> sqlite3.Connection:
-    """A connection that does with a file, and a folder, that are read-only."""
+    """Open a connection for which a read-only file in a read-only folder is enough.
+
+    SQLite creates a file for the write-ahead log even to read, so it cannot
+    open a ledger in a read-only folder. `immutable` can. It is kept for the
+    operator who must list the unknown claims of a disk that the kernel has
+    remounted read-only after an error, or of a read-only snapshot.
+    """
     connection = _sqlite(path, "mode=rw", BUSY_TIMEOUT)
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -103,16 +109,16 @@ def open_for_reading(path: str) -> sqlite3.Connection:
 
 
 def _cannot_change(path: str) -> bool:
-    """Whether the log that SQLite needs even for reading can and need not be made."""
+    """Whether no log can be created, and no existing log holds later changes."""
     real = os.path.realpath(path)
     log = Path(f"{real}-wal")
     return not os.access(Path(real).parent, os.W_OK) and not (log.exists() and log.stat().st_size)
 
 
-def _sqlite(path: str, how: str, timeout: float) -> sqlite3.Connection:
-    # The thread that forks closes the connection of the thread that writes.
+def _sqlite(path: str, options: str, timeout: float) -> sqlite3.Connection:
+    # The thread that forks closes the connection of the writer's thread.
     return sqlite3.connect(
-        f"{Path(path).as_uri()}?{how}",
+        f"{Path(path).as_uri()}?{options}",
         uri=True,
         timeout=timeout,
         isolation_level=None,
@@ -125,16 +131,16 @@ def _set_up_sqlite(connection: sqlite3.Connection) -> None:
     if mode != "wal":
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
-        msg = f"no write-ahead log can be had there, only {mode}; a local disk has one"
+        msg = f"it cannot use a write-ahead log there, only {mode}; use a local disk"
         raise sqlite3.NotSupportedError(msg)
     connection.execute("PRAGMA synchronous = FULL")
 
 
 def until_free(act: Callable[[], object]) -> None:
-    """Do it as soon as no other connection forbids it.
+    """Call `act`, and repeat it while another connection locks the file.
 
-    SQLite's own waiting backs off to 100 ms, in which a busy writer always
-    comes back first.
+    SQLite's own waiting backs off to 100 ms, and a busy writer would take the
+    lock again before that.
     """
     end = time.monotonic() + BUSY_TIMEOUT
     while True:

@@ -1,9 +1,9 @@
-"""Where the ledger's entries are kept: an SQLite file or a PostgreSQL database.
+"""The ledger's transactions, in an SQLite file or a PostgreSQL database.
 
-It turns lists of attempts and settlements into transactions, and the
-databases' exceptions into `LedgerError`. Only this module, `ledger_tables.py`
-and `ledger_engine.py`, on which it stands, import SQLAlchemy. Threads, waiting
-and the rules for callers are others' business.
+It turns lists of claims and settlements into transactions, and the databases'
+exceptions into `LedgerError`. The statements are in `tables.py`. Only this
+module and `tables.py`, `engine.py` and `failures.py` import SQLAlchemy. Threads
+and retries are in `writer.py`.
 """
 
 from __future__ import annotations
@@ -12,17 +12,24 @@ import contextlib
 import math
 import os
 import secrets
-import sqlite3
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from sqlalchemy import and_, delete, func, inspect, or_, select, update
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from ...errors import LedgerError
-from ..entry import DELIVERY_SECONDS, ROW_PREFIX, Entry, EntryState, Trouble
+from ..entry import DELIVERY_SECONDS, ROW_PREFIX, Entry, EntryState, FailureScope
 from .engine import Server, check_encoding, server_or_path, sqlite_engine
+from .failures import (
+    DATABASE_ERRORS,
+    ErrorTypes,
+    describe,
+    driver_error,
+    scope_of,
+    without_frames,
+)
 from .file import (
     Identity,
     check_path,
@@ -32,6 +39,7 @@ from .file import (
     open_for_reading,
     open_for_writing,
 )
+from .operations import Committed
 from .tables import (
     CLAIM_IN_POSTGRESQL,
     CLAIM_IN_SQLITE,
@@ -49,6 +57,7 @@ from .tables import (
 )
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterator, Sequence
 
     import sqlalchemy
@@ -56,37 +65,34 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ...models import Secret
-    from ..entry import Attempt, Settlement
+    from ..entry import NewClaim, Settlement
 
-# Any number, the same in every release: two processes may create the tables at once.
+# Any number, the same in every release: it serialises processes that create the tables.
 _ADVISORY_LOCK = 4_805_719_362
 
 _c = calls.c
-
-Errors: TypeAlias = tuple[type[Exception], ...]
-_ERRORS: Errors = (SQLAlchemyError, sqlite3.Error, OSError)
 
 
 class Connection:
     """One open connection, used by one thread at a time and never across a fork.
 
-    Every method raises `LedgerError`, after which nothing of it is recorded,
-    unless `committing` says otherwise, and the connection should be closed.
+    Every method raises `LedgerError`. Then the transaction is rolled back,
+    unless `committing` is true, and the connection should be closed.
 
     Attributes:
-        trouble: how far the last failure reaches.
-        committing: whether the last transaction came as far as its commit, so
-            that, if it failed, it may be recorded all the same.
+        failure_scope: what the last failure means for other transactions.
+        committing: whether the last transaction reached its commit. If it
+            failed then, it may be committed all the same.
     """
 
     def __init__(self, store: Store, *, writing: bool = True) -> None:
-        self.trouble: Trouble = Trouble.DATABASE
+        self.failure_scope: FailureScope = FailureScope.DATABASE
         self.committing: bool = False
-        self._row_patience = 0.0
+        self._row_timeout = 0.0
         self._store = store
         self._files: dict[str, Identity] = {}
-        # A driver may raise anything, through frames that hold the password.
-        with self._stated((Exception,)):
+        # A driver may raise anything, and its frames hold the password.
+        with self._translated((Exception,)):
             self._connection = store.engine(writing=writing).connect()
         try:
             self._check_ledger(writing=writing)
@@ -98,7 +104,7 @@ class Connection:
 
     def close(self) -> None:
         """Close it; does no harm twice."""
-        # One that the server hung up cannot say goodbye.
+        # The server may have closed it already.
         with contextlib.suppress(SQLAlchemyError):
             self._connection.close()
 
@@ -109,33 +115,28 @@ class Connection:
         self.close()
 
     def wait_for_rows(self, seconds: float) -> None:
-        """From now on wait so long at most for a row that another transaction holds.
+        """Wait at most so many seconds for each row that another transaction locks.
 
-        SQLite has no locks on rows: there it changes nothing.
+        SQLite has no row locks: there it changes nothing.
         """
-        if self._store.path is not None or seconds == self._row_patience:
+        if self._store.path is not None or seconds == self._row_timeout:
             return
         with self._transaction(writing=False) as connection:
             connection.exec_driver_sql(f"SET lock_timeout = {math.ceil(seconds * 1000)}")
-        self._row_patience = seconds
+        self._row_timeout = seconds
 
     def apply(
-        self, settlements: Sequence[Settlement], keys: Sequence[str], attempts: Sequence[Attempt]
-    ) -> tuple[set[str], dict[str, Entry], dict[str, Entry]]:
-        """Settle, then read, then claim, in one transaction.
+        self, settlements: Sequence[Settlement], keys: Sequence[str], claims: Sequence[NewClaim]
+    ) -> Committed:
+        """Settle, then look up the keys, then claim, in one transaction.
 
-        No two settlements and no two attempts have the same key.
-
-        Returns:
-            The keys of the settlements whose claim is no longer theirs, the
-            entries that were found, and those that stand in the way of an
-            attempt. An attempt without one has succeeded.
+        No two settlements and no two claims have the same key.
         """
-        with self._transaction(writing=bool(settlements or attempts)):
-            astray = self._settle(settlements) if settlements else set()
+        with self._transaction(writing=bool(settlements or claims)):
+            overtaken = self._settle(settlements) if settlements else set()
             found = self._find(keys) if keys else {}
-            in_the_way = self._claim(attempts) if attempts else {}
-        return astray, found, in_the_way
+            blocking = self._claim(claims) if claims else {}
+        return Committed(overtaken, found, blocking)
 
     def unsettled(self) -> list[Entry]:
         """The claims without settlement, the oldest first."""
@@ -147,8 +148,8 @@ class Connection:
         """Settle an unsettled claim whose request can no longer be delivered.
 
         Returns:
-            The entry as it was, None where there is none. It was settled if it
-            was unsettled and its `resolvable_at` is not after `now`.
+            The entry before the change, None where there is none. It was
+            settled if it was unsettled and its `resolvable_at` is not after `now`.
         """
         query = select(*ENTRY).where(_c.key == key).with_for_update()
         # The rule of `Entry.resolvable_at`.
@@ -167,19 +168,19 @@ class Connection:
         return None if row is None else entry_of(row)
 
     def counts(self) -> dict[EntryState, int]:
-        """How many entries there are of each state that has any."""
+        """The number of entries of each state that occurs."""
         query = select(_c.state, func.count()).group_by(_c.state)
         with self._transaction(writing=False) as connection:
             return {EntryState(state): count for state, count in connection.execute(query)}
 
     def purge(self, before: float) -> int:
-        """Delete the settled entries that last changed before then, and say how many."""
+        """Delete the settled entries that last changed before a Unix time; returns how many."""
         statement = delete(calls).where(~IS_UNSETTLED, _c.changed_at < before)
         with self._transaction() as connection:
             return connection.execute(statement).rowcount
 
     def has_rows_hashed_otherwise(self, hashed_with: str) -> bool:
-        """Whether a derived key stands that may not be repeated and has another API key's hash."""
+        """Whether a row's derived key may not be claimed again and is of another API key."""
         query = (
             select(_c.key)
             .where(_c.key.startswith(ROW_PREFIX), ~IS_REPEATABLE, _c.hashed_with != hashed_with)
@@ -189,7 +190,7 @@ class Connection:
             return connection.execute(query).first() is not None
 
     def create_schema(self) -> bool:
-        """Create the tables; False when another process was first."""
+        """Create the tables; False when another process has created them."""
         with self._transaction() as connection:
             if self._store.path is None:
                 connection.execute(select(func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
@@ -205,27 +206,27 @@ class Connection:
                 )
         return is_new
 
-    def _claim(self, attempts: Sequence[Attempt]) -> dict[str, Entry]:
-        """Claim what can be claimed; the entries that stand in the way of the others."""
+    def _claim(self, claims: Sequence[NewClaim]) -> dict[str, Entry]:
+        """Claim the keys that are free; returns the entries that block the other claims."""
         rows = [
-            {**attempt._asdict(), "changed_at": attempt.claimed_at}
-            # In one order everywhere, or two machines wait for each other.
-            for attempt in sorted(attempts)
+            {**claim._asdict(), "changed_at": claim.claimed_at}
+            # All machines lock rows in the same order, so that none waits for another in a circle.
+            for claim in sorted(claims)
         ]
         claimed = set(self._connection.execute(self._store.claim_statement, rows).scalars())
-        others = {attempt.key: attempt for attempt in attempts if attempt.key not in claimed}
+        others = {claim.key: claim for claim in claims if claim.key not in claimed}
         if not others:
             return {}
-        standing = self._find(list(others))
-        # One that is our own was claimed by a transaction whose commit seemed to fail.
-        return {key: entry for key, entry in standing.items() if entry.token != others[key].token}
+        existing = self._find(list(others))
+        # An entry with our own token was claimed by a transaction whose commit seemed to fail.
+        return {key: entry for key, entry in existing.items() if entry.token != others[key].token}
 
     def _find(self, keys: Sequence[str]) -> dict[str, Entry]:
         found = self._connection.execute(FIND, {"keys": keys})
         return {row[0]: entry_of(row) for row in found}
 
     def _settle(self, settlements: Sequence[Settlement]) -> set[str]:
-        """Settle what can be settled; the keys of the others."""
+        """Settle the claims; returns the keys of those that were overtaken."""
         rows = [
             {
                 "its_key": settlement.key,
@@ -242,30 +243,30 @@ class Connection:
         ]
         if self._connection.execute(SETTLE, rows).rowcount == len(rows):
             return set()
-        standing = self._find([settlement.key for settlement in settlements])
+        existing = self._find([settlement.key for settlement in settlements])
         return {
             settlement.key
             for settlement in settlements
-            if settlement.key not in standing or overtaken(settlement, standing[settlement.key])
+            if settlement.key not in existing or overtaken(settlement, existing[settlement.key])
         }
 
     @contextlib.contextmanager
     def _transaction(self, *, writing: bool = True) -> Iterator[sqlalchemy.Connection]:
         self.committing = False
-        self.trouble = Trouble.DATABASE
-        with self._stated():
+        self.failure_scope = FailureScope.DATABASE
+        with self._translated():
             self._connection.info["begin"] = "BEGIN IMMEDIATE" if writing else "BEGIN"
             with self._connection.begin():
                 yield self._connection
                 self._check_files()
                 self.committing = writing
-            # What went into a file that is gone would protect nobody.
+            # A record in a file that is lost protects nothing.
             self._check_files()
 
     def _check_ledger(self, *, writing: bool) -> None:
-        """Refuse what this release cannot read, and a ledger other than the one opened first."""
+        """Refuse a schema that this release cannot read, and another ledger than the opened one."""
         store = self._store
-        # In a transaction that writes, so that a file that is read-only is told at once.
+        # In a transaction that writes, so that a read-only file is detected at once.
         with self._transaction(writing=writing) as connection:
             if store.path is None:
                 check_encoding(store.place, connection)
@@ -276,7 +277,7 @@ class Connection:
             msg = f"{store.place} {_other_release(facts.get('schema', ''))}"
             raise LedgerError(msg)
         if store.ledger_id not in (None, facts.get("id")):
-            msg = f"{store.place} is not the ledger any more that was opened; open it anew"
+            msg = f"{store.place} was replaced by another ledger since it was opened; open it again"
             raise LedgerError(msg)
         store.ledger_id = facts.get("id")
 
@@ -285,12 +286,12 @@ class Connection:
         if path is None:
             return
         real = os.path.realpath(path)
-        with self._stated():
-            # There since the first transaction, and for as long as a connection is open.
+        with self._translated():
+            # They exist since the first transaction, and while a connection is open.
             self._files = {name: identity_of(name) for name in (path, f"{real}-wal", f"{real}-shm")}
             names = os.stat(path).st_nlink  # noqa: PTH116 - as `identity_of`
         if names > 1:
-            # SQLite names the log after the path: those who come by another know nothing of it.
+            # SQLite names the log after the path: with another path it reads another log.
             msg = f"{path} has {names} names (hard links), and may have one only"
             raise LedgerError(msg)
         if self._store.identity is not None:
@@ -298,23 +299,22 @@ class Connection:
         self._check_files()
 
     def _check_files(self) -> None:
-        # SQLite would go on writing into a file that no name leads to any more.
+        # SQLite goes on writing into a file that was deleted or renamed.
         for path, identity in self._files.items():
             if not is_still(path, identity):
                 raise LedgerError(lost(path))
 
     @contextlib.contextmanager
-    def _stated(self, errors: Errors = _ERRORS) -> Iterator[None]:
-        """The errors of the database become `LedgerError`."""
+    def _translated(self, errors: ErrorTypes = DATABASE_ERRORS) -> Iterator[None]:
+        """Translate the database's errors into `LedgerError`."""
         try:
             yield
         except LedgerError:
             raise
         except errors as error:
-            cause: BaseException = getattr(error, "orig", None) or error
-            hung_up = isinstance(error, DBAPIError) and error.connection_invalidated
-            self.trouble = Trouble.HANGUP if hung_up else _trouble(cause)
-            failure = LedgerError(f"{self._store.place}: {_words(cause)}")
+            cause = driver_error(error)
+            self.failure_scope = scope_of(error)
+            failure = LedgerError(f"{self._store.place}: {describe(cause)}")
             try:
                 raise failure from without_frames(cause)
             finally:
@@ -323,15 +323,15 @@ class Connection:
 
 
 class Store:
-    """A place for a ledger: makes connections to it, and knows it again.
+    """The place of a ledger: opens connections, and detects that the ledger was replaced.
 
     Attributes:
-        place: what to call it in a text, without a password.
+        place: its name in messages, without a password.
         path: the SQLite file; None for PostgreSQL.
         claim_statement: the statement that claims, for this database.
-        identity: which file it was when it was opened; None for PostgreSQL.
-        ledger_id: which ledger was in it when it was opened.
-        is_new: whether that was created then.
+        identity: the file that was opened; None for PostgreSQL.
+        ledger_id: the id of the ledger that was opened.
+        is_new: whether opening it created it.
 
     Args:
         where: a path or a URL, which may contain a password.
@@ -352,8 +352,8 @@ class Store:
         if isinstance(found, ValueError):
             raise found
         if not isinstance(found, Server):
-            # Made absolute here, because the working directory may change.
-            self.path = os.path.abspath(found)  # noqa: PTH100 - a link stays one
+            # Absolute, because the working directory may change.
+            self.path = os.path.abspath(found)  # noqa: PTH100 - it resolves no links
             self.place: str = self.path
             return
         self.place = found.place
@@ -364,19 +364,19 @@ class Store:
         self._postgresql = engine
 
     def open(self, *, create: bool) -> None:
-        """Create what is missing, if it may be, and check that it is a ledger that can be read.
+        """Create the ledger if it is missing and may be created, and check that it can be read.
 
         Raises:
             LookupError: there is no ledger, and none may be created.
             LedgerError: it cannot be used.
         """
-        there = self.path is None or Path(self.path).exists()
-        if self.path is not None and (there or create):
+        exists = self.path is None or Path(self.path).exists()
+        if self.path is not None and (exists or create):
             check_path(Path(self.path))
-        if there:
+        if exists:
             self.connect(writing=False).close()
         if self.ledger_id is None and not create:
-            msg = f"there is no ledger in {self.place}" if there else f"there is no {self.place}"
+            msg = f"there is no ledger in {self.place}" if exists else f"there is no {self.place}"
             raise LookupError(msg)
         if self.ledger_id is None:
             with self.connect() as connection:
@@ -386,7 +386,7 @@ class Store:
             self.identity = identity_of(self.path)
 
     def connect(self, *, writing: bool = True) -> Connection:
-        """A connection; without `writing`, one that a read-only file allows too.
+        """Open a connection; without `writing`, a read-only file is enough.
 
         Raises:
             LedgerError: it cannot be used.
@@ -394,7 +394,7 @@ class Store:
         return Connection(self, writing=writing)
 
     def engine(self, *, writing: bool) -> Engine:
-        """What makes a connection."""
+        """The engine that opens connections."""
         path = self.path
         if path is None:
             return self._postgresql
@@ -409,56 +409,10 @@ class Store:
         return sqlite_engine(connect)
 
 
-# --- failures -----------------------------------------------------------------
-
-# Classes of SQLSTATE: connection, insufficient resources, an operator, the system,
-# PostgreSQL itself, access, permissions and missing tables, a read-only server.
-_OF_THE_DATABASE = ("08", "53", "57", "58", "XX", "28", "3D", "3F", "42", "25")
-# lock_not_available, query_canceled; 40 is a transaction that has to be repeated.
-_PASSING = ("55P03", "57014")
-
-
-def _trouble(cause: BaseException) -> Trouble:
-    """How far a failure reaches on a connection that is still there."""
-    state = getattr(cause, "sqlstate", None)
-    if state is None:
-        # A constraint, a trigger or a value: all that SQLite says of a single row.
-        of_a_key = isinstance(cause, sqlite3.IntegrityError | sqlite3.DataError)
-        return Trouble.KEY if of_a_key else Trouble.DATABASE
-    if state in _PASSING or state.startswith("40"):
-        return Trouble.LOCK
-    return Trouble.DATABASE if state.startswith(_OF_THE_DATABASE) else Trouble.KEY
-
-
-def without_frames(error: BaseException) -> BaseException:
-    """An exception of others without its frames, whose variables may hold a password."""
-    error.__context__ = error.__cause__ = None
-    return error.with_traceback(None)
-
-
 def _other_release(version: str) -> str:
     if version.isdecimal() and int(version) > SCHEMA_VERSION:
         return f"was written by a newer release (schema {version}): update ihuyi-voice"
     return (
         f"was written by an older release (schema {version or 'unknown'}), and this one cannot"
-        " read it: go on with that release, or begin a new ledger"
+        " read it: go on with that release, or create a new ledger"
     )
-
-
-_WORDS = {
-    "not a database": "it is not an SQLite database",
-    "locked": "another process keeps it locked",
-    "readonly": "it is read-only",
-    "disk is full": "the disk is full",
-    "unable to open": "it cannot be opened or created",
-}
-
-
-def _words(cause: BaseException) -> str:
-    """What happened, on one line."""
-    said = " ".join(str(cause).split())
-    if isinstance(cause, sqlite3.Error):
-        for part, words in _WORDS.items():
-            if part in said:
-                return words
-    return f"{said} ({type(cause).__name__})"

@@ -1,11 +1,10 @@
-"""The ledger's tables and the statements that need no connection: what is stored, and the rules.
+"""The ledger's tables and its SQL statements.
 
-The rules stand in the statements, so that the database decides and not this
-process: which claim succeeds, and which settlement counts. `ledger_store.py`
-runs them.
+The statements contain the rules: which claim succeeds, and which settlement
+counts. So the database decides, and no process. `store.py` executes them.
 
-Stored of a request are its key, a keyed hash, the masked number, what became
-of it and when: never its content, its full number or an API key.
+A row holds the key, a keyed hash, the masked mobile, the outcome and the times
+of a request. It never holds the content, the whole mobile or an API key.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 
     from ..entry import Settlement
 
-# Stored with the tables; a file with another one is refused.
+# Stored with the tables; a ledger with another version is refused.
 SCHEMA_VERSION = 1
 
 metadata: MetaData = MetaData()
@@ -85,9 +84,9 @@ IS_UNSETTLED = _c.state.in_([state.value for state in UNSETTLED])
 IS_REPEATABLE = _c.state.in_([state.value for state in REPEATABLE])
 
 FIND = select(*ENTRY).where(_c.key.in_(bindparam("keys", expanding=True)))
-# The token's holder knows best, even where a person recorded something meanwhile;
-# but what a person saw placed is not to be rung again because the holder knows less.
-# What is set is taken from the names of the parameters.
+# The holder of the token knows the outcome, even where a person has recorded another one.
+# One exception: a call that a person saw placed stays accepted, or it could ring again.
+# The names of the other parameters say which columns are set.
 SETTLE = update(calls).where(
     _c.key == bindparam("its_key"),
     _c.token == bindparam("its_token"),
@@ -99,11 +98,11 @@ SETTLE = update(calls).where(
 
 
 def _claim_statement(statement: sqlite.Insert | postgresql.Insert) -> Executable:
-    """One statement for a whole batch: the database alone decides who sends."""
+    """One statement for a whole batch: the database decides which process sends."""
     new = statement.excluded
-    # Literal, because parameters here would have to be the same for all rows.
+    # Literals: a parameter here would be needed in each row.
     states = ", ".join(f"'{state.value}'" for state in REPEATABLE)
-    # The rule of `Entry.stands_for`, for those that may be repeated.
+    # The rule of `Entry.matches`, for entries that may be claimed again.
     same = or_(
         and_(_c.hashed_with == new.hashed_with, _c.digest == new.digest),
         and_(_c.hashed_with != new.hashed_with, _c.mobile == new.mobile),
@@ -128,14 +127,14 @@ CLAIM_IN_SQLITE = _claim_statement(sqlite.insert(calls))
 CLAIM_IN_POSTGRESQL = _claim_statement(postgresql.insert(calls))
 
 
-def overtaken(settlement: Settlement, standing: Entry) -> bool:
-    """The rule of `SETTLE`."""
-    if standing.token != settlement.token:
+def overtaken(settlement: Settlement, existing: Entry) -> bool:
+    """Whether `SETTLE` leaves the existing entry unchanged."""
+    if existing.token != settlement.token:
         return True
-    return standing.state is EntryState.ACCEPTED and settlement.state is not EntryState.ACCEPTED
+    return existing.state is EntryState.ACCEPTED and settlement.state is not EntryState.ACCEPTED
 
 
 def entry_of(row: Sequence[Any]) -> Entry:
-    """The entry in a row of the columns `ENTRY`."""
+    """The entry of a row that has the columns `ENTRY`."""
     key, digest, hashed_with, mobile, state, *rest = row
     return Entry(key, Fingerprint(digest, hashed_with), mobile, EntryState(state), *rest)

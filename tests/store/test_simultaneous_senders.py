@@ -1,4 +1,4 @@
-"""Several senders with the same rows and one ledger, all at once."""
+"""Several simultaneous senders with the same rows and one ledger."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def bulk(file: Path, place: str, url: str) -> subprocess.Popen[str]:
     )
 
 
-def test_four_runs_of_one_file_place_each_row_once(place: str, tmp_path: Path) -> None:
+def test_four_runs_of_the_same_file_place_each_row_once(place: str, tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     lines = ["mobile,content", *(f"{mobile},{n:06d}" for n, mobile in enumerate(MOBILES))]
     file.write_text("\n".join(lines), encoding="ascii")
-    # Slow enough that all four are at it before one is done.
-    # More than the rows: each run looks at the balance while the others use it up.
+    # Slow enough that all four runs overlap.
+    # More than the rows, because each run checks the balance while the others use it.
     gateway = SandboxGateway(balance=4 * ROWS, chaos=Chaos(latency=0.05, latency_jitter=0.05))
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(gateway.serve_in_thread())
@@ -58,7 +58,7 @@ def test_four_runs_of_one_file_place_each_row_once(place: str, tmp_path: Path) -
     accepted = [report["accepted"] for report in reports]
     assert [ROWS - count for count in accepted] == [report["replayed"] for report in reports]
     assert ROWS == sum(accepted)
-    # Each of them began before the others were done.
+    # Each run started before the others ended.
     assert all("to send 0," not in err for _, err in ends), errors
     assert MOBILES == sorted(attempt.mobile for attempt in gateway.attempts)
     assert MOBILES == sorted(call.mobile for call in gateway.calls)
@@ -66,8 +66,8 @@ def test_four_runs_of_one_file_place_each_row_once(place: str, tmp_path: Path) -
         assert {"accepted": ROWS, "refused": 0, "not_sent": 0, "unknown": 0} == ledger.summary()
 
 
-# Two machines may claim and settle the same keys in any order. Refusals, so
-# that every round has claims that write rows which the others hold.
+# Two machines may claim and settle the same keys in any order. All outcomes are refusals,
+# so that in every round claims write rows that other transactions lock.
 CLAIM_IN_ANY_ORDER = """
     import random
     async def one(ledger, key):
@@ -107,6 +107,6 @@ def test_senders_on_several_machines_never_deadlock(postgres: PostgresServer) ->
     assert [""] * 4 == [err for _, err in ends]
     assert all(int(out) > 0 for out, _ in ends)
     with contextlib.closing(postgres.connect()) as connection:
-        # What is counted shows once the connections that counted it are closed.
+        # PostgreSQL updates its counters when the connections are closed.
         deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = 'postgres'"
         assert (0,) == connection.execute(deadlocks).fetchone()

@@ -1,4 +1,4 @@
-"""A claim that nobody waits for any more is taken back: deadlines, cancellation, closed loops."""
+"""Claims whose task no longer waits are reverted: deadlines, cancellation, closed loops."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ihuyi_voice.errors import LedgerError
-from ihuyi_voice.store.entry import Trouble
+from ihuyi_voice.store.entry import FailureScope
 from ihuyi_voice.store.ledger import EntryState, Ledger
 from ihuyi_voice.store.sql.store import Connection
 
@@ -27,16 +27,15 @@ NONE = {"accepted": 0, "refused": 0, "not_sent": 0, "unknown": 0}
 
 
 class Block:
-    """Holds every transaction of the ledger up until it is let go."""
+    """Blocks every transaction of the ledger until it is released."""
 
     def __init__(self, ledger: Ledger, release: contextlib.ExitStack) -> None:
         self._ledger = ledger
         self.release = release.close
 
     async def reached(self) -> None:
-        """A transaction waits: what was wished for so far is in it."""
+        """Wait until a transaction is blocked: it has all operations queued so far."""
         await until(self._ledger._writer.at_work.locked)
-        # It takes the lock once it has taken the wishes.
 
 
 @pytest.fixture
@@ -55,7 +54,7 @@ def block(ledger: Ledger, place: str, request: pytest.FixtureRequest) -> Iterato
         yield Block(ledger, stack)
 
 
-async def test_who_looks_does_not_wait_for_those_who_write(ledger: Ledger, block: Block) -> None:
+async def test_reading_does_not_wait_for_writing(ledger: Ledger, block: Block) -> None:
     writing = asyncio.create_task(claim(ledger))
     await block.reached()
     assert NONE == ledger.summary()
@@ -65,18 +64,20 @@ async def test_who_looks_does_not_wait_for_those_who_write(ledger: Ledger, block
     assert (await writing).entry is None
 
 
-async def test_a_cancelled_claim_is_taken_back(ledger: Ledger, block: Block) -> None:
+async def test_a_cancelled_claim_is_reverted(ledger: Ledger, block: Block) -> None:
     waiting = asyncio.create_task(claim(ledger))
     await block.reached()
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     block.release()
-    # The next transaction begins with taking it back.
+    # The next transaction starts with reverting the claim.
     await claimed(ledger)
 
 
-async def test_it_is_taken_back_without_anybody_coming(ledger: Ledger, block: Block) -> None:
+async def test_a_cancelled_claim_is_reverted_without_another_operation(
+    ledger: Ledger, block: Block
+) -> None:
     waiting = asyncio.create_task(claim(ledger))
     await block.reached()
     waiting.cancel()
@@ -88,7 +89,7 @@ async def test_it_is_taken_back_without_anybody_coming(ledger: Ledger, block: Bl
     assert "given up before it was sent" == found.msg
 
 
-async def test_a_claim_past_its_deadline_is_taken_back(ledger: Ledger, block: Block) -> None:
+async def test_a_claim_past_its_deadline_is_reverted(ledger: Ledger, block: Block) -> None:
     waiting = asyncio.create_task(claim(ledger, timeout=0.2))
     with pytest.raises(LedgerError, match="did not answer in time; nothing"):
         await waiting
@@ -96,42 +97,40 @@ async def test_a_claim_past_its_deadline_is_taken_back(ledger: Ledger, block: Bl
     await claimed(ledger)
 
 
-async def test_a_claim_past_its_deadline_is_not_begun(in_file: Ledger) -> None:
+async def test_a_claim_that_starts_past_its_deadline_is_not_made(in_file: Ledger) -> None:
     with pytest.raises(LedgerError, match="did not answer in time"):
         await claim(in_file, timeout=0)
     assert NONE == in_file.summary()
 
 
-async def test_a_claim_whose_commit_was_lost_is_taken_back_though_a_second_try_failed(
+async def test_a_claim_whose_commit_was_lost_is_reverted_although_the_retry_failed(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the first try has recorded stays recorded when there is no second connection."""
-    apply, connect = Connection.apply, ledger._writer._connect
+    """The first try may have committed the claim although the retry found no server."""
+    apply, connect = Connection.apply, ledger._writer.thread.transactions.connect
 
-    def away() -> Connection:
-        ledger._writer._connect = connect
-        msg = "it is still away"
+    def fail_to_connect() -> Connection:
+        ledger._writer.thread.transactions.connect = connect
+        msg = "the server is still down"
         raise LedgerError(msg)
 
-    def hang_up(connection: Connection, *wishes: Any) -> Any:
+    def lose_connection(connection: Connection, *operations: Any) -> Any:
         monkeypatch.undo()
-        apply(connection, *wishes)
-        connection.trouble = Trouble.HANGUP
-        ledger._writer._connect = away
-        msg = "it hung up at the commit"
+        apply(connection, *operations)
+        connection.failure_scope = FailureScope.CONNECTION
+        ledger._writer.thread.transactions.connect = fail_to_connect
+        msg = "the connection was lost at the commit"
         raise LedgerError(msg)
 
-    monkeypatch.setattr(Connection, "apply", hang_up)
-    with pytest.raises(LedgerError, match="it is still away; nothing was sent"):
+    monkeypatch.setattr(Connection, "apply", lose_connection)
+    with pytest.raises(LedgerError, match="the server is still down; nothing was sent"):
         await claim(ledger)
     assert NONE | {"unknown": 1} == ledger.summary()
-    # The next transaction begins with taking it back.
+    # The next transaction starts with reverting the claim.
     await claimed(ledger)
 
 
-async def test_a_claim_that_was_given_up_in_the_queue_is_not_made(
-    ledger: Ledger, block: Block
-) -> None:
+async def test_a_claim_cancelled_in_the_queue_is_not_made(ledger: Ledger, block: Block) -> None:
     first = asyncio.create_task(claim(ledger, "first"))
     await block.reached()
     second = asyncio.create_task(claim(ledger, "second"))
@@ -144,13 +143,13 @@ async def test_a_claim_that_was_given_up_in_the_queue_is_not_made(
     assert ["first", "third"] == sorted(entry.key for entry in ledger.unknown())
 
 
-async def test_a_claim_cancelled_just_when_it_is_made_is_taken_back(in_file: Ledger) -> None:
+async def test_a_claim_cancelled_when_it_is_committed_is_reverted(in_file: Ledger) -> None:
     answered = asyncio.Event()
     loop = asyncio.get_running_loop()
     waiting = asyncio.create_task(claim(in_file))
     await asyncio.sleep(0)
     await until(lambda: NONE | {"unknown": 1} == _summary(in_file))
-    # Whether its task has been woken already or not.
+    # The task may or may not have been woken.
     loop.call_soon(answered.set)
     waiting.cancel()
     result = await asyncio.gather(waiting, return_exceptions=True)
@@ -159,13 +158,15 @@ async def test_a_claim_cancelled_just_when_it_is_made_is_taken_back(in_file: Led
 
 
 def _summary(ledger: Ledger) -> dict[str, int]:
-    """While the loop stands still, so that nobody is woken."""
+    """Wait without running the loop, so that no task is woken."""
     end = time.monotonic() + 10
     looks = (ledger.summary() for _ in iter(lambda: time.monotonic() < end, False))
     return next(found for found in looks if found != NONE)
 
 
-async def test_what_stands_in_the_way_is_not_taken_back(ledger: Ledger, block: Block) -> None:
+async def test_a_cancelled_claim_leaves_the_blocking_entry_unchanged(
+    ledger: Ledger, block: Block
+) -> None:
     waiting = asyncio.create_task(ended(ledger, EntryState.ACCEPTED))
     await block.reached()
     block.release()
@@ -187,7 +188,7 @@ async def test_a_cancelled_settlement_is_recorded(ledger: Ledger) -> None:
     await until(lambda: NONE | {"accepted": 1} == ledger.summary())
 
 
-async def test_who_waits_for_another_and_is_cancelled_leaves_its_claim_alone(
+async def test_a_cancelled_waiting_claim_leaves_the_other_claim_unchanged(
     ledger: Ledger,
 ) -> None:
     ledger.patience = 60.0
@@ -200,13 +201,11 @@ async def test_who_waits_for_another_and_is_cancelled_leaves_its_claim_alone(
     await ledger.settle("k", token, EntryState.ACCEPTED)
 
 
-async def test_a_loop_that_is_closed_loses_its_claims_and_harms_nobody(
-    ledger: Ledger, block: Block
-) -> None:
+async def test_the_claims_of_a_closed_loop_are_reverted(ledger: Ledger, block: Block) -> None:
     claiming = claim(ledger, "abandoned")
 
     def abandon() -> asyncio.Task[object]:
-        """A loop that is closed while its claim is being made, without cancelling it."""
+        """Close a loop while its claim is executed, without cancelling the task."""
         loop = asyncio.new_event_loop()
         task: asyncio.Task[object] = loop.create_task(claiming)
         loop.run_until_complete(block.reached())
@@ -217,22 +216,22 @@ async def test_a_loop_that_is_closed_loses_its_claims_and_harms_nobody(
     block.release()
     await until(lambda: NONE | {"not_sent": 1} == ledger.summary())
     await claimed(ledger)
-    # Or it is warned of that it never ended.
+    # Suppress the warnings about a task that never ended.
     claiming.close()
     task._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
-async def test_what_waits_when_the_ledger_is_closed_is_still_done(
+async def test_closing_executes_the_queued_operations(
     ledger: Ledger, block: Block, place: str
 ) -> None:
     waiting = asyncio.create_task(claim(ledger))
     await block.reached()
-    given_up = asyncio.create_task(claim(ledger, "given up", timeout=0.1))
+    timed_out = asyncio.create_task(claim(ledger, "timed out", timeout=0.1))
     await asyncio.sleep(0)
     closing = threading.Thread(target=ledger.close)
     closing.start()
     with pytest.raises(LedgerError):
-        await given_up
+        await timed_out
     block.release()
     assert (await waiting).entry is None
     await asyncio.to_thread(closing.join)
@@ -240,7 +239,7 @@ async def test_what_waits_when_the_ledger_is_closed_is_still_done(
         assert NONE | {"unknown": 1} == again.summary()
 
 
-async def test_what_is_given_up_while_the_ledger_closes_is_taken_back(
+async def test_a_claim_cancelled_while_the_ledger_closes_is_reverted(
     ledger: Ledger, block: Block, place: str
 ) -> None:
     waiting = asyncio.create_task(claim(ledger))
@@ -256,7 +255,7 @@ async def test_what_is_given_up_while_the_ledger_closes_is_taken_back(
         assert NONE | {"not_sent": 1} == again.summary()
 
 
-async def test_a_settlement_overtakes_the_claim_that_waits_for_it(
+async def test_a_settlement_precedes_a_claim_of_the_same_batch(
     ledger: Ledger, clock: Clock
 ) -> None:
     token = await claimed(ledger)
@@ -266,16 +265,16 @@ async def test_a_settlement_overtakes_the_claim_that_waits_for_it(
     assert EntryState.ACCEPTED is answer.entry.state
 
 
-async def test_a_settlement_is_not_waited_for_for_ever(
+async def test_the_wait_for_a_settlement_is_bounded(
     ledger: Ledger, block: Block, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ihuyi_voice.store.sql.writer._SETTLE_PATIENCE", 0.05)
+    monkeypatch.setattr("ihuyi_voice.store.sql.limits.SETTLE_TIMEOUT", 0.05)
     with pytest.raises(LedgerError, match="did not answer in time"):
         await ledger.settle("k", "t", EntryState.ACCEPTED)
     block.release()
 
 
-async def test_without_a_thread_nothing_is_claimed(
+async def test_without_a_thread_a_claim_fails(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(thread: threading.Thread) -> None:
@@ -289,10 +288,10 @@ async def test_without_a_thread_nothing_is_claimed(
     await claimed(ledger)
 
 
-async def test_a_ledger_closed_in_its_own_thread_does_not_wait_for_itself(
+async def test_closing_in_the_ledgers_own_thread_does_not_deadlock(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a finalizer does, which may run in any thread."""
+    """A finalizer may run in any thread."""
     writer = ledger._writer
     closed_in: list[str] = []
 
@@ -301,7 +300,7 @@ async def test_a_ledger_closed_in_its_own_thread_does_not_wait_for_itself(
         closed_in.append(threading.current_thread().name)
         return 0.0
 
-    monkeypatch.setattr(writer, "_clock", close_inside)
+    monkeypatch.setattr(writer.thread, "clock", close_inside)
     await claimed(ledger)
-    assert await asyncio.to_thread(writer._ended.wait, 10)
+    assert await asyncio.to_thread(writer.thread.ended.wait, 10)
     assert {"ihuyi-voice-ledger"} == set(closed_in)

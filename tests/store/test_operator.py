@@ -1,4 +1,4 @@
-"""What a person sees and records: unknown, resolve, summary, purge."""
+"""The operator's calls: unknown, resolve, summary, purge."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .support import (
 NONE = {"accepted": 0, "refused": 0, "not_sent": 0, "unknown": 0}
 
 
-async def test_unknown_lists_what_has_no_settlement_oldest_first(
+async def test_unknown_lists_claims_without_settlement_oldest_first(
     ledger: Ledger, clock: Clock
 ) -> None:
     assert [] == ledger.unknown()
@@ -52,7 +52,7 @@ async def test_unknown_lists_what_has_no_settlement_oldest_first(
     ] == ledger.unknown()
 
 
-async def test_placed_stands_as_accepted_for_good(ledger: Ledger, clock: Clock) -> None:
+async def test_a_key_resolved_as_placed_is_accepted(ledger: Ledger, clock: Clock) -> None:
     await claimed(ledger)
     clock.time += LIVE + DELIVERY
     ledger.resolve("k", placed=True)
@@ -66,7 +66,9 @@ async def test_placed_stands_as_accepted_for_good(ledger: Ledger, clock: Clock) 
     )
 
 
-async def test_not_placed_may_be_claimed_again(ledger: Ledger, clock: Clock) -> None:
+async def test_a_key_resolved_as_not_placed_may_be_claimed_again(
+    ledger: Ledger, clock: Clock
+) -> None:
     await ended(ledger, EntryState.UNKNOWN)
     clock.time += DELIVERY
     ledger.resolve("k", placed=False)
@@ -81,12 +83,12 @@ async def test_not_placed_may_be_claimed_again(ledger: Ledger, clock: Clock) -> 
 @pytest.mark.parametrize(
     ("state", "wait"), [(EntryState.CLAIMED, LIVE + DELIVERY), (EntryState.UNKNOWN, DELIVERY)]
 )
-async def test_what_the_network_may_still_deliver_is_not_resolved(
+async def test_a_request_that_may_still_be_delivered_cannot_be_resolved(
     ledger: Ledger, clock: Clock, state: EntryState, wait: float, *, placed: bool
 ) -> None:
     if state is EntryState.UNKNOWN:
         token = await claimed(ledger)
-        # The minute begins with the outcome, not with the claim.
+        # The minute starts with the outcome, not with the claim.
         clock.time += LIVE - 1
         await ledger.settle("k", token, state)
     else:
@@ -106,7 +108,7 @@ async def test_what_the_network_may_still_deliver_is_not_resolved(
     assert 0 == ledger.summary()["unknown"]
 
 
-async def test_what_was_reset_is_resolved_at_once(ledger: Ledger) -> None:
+async def test_a_request_on_a_reset_connection_can_be_resolved_at_once(ledger: Ledger) -> None:
     token = await claimed(ledger)
     await ledger.settle("k", token, EntryState.UNKNOWN, reset=True)
     ledger.resolve("k", placed=False)
@@ -114,19 +116,19 @@ async def test_what_was_reset_is_resolved_at_once(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("state", SETTLED)
-async def test_what_is_settled_is_not_resolved(ledger: Ledger, state: EntryState) -> None:
+async def test_a_settled_key_cannot_be_resolved(ledger: Ledger, state: EntryState) -> None:
     await ended(ledger, state)
     with pytest.raises(ValueError, match=f"'k' is settled already, as {state.value}"):
         ledger.resolve("k", placed=True)
     assert NONE | {state.value: 1} == ledger.summary()
 
 
-def test_a_key_that_nobody_claimed_is_not_resolved(ledger: Ledger) -> None:
+def test_a_key_without_a_claim_cannot_be_resolved(ledger: Ledger) -> None:
     with pytest.raises(LookupError, match="the ledger has no key 'k'"):
         ledger.resolve("k", placed=True)
 
 
-async def test_a_process_that_comes_back_knows_better(ledger: Ledger, clock: Clock) -> None:
+async def test_a_late_settlement_replaces_not_placed(ledger: Ledger, clock: Clock) -> None:
     token = await claimed(ledger)
     clock.time += LIVE + DELIVERY
     ledger.resolve("k", placed=False)
@@ -135,7 +137,7 @@ async def test_a_process_that_comes_back_knows_better(ledger: Ledger, clock: Clo
 
 
 @pytest.mark.parametrize(
-    ("placed", "late", "stands"),
+    ("placed", "late", "final"),
     [
         (True, EntryState.ACCEPTED, "accepted"),
         (True, EntryState.UNKNOWN, "accepted"),
@@ -146,20 +148,20 @@ async def test_a_process_that_comes_back_knows_better(ledger: Ledger, clock: Clo
         (False, EntryState.NOT_SENT, "not_sent"),
     ],
 )
-async def test_what_a_person_saw_placed_is_never_sent_again(
-    ledger: Ledger, clock: Clock, late: EntryState, stands: str, *, placed: bool
+async def test_a_call_that_a_person_saw_placed_stays_accepted(
+    ledger: Ledger, clock: Clock, late: EntryState, final: str, *, placed: bool
 ) -> None:
     token = await claimed(ledger)
     clock.time += LIVE + DELIVERY
     ledger.resolve("k", placed=placed)
     overtaken = placed and late is not EntryState.ACCEPTED
-    words = "somebody else has settled or claimed 'k' meanwhile, and that stands$"
-    with pytest.raises(LedgerError, match=words) if overtaken else contextlib.nullcontext():
+    message = "another process or person has settled or claimed 'k' meanwhile; that record is kept$"
+    with pytest.raises(LedgerError, match=message) if overtaken else contextlib.nullcontext():
         await ledger.settle("k", token, late)
-    assert NONE | {stands: 1} == ledger.summary()
+    assert NONE | {final: 1} == ledger.summary()
 
 
-async def test_purge_forgets_what_changed_long_ago_and_is_settled(
+async def test_purge_deletes_settled_keys_that_changed_long_ago(
     ledger: Ledger, clock: Clock
 ) -> None:
     await ended(ledger, EntryState.UNKNOWN, "unknown")
@@ -176,8 +178,8 @@ async def test_purge_forgets_what_changed_long_ago_and_is_settled(
     await claimed(ledger, "accepted")
 
 
-def test_purge_does_not_look_into_the_future(in_file: Ledger) -> None:
-    with pytest.raises(ValueError, match="older_than must not be negative, and it is -1 day"):
+def test_purge_refuses_a_negative_age(in_file: Ledger) -> None:
+    with pytest.raises(ValueError, match="older_than must not be negative, not -1 day"):
         in_file.purge(timedelta(days=-1))
 
 
@@ -191,18 +193,18 @@ def test_purge_does_not_look_into_the_future(in_file: Ledger) -> None:
         (False, EntryState.NOT_SENT),
     ],
 )
-async def test_rows_whose_keys_another_api_key_derived_are_noticed(
+async def test_row_keys_of_another_api_key_are_detected(
     ledger: Ledger, state: EntryState, *, refuses: bool
 ) -> None:
     row = FINGERPRINTS.of_row(MOBILE, CONTENT, 0)
     token = await claimed(ledger, row)
     if state is not EntryState.CLAIMED:
         await ledger.settle(row, token, state)
-    await ended(ledger, EntryState.ACCEPTED, "no row of a file")
+    await ended(ledger, EntryState.ACCEPTED, "not a row of a file")
     assert not ledger.hashed_with_another_key(FINGERPRINTS.hashed_with)
     assert refuses is ledger.hashed_with_another_key(Fingerprints("new").hashed_with)
 
 
-async def test_only_derived_keys_matter_to_a_new_api_key(in_file: Ledger) -> None:
+async def test_keys_that_the_caller_chose_do_not_depend_on_the_api_key(in_file: Ledger) -> None:
     await ended(in_file, EntryState.ACCEPTED, "a key of one's own")
     assert not in_file.hashed_with_another_key(Fingerprints("new").hashed_with)
