@@ -9,7 +9,8 @@ from __future__ import annotations
 import typer
 
 from . import balance, ledger, sandbox, submit
-from .bulk import command as bulk
+from .bulk import options as bulk_options
+from .bulk.command import bulk
 
 app: typer.Typer = typer.Typer(
     name="ihuyi-voice",
@@ -22,7 +23,7 @@ app: typer.Typer = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command(epilog=submit.EXIT_HELP)(submit.submit)
-app.command(epilog=bulk.EXIT_HELP)(bulk.bulk)
+app.command(epilog=bulk_options.EXIT_HELP)(bulk)
 app.command(epilog=ledger.EXIT_HELP)(ledger.ledger)
 app.command(epilog=balance.EXIT_HELP)(balance.balance)
 app.command()(sandbox.sandbox)
