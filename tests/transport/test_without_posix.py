@@ -95,7 +95,7 @@ import sys
 for module in ("fcntl", "grp", "pwd", "resource", "termios", "tty", "uvloop"):
     sys.modules[module] = None
 import asyncio
-from ihuyi_voice import AsyncVoiceClient, Ledger, OutcomeUnknownError, VoiceClient
+from ihuyi_voice import AsyncVoiceClient, Ledger, OutcomeUnknownError, SubmitRequest, VoiceClient
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
 gateway = SandboxGateway()
 
@@ -108,7 +108,7 @@ with gateway.serve_in_thread() as url, Ledger.open(sys.argv[1]) as ledger:
     asyncio.run(submit(url))
     with VoiceClient("sandbox", "sandbox-key", base_url=url, ledger=ledger) as client:
         client.submit("13912345678", "1125", idempotency_key="a")
-        with client.submit_many([("13712345678", "1125", "b")]) as run:
+        with client.submit_many([SubmitRequest("13712345678", "1125", "b")]) as run:
             print(*(outcome.status.value for outcome in run))
         gateway.chaos = Chaos(close_after_placing=1.0)
         try:
