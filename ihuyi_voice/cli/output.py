@@ -68,7 +68,17 @@ def _open_closed_descriptors() -> None:
     os.close(opened)
 
 
+def _is_windows_console(stream: TextIO) -> bool:
+    raw = getattr(getattr(stream, "buffer", None), "raw", None)
+    # The class exists only on Windows.
+    return type(raw).__name__ == "_WindowsConsoleIO"
+
+
 def _guarded(stream: TextIO | None, descriptor: int) -> TextIO:
+    if isinstance(stream, io.TextIOWrapper) and _is_windows_console(stream):
+        # Only its own raw file writes Unicode: bytes would be read in the console's code page.
+        stream.reconfigure(errors="backslashreplace", line_buffering=True)
+        return stream
     raw = LossyFile(descriptor, "w", closefd=False)
     return io.TextIOWrapper(
         io.BufferedWriter(raw),  # type: ignore[type-var]  # its write takes what is given here

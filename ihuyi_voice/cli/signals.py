@@ -1,7 +1,7 @@
-"""Signals that ask the command to end: Ctrl-C, SIGTERM and SIGHUP, all alike.
+"""Signals that ask the command to end: Ctrl-C, SIGTERM and SIGHUP, handled the same way.
 
-Before and after a run each raises `Interrupted`; during a run they are
-collected, so that what is in flight can be finished. A signal that is ignored
+Before and after a run each signal raises `Interrupted`. During a run signals
+are collected, so that the requests in flight can finish. A signal that is ignored
 when the command starts, as under nohup, stays ignored.
 """
 
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from types import FrameType, TracebackType
     from typing import Any, TypeAlias
 
@@ -29,10 +29,10 @@ _NUMBERS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, nam
 
 
 class Interrupted(KeyboardInterrupt):
-    """One of the signals came while none were collected.
+    """A signal came while signals were not collected.
 
     Attributes:
-        status: the exit status by which a shell knows it.
+        status: the exit status that shells use for this signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -41,29 +41,35 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruptions:
-    """Takes the signals over while it is entered; in another thread than the main one, none.
+    """Handles the signals while it is entered; outside the main thread it does nothing.
+
+    Args:
+        even_ignored: signals to handle although they are ignored when it is entered.
 
     Attributes:
-        process_ends: the process ends with the command. Then the signals are
-            ignored afterwards: one that comes while the interpreter exits must
-            not replace the exit status of the outcome.
+        process_ends: the process ends with the command. The signals are then
+            ignored afterwards: a signal during the interpreter's exit must not
+            replace the exit status of the outcome.
     """
 
     process_ends: ClassVar[bool] = False
 
-    def __init__(self) -> None:
+    def __init__(self, *, even_ignored: Collection[int] = ()) -> None:
+        self._even_ignored = even_ignored
         self._earlier: dict[int, Handler] = {}
         self._collecting = False
         self._collected: deque[int] = deque()
         self._wake: Callable[[], object] | None = None
 
     def __enter__(self) -> Self:
-        # Python delivers signals to the main thread alone.
+        # Python delivers signals only to the main thread.
         in_main_thread = threading.current_thread() is threading.main_thread()
         for number in _NUMBERS if in_main_thread else ():
             handler = signal.getsignal(number)
-            # None: whatever set it is not Python, and knows better.
-            if handler not in (signal.SIG_IGN, None):
+            # None: C code installed the handler; keep it.
+            if handler is None:
+                continue
+            if handler is not signal.SIG_IGN or number in self._even_ignored:
                 self._earlier[number] = handler
                 signal.signal(number, self._on_signal)
         return self
@@ -79,7 +85,7 @@ class Interruptions:
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Signals raise nothing in here: `next` returns them."""
+        """Inside this block signals do not raise; `next` returns them."""
         self._collecting = True
         try:
             yield
@@ -87,7 +93,7 @@ class Interruptions:
             self._collecting = False
 
     async def next(self) -> int:
-        """The next signal that was collected, in the order they came."""
+        """Wait for the next collected signal, in order of arrival."""
         loop, arrived = asyncio.get_running_loop(), asyncio.Event()
         self._wake = lambda: loop.call_soon_threadsafe(arrived.set)
         try:
@@ -98,7 +104,7 @@ class Interruptions:
             self._wake = None
 
     def forget(self, number: int) -> None:
-        """Drop those of this kind that were collected and not looked at."""
+        """Drop collected signals of this number that `next` has not returned yet."""
         while number in self._collected:
             self._collected.remove(number)
 

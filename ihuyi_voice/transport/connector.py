@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import socket
 import struct
 import weakref
@@ -181,9 +180,14 @@ def _quiet_check(sock: socket.socket) -> Callable[[], bool]:
         if len(sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4)) == len(_NOTHING):
             return is_quiet
     # Not a Linux, or one before 4.12.
-    poll = unpatched("select", "poll")()
+    try:
+        poll = unpatched("select", "poll")()
+    except AttributeError:
+        # Windows has only select, whose third list is for errors.
+        wait = unpatched("select", "select")
+        return lambda: sock.fileno() >= 0 and not any(wait((sock,), (), (sock,), 0))
     # Errors are always included, and the end is something to read.
-    poll.register(sock.fileno(), select.POLLIN)
+    poll.register(sock.fileno(), unpatched("select", "POLLIN"))
     return lambda: not poll.poll(0)
 
 

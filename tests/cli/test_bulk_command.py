@@ -28,8 +28,8 @@ from typer.testing import CliRunner
 
 from ihuyi_voice._pipeline import Pipeline
 from ihuyi_voice.cli.app import app
-from ihuyi_voice.cli.bulk import command as bulk_command
 from ihuyi_voice.cli.bulk import progress as bulk_progress
+from ihuyi_voice.cli.bulk.consent import question as question_about
 from ihuyi_voice.sandbox import Attempt, Chaos, SandboxGateway
 
 if TYPE_CHECKING:
@@ -455,8 +455,8 @@ def test_problems_of_an_array_are_named_by_item(gateway: Gateway, path: Path) ->
     ],
 )
 def test_the_question_names_the_gateway(url: str, question: str) -> None:
-    assert f"Place 500 calls {question}" == bulk_command.question(500, url)
-    assert f"Place 1 call {question}" == bulk_command.question(1, url)
+    assert f"Place 500 calls {question}" == question_about(500, url)
+    assert f"Place 1 call {question}" == question_about(1, url)
 
 
 @pytest.mark.parametrize(
@@ -750,7 +750,7 @@ def test_an_existing_file_is_not_written_over(gateway: Gateway, path: Path) -> N
     out.write_text("precious")
     result = bulk(path, "--yes", "--out", out)
     assert (2, "") == (result.exit_code, result.stdout)
-    assert f"{out} is there already: give --out a new file" in result.stderr
+    assert f"{out} exists already: give --out a new file" in result.stderr
     assert ("precious", []) == (out.read_text(), gateway.attempts)
 
 
@@ -758,7 +758,9 @@ def test_a_file_that_cannot_be_made(gateway: Gateway, path: Path) -> None:
     write(path, many(2))
     result = bulk(path, "--yes", "--out", path / "out.csv")
     assert (2, []) == (result.exit_code, gateway.attempts)
-    assert result.stderr.endswith(f"ihuyi-voice: cannot write {path}/out.csv: Not a directory\n")
+    assert result.stderr.endswith(
+        f"ihuyi-voice: cannot write {path}/out.csv: Not a directory; nothing was sent\n"
+    )
 
 
 @contextmanager

@@ -357,6 +357,53 @@ def test_a_sandbox_whose_terminal_is_gone_answers_all_the_same() -> None:
         process.wait(timeout=20)
 
 
+_LIKE_WINDOWS = """
+import asyncio, signal, sys
+del signal.SIGHUP
+def refuse(*_):
+    raise NotImplementedError
+asyncio.unix_events._UnixSelectorEventLoop.add_signal_handler = refuse
+sys.modules["uvloop"] = None
+from ihuyi_voice.__main__ import main
+main()
+"""
+
+
+def test_ctrl_c_ends_a_sandbox_whose_loop_has_no_signal_handlers() -> None:
+    """As on Windows."""
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", _LIKE_WINDOWS, "sandbox", "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    ) as process:
+        assert process.stdout is not None
+        for _ in range(4):
+            process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert (0, "0 placed of 0 submits\n", "") == (process.returncode, out, err)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_sandbox_that_a_script_started_in_the_background(
+    number: signal.Signals,
+) -> None:
+    """A shell without job control starts such a job with SIGINT ignored."""
+    earlier = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = start("sandbox", "--port", "0")
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+    with process:
+        assert process.stdout is not None
+        for _ in range(4):
+            process.stdout.readline()
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+    assert (0, "0 placed of 0 submits\n", "") == (process.returncode, out, err)
+
+
 @pytest.mark.parametrize("port", ["-1", "65536"])
 def test_a_port_that_is_none_is_refused(port: str) -> None:
     refused = run("sandbox", "--port", port)

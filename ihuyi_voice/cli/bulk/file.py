@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING
 
 from ...errors import InvalidRequestError
 from ...models import generate_code
@@ -339,7 +339,7 @@ def _known_encoding(name: str) -> str:
     return _SUPERSETS.get(known, known)
 
 
-def _readable_twice(name: str) -> BinaryIO:
+def _readable_twice(name: str) -> IO[bytes]:
     stream = Path(name).open("rb")  # noqa: SIM115 - closed by BulkFile.close
     if stream.seekable():
         return stream
@@ -347,7 +347,7 @@ def _readable_twice(name: str) -> BinaryIO:
         return _copied_aside(stream)
 
 
-def _copied_aside(stream: BinaryIO) -> BinaryIO:
+def _copied_aside(stream: IO[bytes]) -> IO[bytes]:
     copy = tempfile.TemporaryFile()  # noqa: SIM115 - closed by BulkFile.close
     shutil.copyfileobj(stream, copy)
     return copy

@@ -156,6 +156,11 @@ class OutFile:
             self._file.close()
 
 
+def say(console: Console, text: str) -> None:
+    """Print plain text: a path or an error may contain brackets, which are no markup."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 class _Shown:
     """The progress: a bar on a terminal, a plain line now and then elsewhere."""
 
@@ -196,8 +201,7 @@ class _Shown:
             self.say(line)
 
     def say(self, text: str) -> None:
-        # A path or an error may have brackets in it.
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say(self._console, text)
 
     def close(self) -> None:
         if self._bar is not None:
