@@ -523,7 +523,7 @@ def test_a_key_and_a_code_can_only_be_computed_with_the_api_key() -> None:
     def keyed(text: str, person: bytes) -> str:
         return hashlib.blake2b(text.encode(), key=master, digest_size=16, person=person).hexdigest()
 
-    assert "row:" + keyed("\0".join([A, "1125", "0"]), b"row") == key
+    assert "row:" + keyed(f"{A}\x001125\x000", b"row") == key
     digest = keyed(f"{A}\0a ledger's id {key}", b"request")
     code = RowKeys(FINGERPRINTS, "a ledger's id").code(A, key)
     assert f"{int(digest, 16) % 10**6:06}" == code
