@@ -33,20 +33,59 @@ OF_THE_TIME_OF_THE_LOWEST = ("click==8.2.1",)
 # What the tests read, but for the package itself.
 READ_BY_TESTS = ("CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", "tests")
 
-# Browsers, brokers, long runs, pytest's own runs, the benchmark and CI itself take most
-# of the time and do not tell one Python from another: run by the README's command and
-# `coverage`.
-SAME_EVERYWHERE = tuple(
-    f"--ignore=tests/{name}"
-    for name in ("inbox", "celery", "soak", "ci", "plugin/test_runs.py", "test_benchmarks.py")
+# The README's command (on the default Python) and `coverage` (on the newest) run every
+# test. The other sessions run what their versions can break.
+
+# A Python in between differs from these two in its standard library's asyncio, threads,
+# sockets, TLS, SQLite and shutdown: what transport, bulk runs, clients and store rest on.
+# Checks of values, parsers, the command line, the sandbox and its page do not.
+TELLS_PYTHONS_APART = tuple(
+    f"tests/{name}"
+    for name in (
+        "transport",
+        "bulk",
+        "client",
+        "sync",
+        "store",
+        "quota",
+        "plugin/test_fixtures.py",
+        "receipts/test_end_to_end.py",
+        "test_public_names.py",
+    )
 )
+
+# The lowest versions are those of aiohttp, orjson, xmltodict, SQLAlchemy, psycopg, typer and
+# rich, so parsers, handlers, store and command line belong to it. Browsers, brokers, long
+# runs, pytest's own runs, generated inputs, the README, the benchmark and CI itself do not:
+# they take most of the time and repeat what other tests have asked of these versions.
+NOT_WITH_LOWEST = tuple(
+    f"--ignore=tests/{name}"
+    for name in (
+        "inbox",
+        "celery",
+        "soak",
+        "ci",
+        "plugin/test_runs.py",
+        "plugin/test_cost.py",
+        "pure/test_wire_fuzz.py",
+        "store/test_model.py",
+        "store/test_together.py",
+        "cli/test_bulk_ledger.py",
+        "test_benchmarks.py",
+        "test_readme.py",
+        "test_truth.py",
+    )
+)
+
+# Playwright's blocking API and gevent run code on greenlets. See pyproject.toml.
+RUN_ON_GREENLETS = ("tests/inbox", "tests/sync/test_greenlets.py")
 
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """The tests on one Python, with the newest of everything.
+    """What one Python can break, with the newest of everything.
 
-    Of the installed package, with the source tree out of sight.
+    It tests the installed package, with the source tree out of sight.
     """
     session.install(".[test]")
     # Reinstalled each time: the version does not change with the sources.
@@ -56,14 +95,14 @@ def tests(session: nox.Session) -> None:
             _copy(HERE / name, Path(elsewhere, name))
         with session.chdir(elsewhere):
             session.run("python", "-c", _ASSERT_INSTALLED)
-            _pytest(session, *SAME_EVERYWHERE)
+            _pytest(session, *TELLS_PYTHONS_APART)
 
 
 @nox.session(python=PYTHONS[0])
 def lowest(session: nox.Session) -> None:
-    """The tests on the lowest Python with the lowest versions we say we work with."""
+    """The lowest Python with the lowest versions that we support."""
     session.install("-e", ".[test]", *_lowest_pins(), *OF_THE_TIME_OF_THE_LOWEST)
-    _pytest(session, *SAME_EVERYWHERE)
+    _pytest(session, *NOT_WITH_LOWEST)
 
 
 @nox.session
@@ -118,12 +157,16 @@ def coverage(session: nox.Session) -> None:
     """Every line and branch of package and tests, those run in other processes too.
 
     On the newest Python: up to 3.11 the tracer loses the frames around a loop
-    in which a coroutine was cancelled.
+    in which a coroutine was cancelled. `sys.monitoring`, which is faster, measures
+    branches from 3.14 on.
     """
     # With the peers of the benchmark, whose tests are skipped elsewhere.
     session.install("-e", ".[test,bench]")
     session.run("coverage", "erase")
-    _pytest(session, command=("coverage", "run", "-m", "pytest"))
+    apart = [f"--ignore={path}" for path in RUN_ON_GREENLETS]
+    _pytest(session, *apart, command=("coverage", "run", "-m", "pytest"))
+    greenlets = "--concurrency=thread,greenlet"
+    _pytest(session, *RUN_ON_GREENLETS, command=("coverage", "run", greenlets, "-m", "pytest"))
     session.run("coverage", "combine", "--quiet")
     # A few branches run only when threads race, so that a run may miss one of them.
     session.run("coverage", "report", "--precision=2", "--fail-under=99.95")

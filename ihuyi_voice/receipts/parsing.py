@@ -1,18 +1,18 @@
-"""What a receipt says, pure: read from the fields of a form or from its body.
+"""Reads a receipt from the fields of a form or from the body of a request.
 
-No clock, no I/O, no event loop, no logging. Users import all of this from
-`receipts.py`; its docstring says what a receipt does not prove.
+Pure: no clock, no I/O, no event loop, no logging. Users import the public names from
+`ihuyi_voice.receipts`; `handlers.py` says what a receipt does not prove.
 
-Facts used here are those of the vendor's SMS manual; the voice product's are not
+The facts are from the vendor's SMS manual; those of the voice product are not
 published. A form has `code` (2 = delivered), `msg`, `mobilephone`, an id under
 one of several names, and `report_time`, in Beijing time without a zone. The code
 may also be a text of an operator or an aggregator, such as `DB:0142`.
 
-A receipt that is refused three times is lost. So a value that cannot be read is
-kept as it came; only a form that names no call is refused.
+The gateway gives up after three refusals, and the receipt is lost. So a value that
+cannot be read is kept as is; only a form that names no call is refused.
 
 Forms hold whole numbers, and tools print the variables of every frame that an
-exception passes. So what reads a form raises nothing: it returns the error.
+exception passes. So the functions that read a form return an error instead of raising it.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DELIVERED = frozenset({"2", "DELIVRD"})
-"""The codes that mean delivered: the vendor's, and that of the SMPP standard."""
+"""The codes that mean delivered: the vendor's and the SMPP standard's."""
 
 BEIJING = timezone(timedelta(hours=8), "UTC+8")
 """The zone of a receipt's time; China has had no summer time since 1991."""
 
 _MAX_FIELDS = 100
 
-# What a log line shows of a code, in characters.
+# Characters of a code that a log line shows.
 _MAX_SHOWN = 40
 
-# Telephone numbers have as many digits; dates and codes mostly have fewer.
+# Digits of the shortest telephone numbers; most dates and codes have fewer.
 _SHORTEST_MOBILE = 7
 
 _ID_NAMES = ("voiceid", "smsid", "task_id", "taskid")
@@ -65,16 +65,16 @@ _is_plain = re.compile(r"[A-Za-z0-9:.,;/+_*-]+").fullmatch
 
 
 class InvalidReceiptError(ValueError):
-    """What came is not a receipt. The text names the field and shows no value of it.
+    """The form is not a receipt. The text names the field and never its value.
 
-    Not an `IhuyiVoiceError`: those state the outcome of a request.
+    Not an `IhuyiVoiceError`, because those state the outcome of a request.
     """
 
 
 class ReceiptFields(Mapping[str, str]):
-    """The fields of a form as they came, to be read only.
+    """The unchanged fields of a form, read-only.
 
-    Its repr shows none of them: among them is a number.
+    Its repr hides them, because one of them is a number.
     """
 
     __slots__ = ("_fields",)
@@ -97,25 +97,25 @@ class ReceiptFields(Mapping[str, str]):
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What the gateway says about the end of a call: a hint, not proof (see the module).
+    """What the gateway reports about a call that has ended: a hint, not proof.
 
     Attributes:
-        voice_id: the id that `SubmitResult.voice_id` had, kept to the digit;
+        voice_id: the id that `SubmitResult.voice_id` had, digit for digit;
             None where there was none, or none of 1 to 64 ASCII characters
             without blanks.
         mobile: the number: 11 digits where it is one mainland number, with
-            or without blanks, hyphens and a prefix +86, 0086 or 86. Anything
-            else is kept as it came and may hold any character. None where
+            or without blanks, hyphens and a prefix +86, 0086 or 86. Any other
+            text is kept as is and may hold any character. None where
             there was none.
         delivered: whether `code` is `2` or `DELIVRD`. False does not mean that
             no phone rang.
-        code: the receipt's code as it came, without the blanks around it; of
-            another vocabulary than a submit's, and not always a number:
-            `DB:0142`. It may hold any character. Empty where there was none.
-        msg: the gateway's own words; do not match on them.
-        reported_at: when, aware, in Beijing time; None where it was not said
+        code: the receipt's code without the blanks around it. These codes differ
+            from a submit's and are not always numbers: `DB:0142`. It may hold any
+            character. Empty where there was none.
+        msg: the gateway's text; do not match on it.
+        reported_at: an aware datetime in Beijing time; None where it is missing
             or cannot be read.
-        raw: every field, under the name and with the value that it came with.
+        raw: every field with its original name and value.
     """
 
     voice_id: str | None
@@ -134,11 +134,11 @@ class Receipt:
         )
 
     def log_text(self) -> str:
-        """What a log may say of it, in one line: `139****5678 code=2 voice_id=197362477`."""
+        """One line for a log: `139****5678 code=2 voice_id=197362477`."""
         code = self._quiet(self.code)
         if len(code) > _MAX_SHOWN:
             code = f"{code[:_MAX_SHOWN]}…"
-        # Quoted, it passes neither for another line nor for another field of this one.
+        # Quoted, it cannot look like another line or another field of this one.
         shown = code if _is_plain(code) else repr(code)
         return f"{self._quiet_mobile()} code={shown} voice_id={self._quiet_id()}"
 
@@ -146,7 +146,7 @@ class Receipt:
         return None if self.mobile is None else mask_mobile(self.mobile)
 
     def _quiet_id(self) -> str | None:
-        """The id without the number, which some may put there; ids have many digits too."""
+        """The id, with the receipt's own number masked. Other digits are the id's."""
         if self.voice_id is None or self.mobile is None:
             return self.voice_id
         text = self._without_mobile(self.voice_id)
@@ -155,7 +155,7 @@ class Receipt:
         return text
 
     def _quiet(self, text: str) -> str:
-        """The text without numbers, whatever the digits and however they are spaced."""
+        """The text with all numbers masked, in any script's digits and any spacing."""
         text = self._without_mobile(text)
         shown, end = "", 0
         for found in _numbers(_ascii_digits(text)):
@@ -164,37 +164,36 @@ class Receipt:
         return shown + text[end:]
 
     def _without_mobile(self, text: str) -> str:
-        # One or two characters are no number, and would be found everywhere.
+        # A shorter text is not a number and would be found everywhere.
         if self.mobile is None or len(self.mobile) < _SHORTEST_MOBILE:
             return text
         return text.replace(self.mobile, mask_mobile(self.mobile))
 
 
 def _ascii_digits(text: str) -> str:
-    """The text with `0` to `9` in the place of full-width and other digits, one for one."""
+    """The text with full-width and other digits replaced by `0` to `9`, one for one."""
     if text.isascii():
         return text
     return "".join(str(unicodedata.digit(c, c)) for c in text)
 
 
 def parse_receipt(form: Mapping[str, object]) -> Receipt:
-    """Read a receipt that the gateway has pushed.
+    """Read a receipt that the gateway has sent.
 
     Args:
-        form: the fields by their names: a dict, or what aiohttp, Starlette,
-            FastAPI, Django or `urllib.parse.parse_qs` make of a form. A value,
+        form: the fields by name: a dict, or the form object of aiohttp, Starlette,
+            FastAPI, Django or `urllib.parse.parse_qs`. A value,
             `form[name]`, is a str, or a list of str, of which the last counts;
-            any other (an uploaded file) is left out. The case of names does
-            not matter.
+            any other (an uploaded file) is ignored, as is the case of names.
 
     Returns:
         The receipt. The id is taken from the first of `voiceid`, `smsid`,
         `task_id` and `taskid` that has one, the number from `mobilephone` or
         `mobile`, the time from `report_time`. A code, a time or a number that
-        cannot be read is kept as it came.
+        cannot be read is kept as is.
 
     Raises:
-        InvalidReceiptError: there is neither an id nor a number, so that the
+        InvalidReceiptError: there is neither an id nor a number, so the
             receipt names no call.
     """
     receipt = _read(form)
@@ -207,11 +206,10 @@ def parse_receipt(form: Mapping[str, object]) -> Receipt:
 def read_receipt(body: bytes) -> Receipt | InvalidReceiptError:
     """The receipt in the body of a POST: a form in UTF-8 or, failing that, in GBK.
 
-    Returned, not raised, is the error that `parse_receipt` raises, or that of
-    more fields than any receipt has.
+    It returns the error that `parse_receipt` raises, and one for too many fields.
     """
     try:
-        # By way of Latin-1 each byte stays itself, whether it was quoted or not.
+        # Latin-1 keeps each byte, percent-encoded or not.
         pairs = parse_qsl(
             body.decode("latin-1"),
             keep_blank_values=True,
@@ -242,7 +240,7 @@ def _recoded(text: str, encoding: str) -> str:
 def _read(form: Mapping[str, object]) -> Receipt | InvalidReceiptError:
     raw = ReceiptFields(dict(_texts(form)))
     fields = {name.strip().lower(): value.strip() for name, value in raw.items()}
-    # An id that no submit can have had names a call all the same.
+    # An id of another form than a submit's still names a call.
     has_id = any(fields.get(name, "").strip("0") for name in _ID_NAMES)
     mobile = _mobile(fields)
     if not has_id and mobile is None:
@@ -269,7 +267,7 @@ def _texts(form: Mapping[str, object]) -> Iterator[tuple[str, str]]:
 
 
 def _voice_id(fields: Mapping[str, str]) -> str | None:
-    """As a submit's answer has it: `0`, empty and absent all mean "no id"."""
+    """As in the answer to a submit, `0`, empty and absent all mean "no id"."""
     for name in _ID_NAMES:
         text = fields.get(name, "")
         if text.strip("0") and _is_id(text):
@@ -288,7 +286,7 @@ def _msg(fields: Mapping[str, str]) -> str:
     text = fields.get("msg", "")
     if text.isprintable():
         return text
-    # Control characters would forge log lines and steer terminals.
+    # Control characters could forge log lines and control terminals.
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
@@ -299,6 +297,6 @@ def _reported_at(fields: Mapping[str, str]) -> datetime | None:
         try:
             return datetime(year, month, day, hour, minute, second, tzinfo=BEIJING)
         except ValueError:
-            # No such day or hour.
+            # There is no such day or hour.
             return None
     return None

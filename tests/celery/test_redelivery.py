@@ -176,7 +176,7 @@ def shop(gateway: SandboxGateway, tmp_path: Path) -> Iterator[Shop]:
 
 
 def result_of(customer: subprocess.Popen[str]) -> tuple[str, str]:
-    """The task's id, and what became of it."""
+    """The task's id and its result."""
     out, _ = customer.communicate(timeout=110)
     task, end = out.splitlines()
     return task, end

@@ -246,7 +246,7 @@ async def test_a_call_that_arrives_with_the_cancellation_is_left_to_the_next_wai
     await asyncio.to_thread(waiting.wait, DEADLINE)
     submit = threading.Thread(target=voice_client.submit, args=(MOBILE, "1125"))
     submit.start()
-    # The loop stands still until the thread has the call: it sees both in the same turn.
+    # The loop is blocked until the thread has the call: both happen in the same turn.
     found.wait(DEADLINE)
     waited.cancel()
     with pytest.raises(asyncio.CancelledError):

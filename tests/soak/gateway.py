@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Sandbox:
-    """Counts the submits as it is told of them.
+    """A running sandbox; counts the submits that it prints.
 
     Attributes:
         url: where it is reached.
@@ -40,13 +40,13 @@ class Sandbox:
                 left = end - time.monotonic()
                 if left <= 0 or sender.poll() is not None:
                     return False
-                # The sender's end is no news here, so it is looked at now and then.
+                # The end of the sender does not notify this condition: poll it.
                 self._news.wait(min(left, 0.05))
         return True
 
-    def count(self, told: IO[str]) -> None:
-        """Read what it says until it ends, also so that the pipe does not fill."""
-        for line in told:
+    def count(self, output: IO[str]) -> None:
+        """Read its output until it ends, also so that the pipe does not fill."""
+        for line in output:
             if "  mobile " in line:
                 with self._news:
                     self.taken += 1

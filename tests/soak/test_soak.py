@@ -163,8 +163,8 @@ def _agree(
     return status is OutcomeStatus.UNKNOWN or row not in seen
 
 
-def tell(measured: str) -> None:
-    """For who runs it with `pytest -s`."""
+def report(measured: str) -> None:
+    """Print it for a run with `pytest -s`."""
     print(measured)  # noqa: T201 - see above
 
 
@@ -192,7 +192,7 @@ def test_a_long_run_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> Non
         OutcomeStatus.INVALID: fiftieth,
     }
     growth = memory.at_end - memory.at_mark
-    tell(f"{count} rows: {memory.at_mark / MB:.1f} MB and {growth / MB:+.1f} MB")
+    report(f"{count} rows: {memory.at_mark / MB:.1f} MB and {growth / MB:+.1f} MB")
     assert growth < MOST_GROWTH
 
 
@@ -209,7 +209,7 @@ def test_the_quota_takes_what_it_says_for_each_number(tmp_path: Path) -> None:
         OutcomeStatus.INVALID: fiftieth,
     } | _blacklisted(counted, fiftieth)
     growth = memory.at_end - memory.at_mark
-    tell(f"{count} numbers: {growth / (count - mark):.0f} bytes for each")
+    report(f"{count} numbers: {growth / (count - mark):.0f} bytes for each")
     assert growth < (count - mark) * BYTES_PER_NUMBER + (0 if FULL else MOST_GROWTH)
 
 
@@ -227,7 +227,7 @@ def test_every_chaos_at_once(tmp_path: Path) -> None:
         job = Job(gateway.url, count, count, False, 2.0, None, str(tmp_path / "outcomes"))
         run_sender(job)
         counted = check_against_the_record(job)
-    tell(f"{count} rows: " + ", ".join(f"{n} {status.value}" for status, n in counted.items()))
+    report(f"{count} rows: " + ", ".join(f"{n} {status.value}" for status, n in counted.items()))
     assert counted[OutcomeStatus.ACCEPTED] > count * 0.6
     assert counted[OutcomeStatus.UNKNOWN] > count * 0.1
     assert counted[OutcomeStatus.REFUSED] > count * 0.03
