@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from .._pipeline import Pipeline
     from ..models import SubmitResult
-    from ..transport.aiohttp import Exchange
+    from ..transport.base import Exchange
 
 __all__ = ["BulkOptions", "BulkRun", "Row", "Rows", "StopOn", "is_account_level"]
 
