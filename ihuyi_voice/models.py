@@ -17,7 +17,9 @@ from .errors import BulkReport, IhuyiVoiceError, InvalidRequestError, OutcomeSta
 
 # `BulkReport` and `OutcomeStatus` are defined beside the errors, which hold them.
 __all__ = [
+    "CONTENT_PATTERN",
     "DEFAULT_BASE_URL",
+    "MOBILE_PATTERN",
     "Answer",
     "AnswerFormat",
     "Balance",
@@ -30,6 +32,7 @@ __all__ = [
     "SubmitRequest",
     "SubmitResult",
     "Unrecorded",
+    "charset_of",
     "check_count",
     "exact_text",
     "generate_code",
@@ -40,6 +43,12 @@ AnswerFormat = Literal["json", "xml"]
 
 DEFAULT_BASE_URL = "https://api.voice.ihuyi.com"
 
+# [0-9], not \d: in a str pattern \d also matches the digits of other scripts.
+MOBILE_PATTERN = r"1[3-9][0-9]{9}"
+"""A mainland mobile number as the gateway takes it."""
+CONTENT_PATTERN = r"[0-9]{4,6}"
+"""A verification code as the gateway takes it."""
+
 
 def exact_text(value: object) -> str | None:
     """What a str holds, as an exact `str`; None for anything else.
@@ -48,6 +57,20 @@ def exact_text(value: object) -> str | None:
     subclass may answer in any way.
     """
     return str.__str__(value) if issubclass(type(value), str) else None
+
+
+def charset_of(text: bytes) -> str | None:
+    """The charset of what the vendor sent: UTF-8, or the GBK it was seen to use.
+
+    None where the text is valid in neither.
+    """
+    for charset in ("utf-8", "gb18030"):
+        try:
+            text.decode(charset)
+        except UnicodeDecodeError:
+            continue
+        return charset
+    return None
 
 
 def mask_mobile(mobile: str) -> str:

@@ -43,7 +43,15 @@ from .errors import (
     OutcomeUnknownError,
     gateway_error,
 )
-from .models import Balance, SignedBody, SubmitResult, exact_text
+from .models import (
+    CONTENT_PATTERN,
+    MOBILE_PATTERN,
+    Balance,
+    SignedBody,
+    SubmitResult,
+    charset_of,
+    exact_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -61,10 +69,9 @@ MAX_ANSWER_BYTES = 64 * 1024
 
 # --- checks -----------------------------------------------------------------
 
-# [0-9], not \d: in a str pattern \d also takes the digits of other scripts.
-_is_mobile = re.compile(r"1[3-9][0-9]{9}").fullmatch
-_is_content = re.compile(r"[0-9]{4,6}").fullmatch
-_is_prefixed_mobile = re.compile(r"(?:\+86|0086|86)(1[3-9][0-9]{9})").fullmatch
+_is_mobile = re.compile(MOBILE_PATTERN).fullmatch
+_is_content = re.compile(CONTENT_PATTERN).fullmatch
+_is_prefixed_mobile = re.compile(rf"(?:\+86|0086|86)({MOBILE_PATTERN})").fullmatch
 _blanks_and_hyphens = re.compile(r"[\s-]+")
 
 
@@ -473,14 +480,12 @@ def _keep_long_ids(fields: dict[str, object], text: bytes) -> dict[str, object]:
 
 
 def _readings(body: bytes) -> Iterator[str]:
-    """The body as text: the charset it should have, one it was seen to have, the rest."""
-    for encoding in ("utf-8", "gb18030"):
-        try:
-            yield body.decode(encoding)
-        except UnicodeDecodeError:  # noqa: PERF203 - two rounds
-            continue
+    """The body as text: in its own charset, else with what cannot be decoded replaced."""
+    charset = charset_of(body)
+    if charset is not None:
+        yield body.decode(charset)
     yield body.decode("utf-8", "replace")
-    # Of use where the second byte of a GBK character is a backslash.
+    # Needed where the second byte of a GBK character is a backslash.
     yield body.decode("gb18030", "replace")
 
 
