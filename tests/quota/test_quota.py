@@ -48,7 +48,7 @@ def test_what_waits_is_noticed() -> None:
 
 
 class Clock:
-    """Stands still until it is set."""
+    """A clock that moves only when it is set."""
 
     def __init__(self, time: float = 0.0) -> None:
         self.time = time
