@@ -24,7 +24,7 @@ from ihuyi_voice import (
     SubmitFailedError,
     SubmitResult,
 )
-from ihuyi_voice._pipeline import Admitted
+from ihuyi_voice._pipeline import Admitted, _backoff
 from ihuyi_voice.models import SignedBody
 from ihuyi_voice.transport.aiohttp import WORDS, AiohttpTransport
 from ihuyi_voice.transport.base import Exchange
@@ -93,6 +93,12 @@ async def test_a_refused_connection_is_tried_again_and_signed_each_time(
     address = refused_url.removeprefix("http://")
     assert f"the connection could not be made to {address}: Connection refused;" in str(error)
     assert isinstance(error.__cause__, OSError)
+
+
+def test_the_back_off_doubles_up_to_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ihuyi_voice._pipeline._BACKOFF_FIRST", 0.1)
+    monkeypatch.setattr("random.uniform", lambda low, high: high - low)
+    assert [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0] == [_backoff(attempt) for attempt in range(1, 8)]
 
 
 async def test_back_off_stays_within_the_deadline(
