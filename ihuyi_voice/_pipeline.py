@@ -424,7 +424,9 @@ class Pipeline:
         finally:
             if claim is not None and claim.entry is None:
                 await claim.settle(status, end, exchange)
-        return _returned(end)
+        if isinstance(end, BaseException):
+            raise end
+        return end
 
     async def query_balance(self) -> Balance:
         """See `AsyncVoiceClient.query_balance`."""
@@ -440,12 +442,14 @@ class Pipeline:
         except BaseException as exception:  # noqa: BLE001 - raised again below
             end = _stated(exception, exchange)
         if isinstance(end, OutcomeUnknownError):
-            cause = end.__cause__
-            end = OutcomeUnknownError(end.reason, may_have_rung=False)
-            end.__cause__ = cause
+            unknown = OutcomeUnknownError(end.reason, may_have_rung=False)
+            unknown.__cause__ = end.__cause__
+            end = unknown
         status = _status(end, written=exchange.may_have_been_written)
         self.log.request("query_balance", None, end, status, began)
-        return _returned(end)
+        if isinstance(end, BaseException):
+            raise end
+        return end
 
     async def _post(
         self,
@@ -493,17 +497,6 @@ def _backoff(attempt: int) -> float:
     """Seconds to wait after the attempt with this number, counted from 1."""
     bound = min(_BACKOFF_FIRST * 2.0 ** (attempt - 1), _BACKOFF_MOST)
     return random.uniform(0.0, bound)  # noqa: S311 - spreads load, guards nothing
-
-
-def _returned(end: _T | BaseException) -> _T:
-    """The result, or the error raised."""
-    if isinstance(end, BaseException):
-        try:
-            raise end
-        finally:
-            # The error's traceback holds this frame.
-            del end
-    return end
 
 
 def _stated(

@@ -1,7 +1,7 @@
-"""The values that go in and come out, and the masking that keeps them quiet.
+"""The values of the public API and of the transport, and how they are masked.
 
-Frozen dataclasses; nothing here sends, signs or waits. What is printed of
-them shows neither a key nor a verification code, and numbers only masked.
+Frozen dataclasses; nothing here sends, signs or waits. Their reprs show neither
+a key nor a verification code, and only masked numbers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from .errors import BulkReport, IhuyiVoiceError, InvalidRequestError, OutcomeSta
 
 # `BulkReport` and `OutcomeStatus` are defined beside the errors, which hold them.
 __all__ = [
+    "CONTENT_PATTERN",
     "DEFAULT_BASE_URL",
+    "MOBILE_PATTERN",
     "Answer",
     "AnswerFormat",
     "Balance",
@@ -30,6 +32,7 @@ __all__ = [
     "SubmitRequest",
     "SubmitResult",
     "Unrecorded",
+    "charset_of",
     "check_count",
     "exact_text",
     "generate_code",
@@ -40,18 +43,38 @@ AnswerFormat = Literal["json", "xml"]
 
 DEFAULT_BASE_URL = "https://api.voice.ihuyi.com"
 
+# [0-9], not \d: in a str pattern \d also matches the digits of other scripts.
+MOBILE_PATTERN = r"1[3-9][0-9]{9}"
+"""A mainland mobile number as the gateway takes it."""
+CONTENT_PATTERN = r"[0-9]{4,6}"
+"""A verification code as the gateway takes it."""
+
 
 def exact_text(value: object) -> str | None:
-    """What a str holds, as an exact `str`; None for anything else.
+    """The text of a str or of its subclass, as an exact `str`; None for anything else.
 
-    By its real type: a lazy string pretends to be a str and is none, and a
-    subclass may answer in any way.
+    The real type decides: a lazy string only claims to be a str, and a subclass
+    may override any method.
     """
     return str.__str__(value) if issubclass(type(value), str) else None
 
 
+def charset_of(text: bytes) -> str | None:
+    """The charset of what the vendor sent: UTF-8, or the GBK it was seen to use.
+
+    None where the text is valid in neither.
+    """
+    for charset in ("utf-8", "gb18030"):
+        try:
+            text.decode(charset)
+        except UnicodeDecodeError:
+            continue
+        return charset
+    return None
+
+
 def mask_mobile(mobile: str) -> str:
-    """`139****5678` for an 11-digit number; anything else shows no character of itself."""
+    """`139****5678` for an 11-digit number, `****` for anything else."""
     if len(mobile) == 11 and mobile.isascii() and mobile.isdigit():
         return f"{mobile[:3]}****{mobile[7:]}"
     return "****"
@@ -145,7 +168,7 @@ class Settings:
         proxy: `http(s)://[user:password@]host[:port]`, or None for none.
 
     Raises:
-        ValueError: naming the setting that is wrong and what it takes.
+        ValueError: naming the setting that is wrong and the values it allows.
         TypeError: naming the setting that is of the wrong type.
     """
 
@@ -314,7 +337,7 @@ class Answer:
     date: str | None = None
 
     def __repr__(self) -> str:
-        # A gateway or proxy may send back everything it was sent.
+        # A gateway or proxy may return everything that it received.
         return f"Answer(status={self.status}, body=<{len(self.body)} bytes>)"
 
 
@@ -362,14 +385,14 @@ class Balance:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one row of a bulk run.
+    """The outcome of one row of a bulk run.
 
     Attributes:
         index: the row's place in the source, from 0.
         request: the row, or None where it was neither a request nor a pair.
-        status: what became of it.
+        status: how it ended.
         result: the gateway's answer when it was accepted, now or earlier, else None.
-        error: why not, when it was not accepted, else None.
+        error: the reason when it was not accepted, else None.
     """
 
     index: int

@@ -1,11 +1,10 @@
-"""The connections to the gateway, over parts of aiohttp's that are overridden here.
+"""The connections to the gateway: aiohttp with some of its parts overridden.
 
-An abandoned connection is reset, never closed in the usual way: a close leaves
-the unsent bytes with the kernel, which delivers them when the wire heals, long
-after the request was reported as unknown. A pooled connection is reused only
-when nothing was received on it since its last answer. Forked children give up
-their duplicates of the sockets at once, because a connection ends with its
-last duplicate.
+An abandoned connection is reset, not closed: a close leaves the unsent bytes
+with the kernel, which may deliver them long after the request was reported as
+unknown. A pooled connection is reused only when nothing was received on it
+since its last answer. A forked child closes its duplicates of the sockets at
+once, because a connection lives as long as its last duplicate.
 
 Overridden, and tested on the lowest and the newest aiohttp we allow:
 `TCPConnector.connect`, `_get`, `_release` and `_wrap_create_connection`,
@@ -130,7 +129,7 @@ _sockets: weakref.WeakValueDictionary[int, socket.socket] = weakref.WeakValueDic
 
 
 def _resetting_socket(address: AddrInfoType) -> socket.socket:
-    """A socket whose closing, by whatever end of the process, resets the connection."""
+    """A socket that resets its connection when it is closed, even by the end of the process."""
     family, kind, protocol, _, _ = address
     sock = socket.socket(family, kind, protocol)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
@@ -141,14 +140,14 @@ def _resetting_socket(address: AddrInfoType) -> socket.socket:
 def _give_up_duplicates() -> None:
     """Close a forked child's duplicates of its parent's sockets.
 
-    A number stays taken: the transports that the child has inherited close it
-    when they are collected, and it must not be another file by then.
+    The descriptors stay in use: the transports that the child inherited close
+    them when they are collected, and must not close another file.
     """
     for sock in tuple(_sockets.values()):
         number = sock.fileno()
         if number < 0:
             continue
-        # First, so that there is a number for the next line even at the limit.
+        # First, so that the next line finds a free descriptor even at the limit.
         os.close(number)
         nothing = os.open(os.devnull, os.O_RDWR)
         if nothing != number:
@@ -162,16 +161,15 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - absent on Windows alo
 
 
 def _quiet_check(sock: socket.socket) -> Callable[[], bool]:
-    """What tells whether nothing was received that was not read, the end included.
+    """A function that checks that the socket has no unread bytes and no end of stream.
 
-    The system is asked, because a loop that was busy has not looked yet. On
-    Linux by what never gives up the interpreter's lock: a `poll` does, and
-    where other threads read the rows or the outcomes, it costs a send of a
-    bulk run 13 us in switches between them.
+    It asks the system, because a busy loop has not read yet. On Linux it uses a
+    call that keeps the interpreter's lock: a `poll` releases it, which costs a
+    bulk run whose rows or outcomes another thread reads 13 us per send.
     """
 
     def is_quiet() -> bool:
-        # The memory that segments take, an end of the stream included; then a reset.
+        # The memory of received segments, an end of stream included; then a reset.
         return sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4) == _NOTHING and not (
             sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         )
@@ -235,7 +233,7 @@ class ResettingProtocol(ResponseHandler):
 
 
 class ResettingConnector(aiohttp.TCPConnector):
-    """Hands out connections and notes that it did: the line between the phases."""
+    """Hands out connections and records that it did: before that, nothing was written."""
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 - as the base class takes them
         super().__init__(**options)
@@ -244,7 +242,7 @@ class ResettingConnector(aiohttp.TCPConnector):
     async def connect(
         self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> Connection:
-        """A connection for one request, of which nothing was written so far."""
+        """Return a connection for one request; nothing is written yet."""
         sending = current_sending.get()
         sending.connecting = True
         connection = await super().connect(req, traces=traces, timeout=timeout)
@@ -282,7 +280,7 @@ class ResettingConnector(aiohttp.TCPConnector):
         self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False
     ) -> None:
         super()._release(key, protocol, should_close=should_close)
-        # Without a parser, what comes now is kept as it is, for `should_close` to see.
+        # Without a parser, what arrives now is kept, and `should_close` sees it.
         protocol._parser = None  # noqa: SLF001 - ours
 
     async def _wrap_create_connection(
@@ -294,7 +292,7 @@ class ResettingConnector(aiohttp.TCPConnector):
         client_error: type[Exception] = aiohttp.ClientConnectorError,
         **options: Any,  # noqa: ANN401 - handed on
     ) -> tuple[asyncio.Transport, ResponseHandler]:
-        # aiohttp takes a socket factory from 3.12 on only.
+        # Only aiohttp 3.12 and newer take a socket factory.
         try:
             sock = await aiohappyeyeballs.start_connection(
                 addr_infos,
@@ -315,7 +313,7 @@ class ResettingConnector(aiohttp.TCPConnector):
 class Form(BytesPayload):
     """The body of one request, which no repr shows.
 
-    All share their headers, which the base class makes for each.
+    All bodies share one headers object; the base class makes one for each.
     """
 
     _encoding = None
@@ -328,16 +326,16 @@ class Form(BytesPayload):
 
 
 class LeanRequest(aiohttp.ClientRequest):
-    """A request without what aiohttp adds to every one.
+    """A request without the headers that aiohttp adds to each.
 
-    Nothing compressed is asked for, so a small answer cannot unpack into a
-    large one. The session's own `skip_auto_headers` does that at three copies
-    of the headers a request. Nothing is compressed, chunked or held back until
-    a "100 Continue" either, so what would look for it is left out.
+    It accepts no compression, so a small answer cannot unpack into a large
+    one. The session's `skip_auto_headers` would do the same with three copies
+    of the headers per request. The body is never compressed, chunked or held
+    back until a "100 Continue", so the methods for that do nothing.
     """
 
     def update_auto_headers(self, skip_auto_headers: object) -> None:
-        """Add none: the session has a User-Agent."""
+        """Add no header: the session has a User-Agent."""
 
     def update_content_encoding(self, data: object) -> None:
         """Send the body as it is."""
@@ -348,7 +346,7 @@ class LeanRequest(aiohttp.ClientRequest):
     def update_expect_continue(self, expect: bool = False) -> None:  # noqa: FBT001, FBT002 - aiohttp's
         """Send the body at once."""
 
-    # Whatever it takes: aiohttp 3.11 hands over one argument less.
+    # Any arguments: aiohttp 3.11 passes one argument less.
     async def write_bytes(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - see above
         """Write the body, unless it is too late for that."""
         sending = current_sending.get()
@@ -359,7 +357,7 @@ class LeanRequest(aiohttp.ClientRequest):
 
 
 class WholeResponse(aiohttp.ClientResponse):
-    """A response that is read whole before a trace config hears of it."""
+    """A response that is read completely before a trace config sees it."""
 
     async def start(self, connection: Connection) -> Self:
         """Read head and body."""
@@ -371,23 +369,23 @@ class WholeResponse(aiohttp.ClientResponse):
 
 
 async def read_answer(response: aiohttp.ClientResponse) -> Answer:
-    """The answer, up to what is wanted of it."""
+    """Read the answer, up to the size that is accepted."""
     content = response.content
     body = await content.readany()
     while not content.at_eof() and len(body) <= MAX_ANSWER_BYTES:
         body += await content.readany()
     if len(body) > MAX_ANSWER_BYTES:
-        # The rest is not wanted, and the connection cannot be reused without it.
+        # The rest is not read, so the connection cannot be reused.
         response.close()
         body = body[: MAX_ANSWER_BYTES + 1]
     return Answer(response.status, body, response.headers.get("Date"))
 
 
 def marking(trace_configs: Sequence[aiohttp.TraceConfig]) -> list[aiohttp.TraceConfig]:
-    """The caller's trace configs between two that note how far the request got.
+    """The caller's trace configs between two that record how far the request got.
 
-    A caller's callback may raise or hang. Before the first, nothing was done;
-    before the last one's headers signal, nothing was written.
+    A caller's callback may raise or hang. Before the first signal nothing was
+    done, and before the last config's headers signal nothing was written.
     """
     if not trace_configs:
         return []

@@ -1,8 +1,8 @@
-"""Looks up host names in daemon threads of its own.
+"""Looks up host names in its own daemon threads.
 
-The loop's default executor does it in threads that are joined at the
-interpreter's exit, so that one look-up that hangs keeps the process alive, and
-that cannot be started once the main thread has ended.
+The loop's default executor uses threads that are joined at the interpreter's
+exit: one look-up that hangs keeps the process alive, and none can start once
+the main thread has ended.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from aiohttp.abc import ResolveResult
 
-# A look-up cannot be cancelled. So many may hang before the next one is refused.
+# A look-up cannot be cancelled. The next one is refused while this many hang.
 _MOST_LOOK_UPS = 8
 
 _NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
@@ -29,10 +29,10 @@ _AS_NUMBERS = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 
 
 class DaemonResolver(AbstractResolver):
-    """The system's own look-up, each in a daemon thread, with a deadline.
+    """The system's look-up in a daemon thread, with a deadline.
 
     Args:
-        seconds: how long to wait for one.
+        seconds: how long to wait for each look-up.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -45,8 +45,7 @@ class DaemonResolver(AbstractResolver):
         """The addresses of `host`.
 
         Raises:
-            OSError: it has none, or the look-up could not be made or did not
-                end in time.
+            OSError: the host has none, or the look-up failed or took too long.
         """
         if self._running == _MOST_LOOK_UPS:
             msg = f"{_MOST_LOOK_UPS} earlier look-ups have not come back"
@@ -57,7 +56,7 @@ class DaemonResolver(AbstractResolver):
         def end(result: list[ResolveResult] | OSError) -> None:
             self._running -= 1
             if found.done():
-                # Not waited for any more.
+                # The request has stopped waiting.
                 return
             if isinstance(result, OSError):
                 found.set_exception(result)
@@ -80,7 +79,7 @@ class DaemonResolver(AbstractResolver):
         return found.result()
 
     async def close(self) -> None:
-        """Leave the look-ups that hang to themselves."""
+        """Do nothing: a look-up that hangs cannot be cancelled."""
 
 
 def _start(run: Callable[[], None]) -> None:
@@ -92,7 +91,7 @@ def _start(run: Callable[[], None]) -> None:
 
 
 def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult] | OSError:
-    """What the system knows, or its error: nothing may be raised in a thread of nobody's."""
+    """The addresses, or the error: no code could catch it in this thread."""
     getaddrinfo = unpatched("socket", "getaddrinfo")
     try:
         infos = getaddrinfo(host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG)

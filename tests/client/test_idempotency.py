@@ -1,4 +1,4 @@
-"""A submit with a key: placed once, whoever asks again, and whatever becomes of the ledger.
+"""A submit with a key: placed once, however often it is submitted, whatever fails in the ledger.
 
 The proof is always what reached the gateway, over real sockets.
 """
@@ -342,7 +342,7 @@ async def test_cancelled_just_when_it_is_claimed_it_is_not_sent(
         task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
         await until(lambda: ledger._writer.thread.started)
         while state(ledger) is not EntryState.CLAIMED:
-            # The loop stands still meanwhile.
+            # The loop is blocked meanwhile.
             pass
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -383,7 +383,7 @@ async def test_cancelled_while_it_claims_it_is_not_sent(
     assert [MOBILE] == gateway.mobiles
 
 
-# --- what may be sent anew ---------------------------------------------------
+# --- what may be sent again --------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -419,7 +419,7 @@ async def test_the_wrong_api_key_and_then_the_right_one(ledger: Ledger) -> None:
             await submit("asyncio", url, ledger, api_key="mistyped")
         result = await submit("asyncio", url, ledger)
         assert not result.replayed
-        # Whether it was the same number, only the key that sent it can tell.
+        # Only the API key that sent it can show whether it was the same number.
         with pytest.raises(InvalidRequestError, match="or with another API key"):
             await submit("asyncio", url, ledger, api_key="mistyped")
     assert 1 == len(sandbox.calls)
@@ -605,7 +605,7 @@ class Broken:
             connection.execute(statement).fetchall()
 
         self._monkeypatch.setattr(ledger_file, "_set_up_sqlite", and_more)
-        # As a fork does, so that the next transaction connects anew; in no loop's thread.
+        # As a fork does, so that the next transaction reconnects; in no loop's thread.
         writer = self._ledger._writer
         with writer.at_work, ThreadPoolExecutor(1) as pool:
             pool.submit(writer.thread.transactions.close).result()
@@ -675,7 +675,7 @@ AFTER = ("deleted", "replaced", "locked", "read-only", "a bug")
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left_to_the_collector() -> Iterator[None]:
-    """What an earlier test left is told in that test, and not in a later one's log."""
+    """What an earlier test left is logged in that test, not in a later one."""
     yield
     gc.collect()
 
@@ -759,7 +759,7 @@ async def test_what_could_not_be_recorded_is_recorded_once_the_ledger_recovers(
 async def test_a_settlement_that_somebody_overtook_is_told_without_its_key(
     gateway: Gateway, ledger: Ledger, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As when its machine slept, a person resolved it, and somebody claimed it anew."""
+    """As when the machine slept, a person resolved the claim, and the key was claimed again."""
     key = f"{MOBILE}/{CODE}"
     gateway.hold()
     async with client(gateway.url, ledger) as voice:
@@ -1204,7 +1204,7 @@ def test_a_request_shows_neither_code_nor_number_beside_its_key() -> None:
 async def test_a_machine_that_slept_does_not_send_what_may_have_been_resolved(
     gateway: Gateway, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The monotonic clock stands still while it sleeps; the wall clock does not."""
+    """While the machine sleeps, the monotonic clock stops and the wall clock does not."""
     post = Pipeline._post
 
     async def sleep_before(*args: Any) -> Answer:

@@ -263,7 +263,7 @@ class TestProxy:
         async with rogue.running():
             async with AsyncVoiceClient("id", "key", base_url=rogue.url, proxy="env") as voice:
                 await voice.submit(MOBILE, "1125")
-            # Whoever reads it sends it: the file is a good one.
+            # A client that reads the file sends the password: the file is valid.
             async with aiohttp.ClientSession(trust_env=True) as session:
                 await (await session.post(rogue.url, data=b"-")).read()
         ours, theirs = rogue.requests
@@ -395,7 +395,7 @@ async def test_a_refusal_of_the_gateway_counts() -> None:
 
 
 class ListStore:
-    """A store of somebody else's, that can be told to fail."""
+    """A user's own store, which a test can make fail."""
 
     def __init__(self, *, fail_reserve: bool = False, fail_release: bool = False) -> None:
         self.fail_reserve = fail_reserve

@@ -20,7 +20,7 @@ def main() -> None:
     servers = BlockingServer(None, host), BlockingServer(tls, host)
     print(*(server.url for server in servers), flush=True)  # noqa: T201 - to the test
     sys.stdin.read()
-    print(*(content for server in servers for content in server.contents))  # noqa: T201 - likewise
+    print(*(content for server in servers for content in server.contents))  # noqa: T201 - the test reads it
 
 
 if __name__ == "__main__":  # pragma: no branch - a program of its own

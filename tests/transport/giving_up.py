@@ -1,8 +1,8 @@
 """Clients that give up a request, one process each: run as `python -m`.
 
-Started with a certificate file and the cases, each "way,loop,url". Says "ready"
-when all have a connection. Sends when it is given a line, says "gone" when all
-have given up, and "whole" when the one that is patient has its answer.
+The arguments are a certificate file and the cases, each "way,loop,url". It prints
+"ready" when all clients have a connection, sends when it reads a line, prints
+"gone" when all have given up, and "whole" when the patient one has its answer.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def wait_for(children: list[int]) -> None:
 
 
 def say(word: str) -> None:
-    """Tell the test how far it is."""
+    """Report to the test how far it is."""
     print(word, flush=True)  # noqa: T201 - see above
 
 

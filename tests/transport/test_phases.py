@@ -24,7 +24,7 @@ from ihuyi_voice import (
     SubmitFailedError,
     SubmitResult,
 )
-from ihuyi_voice._pipeline import Admitted
+from ihuyi_voice._pipeline import Admitted, _backoff
 from ihuyi_voice.models import SignedBody
 from ihuyi_voice.transport.aiohttp import WORDS, AiohttpTransport
 from ihuyi_voice.transport.base import Exchange
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from tests.rogue import Behaviour
 
 MOBILE = "13912345678"
-KEY = "k3y-that-nobody-may-see"
+KEY = "k3y-that-is-never-shown"
 
 
 @pytest.fixture(autouse=True)
@@ -78,14 +78,14 @@ async def not_sent(url: str, **options: object) -> tuple[NotSentError, int]:
 
 @pytest.fixture
 def refused_url() -> Iterator[str]:
-    """A port that is bound, so that nobody else gets it, and not listened on."""
+    """A port that is bound, so that no other process gets it, and not listened on."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 3])
-async def test_a_refused_connection_is_tried_again_and_signed_anew_each_time(
+async def test_a_refused_connection_is_tried_again_and_signed_each_time(
     refused_url: str, attempts: int
 ) -> None:
     error, signed = await not_sent(refused_url, connect_attempts=attempts)
@@ -93,6 +93,12 @@ async def test_a_refused_connection_is_tried_again_and_signed_anew_each_time(
     address = refused_url.removeprefix("http://")
     assert f"the connection could not be made to {address}: Connection refused;" in str(error)
     assert isinstance(error.__cause__, OSError)
+
+
+def test_the_back_off_doubles_up_to_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ihuyi_voice._pipeline._BACKOFF_FIRST", 0.1)
+    monkeypatch.setattr("random.uniform", lambda low, high: high - low)
+    assert [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0] == [_backoff(attempt) for attempt in range(1, 8)]
 
 
 async def test_back_off_stays_within_the_deadline(
@@ -162,7 +168,7 @@ async def answer_accepted(connection: Connection) -> None:
         await connection.send(http_answer(ACCEPTED))
 
 
-async def test_a_certificate_of_nobody_we_trust() -> None:
+async def test_a_certificate_that_is_not_trusted() -> None:
     tls, _ = tls_server("127.0.0.1")
     rogue = Rogue(answer_accepted)
     async with rogue.running(tls):
@@ -179,7 +185,7 @@ async def test_a_certificate_for_another_host() -> None:
     assert rogue.submits == 0
 
 
-async def test_a_trusted_certificate_is_what_it_takes() -> None:
+async def test_a_trusted_certificate() -> None:
     tls, trusting = tls_server("127.0.0.1")
     rogue = Rogue(answer_accepted)
     async with rogue.running(tls), client(rogue.url, ssl_context=trusting) as voice:
@@ -591,7 +597,7 @@ def test_every_exception_of_aiohttps_client_has_its_words() -> None:
     assert set() == raised - set(WORDS)
 
 
-async def test_the_words_of_an_exception_do_not_decide() -> None:
+async def test_the_class_of_an_exception_does_not_decide() -> None:
     """An exception that sounds like connecting, raised after the write, is unknown."""
 
     async def lie(*_: object) -> None:
@@ -693,7 +699,7 @@ async def test_a_balance_query_is_tried_again_whatever_broke() -> None:
     assert len(signatures) >= 1
 
 
-async def test_a_balance_query_that_stays_unanswered_rang_nobody() -> None:
+async def test_a_balance_query_without_an_answer_rings_no_phone() -> None:
     rogue = Rogue(close_after_reading)
     async with rogue.running(), client(rogue.url) as voice:
         with pytest.raises(OutcomeUnknownError, match="no phone was involved") as caught:
@@ -708,7 +714,7 @@ async def test_a_balance_query_that_cannot_be_sent(refused_url: str) -> None:
             await voice.query_balance()
 
 
-async def test_a_refused_balance_query_tells_of_a_wrong_clock() -> None:
+async def test_a_refused_balance_query_says_that_the_clock_is_wrong() -> None:
     rogue = Rogue(
         answering(b'{"code":405,"msg":"no"}', "200 OK", "Date: Tue, 14 Nov 2023 22:13:20 GMT")
     )

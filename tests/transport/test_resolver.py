@@ -92,14 +92,14 @@ async def test_a_loop_that_closed_during_the_look_up(hanging: threading.Event) -
     ended = threading.Event()
     in_thread = resolver_module._look_up
 
-    def told(*arguments: object) -> list[object]:
+    def signaled(*arguments: object) -> list[object]:
         try:
             return in_thread(*arguments)  # type: ignore[arg-type, return-value]
         finally:
             ended.set()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resolver_module, "_look_up", told)
+        patch.setattr(resolver_module, "_look_up", signaled)
         await asyncio.to_thread(look_up_and_close)
         hanging.set()
         assert await asyncio.to_thread(ended.wait, 60)

@@ -75,7 +75,7 @@ def test_connections_that_end_while_the_loop_is_busy(server: BlockingServer, loo
         async with client(server.url, ssl_context=TLS[1]) as voice:
             for content in ("1125", "1126", "1127", "1128"):
                 ids.append((await voice.submit(MOBILE, content)).voice_id)
-                # The loop stands still meanwhile, and has not looked since.
+                # The loop is blocked meanwhile, and has not read since.
                 server.close_idle()
         return ids
 

@@ -96,7 +96,7 @@ async def test_a_reused_connection_is_closed_when_its_trace_fails(callback: Call
             assert ACCEPTED_RESULT == await voice.submit(MOBILE, "1125")
             with pytest.raises(NotSentError) as caught:
                 await voice.submit(MOBILE, "1125")
-            # The connection is not left to nothing and nobody.
+            # The connection is not leaked.
             while rogue.open_connections:
                 await asyncio.sleep(0)
     assert ("LookupError" if callback is fail else "nothing was written") in caught.value.reason
