@@ -269,6 +269,9 @@ def test_ctrl_c_in_asyncio_run(gateway: SandboxGateway, url: str) -> None:
         asyncio.run(main())
     except KeyboardInterrupt:
         counts = counts_of(run.report)
+        # The thread of the source has done its work, and may need a moment to end.
+        for thread in set(threading.enumerate()) - {threading.main_thread()}:
+            thread.join(10)
         print(counts.pop("unknown"), set(counts) <= {"not_sent"}, threading.active_count())
     """
     assert (0, "5 True 1\n", "") == interrupted(url, gateway, script)
