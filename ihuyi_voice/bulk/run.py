@@ -62,12 +62,12 @@ class BulkRun:
 
     def __init__(
         self,
-        open_requester: Callable[[], Requester],
+        open_pipeline: Callable[[], Requester],
         requests: Rows,
         options: BulkOptions,
         outcomes: OutcomeQueue | None = None,
     ) -> None:
-        self._open_requester = open_requester
+        self._open_pipeline = open_pipeline
         self._options = options
         self._progress = Progress()
         self._outcomes = OutcomeQueue() if outcomes is None else outcomes
@@ -80,7 +80,7 @@ class BulkRun:
 
     async def __aenter__(self) -> Self:
         self._progress.check_not_entered()
-        self._requester = self._open_requester()
+        self._pipeline = self._open_pipeline()
         # `abort` cancels the inner group, which the user's block is not part of.
         self._tasks = anyio.create_task_group()
         self._block = anyio.create_task_group()
@@ -218,13 +218,13 @@ class BulkRun:
             self._refuse(row, _name_row(row, request))
             return False
         try:
-            row.admitted = admitted = self._requester.check(request)
+            row.admitted = admitted = self._pipeline.check(request)
             if admitted.keyed is not None:
                 # Its quota is reserved after its key is claimed. A row that the
                 # ledger knows must not use up the rate.
                 return not (self._pace.is_limited and await self._is_known(row))
-            if self._requester.quota is not None:
-                await self._requester.reserve(admitted)
+            if self._pipeline.quota is not None:
+                row.admitted = await self._pipeline.reserve(admitted)
         except InvalidRequestError as error:
             self._refuse(row, _name_row(row, error))
         except QuotaExceededError as error:
@@ -242,7 +242,7 @@ class BulkRun:
 
     async def _is_known(self, row: BulkRow) -> bool:
         """Whether the ledger knows the row; then this reports its outcome."""
-        result = await self._requester.known(row.admitted)
+        result = await self._pipeline.known(row.admitted)
         if result is not None:
             self._report_end(row, result)
         return result is not None
@@ -264,18 +264,16 @@ class BulkRun:
     async def _withdraw(self, row: BulkRow) -> None:
         """Give the row's quota back, and report it as not sent."""
         try:
-            await self._requester.give_back(row.admitted)
+            await self._pipeline.give_back(row.admitted)
         finally:
             self._report_end(row, _not_started())
 
     async def _send(self, row: BulkRow) -> None:
         """Send a row and report its outcome."""
-        exchange = self._requester.exchange()
+        exchange = self._pipeline.exchange()
         exchange.unrecorded = self._progress.unrecorded
         try:
-            end: SubmitResult | IhuyiVoiceError = await self._requester.place(
-                row.admitted, exchange
-            )
+            end: SubmitResult | IhuyiVoiceError = await self._pipeline.place(row.admitted, exchange)
         except InvalidRequestError as error:
             # The ledger knows its key with another number or content.
             end = _name_row(row, error)
@@ -302,7 +300,7 @@ class BulkRun:
 
     def _refuse(self, row: BulkRow, error: IhuyiVoiceError) -> None:
         """Log and report a row that is not sent at all."""
-        self._requester.log.submit(row.request, error, status_of(error), time.monotonic())
+        self._pipeline.log.submit(row.request, error, status_of(error), time.monotonic())
         self._report_end(row, error)
 
     def _report_rows_not_started(self) -> None:
