@@ -97,7 +97,7 @@ class AsyncVoiceClient:
             gateway's tolerance, which is not published.
 
     Raises:
-        ValueError: a setting is wrong; the text says which and what it takes.
+        ValueError: a setting is wrong; the text says which, and which values it allows.
         TypeError: a setting is of the wrong type.
     """
 
@@ -190,16 +190,16 @@ class AsyncVoiceClient:
                 prefix are stripped, then 1, 3-9 and nine digits must be left.
             content: the code, a str of 4-6 ASCII digits.
             idempotency_key: names the request, 1-255 printable characters, so
-                that the ledger lets it be placed once, whoever asks again.
+                that the ledger lets it be placed once, however often it is submitted.
                 Needed with a ledger, an error without one.
 
         Returns:
             The gateway accepted the call: the phone rings, usually within 5 s.
-            `replayed` tells that it did so earlier, under the same key.
+            `replayed` is True where it did so earlier, under the same key.
 
         Raises:
-            InvalidRequestError: the local check refused it, or its key stands
-                for another number or content; nothing was sent.
+            InvalidRequestError: the local check refused it, or its key belongs
+                to another number or content; nothing was sent.
             QuotaExceededError: the limit for this number is reached; nothing was sent.
             NotSentError: nothing was written; repeating is safe. A LedgerError
                 where it was the ledger that failed.
