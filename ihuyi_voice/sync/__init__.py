@@ -1,1 +1,1 @@
-"""The blocking client, over the asyncio one."""
+"""The blocking client, built on the asyncio client."""

@@ -1,4 +1,4 @@
-"""A sandbox in another process, whose record is not the sender's own."""
+"""A sandbox in another process, with a record that is independent of the sender."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Sandbox:
 
     Attributes:
         url: where it is reached.
-        taken: how many submits it took so far.
+        taken: how many submits it has received so far.
     """
 
     def __init__(self, url: str) -> None:
@@ -33,7 +33,7 @@ class Sandbox:
         return control(self.url, method, what, body)
 
     def wait_until_taken(self, count: int, seconds: float, sender: subprocess.Popen[str]) -> bool:
-        """Whether it took so many in that time, and before the sender ended."""
+        """Whether it received so many submits in time, and before the sender ended."""
         end = time.monotonic() + seconds
         with self._news:
             while self.taken < count:

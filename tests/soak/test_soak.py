@@ -1,9 +1,8 @@
-"""A bulk run of very many rows: each has one outcome, and the memory stays where it was.
+"""A bulk run of very many rows: each has one outcome, and memory does not grow.
 
-The gateway and the sender are processes of their own, so that the sender's
-memory can be measured and the gateway's record is not its own. With
-IHUYI_VOICE_SOAK=1 in the environment the runs have their full size, and take
-minutes.
+Gateway and sender are separate processes, so that the sender's memory can be
+measured and the gateway's record is independent. With IHUYI_VOICE_SOAK=1 in
+the environment the runs have their full size, and take minutes.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ if TYPE_CHECKING:
 FULL = os.environ.get("IHUYI_VOICE_SOAK") == "1"
 BLACKLISTED = "13800000000"
 MB = 1_000_000
-# What MemoryQuotaStore says of a number that was called once, and what an
-# allocator may take for it.
+# The memory that MemoryQuotaStore documents for a number that was called once, and
+# what an allocator may need for it.
 BYTES_PER_NUMBER = 150 * 2
-# Of resident memory, which comes in pages and goes back late.
+# For resident memory, which is allocated in pages and returned late.
 MOST_GROWTH = 10 * MB if FULL else 0.8 * MB
 
 CHAOS = {
@@ -54,7 +53,7 @@ CHAOS = {
 
 @dataclass(frozen=True)
 class Job:
-    """What the sender is to do."""
+    """The sender's task."""
 
     url: str
     rows: int
@@ -74,7 +73,7 @@ class Memory:
 
 
 def generated(count: int) -> Iterator[tuple[str, str]]:
-    """Rows of which no two are alike; some are bad, some to a blacklisted number."""
+    """Rows that all differ; some are invalid, some have a blacklisted number."""
     for n in range(count):
         mobile, content = f"139{n:08d}", f"{n:06d}"
         if n % 50 == 1:
@@ -88,7 +87,7 @@ def generated(count: int) -> Iterator[tuple[str, str]]:
 
 
 async def send(job: Job, file: TextIO) -> Memory:
-    """Send the rows, and write down each outcome: index, status and voice id."""
+    """Send the rows, and write each outcome: index, status and voice id."""
     quota = RecipientQuota() if job.quota else None
     at_mark, count = 0, 0
     async with AsyncVoiceClient(
@@ -113,7 +112,7 @@ def resident() -> int:
 
 
 def run_sender(job: Job) -> Memory:
-    """In a process of its own."""
+    """Run the sender in a new process."""
     done = subprocess.run(
         [sys.executable, "-W", "error", __file__, json.dumps(asdict(job))],
         stdout=subprocess.PIPE,
@@ -133,7 +132,7 @@ def check_against_the_record(job: Job) -> Counter[OutcomeStatus]:
     attempts = control(job.url, "GET", "attempts")
     assert isinstance(attempts, list)
     seen = {(a["mobile"], a["content"]): a["voice_id"] for a in attempts}
-    # Neither placed twice nor so much as sent twice.
+    # Neither placed nor sent twice.
     assert len(attempts) == len(seen)
 
     lines = Path(job.outcomes).read_text(encoding="utf-8").splitlines()
@@ -171,7 +170,7 @@ def report(measured: str) -> None:
 # --- the runs ----------------------------------------------------------------
 
 SIZES = (100_000, 5_000) if FULL else (3_000, 1_000)
-# Its record is what the outcomes are held against, so no attempt may fall out of it.
+# The outcomes are compared with its record, so the record must keep every attempt.
 REMEMBERS = ("--keep", str(SIZES[0]))
 linux = pytest.mark.skipif(
     not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc"
@@ -197,7 +196,7 @@ def test_a_long_run_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> Non
 
 
 @linux
-def test_the_quota_takes_what_it_says_for_each_number(tmp_path: Path) -> None:
+def test_the_quota_needs_the_documented_memory_per_number(tmp_path: Path) -> None:
     count, mark = SIZES
     with sandbox(count, *REMEMBERS, "--blacklist", BLACKLISTED) as gateway:
         job = Job(gateway.url, count, mark, True, 15.0, 20, str(tmp_path / "outcomes"))
@@ -214,7 +213,7 @@ def test_the_quota_takes_what_it_says_for_each_number(tmp_path: Path) -> None:
 
 
 def _blacklisted(counted: Counter[OutcomeStatus], rows: int) -> dict[OutcomeStatus, int]:
-    """Two calls a minute are let through to the gateway, which refuses them."""
+    """The quota lets two calls a minute through to the gateway, which refuses them."""
     refused = counted[OutcomeStatus.REFUSED]
     assert refused in (2, 4, 6, 8, 10)
     return {OutcomeStatus.REFUSED: refused, OutcomeStatus.LIMITED: rows - refused}
