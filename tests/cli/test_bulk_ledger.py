@@ -103,7 +103,7 @@ def test_a_second_run_sends_nothing_and_asks_nothing(
     assert "this ledger is new: it knows of no earlier call\n" in first.stderr
     assert "the ledger knows" not in first.stderr
     assert "accepted the phone rings 30" in flat(first.stdout)
-    # Nobody is there to ask.
+    # There is no terminal to ask on.
     second = again(path, book)
     assert (0, Counter()) == (second.exit_code, sent(gateway))
     assert known(30) in second.stderr
@@ -518,7 +518,7 @@ def test_equal_rows_change_places_without_anybody_noticing(rows: Rows) -> None:
 
 
 def test_a_key_reveals_nothing_of_its_row() -> None:
-    """Without the API key, nobody finds the row by trying them all."""
+    """Without the API key, trying all rows does not find the row."""
     (key,) = row_keys([(A, "1125")])
     assert re.fullmatch("row:[0-9a-f]{32}", key)
     for parts in permutations((A, "1125", "0")):
