@@ -67,9 +67,8 @@ class Interruptions:
         for number in _NUMBERS if in_main_thread else ():
             handler = signal.getsignal(number)
             # None: C code installed the handler; keep it.
-            if handler is None:
-                continue
-            if handler is not signal.SIG_IGN or number in self._even_ignored:
+            kept = None if number in self._even_ignored else signal.SIG_IGN
+            if handler not in (None, kept):
                 self._earlier[number] = handler
                 signal.signal(number, self._on_signal)
         return self
