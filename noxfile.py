@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tarfile
 import tempfile
+import zipfile
 from pathlib import Path
 
 import nox
@@ -23,7 +25,8 @@ nox.options.error_on_external_run = True
 nox.options.error_on_missing_interpreters = bool(os.environ.get("CI"))
 
 HERE = Path(__file__).parent
-PROJECT = nox.project.load_toml("pyproject.toml")["project"]
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PROJECT = PYPROJECT["project"]
 PYTHONS = nox.project.python_versions({"project": PROJECT})
 
 # The lowest typer depends on click; newer releases of click warn about what that
@@ -69,7 +72,7 @@ NOT_WITH_LOWEST = tuple(
         "plugin/test_cost.py",
         "pure/test_wire_fuzz.py",
         "store/test_model.py",
-        "store/test_together.py",
+        "store/test_simultaneous_senders.py",
         "cli/test_bulk_ledger.py",
         "test_benchmarks.py",
         "test_readme.py",
@@ -108,7 +111,7 @@ def lowest(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Ruff, with every rule on but those that pyproject.toml gives a reason for."""
-    session.install("ruff")
+    session.install(*nox.project.dependency_groups(PYPROJECT, "lint"))
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
 
@@ -116,7 +119,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """The sources as we see them, and the types of the installed package as a user does."""
-    session.install(".[test,bench]", "mypy", "pyright[nodejs]", "nox", "types-requests")
+    session.install(".[test,bench]", *nox.project.dependency_groups(PYPROJECT, "typing"))
     # Not editable, because type checkers are to find what a user would, and
     # reinstalled each time: the version does not change with the sources.
     session.install("--force-reinstall", "--no-deps", ".")
@@ -135,14 +138,18 @@ def typing(session: nox.Session) -> None:
 
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """The README's login tests with nothing but the built wheel and pytest."""
+    """What sdist and wheel contain; the README's login tests with only the wheel and pytest."""
     readme = (HERE / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", readme, flags=re.MULTILINE | re.DOTALL)
     tests = [block for block in blocks if "(voice_gateway)" in block]
-    session.install("build")
+    session.install(*nox.project.dependency_groups(PYPROJECT, "build"))
     with tempfile.TemporaryDirectory() as elsewhere:
-        session.run("python", "-m", "build", "--wheel", "--outdir", elsewhere)
+        # The wheel is built from the sdist, as a user's installer does it.
+        session.run("python", "-m", "build", "--outdir", elsewhere)
+        (sdist,) = Path(elsewhere).glob("*.tar.gz")
         (built,) = Path(elsewhere).glob("*.whl")
+        _check_sdist(session, sdist)
+        _check_wheel(session, built)
         session.run("python", "-m", "venv", f"{elsewhere}/venv")
         bare = f"{elsewhere}/venv/bin/python"
         session.run(bare, "-m", "pip", "install", "-q", str(built), "pytest", external=True)
@@ -214,6 +221,41 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
     else:
         shutil.copy(source, target)
+
+
+def _check_sdist(session: nox.Session, sdist: Path) -> None:
+    """The sdist has every source file, and nothing but source files and metadata."""
+    with tarfile.open(sdist) as archive:
+        paths = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    expected = _sources("ihuyi_voice", "tests", "benchmarks", ".ci")
+    expected |= {"README.md", "CHANGELOG.md", "LICENSE", "noxfile.py", "pyproject.toml"}
+    _compare(session, sdist, paths, expected | {".gitignore", "PKG-INFO"})
+
+
+def _check_wheel(session: nox.Session, wheel: Path) -> None:
+    """The wheel has every file of the package, and nothing else but metadata."""
+    with zipfile.ZipFile(wheel) as archive:
+        paths = set(archive.namelist())
+    metadata = f"{wheel.name.rsplit('-', 3)[0]}.dist-info"
+    names = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")
+    expected = _sources("ihuyi_voice") | {f"{metadata}/{name}" for name in names}
+    _compare(session, wheel, paths, expected)
+
+
+def _sources(*folders: str) -> set[str]:
+    """The paths of the files below these folders, without what Python and tools leave there."""
+    return {
+        path.relative_to(HERE).as_posix()
+        for folder in folders
+        for path in (HERE / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def _compare(session: nox.Session, built: Path, paths: set[str], expected: set[str]) -> None:
+    if paths != expected:
+        missing, surplus = sorted(expected - paths), sorted(paths - expected)
+        session.error(f"{built.name} lacks {missing} and has {surplus} besides")
 
 
 def _lowest_pins() -> list[str]:

@@ -1,6 +1,6 @@
 """Voice-verification calls through iHuyi (互亿无线).
 
-No phone is rung twice for one request, every request ends in one stated
+One request never rings a phone twice, every request ends in one stated
 outcome, and no secret leaks.
 
     from ihuyi_voice import AsyncVoiceClient, VoiceClient
@@ -61,8 +61,8 @@ if TYPE_CHECKING:
     from .sync.bulk import BlockingBulkRun
     from .sync.client import VoiceClient
 else:
-    # Where each name is defined. A name is imported when it is first asked for, so
-    # that a program that needs one part, as pytest needs the plugin, loads only that.
+    # The module of each public name. A name is imported at its first use, so that a
+    # program that needs one part, as pytest needs the plugin, loads only that part.
     _HOMES = {
         "AccessDeniedError": "errors",
         "AccountFrozenError": "errors",
@@ -118,9 +118,9 @@ else:
         return sorted({*globals(), *__all__})
 
     def _name_publicly() -> None:
-        """Let reprs, tracebacks and pickles name the public place of a thing."""
+        """Make reprs, tracebacks and pickles show the public module."""
         for name, home in _HOMES.items():
-            # Another thread may be half through importing it.
+            # Another thread may still be importing the module.
             thing = getattr(sys.modules.get(f"{__name__}.{home}"), name, None)
             if hasattr(thing, "__module__"):
                 thing.__module__ = __name__

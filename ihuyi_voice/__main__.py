@@ -1,6 +1,6 @@
 """`ihuyi-voice` and `python -m ihuyi_voice`: the way into the command line.
 
-Apart from `cli.py` so that a missing extra is one clear line.
+Apart from `cli/app.py`, so that a missing extra is one clear line.
 """
 
 import sys

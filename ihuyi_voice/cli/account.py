@@ -1,7 +1,7 @@
-"""What the commands share: whom they call as, and how they fail.
+"""Shared by the commands: the account, the common options and the exit statuses.
 
-The API key is read from the environment, a file or a prompt; there is no
-option for it, because other users can read a process's arguments.
+The API key comes from the environment, a file or a prompt. There is no option
+for it, because other users can read a process's arguments.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ApiKeyFile = Annotated[
     Path | None,
     typer.Option(
         help="A file that holds the account's APIKEY and nothing else. Without it the key is read"
-        " from IHUYI_VOICE_API_KEY, or asked for.",
+        " from IHUYI_VOICE_API_KEY, or a prompt asks for it.",
         show_default=False,
     ),
 ]
@@ -52,13 +52,13 @@ BaseUrl = Annotated[
     str,
     typer.Option(envvar="IHUYI_VOICE_BASE_URL", help="Scheme and host of the gateway."),
 ]
-Timeout = Annotated[float, typer.Option(help="Seconds for one request, connecting included.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+Timeout = Annotated[float, typer.Option(help="Seconds for one request, including the connection.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 @dataclass
 class Account:
-    """Whom to call as, and through which gateway."""
+    """The account, the gateway, and the deadline of a request."""
 
     api_id: str | None
     api_key_file: Path | None
@@ -69,7 +69,7 @@ class Account:
     def client(
         self, kind: type[AnyClient], max_connections: int = 100, ledger: Ledger | None = None
     ) -> AnyClient:
-        """A client for it; what is wrong with the account ends the program."""
+        """A client for the account; an invalid setting ends the program."""
         api_id = self.api_id or fail("no APIID: set IHUYI_VOICE_API_ID, or give --api-id")
         try:
             return kind(
@@ -84,7 +84,7 @@ class Account:
             fail(str(error))
 
     def fingerprints(self) -> Fingerprints:
-        """What names the account's requests in a ledger."""
+        """The keyed fingerprints of the account's requests in a ledger."""
         return Fingerprints(self._key())
 
     def _key(self) -> str:
@@ -106,11 +106,11 @@ class Account:
 
 
 def fail(message: str, status: int = EXIT_USAGE) -> NoReturn:
-    """One line on stderr, and out."""
+    """Print one line on stderr and end the program."""
     typer.echo(f"ihuyi-voice: {message}", err=True)
     raise typer.Exit(status)
 
 
 def fail_interrupted(interruption: BaseException) -> NoReturn:
-    """A signal, or the end of what is typed at a prompt, came before anything was sent."""
+    """End the program after a signal, or the end of input at a prompt, before a send."""
     fail("interrupted: nothing was sent", getattr(interruption, "status", _EXIT_CTRL_C))

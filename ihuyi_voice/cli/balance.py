@@ -25,14 +25,16 @@ from .account import (
 )
 from .signals import Interruptions
 
-EXIT_HELP = "Exit status: as of [bold]submit[/bold], and 7 when less is left than --fail-below."
+EXIT_HELP = (
+    "Exit status: as for [bold]submit[/bold], and 7 if fewer calls are left than --fail-below."
+)
 
 
 def balance(  # noqa: PLR0913 - one argument per option
     fail_below: Annotated[
         int | None,
         typer.Option(
-            help="Exit with status 7 when fewer calls than this are left.", show_default=False
+            help="Exit with status 7 if fewer calls than this are left.", show_default=False
         ),
     ] = None,
     *,

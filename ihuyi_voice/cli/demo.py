@@ -1,6 +1,6 @@
-"""`ihuyi-voice demo`: every outcome once, then a bulk run, against a sandbox of its own.
+"""`ihuyi-voice demo`: every outcome once, then a bulk run, against a local sandbox.
 
-Real HTTP on loopback, both clients, no account needed and no phone rung.
+Real HTTP on loopback with both clients. It needs no account, and no phone rings.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _blocking(client: VoiceClient) -> list[Shown]:
         ("a plain call", "139 1234 5678", "1125"),
         ("a second one within the minute", "+86 139-1234-5678", "482913"),
         ("a third one within the minute", "13912345678", "0042"),
-        ("a code that is none", "13812345678", "12ab"),
+        ("an invalid code", "13812345678", "12ab"),
         ("a blacklisted number", _BLACKLISTED, "7710"),
     ):
         try:
@@ -124,7 +124,7 @@ async def _async(gateway: SandboxGateway, url: str) -> list[Shown]:
     await show("a plain call", "13712345678", url)
     for what, chaos in (
         ("closed after the call was placed", Chaos(close_after_placing=1.0)),
-        ("a proxy's 502 page for an answer", Chaos(html_502=1.0)),
+        ("a proxy's 502 page as the answer", Chaos(html_502=1.0)),
         ("no answer within half a second", Chaos(no_answer=1.0)),
     ):
         gateway.chaos = chaos

@@ -1,4 +1,4 @@
-"""`ihuyi-voice ledger`: look into a ledger, and record by hand what it cannot know."""
+"""`ihuyi-voice ledger`: inspect a ledger, and record by hand how unknown calls ended."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 EXIT_HELP = """
 
-Exit status: 0 done · 2 a bad option, no such ledger or key, or one that cannot be resolved ·
-4 the ledger could not be used. With [bold]list[/bold]: 6 when there are unknown calls.
+Exit status: 0 done · 2 a bad option, no such ledger or key, or a key that cannot be resolved ·
+4 the ledger could not be used. With [bold]list[/bold]: 6 if there are unknown calls.
 """
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -63,9 +63,9 @@ def ledger(  # noqa: PLR0913 - one argument per option
     action: Annotated[
         Action,
         typer.Argument(
-            help="list: the unknown calls, the oldest first. summary: how many keys there are of"
-            " each kind. resolve: record what the account's page shows of one of them. purge:"
-            " forget what is settled; a key that is forgotten may be sent again."
+            help="list: print the unknown calls, the oldest first. summary: count keys by state."
+            " resolve: record what the account's page shows for one call. purge: delete settled"
+            " keys; a deleted key may be sent again."
         ),
     ] = Action.LIST,
     key: Annotated[
@@ -76,22 +76,22 @@ def ledger(  # noqa: PLR0913 - one argument per option
         bool | None,
         typer.Option(
             "--placed/--not-placed",
-            help="With resolve: the call was placed, so it is never sent again; or it was not, so"
-            " the key may be sent again.",
+            help="With resolve: the call was placed, so its key is never sent again; or it was not"
+            " placed, so the key may be sent again.",
             show_default=False,
         ),
     ] = None,
     older_than: Annotated[
         str | None,
         typer.Option(
-            help="With purge: only what last changed longer ago than this, like 30d, 12h, 15m or"
-            " 30s.",
+            help="With purge: only keys that last changed longer ago than this, like 30d, 12h, 15m"
+            " or 30s.",
             show_default=False,
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Look into a [bold]ledger[/bold], and resolve its unknown calls."""
+    """Inspect a [bold]ledger[/bold], and resolve its unknown calls. No phone rings."""
     if (key is not None or placed is not None) and action is not Action.RESOLVE:
         fail("a key, --placed and --not-placed go with resolve")
     if older_than is not None and action is not Action.PURGE:
@@ -111,11 +111,11 @@ def ledger(  # noqa: PLR0913 - one argument per option
 
 
 def open_ledger(file: str, *, create: bool) -> Ledger:
-    """The ledger; whatever is wrong with it ends the program.
+    """Open the ledger; an error ends the program.
 
     Args:
         file: a path or a URL, as `Ledger.open` takes it, without a password.
-        create: whether one that is not there is made.
+        create: whether to create a missing ledger.
     """
     # Before the URL is parsed: a parser's error could show the password.
     if "://" in file and re.search(r"://[^:/@]*:[^@]*@|[?&]password=", file):
@@ -132,7 +132,7 @@ def open_ledger(file: str, *, create: bool) -> Ledger:
 
 
 def fail_of_ledger(error: LedgerError) -> NoReturn:
-    """The ledger could not be used, so nothing was sent."""
+    """End the program because the ledger failed before anything was sent."""
     fail(str(error), EXIT_STATUSES[OutcomeStatus.NOT_SENT])
 
 
@@ -174,7 +174,7 @@ def _facts(claim: UnknownClaim) -> dict[str, object]:
 
 def _print_claims(claims: list[UnknownClaim]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    # What is typed again, or looked up, must be whole however narrow the terminal is.
+    # People copy the key and look up the number: never cut them, even in a narrow terminal.
     table.add_column("key", no_wrap=True, min_width=max(cell_len(claim.key) for claim in claims))
     table.add_column("mobile", no_wrap=True, min_width=11)
     table.add_column("claimed at", no_wrap=True, min_width=19)
@@ -186,7 +186,7 @@ def _print_claims(claims: list[UnknownClaim]) -> None:
         reason = claim.reason or "its process ended without an outcome"
         wait = math.ceil(claim.resolvable_in)
         when = f"in {wait} s" if wait else "now"
-        # As text, so that brackets in a key are not taken for markup.
+        # As Text, because brackets in a key are no markup.
         cells = (claim.key, claim.mobile, moment, _age(claim.age), when, reason)
         table.add_row(*(Text(cell) for cell in cells))
     _print_wide(table)
@@ -197,7 +197,7 @@ def _print_claims(claims: list[UnknownClaim]) -> None:
 
 
 def _print_wide(table: Table) -> None:
-    """As wide as the terminal, or as what must be whole."""
+    """Print it as wide as the terminal, or wider if a column needs it."""
     console = Console()
     unbounded = console.options.update(max_width=sys.maxsize)
     console.width = max(console.width, console.measure(table, options=unbounded).minimum)

@@ -1,9 +1,9 @@
-"""The output of the command: standard streams that never change how it ends.
+"""Standard streams that never change how a command ends.
 
-A call may have been placed before its outcome is printed. So a full, closed
-or broken output, or one whose encoding lacks a character, must neither raise
-nor change the exit status. The streams are replaced once, at the start, and
-all that prints after that, typer and rich included, prints to these.
+A call may have been placed before its outcome is printed. So an output that is
+full, closed or broken, or whose encoding lacks a character, must not raise and
+must not change the exit status. The streams are replaced once, at the start;
+typer and rich print to the replacements.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import TextIO
 
 
 class LossyFile(io.FileIO):
-    """A file that takes all that is written, and drops what it cannot write.
+    """A file that accepts all data and drops what it cannot write.
 
     Attributes:
-        lost: why something was dropped; None while nothing was.
+        lost: the first error after which data was dropped, or None.
     """
 
     lost: OSError | None = None
 
     def write(self, data: bytes) -> int:  # type: ignore[override]  # BufferedWriter's alone
-        """Write what can be written; the rest counts as written too."""
+        """Write what can be written; report the rest as written too."""
         if self.lost is None:
             try:
-                # None: a pipe that does not block is full.
+                # None: a non-blocking pipe is full.
                 while (count := super().write(data)) is None:
                     select.select([], [self], [])  # pragma: no cover - if its reader is slow
             except OSError as error:
@@ -40,7 +40,7 @@ class LossyFile(io.FileIO):
 
 
 def guard_streams() -> None:
-    """Replace the standard streams; to be called once, before anything is opened."""
+    """Replace the standard streams. Call this once, before any file is opened."""
     _open_closed_descriptors()
     if sys.stdin is None:
         sys.stdin = io.TextIOWrapper(io.BytesIO())
@@ -49,20 +49,20 @@ def guard_streams() -> None:
 
 
 def report_loss() -> None:
-    """Say on standard error that standard output could not be written, unless its reader left."""
+    """Report on standard error that output was lost, unless its reader closed the pipe."""
     sys.stdout.flush()
     lost = getattr(getattr(sys.stdout.buffer, "raw", None), "lost", None)
     if lost is not None and lost.errno != errno.EPIPE:
         sys.stderr.write(
-            f"ihuyi-voice: standard output could not be written ({lost.strerror}), so a part of it"
+            f"ihuyi-voice: standard output could not be written ({lost.strerror}), so part of it"
             " is lost; the exit status is that of the outcome\n"
         )
 
 
 def _open_closed_descriptors() -> None:
-    """Closed standard descriptors would be taken by the next socket, and libuv aborts on that."""
+    """Open closed standard descriptors: libuv aborts if a socket takes one of them."""
     opened = os.open(os.devnull, os.O_RDWR)
-    # A new descriptor is the lowest that is free, so this one may already be a standard one.
+    # The system returns the lowest free descriptor, which may be a standard one.
     while opened <= 2:
         opened = os.open(os.devnull, os.O_RDWR)
     os.close(opened)

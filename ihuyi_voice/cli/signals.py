@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int | None
 
-# SIGHUP is not on every platform.
+# Windows has no SIGHUP.
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 _NUMBERS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
@@ -67,9 +67,8 @@ class Interruptions:
         for number in _NUMBERS if in_main_thread else ():
             handler = signal.getsignal(number)
             # None: C code installed the handler; keep it.
-            if handler is None:
-                continue
-            if handler is not signal.SIG_IGN or number in self._even_ignored:
+            kept = None if number in self._even_ignored else signal.SIG_IGN
+            if handler not in (None, kept):
                 self._earlier[number] = handler
                 signal.signal(number, self._on_signal)
         return self

@@ -149,7 +149,7 @@ def test_each_row_is_placed_and_the_table_says_so(gateway: Gateway, path: Path) 
     )
 
 
-def test_the_table_tells_statuses_and_codes_apart(gateway: Gateway, path: Path) -> None:
+def test_the_table_has_a_row_for_each_status_and_code(gateway: Gateway, path: Path) -> None:
     gateway.failing_mobiles = {B}
     write(path, [(A, "1125")] * 3 + [(BLACKLISTED, "1125"), (B, "1125"), ("139", "1125")])
     result = bulk(path, "--yes")
@@ -542,9 +542,9 @@ def test_without_a_balance_nothing_is_sent(
     monkeypatch.setenv("IHUYI_VOICE_API_KEY", "wrong-key")
     gateway.chaos = Chaos()
     assert "code 405" in refusal()
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         assert "not sent" in refusal("--base-url", url)
 
 
@@ -827,8 +827,8 @@ def test_a_bar_on_a_terminal(gateway: Gateway, path: Path) -> None:
 def test_the_demo_runs_a_bulk() -> None:
     result = CliRunner().invoke(app, ["demo"])
     assert 0 == result.exit_code
-    _, told, bulk_run = result.stdout.partition("A bulk run of 500 rows, some of them bad:")
-    assert told
+    _, heading, bulk_run = result.stdout.partition("A bulk run of 500 rows, some of them bad:")
+    assert heading
     match = re.search(
         r"^500/500  accepted (\d+)  refused (\d+)  unknown (\d+)  \d+/s", bulk_run, re.MULTILINE
     )
@@ -936,7 +936,7 @@ class Screen:
         try:
             more = os.read(self._ours, 65536)
         except OSError:
-            # EIO is what Linux answers once nobody holds the other side.
+            # EIO is what Linux answers once no process holds the other side.
             return False
         self._bytes += more
         return True

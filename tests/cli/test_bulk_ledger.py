@@ -102,7 +102,7 @@ def test_a_second_run_sends_nothing_and_asks_nothing(
     assert "this ledger is new: it knows of no earlier call\n" in first.stderr
     assert "the ledger knows" not in first.stderr
     assert "accepted the phone rings 30" in flat(first.stdout)
-    # Nobody is there to ask.
+    # There is no terminal to ask on.
     second = again(path, book)
     assert (0, Counter()) == (second.exit_code, sent(gateway))
     assert known(30) in second.stderr

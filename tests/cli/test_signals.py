@@ -389,7 +389,7 @@ def test_what_to_do_next_speaks_of_the_run(tmp_path: Path) -> None:
     )
 
 
-def test_a_gateway_that_goes_away_stops_the_run_with_words_of_the_run(
+def test_a_gateway_that_goes_away_stops_the_run_with_a_message_about_the_run(
     gateway: Gateway, path: Path
 ) -> None:
     """777 accepted calls, and then nothing can be sent."""
@@ -477,7 +477,7 @@ def test_a_signal_while_the_interpreter_exits_replaces_no_exit_status(
     assert 1 == len(placed(gateway))
 
 
-def test_what_stopped_a_run_gives_no_advice_for_one_row() -> None:
+def test_the_cause_of_a_stop_gives_no_advice_for_one_row() -> None:
     report = BulkReport(dict.fromkeys(OutcomeStatus, 0), 0.0)
     unknown = BulkStoppedError(OutcomeUnknownError("no answer"), report)
     assert "outcome unknown: no answer" == _without_advice(unknown)

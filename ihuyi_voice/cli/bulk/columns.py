@@ -23,7 +23,7 @@ ROLES = (MOBILE, CONTENT, KEY)
 
 # Compared without case, blanks, underscores, hyphens and dots. Only names that
 # can mean nothing else: "key", "number" and "id" are anything.
-_WORDS = {
+_KNOWN_NAMES = {
     MOBILE: (
         "mobile mobileno mobilenumber mobilephone mobilephonenumber phone phoneno phonenumber tel"
         " telno telephone telephonenumber cell cellphone cellphonenumber msisdn"
@@ -37,7 +37,7 @@ _WORDS = {
     ),
     KEY: "idempotencykey 幂等键 冪等鍵",
 }
-_NAMES = {role: frozenset(words.split()) for role, words in _WORDS.items()}
+_NAMES = {role: frozenset(words.split()) for role, words in _KNOWN_NAMES.items()}
 _OPTIONS = {MOBILE: "--mobile-column", CONTENT: "--content-column", KEY: "--key-column"}
 _separators = re.compile(r"[\s_\-.]+")
 # Byte order marks, quotes and marks for a required field, around a name.

@@ -302,11 +302,11 @@ def _print_check(console: Console, name: str, check: Check, *, with_ledger: bool
             f"rows without content: {check.drawn}; a code is drawn for each, and written into the"
             " --out file",
         )
-    if check.telling_keys:
+    if check.revealing_keys:
         say(
             console,
-            f"rows whose idempotency_key contains their number or code: {check.telling_keys}; keys"
-            " are stored and written as they are, so choose others for new rows",
+            f"rows whose idempotency_key contains their number or code: {check.revealing_keys};"
+            " keys are stored and written unchanged, so choose others for new rows",
         )
     if check.keys and not with_ledger:
         say(

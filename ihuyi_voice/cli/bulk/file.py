@@ -2,7 +2,7 @@
 
 A row that cannot be sent is not dropped: it comes with what is wrong with it
 and the line it is on. Nothing is sent here. How a file is cut into records is
-`bulk_records.py`'s business, which column is which is `bulk_columns.py`'s.
+`records.py`'s business; which column is which is `columns.py`'s.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Check:
         drawn: how many rows have no code of their own.
         keys: how many rows have an idempotency key.
         keyless: how many good rows have none.
-        telling_keys: how many good rows have a key that contains their number or code.
+        revealing_keys: how many good rows have a key that contains their number or code.
         lengths: how many of the file's own codes have this many digits.
         ignored: the names of the columns that are not used.
         numbered_by: what `FileRow.line` counts.
@@ -91,7 +91,7 @@ class Check:
     drawn: int = 0
     keys: int = 0
     keyless: int = 0
-    telling_keys: int = 0
+    revealing_keys: int = 0
     problems: list[tuple[int, str]] = field(default_factory=list)
     lengths: Counter[int] = field(default_factory=Counter)
     ignored: tuple[str, ...] = ()
@@ -171,7 +171,7 @@ class BulkFile:
                     found.problems.append((row.line, row.problem))
                 continue
             found.keyless += row.key is None
-            found.telling_keys += _tells(row)
+            found.revealing_keys += _reveals(row)
             if not row.drawn:
                 found.lengths[len(row.content)] += 1
             mobile = int(row.mobile)
@@ -291,7 +291,7 @@ def _problem(mobile: object, content: object, *, drawn: bool, draw_codes: bool) 
     try:
         check_mobile(mobile)
     except InvalidRequestError as error:
-        return _with_words(MOBILE, mobile, str(error))
+        return _explained(MOBILE, mobile, str(error))
     if drawn:
         return (
             ""
@@ -301,7 +301,7 @@ def _problem(mobile: object, content: object, *, drawn: bool, draw_codes: bool) 
     try:
         check_content(content)
     except InvalidRequestError as error:
-        problem = _with_words(CONTENT, content, str(error))
+        problem = _explained(CONTENT, content, str(error))
         if isinstance(content, str) and re.fullmatch("[0-9]{1,3}", content):
             problem += (
                 "; if it began with zeros, a spreadsheet dropped them: make the column text there,"
@@ -311,8 +311,8 @@ def _problem(mobile: object, content: object, *, drawn: bool, draw_codes: bool) 
     return ""
 
 
-def _with_words(column: str, cell: object, problem: str) -> str:
-    """The problem in words about what Excel did to the cell, where it did something."""
+def _explained(column: str, cell: object, problem: str) -> str:
+    """The problem, explained by what Excel did to the cell if that is known."""
     if isinstance(cell, str) and (words := damage(cell)):
         return f"{column} {words}"
     if isinstance(cell, float):
@@ -322,8 +322,8 @@ def _with_words(column: str, cell: object, problem: str) -> str:
     return problem
 
 
-def _tells(row: FileRow) -> bool:
-    """Whether the row's own key contains its number, or its code as a number of its own."""
+def _reveals(row: FileRow) -> bool:
+    """Whether the row's key contains its number, or its code as a separate number."""
     key = row.key or ""
     return row.mobile in key or (not row.drawn and row.content in re.findall(r"\d+", key))
 

@@ -1,7 +1,7 @@
-"""What `ihuyi-voice bulk` does once its options are parsed: send, show, write down.
+"""One bulk run of the command: its progress, its tally and its --out file.
 
-Reading rows and sending requests is done elsewhere; this shows how far the run
-has come and writes each row's outcome as it finishes.
+`file.py` reads the rows and the client sends them; this module shows the
+progress and writes each row's outcome as it finishes.
 """
 
 from __future__ import annotations
@@ -82,10 +82,10 @@ class Tally:
 
     Attributes:
         counts: rows by status and, for refusals, the gateway's code.
-        stopped: why the run stopped before its rows were done; "" if it did not.
+        stopped: why the run stopped before its last row; "" if it did not.
         stopped_by_row: whether the outcome of a row stopped it.
         interrupted: whether a signal stopped it.
-        run: the run itself, None before it began: until then no row was sent.
+        run: the run, None before it began: until then no row was sent.
     """
 
     counts: Counter[tuple[OutcomeStatus, int | None]] = field(default_factory=Counter)
@@ -96,7 +96,7 @@ class Tally:
 
     @property
     def cut_short(self) -> bool:
-        """Whether it ended before its rows were done."""
+        """Whether it ended before its last row."""
         return bool(self.stopped) or self.interrupted
 
     @property
@@ -105,7 +105,7 @@ class Tally:
         return 0 if self.run is None else self.run.report.unrecorded
 
     def of(self, status: OutcomeStatus) -> int:
-        """How many rows ended so."""
+        """How many rows have this status."""
         return sum(count for (its, _), count in self.counts.items() if its is status)
 
     @property
@@ -118,7 +118,7 @@ class OutFile:
     """Writes one line per row, as they finish, each flushed.
 
     Raises:
-        OSError: the file is there already, or cannot be made.
+        OSError: the file exists already, or cannot be created.
     """
 
     def __init__(self, path: Path, *, show_codes: bool) -> None:
@@ -132,7 +132,7 @@ class OutFile:
             self._file.flush()
 
     def write(self, row: FileRow, outcome: Outcome | None) -> None:
-        """Write the outcome of a row; None for one that was not sent because it is bad."""
+        """Write the outcome of a row; None for a bad row, which was not sent."""
         line = {
             "line": row.line,
             "mobile": mask_mobile(row.mobile),
@@ -151,7 +151,7 @@ class OutFile:
         self._file.flush()
 
     def close(self) -> None:
-        """Close the file; whatever could be written was flushed before."""
+        """Close the file; every line is flushed already."""
         with contextlib.suppress(OSError):
             self._file.close()
 
@@ -162,7 +162,7 @@ def say(console: Console, text: str) -> None:
 
 
 class _Shown:
-    """The progress: a bar on a terminal, a plain line now and then elsewhere."""
+    """The progress: a bar on a terminal, elsewhere a plain line every few seconds."""
 
     def __init__(self, console: Console, total: int) -> None:
         self._console = console
@@ -188,16 +188,16 @@ class _Shown:
             return
         self._last = now
         rate = tally.total / max(now - self._began, 1e-3)
-        words = (
+        counts = (
             f"accepted {tally.of(OutcomeStatus.ACCEPTED)}"
             f"  refused {tally.of(OutcomeStatus.REFUSED)}"
             f"  unknown {tally.of(OutcomeStatus.UNKNOWN)}  {rate:.0f}/s"
         )
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=tally.total, description=words, refresh=True)
+            self._bar.update(self._task, completed=tally.total, description=counts, refresh=True)
         else:
             left = (self._total - tally.total) / rate if rate else 0.0
-            line = f"{tally.total}/{self._total}  {words}  {left:.0f} s left"
+            line = f"{tally.total}/{self._total}  {counts}  {left:.0f} s left"
             self.say(line)
 
     def say(self, text: str) -> None:
@@ -218,11 +218,11 @@ async def send(  # noqa: PLR0913, PLR0917 - what to send, how, and where to show
     out: OutFile | None = None,
     signals: Interruptions | None = None,
 ) -> None:
-    """Send the good rows, write and show what becomes of each, and count it in the tally.
+    """Send the good rows; write, show and count the outcome of every row.
 
-    The first signal starts no more and finishes what is in flight; the second
-    stops at once, and what was in flight is reported as unknown. A file that
-    can no longer be read stops the run too.
+    The first signal starts no more requests and finishes those in flight. The
+    second stops at once and reports those in flight as unknown. A file that
+    becomes unreadable stops the run too.
     """
     sending = _Sending(_Shown(console, total), tally, out, with_keys=options.with_keys)
     run = client.submit_many(
@@ -235,14 +235,14 @@ async def send(  # noqa: PLR0913, PLR0917 - what to send, how, and where to show
         tally.run = run
         async with anyio.create_task_group() as group:
             if signals is not None:
-                group.start_soon(sending.heed_signals, run, signals)
+                group.start_soon(sending.stop_on_signals, run, signals)
             await sending.follow(run)
             group.cancel_scope.cancel()
         sending.finish()
 
 
 class _Sending:
-    """One bulk run of the command, on its way."""
+    """The state of one bulk run."""
 
     def __init__(
         self, shown: _Shown, tally: Tally, out: OutFile | None, *, with_keys: bool
@@ -251,14 +251,13 @@ class _Sending:
         self._with_keys = with_keys
         self._shown = shown
         self._out = out
-        # Rows that were handed over and have no outcome yet, by their index,
-        # and bad ones that were passed over; both are filled by the thread
-        # that reads the file.
+        # Rows that the run took and that have no outcome yet, by index, and the
+        # bad rows that it skipped. The thread that reads the file fills both.
         self._under_way: dict[int, FileRow] = {}
         self._bad: deque[FileRow] = deque()
 
     def good(self, rows: Iterable[FileRow]) -> Iterator[SubmitRequest]:
-        """The rows to send; the bad ones are put aside."""
+        """Yield the rows to send; keep the bad ones for the tally."""
         index = 0
         for row in rows:
             if row.problem:
@@ -269,7 +268,7 @@ class _Sending:
             yield SubmitRequest(row.mobile, row.content, row.key if self._with_keys else None)
 
     async def follow(self, run: BulkRun) -> None:
-        """Note each outcome until the run is over."""
+        """Record each outcome until the run ends."""
         try:
             async with run:
                 async for outcome in run:
@@ -280,12 +279,12 @@ class _Sending:
             self._tally.stopped = _without_advice(error)
             self._tally.stopped_by_row = True
         except BulkFileError as error:
-            # It was read to its end once: it changed since.
+            # The check read it to its end: it has changed since.
             self._tally.stopped = str(error)
         self._note_bad(run)
 
-    async def heed_signals(self, run: BulkRun, signals: Interruptions) -> None:
-        """The first signal stops the run, the second stops it at once."""
+    async def stop_on_signals(self, run: BulkRun, signals: Interruptions) -> None:
+        """Stop the run at the first signal, abort it at the second."""
         number = await signals.next()
         self._tally.interrupted = True
         run.stop()
@@ -315,14 +314,14 @@ class _Sending:
         try:
             self._out.write(row, outcome)
         except OSError as error:
-            # Rows whose outcome cannot be written down must not be sent.
+            # Without a record of the outcome no more rows may be sent.
             self._out = None
             self._tally.stopped = f"cannot write the outcomes: {error.strerror or error}"
             run.stop()
 
 
 def _without_advice(error: BulkStoppedError) -> str:
-    """What stopped the run, without what a row's error advises for that row alone."""
+    """The cause of the stop, without the advice that an error gives for one row."""
     cause = error.cause
     if isinstance(cause, NotSentError) and not isinstance(cause, LedgerError):
         return f"not sent: {cause.reason}"

@@ -1,7 +1,7 @@
 """From text to records: CSV, JSON lines and JSON arrays, one record after another.
 
 A record is the line it ends in with its three cells, or with what is wrong
-with it. What the cells must hold is `bulk_file.py`'s business.
+with it. What the cells must hold is `file.py`'s business.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Records:
         self.ignored: dict[str, None] = {}
 
     def __iter__(self) -> Iterator[Record]:
-        # The first characters that are not blank tell what it is.
+        # The first characters that are not blank show the format.
         start = ""
         while len(start) < 2 and (c := self._text.read(1)):
             start += c.strip("\ufeff").strip()
