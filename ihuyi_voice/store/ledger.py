@@ -449,7 +449,7 @@ class Ledger:
         if code is not None and not -(2**63) <= code < 2**63:
             # No database can store it, and the settlement would fail with its whole batch.
             code = None
-        # Without this ledger's check of the clock, which may fail: the outcome must be kept.
+        # Not `self.clock`: a failing clock must not lose the outcome.
         now = self._writer.now()
         live_until = now
         if state is EntryState.UNKNOWN and not reset:
