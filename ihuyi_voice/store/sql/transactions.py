@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from ..entry import NewClaim, Settlement
+    from .connection import Connection
     from .operations import Committed, Operation, Result
-    from .store import Connection
 
 
 class Transactions:
