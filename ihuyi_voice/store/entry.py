@@ -1,7 +1,7 @@
 """The values of the ledger: keys, fingerprints, entries, claims and settlements.
 
 Pure: no clock, no database, and no import of SQLAlchemy, which is an extra.
-`sql/store.py` stores the entries.
+`sql/connection.py` stores the entries.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ A claim without settlement is unknown. No code sends it again: a person looks at
 the account's web page and resolves it.
 
 The database decides which process sends; no lock in memory does. `sql/writer.py`
-turns claims into transactions, and `sql/store.py` has the SQL. It is imported
-when a ledger is opened, because SQLAlchemy is an extra.
+turns claims into transactions, and `sql/connection.py` executes them. `sql/store.py`
+is imported when a ledger is opened, because SQLAlchemy is an extra.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..models import Unrecorded
-    from .sql.store import Connection, Store
+    from .sql.connection import Connection
+    from .sql.store import Store
 
 T = TypeVar("T")
 
@@ -449,7 +450,7 @@ class Ledger:
         if code is not None and not -(2**63) <= code < 2**63:
             # No database can store it, and the settlement would fail with its whole batch.
             code = None
-        # Without this ledger's check of the clock, which may fail: the outcome must be kept.
+        # Not `self.clock`: a failing clock must not lose the outcome.
         now = self._writer.now()
         live_until = now
         if state is EntryState.UNKNOWN and not reset:

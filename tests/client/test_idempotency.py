@@ -43,7 +43,7 @@ from ihuyi_voice._pipeline import Pipeline
 from ihuyi_voice.sandbox import Attempt, Chaos, SandboxGateway
 from ihuyi_voice.store.ledger import EntryState
 from ihuyi_voice.store.sql import file as ledger_file
-from ihuyi_voice.store.sql.store import Connection
+from ihuyi_voice.store.sql.connection import Connection
 from tests.bulk.spies import Gateway, mobile, until
 from tests.client.test_secrets import (
     CODE,

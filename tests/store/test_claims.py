@@ -11,7 +11,7 @@ import pytest
 
 from ihuyi_voice.errors import InvalidRequestError, LedgerError
 from ihuyi_voice.store.ledger import Entry, EntryState, Fingerprints, Ledger
-from ihuyi_voice.store.sql.store import Connection
+from ihuyi_voice.store.sql.connection import Connection
 
 from .support import (
     CONTENT,

@@ -16,9 +16,9 @@ import pytest
 from ihuyi_voice.errors import LedgerError
 from ihuyi_voice.store.entry import FailureScope
 from ihuyi_voice.store.ledger import EntryState, Ledger
+from ihuyi_voice.store.sql import connection as ledger_connection
 from ihuyi_voice.store.sql import file as ledger_file
-from ihuyi_voice.store.sql import store as ledger_store
-from ihuyi_voice.store.sql.store import Connection
+from ihuyi_voice.store.sql.connection import Connection
 
 from .support import Clock, claim, claimed, ended, find
 
@@ -353,6 +353,6 @@ async def test_a_file_without_permission(
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(13, os.strerror(13))
 
-    monkeypatch.setattr(ledger_store, "identity_of", denied)
+    monkeypatch.setattr(ledger_connection, "identity_of", denied)
     error = await failure(in_file)
     assert "[Errno 13] Permission denied (PermissionError)" in error.reason

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from ihuyi_voice.store.sql.connection import Connection
     from ihuyi_voice.store.sql.operations import Operation
-    from ihuyi_voice.store.sql.store import Connection
 
     from .postgres import PostgresServer
 

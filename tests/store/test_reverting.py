@@ -14,7 +14,7 @@ import pytest
 from ihuyi_voice.errors import LedgerError
 from ihuyi_voice.store.entry import FailureScope
 from ihuyi_voice.store.ledger import EntryState, Ledger
-from ihuyi_voice.store.sql.store import Connection
+from ihuyi_voice.store.sql.connection import Connection
 
 from .support import Clock, claim, claimed, ended, find, until
 

@@ -34,16 +34,12 @@ class Backlog:
         self.retries: deque[SettleOperation] = deque()
         self.singles: deque[Operation] = deque()
 
-    def next_batch(self, *, retry: bool) -> list[Operation]:
+    def next_batch(self) -> list[Operation]:
         """Take the operations of the next transaction; the others stay.
 
         No two of its settlements and no two of its claims have the same key.
-
-        Args:
-            retry: whether failed settlements may be among them.
         """
-        if retry:
-            self._put_retries_first()
+        self._put_retries_first()
         suspects = {operation.key for operation in self.singles}
         batch: list[Operation] = []
         later: deque[Operation] = deque()

@@ -1,6 +1,6 @@
 """SQLAlchemy engines for SQLite and PostgreSQL, and the settings of each connection.
 
-It parses paths and URLs and sets the timeouts. `store.py` reads and writes.
+It parses paths and URLs and sets the timeouts. `connection.py` reads and writes.
 """
 
 from __future__ import annotations

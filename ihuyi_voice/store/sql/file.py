@@ -1,6 +1,6 @@
 """The ledger's SQLite file: opening it, waiting for its lock, detecting that it is lost.
 
-Only `sqlite3`; `store.py` reads and writes the file's content.
+Only `sqlite3`; `connection.py` reads and writes the content.
 """
 
 from __future__ import annotations

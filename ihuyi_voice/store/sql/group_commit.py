@@ -94,11 +94,12 @@ class GroupCommit:
     def give_up(self, operation: Operation) -> None:
         """Wait no more for an operation; a claim that was made, or is being made, is reverted.
 
-        This thread reverts it, and not the cancelled task: a task that awaited
-        its claim and settled it would delay its cancellation by up to the
-        database's timeouts, 20 s. A task past its deadline must return at once,
-        a task whose loop is closed never runs again, and after a lost commit
-        the thread alone knows that there is something to revert.
+        The thread reverts it, and not the cancelled task. A task that awaited
+        its claim and settled it as not sent would delay its cancellation by the
+        database's timeouts, 5 s for SQLite and more for a server. And it would
+        not replace this: a task past its deadline must fail at once, a task
+        whose loop is closed never runs again, and only the thread knows that a
+        failed commit may have succeeded.
         """
         with self._lock:
             operation.waiting = False
@@ -168,12 +169,11 @@ class GroupCommit:
             self._receive()
             self._execute()
         self._finish(list(backlog.singles), Failed(LedgerError(CLOSED), FailureScope.DATABASE))
-        self.transactions.hang_up()
+        self.transactions.shut_down()
 
     def _execute(self) -> None:
         """Execute the next batch, and then the operations that are tried alone."""
-        back = time.monotonic() >= self.transactions.away_until
-        batch = self.backlog.next_batch(retry=back or bool(self.backlog.new))
+        batch = self.backlog.next_batch()
         first, second = split(batch) if self._settle_apart else (batch, [])
         failed = self._execute_batch(first)
         if failed is None:

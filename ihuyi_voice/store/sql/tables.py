@@ -1,7 +1,7 @@
 """The ledger's tables and its SQL statements.
 
 The statements contain the rules: which claim succeeds, and which settlement
-counts. So the database decides, and no process. `store.py` executes them.
+counts. So the database decides, and no process. `connection.py` executes them.
 
 A row holds the key, a keyed hash, the masked mobile, the outcome and the times
 of a request. It never holds the content, the whole mobile or an API key.

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from ..entry import NewClaim, Settlement
+    from .connection import Connection
     from .operations import Committed, Operation, Result
-    from .store import Connection
 
 
 class Transactions:
@@ -92,8 +92,8 @@ class Transactions:
             error, scope or connection.failure_scope, may_be_committed=connection.committing
         )
 
-    def hang_up(self) -> None:
-        """Close the connection once its transaction has ended."""
+    def shut_down(self) -> None:
+        """Close the connection; the caller does not hold the lock."""
         with self._at_work:
             self.close()
 

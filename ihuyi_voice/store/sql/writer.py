@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from ...models import Unrecorded
     from ..entry import Entry, NewClaim, Settlement
+    from .connection import Connection
     from .operations import Committed, Operation
-    from .store import Connection
 
 _TIMED_OUT = "it did not answer in time"
 _BROKEN_BY_FORK = "this process was forked in the middle of a transaction; open the ledger again"
