@@ -1,7 +1,7 @@
-"""The checks, each in an environment of its own: `nox`, or `nox -s lint`.
+"""The checks, each in a separate environment: `nox`, or `nox -s lint`.
 
-`.ci/run` runs all of them. Everything that is installed comes from a Python
-package index; nothing is fetched otherwise.
+`.ci/run` runs all of them. All packages come from a Python package index;
+nothing else is downloaded.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ PROJECT = PYPROJECT["project"]
 PYTHONS = nox.project.python_versions({"project": PROJECT})
 
 # The lowest typer depends on click; newer releases of click warn about what that
-# typer imports, and warnings are errors. Users get no such bound.
-OF_THE_TIME_OF_THE_LOWEST = ("click==8.2.1",)
+# typer imports, and warnings are errors. Users have no such bound.
+BESIDE_THE_LOWEST = ("click==8.2.1",)
 
-# What the tests read, but for the package itself.
+# What the tests read besides the package.
 READ_BY_TESTS = ("CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", "tests")
 
 # The README's command (on the default Python) and `coverage` (on the newest) run every
@@ -98,13 +98,13 @@ def tests(session: nox.Session) -> None:
             _copy(HERE / name, Path(elsewhere, name))
         with session.chdir(elsewhere):
             session.run("python", "-c", _ASSERT_INSTALLED)
-            _pytest(session, *TELLS_PYTHONS_APART)
+            _pytest(session, *([] if session.posargs else TELLS_PYTHONS_APART))
 
 
 @nox.session(python=PYTHONS[0])
 def lowest(session: nox.Session) -> None:
     """The lowest Python with the lowest versions that we support."""
-    session.install("-e", ".[test]", *_lowest_pins(), *OF_THE_TIME_OF_THE_LOWEST)
+    session.install("-e", ".[test]", *_lowest_pins(), *BESIDE_THE_LOWEST)
     _pytest(session, *NOT_WITH_LOWEST)
 
 
@@ -175,7 +175,7 @@ def coverage(session: nox.Session) -> None:
     greenlets = "--concurrency=thread,greenlet"
     _pytest(session, *RUN_ON_GREENLETS, command=("coverage", "run", greenlets, "-m", "pytest"))
     session.run("coverage", "combine", "--quiet")
-    # A few branches run only when threads race, so that a run may miss one of them.
+    # A few branches run only when threads race, so a run may miss one of them.
     session.run("coverage", "report", "--precision=2", "--fail-under=99.95")
 
 
@@ -188,7 +188,7 @@ def soak(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """How fast it sends, beside its peers: ten minutes, or `nox -s bench -- --quick`."""
+    """Its speed beside its peers: ten minutes, or `nox -s bench -- --quick`."""
     session.install(".[bench]")
     session.run("python", "-m", "benchmarks", *session.posargs)
 
@@ -259,7 +259,7 @@ def _compare(session: nox.Session, built: Path, paths: set[str], expected: set[s
 
 
 def _lowest_pins() -> list[str]:
-    """`name==bound` for each dependency that a user can get, from its `name>=bound`."""
+    """`name==bound` for each dependency of a user, from its `name>=bound`."""
     extras = PROJECT["optional-dependencies"]
     wanted = list(PROJECT["dependencies"])
     for extra in ("cli", "ledger", "postgresql", "speed"):

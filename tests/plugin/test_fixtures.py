@@ -105,7 +105,7 @@ def test_without_a_call_the_error_lists_the_calls_and_refusals(
 
 
 @pytest.mark.parametrize("method", ["last_code", "wait_for_call"])
-def test_what_is_no_number_is_an_error(voice_gateway: VoiceGateway, method: str) -> None:
+def test_an_invalid_number_is_an_error(voice_gateway: VoiceGateway, method: str) -> None:
     with pytest.raises(InvalidRequestError, match="it has 3 digits"):
         getattr(voice_gateway, method)("139")
 
