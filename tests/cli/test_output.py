@@ -116,7 +116,7 @@ def test_the_exit_status_is_that_of_the_outcome(  # noqa: PLR0917 - parameters
 def test_a_full_output_is_said_on_standard_error(gateway: Gateway, folder: Path) -> None:
     done = shell("balance >/dev/full", gateway, folder)
     assert (
-        "ihuyi-voice: standard output could not be written (No space left on device), so a part of"
+        "ihuyi-voice: standard output could not be written (No space left on device), so part of"
         " it is lost; the exit status is that of the outcome\n"
     ) == done.stderr.decode()
     # A reader that leaves wants no more.

@@ -56,11 +56,11 @@ class GroupCommit:
         *,
         settle_apart: bool,
     ) -> None:
-        self.transactions = transactions
-        self.backlog = Backlog()
-        self.clock = clock
-        self.ended = Event()
-        self.started = False
+        self.transactions: Transactions = transactions
+        self.backlog: Backlog = Backlog()
+        self.clock: Callable[[], float] = clock
+        self.ended: Event = Event()
+        self.started: bool = False
         self._settle_apart = settle_apart
         self._lock = lock
         self._queue: SimpleQueue[Operation | None] = SimpleQueue()

@@ -76,12 +76,12 @@ class Operation:
     __slots__ = ("due", "future", "give_up_at", "key", "result", "waiting")
 
     def __init__(self, key: str, future: asyncio.Future[None] | None) -> None:
-        self.key = key
-        self.future = future
-        self.waiting = future is not None
+        self.key: str = key
+        self.future: asyncio.Future[None] | None = future
+        self.waiting: bool = future is not None
         self.result: Result | None = None
-        self.due = 0.0
-        self.give_up_at = math.inf
+        self.due: float = 0.0
+        self.give_up_at: float = math.inf
 
     @property
     def is_wanted(self) -> bool:
@@ -106,7 +106,7 @@ class ClaimOperation(Operation):
 
     def __init__(self, claim: NewClaim, future: asyncio.Future[None]) -> None:
         super().__init__(claim.key, future)
-        self.claim = claim
+        self.claim: NewClaim = claim
 
     @property
     def succeeded(self) -> bool:
@@ -159,11 +159,11 @@ class SettleOperation(Operation):
         unrecorded: Unrecorded | None = None,
     ) -> None:
         super().__init__(settlement.key, future)
-        self.settlement = settlement
-        self.unrecorded = unrecorded
-        self.counted = False
-        self.failures = 0
-        self.dropped = False
+        self.settlement: Settlement = settlement
+        self.unrecorded: Unrecorded | None = unrecorded
+        self.counted: bool = False
+        self.failures: int = 0
+        self.dropped: bool = False
 
     @property
     def is_wanted(self) -> bool:

@@ -36,8 +36,8 @@ class Transactions:
     def __init__(self, connect: Callable[[], Connection], at_work: threading.Lock) -> None:
         self.connect = connect
         self.connection: Connection | None = None
-        self.back_off = 0.0
-        self.away_until = 0.0
+        self.back_off: float = 0.0
+        self.away_until: float = 0.0
         self._at_work = at_work
 
     def run(self, batch: Sequence[Operation], row_timeout: float) -> Result:
@@ -55,7 +55,8 @@ class Transactions:
             self.back_off = min(max(2 * self.back_off, limits.FIRST_BACK_OFF), limits.MAX_BACK_OFF)
             self.away_until = time.monotonic() + self.back_off
         else:
-            self.back_off = self.away_until = 0.0
+            self.back_off = 0.0
+            self.away_until = 0.0
         return result
 
     def _try_again(self, batch: Sequence[Operation], row_timeout: float, first: Failed) -> Result:
