@@ -81,7 +81,11 @@ NOT_WITH_LOWEST = tuple(
 )
 
 # Playwright's blocking API and gevent run code on greenlets. See pyproject.toml.
-RUN_ON_GREENLETS = ("tests/inbox", "tests/sync/test_greenlets.py")
+RUN_ON_GREENLETS = (
+    "tests/inbox",
+    "tests/plugin/test_fixtures.py",
+    "tests/sync/test_greenlets.py",
+)
 
 
 @nox.session(python=PYTHONS)

@@ -262,7 +262,7 @@ class Pipeline:
             QuotaExceededError: the number's limit is reached.
             NotSentError: the quota's store failed, or did not answer in time.
         """
-        if self.quota is None:
+        if self.quota is None:  # pragma: no cover - for type checkers; the callers ask
             return admitted
         try:
             if self._quota_waits:
