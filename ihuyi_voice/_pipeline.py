@@ -18,7 +18,7 @@ import asyncio
 import os
 import random
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import anyio
 
@@ -425,7 +425,7 @@ class Pipeline:
             if claim is not None and claim.entry is None:
                 await claim.settle(status, end, exchange)
         if isinstance(end, BaseException):
-            raise end
+            _raise(end)
         return end
 
     async def query_balance(self) -> Balance:
@@ -448,7 +448,7 @@ class Pipeline:
         status = _status(end, written=exchange.may_have_been_written)
         self.log.request("query_balance", None, end, status, began)
         if isinstance(end, BaseException):
-            raise end
+            _raise(end)
         return end
 
     async def _post(
@@ -491,6 +491,18 @@ class Pipeline:
                 f" (max_connections={self._settings.max_connections})"
             )
             raise NotSentError(msg) from None
+
+
+def _raise(end: BaseException) -> NoReturn:
+    """Raise what ended a request, without a context.
+
+    A task in pure Python resumes its coroutine while it handles the exception of
+    the transport's library. That exception may hold the request.
+    """
+    try:
+        raise end
+    finally:
+        end.__context__ = None
 
 
 def _backoff(attempt: int) -> float:

@@ -578,7 +578,9 @@ async def test_a_timer_that_fires_before_there_is_a_connection_prevents_the_writ
     rogue = Rogue(answer_accepted)
     async with rogue.running():
         error, _ = await not_sent(rogue.url)
-    assert "the deadline passed while the connection was made" in str(error)
+    # The lowest aiohttp hides the reason that our connector gave.
+    reasons = ("the deadline passed while the connection was made", "nothing was written within")
+    assert any(reason in str(error) for reason in reasons)
     assert 0 == rogue.submits
 
 
