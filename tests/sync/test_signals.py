@@ -103,6 +103,10 @@ def test_calls_in_signal_handlers_at_any_moment(gateway: SandboxGateway) -> None
         client.close()
     signal.signal(signal.SIGALRM, signal.SIG_IGN)
     print(submitted, {text: results.count(text) > 0 for text in sorted(set(results))})
+    # A thread that was stopped in a handler may need a moment.
+    deadline = time.monotonic() + 20
+    while threading.active_count() > 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
     print([t.name for t in threading.enumerate()])
     """
     status, out, err = run(gateway, script)
