@@ -1,7 +1,7 @@
-"""The checks, each in an environment of its own: `nox`, or `nox -s lint`.
+"""The checks, each in a separate environment: `nox`, or `nox -s lint`.
 
-`.ci/run` runs all of them. Everything that is installed comes from a Python
-package index; nothing is fetched otherwise.
+`.ci/run` runs all of them. All packages come from a Python package index;
+nothing else is downloaded.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tarfile
 import tempfile
+import zipfile
 from pathlib import Path
 
 import nox
@@ -23,30 +25,74 @@ nox.options.error_on_external_run = True
 nox.options.error_on_missing_interpreters = bool(os.environ.get("CI"))
 
 HERE = Path(__file__).parent
-PROJECT = nox.project.load_toml("pyproject.toml")["project"]
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PROJECT = PYPROJECT["project"]
 PYTHONS = nox.project.python_versions({"project": PROJECT})
 
 # The lowest typer depends on click; newer releases of click warn about what that
-# typer imports, and warnings are errors. Users get no such bound.
-OF_THE_TIME_OF_THE_LOWEST = ("click==8.2.1",)
+# typer imports, and warnings are errors. Users have no such bound.
+BESIDE_THE_LOWEST = ("click==8.2.1",)
 
-# What the tests read, but for the package itself.
+# What the tests read besides the package.
 READ_BY_TESTS = ("CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", "tests")
 
-# Browsers, brokers, long runs, pytest's own runs, the benchmark and CI itself take most
-# of the time and do not tell one Python from another: run by the README's command and
-# `coverage`.
-SAME_EVERYWHERE = tuple(
+# The README's command (on the default Python) and `coverage` (on the newest) run every
+# test. The other sessions run what their versions can break.
+
+# A Python in between differs from these two in its standard library's asyncio, threads,
+# sockets, TLS, SQLite and shutdown: what transport, bulk runs, clients and store rest on.
+# Checks of values, parsers, the command line, the sandbox and its page do not.
+TELLS_PYTHONS_APART = tuple(
+    f"tests/{name}"
+    for name in (
+        "transport",
+        "bulk",
+        "client",
+        "sync",
+        "store",
+        "quota",
+        "plugin/test_fixtures.py",
+        "receipts/test_end_to_end.py",
+        "test_public_names.py",
+    )
+)
+
+# The lowest versions are those of aiohttp, orjson, xmltodict, SQLAlchemy, psycopg, typer and
+# rich, so parsers, handlers, store and command line belong to it. Browsers, brokers, long
+# runs, pytest's own runs, generated inputs, the README, the benchmark and CI itself do not:
+# they take most of the time and repeat what other tests have asked of these versions.
+NOT_WITH_LOWEST = tuple(
     f"--ignore=tests/{name}"
-    for name in ("inbox", "celery", "soak", "ci", "plugin/test_runs.py", "test_benchmarks.py")
+    for name in (
+        "inbox",
+        "celery",
+        "soak",
+        "ci",
+        "plugin/test_runs.py",
+        "plugin/test_cost.py",
+        "pure/test_wire_fuzz.py",
+        "store/test_model.py",
+        "store/test_simultaneous_senders.py",
+        "cli/test_bulk_ledger.py",
+        "test_benchmarks.py",
+        "test_readme.py",
+        "test_truth.py",
+    )
+)
+
+# Playwright's blocking API and gevent run code on greenlets. See pyproject.toml.
+RUN_ON_GREENLETS = (
+    "tests/inbox",
+    "tests/plugin/test_fixtures.py",
+    "tests/sync/test_greenlets.py",
 )
 
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """The tests on one Python, with the newest of everything.
+    """What one Python can break, with the newest of everything.
 
-    Of the installed package, with the source tree out of sight.
+    It tests the installed package, with the source tree out of sight.
     """
     session.install(".[test]")
     # Reinstalled each time: the version does not change with the sources.
@@ -56,20 +102,20 @@ def tests(session: nox.Session) -> None:
             _copy(HERE / name, Path(elsewhere, name))
         with session.chdir(elsewhere):
             session.run("python", "-c", _ASSERT_INSTALLED)
-            _pytest(session, *SAME_EVERYWHERE)
+            _pytest(session, *([] if session.posargs else TELLS_PYTHONS_APART))
 
 
 @nox.session(python=PYTHONS[0])
 def lowest(session: nox.Session) -> None:
-    """The tests on the lowest Python with the lowest versions we say we work with."""
-    session.install("-e", ".[test]", *_lowest_pins(), *OF_THE_TIME_OF_THE_LOWEST)
-    _pytest(session, *SAME_EVERYWHERE)
+    """The lowest Python with the lowest versions that we support."""
+    session.install("-e", ".[test]", *_lowest_pins(), *BESIDE_THE_LOWEST)
+    _pytest(session, *NOT_WITH_LOWEST)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """Ruff, with every rule on but those that pyproject.toml gives a reason for."""
-    session.install("ruff")
+    session.install(*nox.project.dependency_groups(PYPROJECT, "lint"))
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
 
@@ -77,13 +123,16 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """The sources as we see them, and the types of the installed package as a user does."""
-    session.install(".[test,bench]", "mypy", "pyright[nodejs]", "nox", "types-requests")
+    session.install(".[test,bench]", *nox.project.dependency_groups(PYPROJECT, "typing"))
     # Not editable, because type checkers are to find what a user would, and
     # reinstalled each time: the version does not change with the sources.
     session.install("--force-reinstall", "--no-deps", ".")
     for python in (PYTHONS[0], PYTHONS[-1]):
         checked = ("ihuyi_voice", "tests", "benchmarks", "noxfile.py", ".ci/once_more.py")
         session.run("mypy", f"--python-version={python}", *checked)
+    # The tests use what only POSIX has; the package may not.
+    for platform in ("win32", "darwin"):
+        session.run("mypy", f"--platform={platform}", "ihuyi_voice")
     with tempfile.TemporaryDirectory() as elsewhere:
         copies = [shutil.copy(path, elsewhere) for path in HERE.glob("tests/typing/*.py")]
         with session.chdir(elsewhere):
@@ -93,14 +142,18 @@ def typing(session: nox.Session) -> None:
 
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """The README's login tests with nothing but the built wheel and pytest."""
+    """What sdist and wheel contain; the README's login tests with only the wheel and pytest."""
     readme = (HERE / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", readme, flags=re.MULTILINE | re.DOTALL)
     tests = [block for block in blocks if "(voice_gateway)" in block]
-    session.install("build")
+    session.install(*nox.project.dependency_groups(PYPROJECT, "build"))
     with tempfile.TemporaryDirectory() as elsewhere:
-        session.run("python", "-m", "build", "--wheel", "--outdir", elsewhere)
+        # The wheel is built from the sdist, as a user's installer does it.
+        session.run("python", "-m", "build", "--outdir", elsewhere)
+        (sdist,) = Path(elsewhere).glob("*.tar.gz")
         (built,) = Path(elsewhere).glob("*.whl")
+        _check_sdist(session, sdist)
+        _check_wheel(session, built)
         session.run("python", "-m", "venv", f"{elsewhere}/venv")
         bare = f"{elsewhere}/venv/bin/python"
         session.run(bare, "-m", "pip", "install", "-q", str(built), "pytest", external=True)
@@ -115,14 +168,18 @@ def coverage(session: nox.Session) -> None:
     """Every line and branch of package and tests, those run in other processes too.
 
     On the newest Python: up to 3.11 the tracer loses the frames around a loop
-    in which a coroutine was cancelled.
+    in which a coroutine was cancelled. `sys.monitoring`, which is faster, measures
+    branches from 3.14 on.
     """
     # With the peers of the benchmark, whose tests are skipped elsewhere.
     session.install("-e", ".[test,bench]")
     session.run("coverage", "erase")
-    _pytest(session, command=("coverage", "run", "-m", "pytest"))
+    apart = [f"--ignore={path}" for path in RUN_ON_GREENLETS]
+    _pytest(session, *apart, command=("coverage", "run", "-m", "pytest"))
+    greenlets = "--concurrency=thread,greenlet"
+    _pytest(session, *RUN_ON_GREENLETS, command=("coverage", "run", greenlets, "-m", "pytest"))
     session.run("coverage", "combine", "--quiet")
-    # A few branches run only when threads race, so that a run may miss one of them.
+    # A few branches run only when threads race, so a run may miss one of them.
     session.run("coverage", "report", "--precision=2", "--fail-under=99.95")
 
 
@@ -135,7 +192,7 @@ def soak(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """How fast it sends, beside its peers: ten minutes, or `nox -s bench -- --quick`."""
+    """Its speed beside its peers: ten minutes, or `nox -s bench -- --quick`."""
     session.install(".[bench]")
     session.run("python", "-m", "benchmarks", *session.posargs)
 
@@ -170,8 +227,43 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copy(source, target)
 
 
+def _check_sdist(session: nox.Session, sdist: Path) -> None:
+    """The sdist has every source file, and nothing but source files and metadata."""
+    with tarfile.open(sdist) as archive:
+        paths = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    expected = _sources("ihuyi_voice", "tests", "benchmarks", ".ci")
+    expected |= {"README.md", "CHANGELOG.md", "LICENSE", "noxfile.py", "pyproject.toml"}
+    _compare(session, sdist, paths, expected | {".gitignore", "PKG-INFO"})
+
+
+def _check_wheel(session: nox.Session, wheel: Path) -> None:
+    """The wheel has every file of the package, and nothing else but metadata."""
+    with zipfile.ZipFile(wheel) as archive:
+        paths = set(archive.namelist())
+    metadata = f"{wheel.name.rsplit('-', 3)[0]}.dist-info"
+    names = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")
+    expected = _sources("ihuyi_voice") | {f"{metadata}/{name}" for name in names}
+    _compare(session, wheel, paths, expected)
+
+
+def _sources(*folders: str) -> set[str]:
+    """The paths of the files below these folders, without what Python and tools leave there."""
+    return {
+        path.relative_to(HERE).as_posix()
+        for folder in folders
+        for path in (HERE / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def _compare(session: nox.Session, built: Path, paths: set[str], expected: set[str]) -> None:
+    if paths != expected:
+        missing, surplus = sorted(expected - paths), sorted(paths - expected)
+        session.error(f"{built.name} lacks {missing} and has {surplus} besides")
+
+
 def _lowest_pins() -> list[str]:
-    """`name==bound` for each dependency that a user can get, from its `name>=bound`."""
+    """`name==bound` for each dependency of a user, from its `name>=bound`."""
     extras = PROJECT["optional-dependencies"]
     wanted = list(PROJECT["dependencies"])
     for extra in ("cli", "ledger", "postgresql", "speed"):

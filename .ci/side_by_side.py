@@ -38,7 +38,7 @@ _closing = re.compile(r"^=+ (.*\b(?:passed|failed|error).* in [0-9.]+s.*?) =+$",
 
 @dataclass
 class Session:
-    """One session and what came of it."""
+    """One session and its result."""
 
     name: str
     command: str
@@ -47,7 +47,7 @@ class Session:
     tests: str = ""
 
     def run(self, lanes: Path, output: IO[str]) -> bool:
-        """Run it to its end; whether it passed."""
+        """Run the session; return whether it passed."""
         began = time.monotonic()
         status = subprocess.call(
             ["bash", "-euo", "pipefail", "-c", self.command],
@@ -68,7 +68,7 @@ class Session:
 
 
 class Lanes:
-    """The sessions, and who runs which."""
+    """Distributes the sessions over the lanes."""
 
     def __init__(self, sessions: list[Session], folder: Path) -> None:
         self._folder = folder
@@ -79,7 +79,7 @@ class Lanes:
         self.failed = False
 
     def run(self) -> None:
-        """Run until none is left or one has failed."""
+        """Run until no session is left or one has failed."""
         threads = [threading.Thread(target=self._lane) for _ in range(LANES)]
         for thread in threads:
             thread.start()

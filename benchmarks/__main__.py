@@ -29,7 +29,7 @@ _PACKAGES = ("ihuyi-voice", "aiohttp", "httpx", "requests", "uvloop", "orjson", 
 _QUICK_SECONDS = 36.0
 _FULL_SECONDS = 3_600.0
 
-# The stub's share of the wall time from which on it is part of what is measured.
+# From this share of the wall time on, the stub limits what is measured.
 _CROWDED = 0.8
 
 
@@ -49,7 +49,7 @@ def main() -> None:
             wanted,
             rounds=rounds,
             seconds=_QUICK_SECONDS if options.quick else _FULL_SECONDS,
-            tell=status.update,
+            report=status.update,
         )
         imports = {}
         if options.only is None:
@@ -57,7 +57,7 @@ def main() -> None:
             imports = best_imports(3 if options.quick else 12)
     best = {key: Figures.of(runs) for key, runs in measured.items()}
     reached = marks(best, imports)
-    # The others are there for a mark, and need no line of their own.
+    # The other cells serve a mark and need no line in the table.
     shown = [cell for cell in wanted if cell.key.removesuffix("/uvloop") in CANDIDATES]
 
     about = _about(quick=options.quick)
@@ -104,7 +104,7 @@ def _positive(text: str) -> int:
 
 
 def _about(*, quick: bool) -> dict[str, object]:
-    """The circumstances, without which no figure says anything."""
+    """The circumstances of the figures: machine, load, versions."""
     versions = {}
     for package in _PACKAGES:
         try:
@@ -133,7 +133,7 @@ def _print_notes(
         console.print(f"not installed and left out: {', '.join(missing)}")
     if crowded:
         console.print(
-            f"where the stub is busy all the time, sends per second are its own limit: {crowded}"
+            f"the stub was busy nearly all the time and limits the sends per second: {crowded}"
         )
     console.print(
         f"Python {about['python']}, {about['cpus']} CPUs, load {about['load']:.1f},"
@@ -141,7 +141,7 @@ def _print_notes(
     )
 
 
-def _document(  # noqa: PLR0913, PLR0917 - all there is to tell
+def _document(  # noqa: PLR0913, PLR0917 - the parts of the document
     about: dict[str, object],
     wanted: list[Cell],
     measured: dict[str, list[Measured]],

@@ -1,4 +1,4 @@
-"""What the project set out to reach, as ratios within one run. Pure: figures in, marks out."""
+"""The project's aims, as ratios within one run. Pure: figures in, marks out."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _ROWS = ("rows-1000", "rows-10000", "rows-100000")
 
 @dataclass(frozen=True)
 class Mark:
-    """One aim and how near this run came.
+    """One aim and the figure of this run.
 
     Attributes:
-        what: what is held against what.
+        what: the two things compared.
         mark: the aim in words.
         measured: on asyncio's own loop; None where this run has no figure.
         on_uvloop: the same on uvloop, for comparison.

@@ -28,7 +28,7 @@ text { font: 13px system-ui, sans-serif; fill: #24292f; }
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: what it is of, how long, what stands behind it, and whether it is ours."""
+    """One bar: its label, its length, the text behind it, and whether it is ours."""
 
     label: str
     value: float

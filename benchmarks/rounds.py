@@ -1,9 +1,9 @@
-"""The measuring: a stub gateway, and round after round every cell in a fresh process.
+"""Runs every cell in a fresh process against a stub gateway, round after round.
 
 A cell is one candidate under one condition. Cells take turns, so that a slow
-minute of the machine falls on all of them, and of each the best round counts.
-After each run the stub is asked how many submits it saw: a figure is of work
-that was done.
+minute of the machine affects all of them; each cell's best round counts.
+After each run the stub reports how many submits it received, so that every figure
+is for work that was done.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ IMPORTS = {
 AT_LATENCY = 100
 """Connections of the one cell that meets a slow gateway."""
 
-# Seconds that a run may take before something must be wrong.
+# Seconds that a run may take, and in addition for each send.
 _PATIENCE = 60.0
 _PATIENCE_PER_SEND = 0.01
 
@@ -50,13 +50,13 @@ class Cell:
     """One candidate under one condition.
 
     Attributes:
-        key: names it within a run.
-        candidate: what sends.
+        key: its name within a run.
+        candidate: the sender.
         count: rows in one go.
-        repeat: how often so many are sent.
-        uvloop: it runs on uvloop.
-        slow: the gateway answers after `LATENCY`.
-        most_rounds: it is run in no more rounds than so many.
+        repeat: how often these rows are sent.
+        uvloop: whether it runs on uvloop.
+        slow: whether the gateway answers after `LATENCY`.
+        most_rounds: how many rounds it runs in at most; None for all.
     """
 
     key: str
@@ -70,7 +70,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one run of a cell took: seconds, bytes, and the stub's own CPU seconds."""
+    """The cost of one run of a cell: seconds, bytes, and the stub's own CPU seconds."""
 
     sent: int
     wall: float
@@ -87,8 +87,8 @@ class Figures:
         cpu_us: CPU microseconds per send.
         per_second: sends per second.
         rss_mb: resident memory after the last send, in MB.
-        stub_busy: share of the wall time for which the stub was at work; near
-            1.0 it would be the stub that is measured.
+        stub_busy: share of the wall time in which the stub was busy; near
+            1.0 the run measures the stub.
     """
 
     cpu_us: float
@@ -108,13 +108,13 @@ class Figures:
 
 
 def is_installed(candidate: Candidate, *, uvloop: bool) -> bool:
-    """Whether what it needs is here."""
+    """Whether the packages that it needs are installed."""
     needed = [candidate.needs] if candidate.needs else []
     return all(find_spec(name) is not None for name in (*needed, *["uvloop"] * uvloop))
 
 
 def cells(*, quick: bool, only: set[str] | None) -> list[Cell]:
-    """What is to be run, but for peers that are not installed.
+    """The cells to run, without peers that are not installed.
 
     Args:
         quick: fewer sends, no uvloop unless asked for, no large runs.
@@ -158,15 +158,15 @@ def cells(*, quick: bool, only: set[str] | None) -> list[Cell]:
 
 
 def run_rounds(
-    wanted: list[Cell], *, rounds: int, seconds: float, tell: Callable[[str], None]
+    wanted: list[Cell], *, rounds: int, seconds: float, report: Callable[[str], None]
 ) -> dict[str, list[Measured]]:
     """Every cell in every round.
 
     Args:
         wanted: the cells.
-        rounds: so many at most.
-        seconds: no further round is begun that would not end within so many.
-        tell: is told what is going on.
+        rounds: how many rounds at most.
+        seconds: no round begins that would end later than this.
+        report: called with a line about each run before it begins.
 
     Returns:
         What each run of each cell took, by the cell's key.
@@ -181,13 +181,13 @@ def run_rounds(
             for cell in wanted:
                 if cell.most_rounds is not None and number >= cell.most_rounds:
                     continue
-                tell(f"round {number + 1} of {rounds}: {cell.key}, {cell.count:,} rows")
+                report(f"round {number + 1} of {rounds}: {cell.key}, {cell.count:,} rows")
                 measured[cell.key].append(run(cell, slow_stub if cell.slow else stub))
     return measured
 
 
 def run(cell: Cell, stub_url: str) -> Measured:
-    """One run in a fresh process, against a stub that nobody else uses meanwhile."""
+    """One run in a fresh process, against a stub without other clients."""
     before = counted(stub_url)
     sends = cell.count * cell.repeat
     command = [

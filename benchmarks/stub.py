@@ -1,9 +1,9 @@
 """The stub gateway: accepts every submit, as fast as Python can.
 
 `python -m benchmarks.stub` prints its port and serves on loopback until its
-standard input ends, so that it dies with whoever started it. It parses no more
-than where a request ends: it must never be what is measured. With `--check` it
-also verifies each dynamic password; `GET /` tells what it has counted.
+standard input ends, so that it ends with its parent. It only looks for the end of
+each request: the stub must never be what is measured. With `--check` it
+also verifies each dynamic password; `GET /` returns its counts.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
 
 
 class _Parent(asyncio.Protocol):
-    """The standard input: whoever started this holds its other end."""
+    """The standard input: the parent process holds its other end."""
 
     def __init__(self, gone: Callable[[], None]) -> None:
         self._gone = gone
@@ -148,11 +148,10 @@ async def serve(gateway: Gateway) -> None:
 
 
 def new_loop(*, punctual: bool) -> asyncio.AbstractEventLoop:
-    """The fastest event loop there is here; or the most punctual one.
+    """The fastest event loop available, or the most punctual one.
 
-    epoll's timers, which uvloop stands on as well, round up to whole
-    milliseconds: at 50 ms that alone would be 2 % of the throughput. select's
-    do not.
+    epoll, which uvloop uses too, rounds timers up to whole milliseconds: at 50 ms
+    that alone is 2 % of the throughput. select does not.
     """
     if punctual:
         return asyncio.SelectorEventLoop(SelectSelector())

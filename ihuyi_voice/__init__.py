@@ -1,6 +1,6 @@
 """Voice-verification calls through iHuyi (互亿无线).
 
-No phone is rung twice for one request, every request ends in one stated
+One request never rings a phone twice, every request ends in one stated
 outcome, and no secret leaks.
 
     from ihuyi_voice import AsyncVoiceClient, VoiceClient
@@ -17,8 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .blocking_bulk import BlockingBulkRun
-    from .bulk import BulkRun, is_account_level
+    from .bulk.run import BulkRun, is_account_level
     from .client import AsyncVoiceClient
     from .errors import (
         AccessDeniedError,
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
         SubmitFailedError,
         UnrecognizedCodeError,
     )
-    from .ledger import Ledger
-    from .ledger_entry import UnknownClaim
     from .models import (
         Balance,
         BulkReport,
@@ -59,76 +56,74 @@ if TYPE_CHECKING:
         asgi_receipt_app,
         parse_receipt,
     )
-    from .sync import VoiceClient
+    from .store.entry import UnknownClaim
+    from .store.ledger import Ledger
+    from .sync.bulk import BlockingBulkRun
+    from .sync.client import VoiceClient
 else:
-    # Which room each name lives in. A name is imported when it is first asked for:
-    # whoever wants a part, as pytest wants the plugin, does not pay for the rest.
-    _ROOMS = {
-        "blocking_bulk": ("BlockingBulkRun",),
-        "bulk": ("BulkRun", "is_account_level"),
-        "client": ("AsyncVoiceClient",),
-        "errors": (
-            "AccessDeniedError",
-            "AccountFrozenError",
-            "AuthenticationError",
-            "BlockedMobileError",
-            "BulkStoppedError",
-            "GatewayError",
-            "IhuyiVoiceError",
-            "InsufficientBalanceError",
-            "InvalidContentError",
-            "InvalidMobileError",
-            "InvalidRequestError",
-            "LedgerError",
-            "NotSentError",
-            "OutcomeUnknownError",
-            "QuotaExceededError",
-            "SubmitFailedError",
-            "UnrecognizedCodeError",
-        ),
-        "ledger": ("Ledger",),
-        "ledger_entry": ("UnknownClaim",),
-        "models": (
-            "Balance",
-            "BulkReport",
-            "Outcome",
-            "OutcomeStatus",
-            "SubmitRequest",
-            "SubmitResult",
-            "generate_code",
-        ),
-        "receipts": (
-            "RECEIPT_REPLY",
-            "InvalidReceiptError",
-            "Receipt",
-            "aiohttp_receipt_handler",
-            "asgi_receipt_app",
-            "parse_receipt",
-        ),
-        "quota": ("MemoryQuotaStore", "QuotaStore", "RecipientQuota"),
-        "sync": ("VoiceClient",),
+    # The module of each public name. A name is imported at its first use, so that a
+    # program that needs one part, as pytest needs the plugin, loads only that part.
+    _HOMES = {
+        "AccessDeniedError": "errors",
+        "AccountFrozenError": "errors",
+        "AsyncVoiceClient": "client",
+        "AuthenticationError": "errors",
+        "Balance": "models",
+        "BlockedMobileError": "errors",
+        "BlockingBulkRun": "sync.bulk",
+        "BulkReport": "models",
+        "BulkRun": "bulk.run",
+        "BulkStoppedError": "errors",
+        "GatewayError": "errors",
+        "IhuyiVoiceError": "errors",
+        "InsufficientBalanceError": "errors",
+        "InvalidContentError": "errors",
+        "InvalidMobileError": "errors",
+        "InvalidReceiptError": "receipts",
+        "InvalidRequestError": "errors",
+        "Ledger": "store.ledger",
+        "LedgerError": "errors",
+        "MemoryQuotaStore": "quota",
+        "NotSentError": "errors",
+        "Outcome": "models",
+        "OutcomeStatus": "models",
+        "OutcomeUnknownError": "errors",
+        "QuotaExceededError": "errors",
+        "QuotaStore": "quota",
+        "RECEIPT_REPLY": "receipts",
+        "Receipt": "receipts",
+        "RecipientQuota": "quota",
+        "SubmitFailedError": "errors",
+        "SubmitRequest": "models",
+        "SubmitResult": "models",
+        "UnknownClaim": "store.entry",
+        "UnrecognizedCodeError": "errors",
+        "VoiceClient": "sync.client",
+        "aiohttp_receipt_handler": "receipts",
+        "asgi_receipt_app": "receipts",
+        "generate_code": "models",
+        "is_account_level": "bulk.run",
+        "parse_receipt": "receipts",
     }
 
     def __getattr__(name):  # noqa: ANN001, ANN202 - type checkers see the imports above
-        for room, names in _ROOMS.items():
-            if name in names:
-                globals()[name] = value = getattr(import_module(f"{__name__}.{room}"), name)
-                _name_publicly()
-                return value
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
+        if name not in _HOMES:
+            msg = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(msg)
+        globals()[name] = value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        _name_publicly()
+        return value
 
-    def __dir__():  # noqa: ANN202 - likewise
+    def __dir__():  # noqa: ANN202 - as above
         return sorted({*globals(), *__all__})
 
     def _name_publicly() -> None:
-        """Let reprs, tracebacks and pickles name the public place of a thing, not its room."""
-        for room, names in _ROOMS.items():
-            if module := sys.modules.get(f"{__name__}.{room}"):
-                # Another thread may be half through importing it.
-                for thing in (vars(module).get(name) for name in names):
-                    if hasattr(thing, "__module__"):
-                        thing.__module__ = __name__
+        """Make reprs, tracebacks and pickles show the public module."""
+        for name, home in _HOMES.items():
+            # Another thread may still be importing the module.
+            thing = getattr(sys.modules.get(f"{__name__}.{home}"), name, None)
+            if hasattr(thing, "__module__"):
+                thing.__module__ = __name__
 
 
 __version__ = "0.1.0"

@@ -1,19 +1,19 @@
 """`ihuyi-voice` and `python -m ihuyi_voice`: the way into the command line.
 
-Apart from `cli.py` so that a missing extra is one clear line.
+Apart from `cli/app.py`, so that a missing extra is one clear line.
 """
 
 import sys
 
-from .cli_output import guard_streams, report_loss
+from .cli.output import guard_streams, report_loss
 
 
 def main() -> None:
     """Run the command line, or say what it needs."""
     guard_streams()
     try:
-        from .cli import app  # noqa: PLC0415 - typer and rich are an extra
-        from .cli_signals import Interruptions  # noqa: PLC0415 - only the command needs it
+        from .cli.app import app  # noqa: PLC0415 - typer and rich are an extra
+        from .cli.signals import Interruptions  # noqa: PLC0415 - only the command needs it
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich"):
             raise

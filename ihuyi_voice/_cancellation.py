@@ -1,4 +1,4 @@
-"""Whether a cancellation is real, or an exception of that class that somebody raised."""
+"""Distinguishes a real cancellation from a CancelledError that the user's code raised."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import anyio
 def is_cancelled() -> bool:
     """Whether the current task is being cancelled, by a scope around it or by `Task.cancel`.
 
-    A source, a predicate or a clock may raise CancelledError itself: that is
-    its own exception and must not pass for a cancellation. Python 3.10 does
-    not say whether `Task.cancel` was called; there only scopes count.
+    A source, a predicate or a clock may raise CancelledError itself. That is
+    an exception of the user's code, not a cancellation. Python 3.10 does not
+    record whether `Task.cancel` was called: there only scopes count.
     """
     if anyio.current_effective_deadline() == -math.inf:
         return True

@@ -1,7 +1,6 @@
-"""The event loop for threads and commands of our own.
+"""The event loop of `VoiceClient` and the command line: uvloop where it is installed.
 
-An application's loop is the application's business; the loop here is for
-`VoiceClient` and the command line. It is uvloop where that is installed.
+This module does not touch the loop of an application.
 """
 
 from __future__ import annotations
@@ -9,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import socket
 
-# Loaded here because nothing may register itself for the interpreter's exit
-# once the main thread has ended, and the loops load it at their first use.
+# Loaded here because the loops load it at their first use, and it registers
+# itself for the interpreter's exit, which fails after the main thread has ended.
 from concurrent.futures import ThreadPoolExecutor  # noqa: F401 - imported to be loaded
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,13 +19,13 @@ from ._threads import unpatched
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Releases before it close file descriptors twice: with 0.22.1 one connection's
-# bytes went over another.
+# Older releases close file descriptors twice: with 0.22.1 the bytes of one
+# connection went over another.
 _UVLOOP_AT_LEAST = (0, 23)
 
 
 def fast_loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """What makes the fastest loop there is here."""
+    """The factory of the fastest event loop that is installed."""
     try:
         import uvloop  # noqa: PLC0415 - an extra, and only this needs it
     except ImportError:
@@ -37,9 +36,9 @@ def fast_loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     class ForkableLoop(uvloop.Loop):
         """uvloop without libuv's thread pool.
 
-        At the exit of a forked child libuv joins the pool's threads, which
-        the child does not have, and crashes (uvloop 0.22, libuv 1.48).
-        uvloop uses the pool to look up addresses, numeric ones included.
+        When a forked child exits, libuv joins the pool's threads, which the
+        child does not have, and crashes (uvloop 0.22, libuv 1.48). uvloop uses
+        the pool to look up addresses, numeric addresses included.
         """
 
         async def getaddrinfo(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913 - uvloop's

@@ -1,10 +1,11 @@
-"""Real threads and what they wait with, also under gevent and eventlet.
+"""Real threads and an event to wait for them, also under gevent and eventlet.
 
-Both frameworks replace `threading` by greenlets. The event loop of a blocking
-client needs a thread of the operating system, so the originals are taken from
-the framework. In a process that nothing has patched this is plain `threading`.
+Both frameworks replace `threading` with greenlets. The event loop of a
+blocking client needs a thread of the operating system, so this module gets the
+original functions from the framework. In an unpatched process it is plain
+`threading`.
 
-Nothing here takes a lock of Python code: a signal handler may run between any
+No lock that Python code holds is used: a signal handler may run between any
 two lines of the main thread, and must be able to wait for another thread.
 """
 
@@ -52,11 +53,11 @@ def start_thread(
     Args:
         run: what the thread does.
         name: its name, for debuggers.
-        on_failure: called from some thread when the thread cannot be started
-            after all.
+        on_failure: called in another thread if the thread cannot be started
+            after this function has returned.
 
     Returns:
-        Its object, which may not have started yet; None under gevent and
+        The thread, which may not have started yet. None under gevent and
         eventlet, whose `threading` does not know the thread.
 
     Raises:
@@ -67,14 +68,14 @@ def start_thread(
         start_raw_thread(run)
         return None
     thread = threading.Thread(target=run, name=name, daemon=True)
-    # `Thread.start` waits until the thread runs, and the thread needs a lock that
-    # a main thread under a signal handler may hold. So another thread waits.
+    # `Thread.start` waits until the thread runs, and the thread needs a lock that the
+    # main thread, interrupted by a signal handler, may hold. So another thread waits.
     unpatched("_thread", "start_new_thread")(_start, (thread, on_failure))
     return thread
 
 
 def start_raw_thread(run: Callable[[], object]) -> None:
-    """Start a thread that `threading` does not know, also from a real thread.
+    """Start a thread that `threading` does not know; also in a real thread.
 
     Raises:
         RuntimeError: no thread can be started.
@@ -87,7 +88,7 @@ def _start(  # pragma: no cover - in a thread that no tracer follows yet
 ) -> None:
     try:
         thread.start()
-    except Exception as error:  # noqa: BLE001 - the caller cannot see it
+    except Exception as error:  # noqa: BLE001 - the caller has returned
         on_failure(error)
 
 
@@ -104,24 +105,24 @@ def _traced(  # pragma: no cover - in a thread that no tracer follows yet
 
 
 def _destroy_hub() -> None:
-    """End what a framework made for this thread, or its descriptors stay open."""
+    """Close the hub that a framework made for this thread, or its descriptors stay open."""
     if (local := sys.modules.get("gevent._hub_local")) is not None:
         hub = local.get_hub_if_exists()
         if hub is not None:
             hub.destroy(destroy_loop=True)
     if (hubs := sys.modules.get("eventlet.hubs")) is not None:
         hub = getattr(hubs._threadlocal, "hub", None)  # noqa: SLF001 - to ask for it makes one
-        # One that never ran would run for ever.
+        # `abort` of a hub that never ran would run it for ever.
         if hub is not None and hub.running:
             hub.abort(wait=True)
 
 
 def load_ahead() -> None:
-    """Import what a real thread needs of either framework.
+    """Import what a real thread needs of gevent or eventlet.
 
-    gevent makes a hub for each thread with a green socket, and eventlet imports
-    each original module at its first use. Import locks that are greenlets' are
-    not safe between threads.
+    gevent creates a hub for each thread with a green socket, and eventlet
+    imports each original module at its first use. Import locks that are made
+    of greenlets are not safe between threads.
     """
     if (gevent := sys.modules.get("gevent")) is not None:
         gevent.get_hub()
@@ -130,10 +131,11 @@ def load_ahead() -> None:
 
 
 def call_blocking(act: Callable[[], T]) -> T:
-    """What `act` returns or raises, which blocks; other greenlets run meanwhile.
+    """Call `act`, which blocks, and return or raise its end; other greenlets run meanwhile.
 
-    Under gevent and eventlet a thread of the operating system calls it, which
-    goes on if the wait for it is interrupted. Elsewhere it is a plain call.
+    Under gevent and eventlet a thread of the operating system calls it. The
+    thread continues if the wait for it is interrupted. Elsewhere it is a plain
+    call.
 
     Raises:
         RuntimeError: no thread can be started.
@@ -148,7 +150,7 @@ def call_blocking(act: Callable[[], T]) -> T:
     def run() -> None:
         try:
             results.append(act())
-        except BaseException as error:  # noqa: BLE001 - the caller's own
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             errors.append(error)
         finally:
             ended.set()
@@ -160,15 +162,26 @@ def call_blocking(act: Callable[[], T]) -> T:
     return results[0]
 
 
-def new_selector_loop() -> asyncio.AbstractEventLoop:
-    """An event loop of asyncio's own that waits in a real thread, not for greenlets."""
-    select = (
-        unpatched("select", "poll"),
-        unpatched("select", "POLLIN"),
-        unpatched("select", "POLLOUT"),
-    )
+class _SelectSelector(selectors.SelectSelector):
+    """For Windows, which has no poll; both frameworks replace `select.select`."""
 
-    class PollSelector(selectors._PollLikeSelector):  # noqa: SLF001 - both frameworks replace or remove the public ones
+    def _select(
+        self, r: list[int], w: list[int], _: object, timeout: float | None = None
+    ) -> tuple[list[int], list[int], list[int]]:
+        # A connection attempt that fails on Windows is in the third list alone.
+        readable, writable, failed = unpatched("select", "select")(r, w, w, timeout)
+        return readable, writable + failed, []
+
+
+def new_selector_loop() -> asyncio.AbstractEventLoop:
+    """An event loop of asyncio that blocks its real thread, not a greenlet."""
+    try:
+        poll = unpatched("select", "poll")
+    except AttributeError:
+        return asyncio.SelectorEventLoop(_SelectSelector())
+    select = (poll, unpatched("select", "POLLIN"), unpatched("select", "POLLOUT"))
+
+    class PollSelector(selectors._PollLikeSelector):  # noqa: SLF001 - both frameworks replace or remove the public classes
         _selector_cls, _EVENT_READ, _EVENT_WRITE = select
 
     return asyncio.SelectorEventLoop(PollSelector())
@@ -177,8 +190,8 @@ def new_selector_loop() -> asyncio.AbstractEventLoop:
 class Event:
     """As `threading.Event`, between a real thread and threads or greenlets.
 
-    A wait ends at once when a signal handler raises, and lets other greenlets
-    run meanwhile. Setting never waits.
+    An exception of a signal handler ends a wait at once. Other greenlets run
+    during a wait. `set` never waits.
     """
 
     __slots__ = ("_is_set", "_waiters")
@@ -192,33 +205,33 @@ class Event:
         return self._is_set
 
     def set(self) -> None:
-        """Let all who wait go on."""
+        """End all waits."""
         self._is_set = True
         with contextlib.suppress(IndexError):
             while True:
                 self._waiters.popleft().wake()
 
     def clear(self) -> None:
-        """Let those who wait from now on wait."""
+        """Let later waits block again."""
         self._is_set = False
 
     def wait(self, timeout: float | None = None, *, greenlets_run: bool = True) -> bool:
-        """Wait until it is set, for so many seconds at most; whether it was.
+        """Wait until it is set, at most `timeout` seconds. Returns whether it was set.
 
         Args:
             timeout: seconds; None for no limit.
-            greenlets_run: whether other greenlets may run meanwhile. Not in a
-                finalizer, which may come in the middle of anything.
+            greenlets_run: whether other greenlets may run meanwhile. False in
+                a finalizer, which may interrupt any code.
         """
         if self._is_set:
             return True
         waiter = _GreenWaiter() if greenlets_run and threads_are_greenlets() else _Waiter()
         self._waiters.append(waiter)
         try:
-            # The thread that sets it finds the waiter, or has set it before this look.
+            # The thread that sets it finds the waiter, or has set it before this check.
             return self._is_set or waiter.wait(timeout) or self._is_set
         finally:
-            # One that is in the queue no more was woken, or is about to be.
+            # A waiter that is no longer in the queue was woken, or is about to be.
             with contextlib.suppress(ValueError):
                 self._waiters.remove(waiter)
                 waiter.discard()
@@ -226,7 +239,7 @@ class Event:
 
 
 class _Waiter:
-    """One wait for another thread; `wake` is called once at most."""
+    """One wait for another thread; `wake` is called at most once."""
 
     __slots__ = ("_lock",)
 
@@ -235,7 +248,7 @@ class _Waiter:
         self._lock.acquire()
 
     def wait(self, timeout: float | None) -> bool:
-        # More than this is an OverflowError, and much longer than anything here.
+        # A longer timeout raises OverflowError; no wait here is that long.
         seconds = -1.0 if timeout is None else min(max(timeout, 0.0), threading.TIMEOUT_MAX)
         return bool(self._lock.acquire(timeout=seconds))
 
@@ -243,24 +256,24 @@ class _Waiter:
         self._lock.release()
 
     def discard(self) -> None:
-        """Called instead of `wake` when no thread can wake it any more."""
+        """Called instead of `wake` when no thread can wake it."""
 
     def close(self) -> None:
-        """The wait is over."""
+        """Called when the wait is over."""
 
 
 class _GreenWaiter(_Waiter):
     """A wait of a greenlet, woken by a byte on a socket pair.
 
-    A file descriptor is what either framework can wait for while a real
-    thread, which knows nothing of greenlets, writes to it.
+    Both frameworks can wait for a file descriptor while a real thread, which
+    does not know greenlets, writes to it.
     """
 
     __slots__ = ("_read", "_write")
 
     def __init__(self) -> None:
         super().__init__()
-        # Sockets of C, which neither framework patches: the real thread uses one of them.
+        # The C sockets, which neither framework patches: the real thread uses one of them.
         read, self._write = unpatched("_socket", "socketpair")()
         self._read = socket.socket(fileno=read.detach())
 
@@ -271,12 +284,12 @@ class _GreenWaiter(_Waiter):
         except TimeoutError:  # pragma: no cover - only under gevent and eventlet
             return False
         except (AssertionError, RuntimeError):
-            # A signal handler runs in the framework's own greenlet, which may not switch.
+            # A signal handler runs in the greenlet of the framework, which must not switch.
             return super().wait(timeout)
 
     def wake(self) -> None:
         super().wake()
-        # Closed by the thread that wakes, or the number could already be another file's.
+        # Closed by the thread that wakes: otherwise the descriptor could already be another file's.
         with contextlib.suppress(OSError):
             self._write.send(b"!")
         self._write.close()

@@ -1,8 +1,7 @@
-"""The asyncio client: what a program makes, opens, uses and closes.
+"""The asyncio client: its settings, its life cycle and its public methods.
 
-It keeps a program from using a client where it cannot work: closed, in a
-second event loop, without one. How a request is sent is `requester.py`'s
-business, how many are, `bulk.py`'s.
+It refuses to work where it cannot: closed, in a second event loop, or without
+one. `_pipeline.py` sends one request, `bulk/` many.
 """
 
 from __future__ import annotations
@@ -12,16 +11,17 @@ import copy
 import os
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from .bulk import BulkOptions, BulkRun, is_account_level
+from ._pipeline import Pipeline
+from .bulk.run import BulkOptions, BulkRun, is_account_level
 from .models import DEFAULT_BASE_URL, AnswerFormat, Secret, Settings, SubmitRequest
 from .quota import QuotaDefault, RecipientQuota
 from .request_log import RequestLog
-from .requester import Requester
-from .transport import AiohttpTransport
+from .transport.aiohttp import AiohttpTransport
 from .wire import FormEncoder
 
 if TYPE_CHECKING:
@@ -33,9 +33,10 @@ if TYPE_CHECKING:
     import aiohttp
     from typing_extensions import Self, Unpack
 
-    from .bulk import Rows, StopOn
-    from .ledger import Ledger
+    from .bulk.run import Rows, StopOn
     from .models import Balance, SubmitResult
+    from .store.ledger import Ledger
+    from .transport.base import Transport
 
     class ClientOptions(TypedDict, total=False):
         """The keyword arguments of the clients, for `from_env`."""
@@ -97,7 +98,7 @@ class AsyncVoiceClient:
             gateway's tolerance, which is not published.
 
     Raises:
-        ValueError: a setting is wrong; the text says which and what it takes.
+        ValueError: a setting is wrong; the text says which, and which values it allows.
         TypeError: a setting is of the wrong type.
     """
 
@@ -143,8 +144,12 @@ class AsyncVoiceClient:
             dynamic_password=dynamic_password,
             answer_format=answer_format,
         )
-        self._ssl_context = ssl_context
-        self._trace_configs = tuple(trace_configs)
+        self._open_transport: Callable[[], Transport] = partial(
+            AiohttpTransport,
+            settings,
+            ssl_context=ssl_context,
+            trace_configs=tuple(trace_configs),
+        )
         self._quota = RecipientQuota() if isinstance(quota, QuotaDefault) else quota
         _check_opened(ledger)
         self._ledger = ledger
@@ -152,8 +157,8 @@ class AsyncVoiceClient:
         self._log = RequestLog()
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._transport: AiohttpTransport | None = None
-        self._requester: Requester | None = None
+        self._transport: Transport | None = None
+        self._pipeline: Pipeline | None = None
 
     @property
     def base_url(self) -> str:
@@ -190,16 +195,16 @@ class AsyncVoiceClient:
                 prefix are stripped, then 1, 3-9 and nine digits must be left.
             content: the code, a str of 4-6 ASCII digits.
             idempotency_key: names the request, 1-255 printable characters, so
-                that the ledger lets it be placed once, whoever asks again.
+                that the ledger lets it be placed once, however often it is submitted.
                 Needed with a ledger, an error without one.
 
         Returns:
             The gateway accepted the call: the phone rings, usually within 5 s.
-            `replayed` tells that it did so earlier, under the same key.
+            `replayed` is True where it did so earlier, under the same key.
 
         Raises:
-            InvalidRequestError: the local check refused it, or its key stands
-                for another number or content; nothing was sent.
+            InvalidRequestError: the local check refused it, or its key belongs
+                to another number or content; nothing was sent.
             QuotaExceededError: the limit for this number is reached; nothing was sent.
             NotSentError: nothing was written; repeating is safe. A LedgerError
                 where it was the ledger that failed.
@@ -321,11 +326,20 @@ class AsyncVoiceClient:
         await self.aclose()
 
     def __repr__(self) -> str:
-        if not hasattr(self, "_requester"):
+        if not hasattr(self, "_pipeline"):
             # A tool shows it because its constructor raised.
             return f"<{type(self).__name__} not made>"
         state = "closed" if self._closed else "open" if self._transport else "not yet used"
         return f"<{type(self).__name__} {self.base_url} {state}>"
+
+    def _over(self, open_transport: Callable[[], Transport]) -> Self:
+        """Send over another transport than aiohttp; for tests.
+
+        Args:
+            open_transport: called in the client's event loop at the first use.
+        """
+        self._open_transport = open_transport
+        return self
 
     def _for_loop_thread(self, log: RequestLog) -> Self:
         """A client of the same settings and the same quota; this one was never opened."""
@@ -333,7 +347,7 @@ class AsyncVoiceClient:
         client._log = log
         return client
 
-    def _opened(self) -> Requester:
+    def _opened(self) -> Pipeline:
         """What sends requests, made at the first use, or an error that says what is wrong."""
         if self._closed:
             msg = "this client is closed: make a new one"
@@ -347,14 +361,10 @@ class AsyncVoiceClient:
                 " VoiceClient in a thread"
             )
             raise RuntimeError(msg) from None
-        if self._requester is None:
+        if self._pipeline is None:
             self._loop = loop
-            self._transport = AiohttpTransport(
-                self._settings,
-                ssl_context=self._ssl_context,
-                trace_configs=self._trace_configs,
-            )
-            self._requester = Requester(
+            self._transport = self._open_transport()
+            self._pipeline = Pipeline(
                 self._settings,
                 self._encoder,
                 self._transport,
@@ -369,7 +379,7 @@ class AsyncVoiceClient:
                 " make one client per loop, or use VoiceClient, which brings its own"
             )
             raise RuntimeError(msg)
-        return self._requester
+        return self._pipeline
 
 
 def _check_opened(ledger: object) -> None:

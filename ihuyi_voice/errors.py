@@ -1,4 +1,4 @@
-"""What can go wrong, and the gateway's table of codes.
+"""How a request can end: the errors, the outcomes, the gateway's table of codes.
 
 The tree:
 
@@ -24,21 +24,39 @@ Errors cross processes. Celery's JSON backend rebuilds one as `cls(*args)`, and
 pickle and copy do the same. So `args` are the constructor's arguments as JSON
 values, attributes are derived from them, and the text is made by `__str__`.
 
+`BulkStoppedError` carries a `BulkReport`, and the report an error, so both live here.
+
 Nothing here sends, decides or logs. Texts carry no key, no password, no
-verification code, and numbers only masked: the code that raises has to see to
-that.
+verification code, and only masked numbers: the code that raises ensures that.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING, ClassVar, cast
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .models import BulkReport
+
+class OutcomeStatus(Enum):
+    """How a request ended: always exactly one of these."""
+
+    INVALID = "invalid"
+    """The local check refused it: nothing was sent."""
+    LIMITED = "limited"
+    """The per-number limit was reached: nothing was sent."""
+    NOT_SENT = "not_sent"
+    """Nothing was written: no slot, DNS, connect, TLS or proxy failed."""
+    UNKNOWN = "unknown"
+    """Something may have been written and no readable answer came: the phone may have rung."""
+    REFUSED = "refused"
+    """The gateway answered with a code other than 2: no phone rang."""
+    ACCEPTED = "accepted"
+    """The gateway answered 2: the phone rings."""
+    REPLAYED = "replayed"
+    """Known from the ledger as done earlier: nothing was sent now."""
 
 
 class IhuyiVoiceError(Exception):
@@ -157,6 +175,54 @@ class OutcomeUnknownError(IhuyiVoiceError):
         return f"outcome unknown: {self.reason}; {advice}"
 
 
+@dataclass(frozen=True, slots=True)
+class BulkReport:
+    """The outcomes of the rows that a bulk run has taken so far.
+
+    Attributes:
+        counts: how many rows ended with each status, every status included.
+        elapsed: seconds since the run began, or that it took.
+        stopped_by: the error that stopped the run before its rows were done,
+            None where none did.
+        stopped_at: the index of the row that stopped it, None where none did.
+        unrecorded: how many outcomes the ledger has not recorded at the
+            moment of the report. It tries again until the program ends; until
+            then these requests are unknown to it.
+    """
+
+    counts: dict[OutcomeStatus, int]
+    elapsed: float
+    stopped_by: IhuyiVoiceError | None = None
+    stopped_at: int | None = None
+    unrecorded: int = 0
+
+    def to_json(self) -> dict[str, object]:
+        """The report as JSON values, for `from_json`."""
+        return {
+            "counts": {status.value: count for status, count in self.counts.items()},
+            "elapsed": self.elapsed,
+            "stopped_by": None if self.stopped_by is None else error_to_json(self.stopped_by),
+            "stopped_at": self.stopped_at,
+            "unrecorded": self.unrecorded,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, object]) -> BulkReport:
+        """The report that `to_json` was called on."""
+        fields = cast("dict[str, Any]", dict(value))
+        counts, stopped_by = fields.pop("counts"), fields.pop("stopped_by")
+        return cls(
+            {OutcomeStatus(status): count for status, count in counts.items()},
+            stopped_by=None if stopped_by is None else error_from_json(stopped_by),
+            **fields,
+        )
+
+    @property
+    def total(self) -> int:
+        """How many rows have an outcome."""
+        return sum(self.counts.values())
+
+
 class BulkStoppedError(IhuyiVoiceError):
     """A bulk run stopped before its rows were done; what was in flight was finished.
 
@@ -181,9 +247,11 @@ class BulkStoppedError(IhuyiVoiceError):
         self.cause: IhuyiVoiceError | None = (
             error_from_json(cause) if isinstance(cause, dict) else cause
         )
-        self.report: BulkReport = _report_from_json(report) if isinstance(report, dict) else report
+        self.report: BulkReport = (
+            BulkReport.from_json(report) if isinstance(report, dict) else report
+        )
         self.may_have_rung: bool = any(
-            count and status.value in ("accepted", "unknown")
+            count and status in (OutcomeStatus.ACCEPTED, OutcomeStatus.UNKNOWN)
             for status, count in self.report.counts.items()
         )
         super().__init__(
@@ -201,12 +269,6 @@ class BulkStoppedError(IhuyiVoiceError):
 def error_to_json(error: IhuyiVoiceError) -> dict[str, object]:
     """An error as JSON values, for `error_from_json`."""
     return {"type": type(error).__name__, "args": list(error.args)}
-
-
-def _report_from_json(value: dict[str, object]) -> BulkReport:
-    # By its name: `models` is built on this module, so it cannot be imported above.
-    reports: type[BulkReport] = import_module(".models", __package__).BulkReport
-    return reports.from_json(value)
 
 
 def error_from_json(value: dict[str, object]) -> IhuyiVoiceError:

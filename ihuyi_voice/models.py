@@ -1,7 +1,7 @@
-"""The values that go in and come out, and the masking that keeps them quiet.
+"""The values of the public API and of the transport, and how they are masked.
 
-Frozen dataclasses; nothing here sends, signs or waits. What is printed of
-them shows neither a key nor a verification code, and numbers only masked.
+Frozen dataclasses; nothing here sends, signs or waits. Their reprs show neither
+a key nor a verification code, and only masked numbers.
 """
 
 from __future__ import annotations
@@ -10,28 +10,71 @@ import base64
 import secrets
 import sys
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any, Literal, cast
+from typing import Literal
 from urllib.parse import quote_plus, unquote, urlsplit
 
-from .errors import IhuyiVoiceError, InvalidRequestError, error_from_json, error_to_json
+from .errors import BulkReport, IhuyiVoiceError, InvalidRequestError, OutcomeStatus
+
+# `BulkReport` and `OutcomeStatus` are defined beside the errors, which hold them.
+__all__ = [
+    "CONTENT_PATTERN",
+    "DEFAULT_BASE_URL",
+    "MOBILE_PATTERN",
+    "Answer",
+    "AnswerFormat",
+    "Balance",
+    "BulkReport",
+    "Outcome",
+    "OutcomeStatus",
+    "Secret",
+    "Settings",
+    "SignedBody",
+    "SubmitRequest",
+    "SubmitResult",
+    "Unrecorded",
+    "charset_of",
+    "check_count",
+    "exact_text",
+    "generate_code",
+    "mask_mobile",
+]
 
 AnswerFormat = Literal["json", "xml"]
 
 DEFAULT_BASE_URL = "https://api.voice.ihuyi.com"
 
+# [0-9], not \d: in a str pattern \d also matches the digits of other scripts.
+MOBILE_PATTERN = r"1[3-9][0-9]{9}"
+"""A mainland mobile number as the gateway takes it."""
+CONTENT_PATTERN = r"[0-9]{4,6}"
+"""A verification code as the gateway takes it."""
+
 
 def exact_text(value: object) -> str | None:
-    """What a str holds, as an exact `str`; None for anything else.
+    """The text of a str or of its subclass, as an exact `str`; None for anything else.
 
-    By its real type: a lazy string pretends to be a str and is none, and a
-    subclass may answer in any way.
+    The real type decides: a lazy string only claims to be a str, and a subclass
+    may override any method.
     """
     return str.__str__(value) if issubclass(type(value), str) else None
 
 
+def charset_of(text: bytes) -> str | None:
+    """The charset of what the vendor sent: UTF-8, or the GBK it was seen to use.
+
+    None where the text is valid in neither.
+    """
+    for charset in ("utf-8", "gb18030"):
+        try:
+            text.decode(charset)
+        except UnicodeDecodeError:
+            continue
+        return charset
+    return None
+
+
 def mask_mobile(mobile: str) -> str:
-    """`139****5678` for an 11-digit number; anything else shows no character of itself."""
+    """`139****5678` for an 11-digit number, `****` for anything else."""
     if len(mobile) == 11 and mobile.isascii() and mobile.isdigit():
         return f"{mobile[:3]}****{mobile[7:]}"
     return "****"
@@ -125,7 +168,7 @@ class Settings:
         proxy: `http(s)://[user:password@]host[:port]`, or None for none.
 
     Raises:
-        ValueError: naming the setting that is wrong and what it takes.
+        ValueError: naming the setting that is wrong and the values it allows.
         TypeError: naming the setting that is of the wrong type.
     """
 
@@ -294,7 +337,7 @@ class Answer:
     date: str | None = None
 
     def __repr__(self) -> str:
-        # A gateway or proxy may send back everything it was sent.
+        # A gateway or proxy may return everything that it received.
         return f"Answer(status={self.status}, body=<{len(self.body)} bytes>)"
 
 
@@ -340,35 +383,16 @@ class Balance:
     msg: str
 
 
-class OutcomeStatus(Enum):
-    """What became of a request; exactly one of these, always."""
-
-    INVALID = "invalid"
-    """The local check refused it: nothing was sent."""
-    LIMITED = "limited"
-    """The per-number limit was reached: nothing was sent."""
-    NOT_SENT = "not_sent"
-    """Nothing was written: no slot, DNS, connect, TLS or proxy failed."""
-    UNKNOWN = "unknown"
-    """Something may have been written and no readable answer came: the phone may have rung."""
-    REFUSED = "refused"
-    """The gateway answered with a code other than 2: no phone rang."""
-    ACCEPTED = "accepted"
-    """The gateway answered 2: the phone rings."""
-    REPLAYED = "replayed"
-    """Known from the ledger as done earlier: nothing was sent now."""
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one row of a bulk run.
+    """The outcome of one row of a bulk run.
 
     Attributes:
         index: the row's place in the source, from 0.
         request: the row, or None where it was neither a request nor a pair.
-        status: what became of it.
+        status: how it ended.
         result: the gateway's answer when it was accepted, now or earlier, else None.
-        error: why not, when it was not accepted, else None.
+        error: the reason when it was not accepted, else None.
     """
 
     index: int
@@ -391,51 +415,3 @@ class Unrecorded:
 
     def __init__(self) -> None:
         self.count: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class BulkReport:
-    """What has become of the rows of a bulk run that were taken so far.
-
-    Attributes:
-        counts: how many rows ended with each status, every status included.
-        elapsed: seconds since the run began, or that it took.
-        stopped_by: the error that stopped the run before its rows were done,
-            None where none did.
-        stopped_at: the index of the row that stopped it, None where none did.
-        unrecorded: how many outcomes the ledger has not recorded at the
-            moment of the report. It tries again until the program ends; until
-            then these requests are unknown to it.
-    """
-
-    counts: dict[OutcomeStatus, int]
-    elapsed: float
-    stopped_by: IhuyiVoiceError | None = None
-    stopped_at: int | None = None
-    unrecorded: int = 0
-
-    def to_json(self) -> dict[str, object]:
-        """The report as JSON values, for `from_json`."""
-        return {
-            "counts": {status.value: count for status, count in self.counts.items()},
-            "elapsed": self.elapsed,
-            "stopped_by": None if self.stopped_by is None else error_to_json(self.stopped_by),
-            "stopped_at": self.stopped_at,
-            "unrecorded": self.unrecorded,
-        }
-
-    @classmethod
-    def from_json(cls, value: dict[str, object]) -> BulkReport:
-        """The report that `to_json` was called on."""
-        fields = cast("dict[str, Any]", dict(value))
-        counts, stopped_by = fields.pop("counts"), fields.pop("stopped_by")
-        return cls(
-            {OutcomeStatus(status): count for status, count in counts.items()},
-            stopped_by=None if stopped_by is None else error_from_json(stopped_by),
-            **fields,
-        )
-
-    @property
-    def total(self) -> int:
-        """How many rows have an outcome."""
-        return sum(self.counts.values())

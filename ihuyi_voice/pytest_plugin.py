@@ -21,7 +21,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .sync import VoiceClient
+    from .sync.client import VoiceClient
     from .testing import VoiceGateway
 else:
 
@@ -70,7 +70,7 @@ def voice_client(voice_gateway: VoiceGateway) -> Iterator[VoiceClient]:
     asynchronous test each call blocks the test's loop; the gateway answers from
     its own thread. `AsyncVoiceClient.from_env()` does not block.
     """
-    from .sync import VoiceClient  # noqa: PLC0415 - only a run that uses it pays for it
+    from .sync.client import VoiceClient  # noqa: PLC0415 - only a run that uses it pays for it
 
     gateway = voice_gateway
     with VoiceClient(

@@ -1,11 +1,11 @@
-"""How often one number may be called: a limit of our own, kept before the send.
+"""How often one number may be called: a limit that is checked before the send.
 
-The vendor's FAQ allows 2 calls a minute and 10 a day to one number; whether it
+The vendor's FAQ allows 2 calls a minute and 10 a day to one number. Whether it
 counts refused calls, and over which kind of window, is not known. So every
-call counts that may have been seen by the gateway, over any window.
+call counts that the gateway may have received, over any window.
 
-No I/O here: a store that several machines share is written against
-`QuotaStore` and handed in.
+No I/O here: a store that several machines share implements `QuotaStore` and is
+passed in.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DAY = 86_400.0
 
 
 class QuotaDefault(Enum):
-    """The one value that stands for "a quota of its own", where None means "no quota"."""
+    """The one value that means "a quota of its own", where None means "no quota"."""
 
     DEFAULT = "RecipientQuota()"
 
@@ -43,7 +43,7 @@ class QuotaStore(Protocol):
     """Where reservations are kept. Both calls must be atomic per number.
 
     `limits` is a sequence of (count, seconds): within any window of that many
-    seconds at most that many reservations may stand.
+    seconds there may be at most that many reservations.
 
     A client waits for `reserve` until the request's deadline and for `release`
     for 2 seconds, and then cancels the call. A reservation that is returned
@@ -60,26 +60,31 @@ class QuotaStore(Protocol):
         """
 
     async def release(self, mobile: str, reserved_at: float) -> None:
-        """Give back one reservation made at `reserved_at`, if it still stands."""
+        """Give back one reservation made at `reserved_at`, if there still is one."""
 
 
 class MemoryQuotaStore:
     """Reservations in this process's memory: an exact log per number.
 
-    Safe to share between threads and clients. A forked child goes on with a
-    copy of its own.
+    Safe to share between threads and clients, and between quotas of different
+    limits: a reservation is kept for as long as any of them needs it. A forked
+    child goes on with its own copy.
 
-    A number takes about 150 bytes when it was called once and about 500 with
-    ten calls standing. A number that was quiet for the longest window is
-    forgotten: each reservation clears away up to two such numbers, so the
-    memory follows the numbers called within one day.
+    A number takes about 200 bytes after one call and about 500 after ten calls
+    within one day. A number without a call for the longest window is
+    forgotten: each reservation removes up to two such numbers, so the memory
+    follows the numbers called within one day.
     """
 
     def __init__(self) -> None:
-        # One moment, or several. A tuple for each number would be one more object
-        # for the garbage collector to look at, which costs more than all the rest.
-        self._reservations: OrderedDict[str, float | tuple[float, ...]] = OrderedDict()
-        # The moment from which a number may be quiet for the longest window.
+        # The moments of the reservations of each number, the last one last.
+        self._reservations: OrderedDict[str, tuple[float, ...]] = OrderedDict()
+        # The largest count and the longest window of all quotas on this store.
+        self._largest = 0
+        self._longest = 0.0
+        # The limits that were added last.
+        self._limits: Sequence[tuple[int, float]] = ()
+        # The moment from which the oldest number may be forgotten.
         self._quiet_from = -math.inf
         self._renew_lock()
         _stores.add(self)
@@ -91,53 +96,58 @@ class MemoryQuotaStore:
     async def reserve(self, mobile: str, now: float, limits: Sequence[tuple[int, float]]) -> float:
         """See `QuotaStore.reserve`."""
         with self._lock:
-            if mobile in self._reservations:
-                standing = self._standing(mobile)
+            if limits is not self._limits:
+                self._add(limits)
+            moments = self._reservations.get(mobile)
+            if moments is None:
+                self._reservations[mobile] = (now,)
+            else:
                 wait = max(
-                    standing[-count] + seconds - now if len(standing) >= count else 0.0
+                    moments[-count] + seconds - now if len(moments) >= count else 0.0
                     for count, seconds in limits
                 )
                 if wait > 0.0:
                     return wait
-                # No window can ever hold more than its count: older ones are done with.
-                keep = max(count for count, _ in limits)
-                self._reservations[mobile] = (*standing, now)[-keep:]
+                # No window holds more than the largest count.
+                self._reservations[mobile] = (*moments, now)[-self._largest :]
                 self._reservations.move_to_end(mobile)
-            else:
-                self._reservations[mobile] = now
             if now >= self._quiet_from:
-                self._forget_quiet(now, limits)
+                self._forget_quiet(now)
             return 0.0
 
     async def release(self, mobile: str, reserved_at: float) -> None:
         """See `QuotaStore.release`."""
         with self._lock:
-            standing = list(self._standing(mobile))
-            if reserved_at not in standing:
+            moments = list(self._reservations.get(mobile, ()))
+            if reserved_at not in moments:
                 return
-            standing.remove(reserved_at)
-            if standing:
-                self._reservations[mobile] = tuple(standing)
+            moments.remove(reserved_at)
+            if moments:
+                self._reservations[mobile] = tuple(moments)
             else:
                 del self._reservations[mobile]
 
-    def _standing(self, mobile: str) -> tuple[float, ...]:
-        """The moments of a number's reservations, the last one last."""
-        standing = self._reservations.get(mobile, ())
-        return standing if isinstance(standing, tuple) else (standing,)
+    def keep_for(self, limits: Sequence[tuple[int, float]]) -> None:
+        """Keep from now on what these limits need; a quota does it when it is made."""
+        with self._lock:
+            self._add(limits)
 
-    def _forget_quiet(self, now: float, limits: Sequence[tuple[int, float]]) -> None:
-        longest = max(seconds for _, seconds in limits)
-        # The order is that of the last reservation, so the quietest comes first.
+    def _add(self, limits: Sequence[tuple[int, float]]) -> None:
+        self._limits = limits
+        self._largest = max(self._largest, *(count for count, _ in limits))
+        self._longest = max(self._longest, *(seconds for _, seconds in limits))
+
+    def _forget_quiet(self, now: float) -> None:
+        # The order is that of the last reservation, so the oldest comes first.
         for _ in range(2):
             mobile = next(iter(self._reservations))
-            self._quiet_from = self._standing(mobile)[-1] + longest
+            self._quiet_from = self._reservations[mobile][-1] + self._longest
             if self._quiet_from > now:
                 return
             del self._reservations[mobile]
 
     def _renew_lock(self) -> None:
-        # Loop threads take it, which are no greenlets.
+        # Loop threads take it, and they are not greenlets.
         self._lock: threading.Lock = unpatched("_thread", "allocate_lock")()
 
 
@@ -194,6 +204,8 @@ class RecipientQuota:
             raise ValueError(msg)
         self._limits = tuple(limits)
         self._store = MemoryQuotaStore() if store is None else store
+        if isinstance(self._store, MemoryQuotaStore):
+            self._store.keep_for(self._limits)
         self._clock = clock or (time.monotonic if store is None else time.time)
         self._text = f"RecipientQuota(per_minute={per_minute}, per_day={per_day})"
 

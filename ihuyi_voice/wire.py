@@ -1,7 +1,7 @@
-"""The gateway's language, pure: check, sign, encode a form, decode an answer.
+"""The gateway's protocol, pure: check, sign, encode a form, decode an answer.
 
-No clock (the time is an argument), no I/O, no event loop, no logging. What the
-gateway sends is read with tolerance, what is sent to it is checked strictly.
+No clock (the time is an argument), no I/O, no event loop, no logging. Requests
+are checked strictly, answers are read with tolerance.
 
 Facts used here, all documented by the vendor or met in several running
 programs unless the line says otherwise:
@@ -43,7 +43,15 @@ from .errors import (
     OutcomeUnknownError,
     gateway_error,
 )
-from .models import Balance, SignedBody, SubmitResult, exact_text
+from .models import (
+    CONTENT_PATTERN,
+    MOBILE_PATTERN,
+    Balance,
+    SignedBody,
+    SubmitResult,
+    charset_of,
+    exact_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -57,14 +65,13 @@ BALANCE_TARGET = f"{PATH}?method=GetNum"
 CONTENT_TYPE = "application/x-www-form-urlencoded"
 
 MAX_ANSWER_BYTES = 64 * 1024
-"""No answer of the gateway comes near it; a longer one is not read."""
+"""The gateway's answers are far shorter; a longer one is not read."""
 
 # --- checks -----------------------------------------------------------------
 
-# [0-9], not \d: in a str pattern \d also takes the digits of other scripts.
-_is_mobile = re.compile(r"1[3-9][0-9]{9}").fullmatch
-_is_content = re.compile(r"[0-9]{4,6}").fullmatch
-_is_prefixed_mobile = re.compile(r"(?:\+86|0086|86)(1[3-9][0-9]{9})").fullmatch
+_is_mobile = re.compile(MOBILE_PATTERN).fullmatch
+_is_content = re.compile(CONTENT_PATTERN).fullmatch
+_is_prefixed_mobile = re.compile(rf"(?:\+86|0086|86)({MOBILE_PATTERN})").fullmatch
 _blanks_and_hyphens = re.compile(r"[\s-]+")
 
 
@@ -175,9 +182,9 @@ def _md5(text: str) -> hashlib._Hash:
 
 
 class FormEncoder:
-    """Writes the signed form of one account; what never changes is done once.
+    """Writes the signed form of one account; constant parts are computed once.
 
-    Its repr shows nothing of the account.
+    Its repr shows no part of the account.
     """
 
     __slots__ = ("_dynamic", "_head", "_signed_head", "_tail")
@@ -359,7 +366,7 @@ def decode_submit(
     unix_time: int,
     redaction: Redaction,
 ) -> SubmitResult | IhuyiVoiceError:
-    """What the gateway says of a submit.
+    """The result or the error that the gateway's answer to a submit means.
 
     Args:
         answer: as received, JSON or XML whatever was asked for.
@@ -395,7 +402,7 @@ def decode_submit(
 def decode_balance(
     answer: Answer, unix_time: int, redaction: Redaction
 ) -> Balance | IhuyiVoiceError:
-    """What the gateway says is left; arguments and errors as `decode_submit`.
+    """The balance in the gateway's answer; arguments and errors as `decode_submit`.
 
     An OutcomeUnknownError of a balance query says that no phone was involved.
     """
@@ -435,7 +442,7 @@ def _refusal(code: int, msg: str, answer: Answer, unix_time: int) -> GatewayErro
 
 
 def _fields(body: bytes) -> Mapping[str, object]:
-    """The answer's fields by local name; the first byte tells JSON from XML."""
+    """The answer's fields by local name; the first byte decides between JSON and XML."""
     if len(body) > MAX_ANSWER_BYTES:
         msg = f"it is longer than {MAX_ANSWER_BYTES} bytes"
         raise _UnreadableError(msg)
@@ -450,7 +457,7 @@ def _fields(body: bytes) -> Mapping[str, object]:
 
 def _json_fields(body: bytes) -> Mapping[str, object]:
     try:
-        # Nearly every answer is UTF-8, which orjson reads as it stands.
+        # Nearly every answer is UTF-8, which orjson reads directly.
         return _keep_long_ids(orjson.loads(body), body)
     except orjson.JSONDecodeError:
         pass
@@ -473,14 +480,12 @@ def _keep_long_ids(fields: dict[str, object], text: bytes) -> dict[str, object]:
 
 
 def _readings(body: bytes) -> Iterator[str]:
-    """The body as text: the charset it should have, one it was seen to have, the rest."""
-    for encoding in ("utf-8", "gb18030"):
-        try:
-            yield body.decode(encoding)
-        except UnicodeDecodeError:  # noqa: PERF203 - two rounds
-            continue
+    """The body as text: in its own charset, else with what cannot be decoded replaced."""
+    charset = charset_of(body)
+    if charset is not None:
+        yield body.decode(charset)
     yield body.decode("utf-8", "replace")
-    # Of use where the second byte of a GBK character is a backslash.
+    # Needed where the second byte of a GBK character is a backslash.
     yield body.decode("gb18030", "replace")
 
 
@@ -527,7 +532,7 @@ def _msg(
 def _voice_id(
     fields: Mapping[str, object], redaction: Redaction, mobile: str, content: str
 ) -> str | None:
-    """The id of an answer, where it has one that can be read and shown."""
+    """The id of an answer; None where it has none that can be read and shown."""
     for name in _ID_NAMES:
         value = fields.get(name)
         text = str(value).strip() if type(value) in (str, int) else ""
@@ -537,13 +542,13 @@ def _voice_id(
 
 
 def _has_id(fields: Mapping[str, object]) -> bool:
-    """Whether an answer has an id, readable or not: anything but absent, empty and 0."""
+    """Whether an answer has an id, readable or not: not absent, empty or 0."""
     values = (fields.get(name) for name in _ID_NAMES)
     return any(value and not _is_no_id(str(value).strip()) for value in values)
 
 
 def _clock_hint(date: str, unix_time: int) -> str:
-    """What an answer's `Date` header says of the local clock, when that is news."""
+    """How far the local clock is off by the answer's `Date` header; empty within a minute."""
     from email.utils import parsedate_to_datetime  # noqa: PLC0415 - rarely needed
 
     try:

@@ -1,6 +1,6 @@
-"""A server on loopback that breaks off wherever it is told to, and counts.
+"""A server on loopback that follows a script, such as a close mid-answer, and counts.
 
-What it counts is the ground truth of the network tests: how many submits
+Its counts are the ground truth of the network tests: how many submits
 arrived whole, over how many connections.
 """
 
@@ -29,7 +29,7 @@ def http_answer(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
 
 
 class Connection:
-    """One accepted connection, with what a rogue does to it."""
+    """One accepted connection and the rogue that serves it."""
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rogue: Rogue

@@ -1,7 +1,7 @@
-"""The benchmark works: all candidates do the same work, and what is measured is written out.
+"""The benchmark works: all candidates do the same work, and the figures are written.
 
-Only run as its users run it, never imported: peers may be missing. Nothing is
-said of speed here.
+The tests run it as its users do and never import it: peers may be missing. They
+assert nothing about speed.
 """
 
 from __future__ import annotations
@@ -71,12 +71,12 @@ def stub_gateway(*options: str) -> Iterator[str]:
         assert stub.stdout is not None
         yield f"http://127.0.0.1:{int(stub.stdout.readline())}"
         stub.stdin.close()
-        assert stub.wait(timeout=10) == 0, "it ends with its standard input"
+        assert stub.wait(timeout=10) == 0, "the stub must end with its standard input"
 
 
 @pytest.fixture(scope="module")
 def stub() -> Iterator[str]:
-    """One that verifies every signature."""
+    """A stub that verifies every signature."""
     with stub_gateway("--check") as url:
         yield url
 
@@ -111,7 +111,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         (1, FORM),
     ],
 )
-def test_the_stub_accepts_everything_and_counts_what_is_wrongly_signed(
+def test_the_stub_accepts_everything_and_counts_wrong_signatures(
     wrongly_signed: int, form: str, stub: str
 ) -> None:
     before = http(stub)
@@ -124,7 +124,7 @@ def test_the_stub_accepts_everything_and_counts_what_is_wrongly_signed(
 
 
 @pytest.mark.parametrize("piece", [1, 50, 10_000])
-def test_the_stub_answers_each_request_however_it_is_cut(piece: int, stub: str) -> None:
+def test_the_stub_answers_each_request_in_any_pieces(piece: int, stub: str) -> None:
     request = b"POST / HTTP/1.1\r\nHost: x\r\ncontent-length: 5\r\n\r\na=\r\n\r"
     before = http(stub)["requests"]
     host, _, port = stub.removeprefix("http://").partition(":")
@@ -134,13 +134,13 @@ def test_the_stub_answers_each_request_however_it_is_cut(piece: int, stub: str) 
         answers = b""
         while answers.count(b'"code":2') < 3:
             received = connection.recv(65536)
-            assert received, "it hung up"
+            assert received, "the stub closed the connection"
             answers += received
     assert 3 == answers.count(b"HTTP/1.1 200 OK\r\n")
     assert 3 == http(stub)["requests"] - before
 
 
-def test_the_stub_waits_for_the_latency_it_is_given() -> None:
+def test_the_stub_answers_after_its_latency() -> None:
     with stub_gateway("--latency", "0.2") as url:
         began = time.monotonic()
         assert 2 == http(url, FORM)["code"]
@@ -151,7 +151,7 @@ def test_the_stub_waits_for_the_latency_it_is_given() -> None:
 
 
 def sent_by(stub: str, *arguments: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a candidate says of itself, and what the stub says of it."""
+    """What a candidate reports, and what the stub counted meanwhile."""
     before = http(stub)
     done = run("benchmarks.candidates", *arguments, f"--url={stub}", "--concurrency=8")
     assert (0, "") == (done.returncode, done.stderr)
@@ -160,7 +160,7 @@ def sent_by(stub: str, *arguments: str) -> tuple[dict[str, Any], dict[str, Any]]
 
 
 @pytest.mark.parametrize("name", CANDIDATES)
-def test_every_candidate_sends_what_it_says(name: str, stub: str) -> None:
+def test_every_candidate_sends_as_many_as_it_reports(name: str, stub: str) -> None:
     said, seen = sent_by(stub, name, "--count=15", "--repeat=2", "--warm-up=10")
     assert (40, 0) == (seen["requests"], seen["wrongly_signed"])
     assert (name, "asyncio", 30, 30) == (

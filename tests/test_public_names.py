@@ -41,7 +41,7 @@ NAMED = sorted({*ihuyi_voice.__all__} - {"RECEIPT_REPLY", "__version__"})
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_a_public_name_is_at_home_in_the_package(name: str) -> None:
+def test_a_public_name_shows_the_package_as_its_module(name: str) -> None:
     assert f"{name} ihuyi_voice\n" == run(
         f"from ihuyi_voice import {name} as it; print(it.__name__, it.__module__)"
     )
@@ -63,7 +63,7 @@ def test_all_names_are_listed_before_they_are_used() -> None:
     assert "True False\n" == run(script)
 
 
-def test_any_other_name_is_an_attribute_error_that_opens_nothing() -> None:
+def test_any_other_name_is_an_attribute_error_that_imports_nothing() -> None:
     with pytest.raises(AttributeError, match=r"^module 'ihuyi_voice' has no attribute 'nothing'$"):
         ihuyi_voice.nothing  # type: ignore[attr-defined] # noqa: B018
     script = (
@@ -76,7 +76,7 @@ def test_an_error_can_be_unpickled_where_nothing_is_imported_yet() -> None:
     error = NotSentError("no slot")
     script = "import pickle, sys; print(pickle.loads(bytes.fromhex(sys.argv[1])))"
     assert f"{error}\n" == run(script, pickle.dumps(error).hex())
-    # As another process wrote it, which had used the room alone.
+    # Pickled by a process that imported only the submodule.
     written = run(
         "import pickle; from ihuyi_voice.errors import NotSentError as E;"
         " print(pickle.dumps(E('no slot')).hex())"

@@ -1,6 +1,6 @@
-"""The promise against a gateway that does everything wrong, in another process.
+"""The promise against a gateway in another process with every fault switched on.
 
-Every request has one outcome, and the gateway's own record agrees with it.
+Every request has one outcome that agrees with the gateway's own record.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ihuyi_voice import (
     RecipientQuota,
     VoiceClient,
 )
-from ihuyi_voice.requester import status_of
+from ihuyi_voice._pipeline import status_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +70,7 @@ def control(url: str, method: str, what: str, body: object = None) -> object:
 
 
 def requests(count: int) -> list[tuple[str, str]]:
-    """Pairs, each with a content-and-number of its own, so that the record can be matched."""
+    """Unique pairs, so that each can be found in the gateway's record."""
     made = []
     for n in range(count):
         mobile, content = f"139{n:08d}", f"{n:06d}"
@@ -133,7 +133,7 @@ async def test_two_thousand_submits_at_once(url: str) -> None:
 
 
 async def test_cancelled_at_any_moment(url: str) -> None:
-    """Whatever is cancelled, the gateway has seen at most once."""
+    """The gateway sees a cancelled request at most once."""
     made = requests(400)
     async with AsyncVoiceClient(
         "sandbox", "sandbox-key", base_url=url, timeout=3.0, max_connections=20, quota=None

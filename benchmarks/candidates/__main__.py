@@ -18,7 +18,7 @@ from .job import Job, Stopwatch
 
 
 def resident_bytes() -> int:
-    """What this process holds in memory now; at its peak, where the system tells no more."""
+    """Resident bytes of the process; the peak where the system reports only that."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except OSError:
@@ -28,18 +28,18 @@ def resident_bytes() -> int:
 
 
 def new_loop(*, fast: bool) -> asyncio.AbstractEventLoop:
-    """An event loop; the plain one unless `fast`, and then nobody else finds uvloop either."""
+    """A uvloop if `fast`; else asyncio's loop, and uvloop cannot be imported any more."""
     if fast:
         import uvloop  # noqa: PLC0415 - may be missing
 
         return uvloop.new_event_loop()
-    # VoiceClient brings its own loop and takes uvloop where it finds it.
+    # VoiceClient makes its own loop and uses uvloop if it is installed.
     sys.modules["uvloop"] = None  # type: ignore[assignment]
     return asyncio.new_event_loop()
 
 
 def run(name: str, job: Job, *, fast_loop: bool) -> int:
-    """Send what the job says; returns how many were accepted."""
+    """Send the job's rows; returns how many were accepted."""
     loop = new_loop(fast=fast_loop)
     module, _, function = CANDIDATES[name].function.partition(":")
     candidate = getattr(import_module(f"{__package__}.{module}"), function)

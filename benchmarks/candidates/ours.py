@@ -13,7 +13,7 @@ from ihuyi_voice import AsyncVoiceClient, Ledger, OutcomeStatus, SubmitRequest, 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ihuyi_voice.bulk import Rows
+    from ihuyi_voice.bulk.run import Rows
 
     from .job import Job, Row
 

@@ -1,7 +1,7 @@
-"""The limit: what asyncio's sockets allow when nothing is checked at all.
+"""The limit: asyncio's sockets without any checks.
 
-No deadline, no status, no headers: whatever comes is taken for one whole
-answer. Nobody should send this way; it shows what the rest is added to.
+No deadline, no status, no headers: each read counts as one whole answer.
+Do not send this way; it is the base line for the other candidates.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ async def plain(job: Job) -> int:
 
 
 async def best(job: Job) -> int:
-    """As many workers as connections, and nothing done twice or for nobody."""
+    """As many workers as connections, and no needless work."""
     url = URL(job.url)
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),

@@ -22,6 +22,7 @@ from xml.sax.saxutils import escape
 import orjson
 
 from ihuyi_voice.errors import ACCEPTED, CODES
+from ihuyi_voice.models import CONTENT_PATTERN, MOBILE_PATTERN
 from ihuyi_voice.wire import sign_balance, sign_submit
 
 from .faults import NOTHING_HAPPENS, as_sent
@@ -62,8 +63,8 @@ _MINUTE = 60.0
 _DAY = 86_400.0
 
 # [0-9], not \d: in a str pattern \d also takes the digits of other scripts.
-_is_mobile = re.compile(r"1[3-9][0-9]{9}").fullmatch
-_is_content = re.compile(r"[0-9]{4,6}").fullmatch
+_is_mobile = re.compile(MOBILE_PATTERN).fullmatch
+_is_content = re.compile(CONTENT_PATTERN).fullmatch
 _is_time = re.compile(r"[0-9]{10}").fullmatch
 
 

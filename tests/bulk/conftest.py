@@ -1,4 +1,4 @@
-"""Every test of bulk runs is bounded; those on a loop are watched by it."""
+"""Fixtures for bulk runs: a time limit for each test, and checks of the event loop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEADLINE = 20
 
 @pytest.fixture(autouse=True)
 def _bounded() -> Iterator[None]:
-    # As Ctrl-C would, and for the last resort: it also ends what blocks a loop.
+    # The last resort: as Ctrl-C, it also ends a test that blocks its loop.
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     signal.alarm(2 * DEADLINE)
     yield
@@ -40,11 +40,11 @@ async def watched() -> AsyncIterator[None]:
     """Asyncio's debug mode, no blocking call, nothing left running."""
     loop = asyncio.get_running_loop()
     loop.set_debug(True)
-    # Nothing on the way can take it for a timeout of its own.
+    # SystemExit: no code under test can take it for its own timeout.
     deadline = loop.call_later(DEADLINE, sys.exit, f"the test took more than {DEADLINE} s")
     tasks, before = own_tasks(), threads()
     with blockbuster_ctx("ihuyi_voice") as blocking:
-        # The measuring of the coverage has a lock of its own, inside every function of ours.
+        # Coverage takes a lock of its own inside each function.
         blocking.functions["threading.Lock.acquire"].can_block_in(
             "coverage/collector.py", {"lock_data"}
         )
@@ -56,7 +56,7 @@ async def watched() -> AsyncIterator[None]:
 
 @pytest.fixture
 async def gateway(watched: None) -> AsyncIterator[Gateway]:
-    """A gateway on loopback that accepts everything, or holds what it is told to."""
+    """A gateway on loopback that accepts everything, or holds the answers that a test chooses."""
     gateway = Gateway()
     async with gateway.running_server():
         yield gateway

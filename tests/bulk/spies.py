@@ -1,7 +1,7 @@
-"""What bulk runs are watched with: a gateway that counts, sources that count.
+"""A gateway and row sources that count what a bulk run does.
 
-The gateway is the network tests' rogue, which answers over real sockets; it
-adds how many submits run at once and holds back the answers it is told to.
+The gateway answers over real sockets, by `tests.rogue`. It counts how many
+submits run at once, and holds back the answers that a test chooses.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def counted(report: BulkReport) -> dict[OutcomeStatus, int]:
 
 
 async def turns(count: int = 100) -> None:
-    """So many turns of the loop: whatever is ready to happen has happened."""
+    """Let the loop run so many times: everything that is ready has happened."""
     for _ in range(count):
         await asyncio.sleep(0)
 
@@ -65,7 +65,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def own_tasks() -> set[asyncio.Task[object]]:
-    """The loop's other tasks, but for a server's."""
+    """The loop's other tasks, without those of a server."""
     return {
         task
         for task in asyncio.all_tasks() - {asyncio.current_task()}
@@ -98,14 +98,14 @@ def leaving_nothing() -> Iterator[None]:
 
 
 class Gateway:
-    """Answers submits over HTTP, and remembers.
+    """Answers submits over HTTP, and records them.
 
     Attributes:
         url: where it listens.
         mobiles: the number of every submit that arrived, in that order.
         arrivals: when each arrived, by the loop's clock.
         running: how many have arrived and are not answered.
-        most: the most that ever were.
+        most: the highest value of `running` so far.
         answer: the answer's body for a number; None closes the connection.
         held: whether the answer for a number waits for `release`.
     """
@@ -166,11 +166,11 @@ class Asked(list[OutcomeStatus]):
 
 
 class Spy:
-    """A source of rows that counts those it gave, and is looked at with each.
+    """A source of rows that counts the rows it gave.
 
     Attributes:
         taken: how many rows were taken.
-        look: called after each.
+        look: called after each row.
     """
 
     def __init__(self, rows: Iterable[object]) -> None:
@@ -187,7 +187,7 @@ class Spy:
     async def each(self) -> AsyncIterator[Any]:
         rows = iter(self)
         while True:
-            # Before a row is taken, so that none is lost when this is cancelled.
+            # Before a row is taken, so that a cancellation loses no row.
             await asyncio.sleep(0)
             for row in rows:
                 yield row

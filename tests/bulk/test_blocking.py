@@ -19,20 +19,20 @@ from ihuyi_voice import (
     RecipientQuota,
     VoiceClient,
 )
-from ihuyi_voice.blocking_bulk import _ThreadOutcomes
-from ihuyi_voice.bulk import BulkRun
+from ihuyi_voice.bulk.rows import READ_AHEAD
+from ihuyi_voice.bulk.run import BulkRun
 from ihuyi_voice.sandbox import Chaos
-from ihuyi_voice.source import READ_AHEAD
+from ihuyi_voice.sync.bulk import _ThreadOutcomes
 from tests.bulk.spies import Pair, Spy, counted, mobile, pair, pairs, sandbox, source, threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ihuyi_voice.blocking_bulk import BlockingBulkRun
     from ihuyi_voice.sandbox import SandboxGateway
+    from ihuyi_voice.sync.bulk import BlockingBulkRun
 
 S = OutcomeStatus
-NOBODY_ANSWERS = Chaos(no_answer=1.0)
+NO_ANSWERS = Chaos(no_answer=1.0)
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +92,7 @@ async def test_the_same_outcomes_as_the_async_client() -> None:
     gateway = sandbox(blacklist={mobile(3)}, balance=500)
     rows: Any = [*pairs(9), None, (mobile(1), 5), [mobile(2), "0000"], pair(4)]
 
-    def told(outcomes: list[Outcome]) -> list[tuple[int, object, S, str]]:
+    def comparable(outcomes: list[Outcome]) -> list[tuple[int, object, S, str]]:
         return sorted((o.index, repr(o.request), o.status, str(o.error)) for o in outcomes)
 
     with gateway.serve_in_thread() as url:
@@ -100,7 +100,7 @@ async def test_the_same_outcomes_as_the_async_client() -> None:
             AsyncVoiceClient("sandbox", "sandbox-key", base_url=url) as one,
             one.submit_many(rows, concurrency=1) as run,
         ):
-            expected = told([outcome async for outcome in run])
+            expected = comparable([outcome async for outcome in run])
 
         def block() -> list[Outcome]:
             with (
@@ -110,11 +110,11 @@ async def test_the_same_outcomes_as_the_async_client() -> None:
                 return list(run)
 
         with ThreadPoolExecutor(1) as pool:
-            assert expected == told(pool.submit(block).result())
+            assert expected == comparable(pool.submit(block).result())
     assert 13 == len(expected)
 
 
-def test_finish_and_the_report_before_during_and_after(voice: VoiceClient) -> None:
+def test_finish_returns_the_report_and_report_works_at_any_time(voice: VoiceClient) -> None:
     run = voice.submit_many(pairs(30))
     assert (0, 0.0) == (run.report.total, run.report.elapsed)
     with run:
@@ -125,7 +125,7 @@ def test_finish_and_the_report_before_during_and_after(voice: VoiceClient) -> No
     assert report == run.report
 
 
-def test_a_waiting_consumer_is_woken_for_some_outcomes_at_a_time(
+def test_a_waiting_consumer_is_woken_for_several_outcomes_at_once(
     voice: VoiceClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[int] = []
@@ -158,7 +158,7 @@ def test_an_outcome_does_not_wait_for_a_batch_to_fill(
         assert [1] == [outcome.index for outcome in run]
 
 
-def test_an_outcome_that_comes_just_before_the_wait_is_not_waited_for() -> None:
+def test_wait_returns_at_once_if_an_outcome_came_just_before() -> None:
     outcomes, outcome = _ThreadOutcomes(), Outcome(0, None, S.NOT_SENT, None, None)
     outcomes.put(outcome)
     outcomes.wait_in_thread()
@@ -170,7 +170,7 @@ def test_an_outcome_that_comes_just_before_the_wait_is_not_waited_for() -> None:
 def test_at_most_32_rows_more_than_are_in_flight_are_taken_beyond_what_was_read(
     voice: VoiceClient, gateway: SandboxGateway, kind: str, concurrency: int
 ) -> None:
-    """What waits for the consumer in the loop's thread counts as not read."""
+    """Outcomes that wait in the loop thread count as not read."""
     spy, read = Spy(pairs(300)), 0
     beyond: list[int] = []
     spy.look = lambda: beyond.append(spy.taken - read)
@@ -178,7 +178,7 @@ def test_at_most_32_rows_more_than_are_in_flight_are_taken_beyond_what_was_read(
         for _ in run:
             read += 1
             if read % 50 == 1:
-                # Until it has started all that it may.
+                # Wait until the run has started all rows that it may.
                 while len(run._outcomes) < min(300 - read, concurrency):
                     pass
         assert 300 == read == spy.taken
@@ -193,7 +193,7 @@ def test_a_consumer_that_stops_early_has_rung_few_extra_phones(
     rows: Any = spy.as_list()
     with voice.submit_many(rows, concurrency=5) as run:
         next(run)
-        while run._run._room is None or run._run._room.is_set():
+        while not run._run._intake.waits_for_room:
             pass
         assert len(gateway.attempts) <= spy.taken <= 1 + 5 + 32
         run.stop()
@@ -213,7 +213,7 @@ def test_several_threads_each_with_a_run_of_its_own(
 
 
 def test_several_threads_read_one_run(voice: VoiceClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each outcome goes to one of them, and none ends before the run does."""
+    """Each outcome goes to one thread, and no thread ends before the run."""
     with voice.submit_many(pairs(600), concurrency=30) as run, ThreadPoolExecutor(6) as pool:
         read = [pool.submit(lambda: [outcome.index for outcome in run]) for _ in range(6)]
         indices = [index for future in read for index in future.result()]
@@ -229,7 +229,7 @@ def raise_after(_: Outcome, error: Exception) -> None:
 
 
 @pytest.mark.parametrize("kind", ["list", "generator"])
-def test_the_users_exception_leaves_bare(
+def test_the_users_exception_leaves_the_block_unwrapped(
     voice: VoiceClient, gateway: SandboxGateway, kind: str
 ) -> None:
     spy, error = Spy(pairs(500)), UsersError()
@@ -250,10 +250,10 @@ def test_leaving_early_awaits_what_is_in_flight(
     with voice.submit_many(rows, concurrency=5) as run:
         in_flight(gateway, 5)
     assert {S.ACCEPTED: 5} == {s: n for s, n in counted(run.report).items() if s is not S.NOT_SENT}
-    # What was read ahead is reported, and the rest is its owner's.
+    # The rows read ahead are reported. The rest is still in the iterator.
     assert 500 == len(list(rows)) + run.report.total
     assert run.report.total <= 5 + READ_AHEAD
-    # Here too, what was not read before can be read afterwards.
+    # Outcomes that were not read in the block can be read after it.
     assert run.report.total == len(list(run))
 
 
@@ -274,7 +274,7 @@ def test_a_refusal_of_the_account(voice: VoiceClient, gateway: SandboxGateway) -
     assert caught.value.report == run.report == run.finish()
 
 
-def test_what_the_source_and_the_predicate_raise_comes_out_bare(voice: VoiceClient) -> None:
+def test_exceptions_of_source_and_predicate_are_raised_unwrapped(voice: VoiceClient) -> None:
     error = UsersError()
 
     def rows() -> Iterator[Pair]:
@@ -306,7 +306,7 @@ def test_stop_from_another_thread(voice: VoiceClient, gateway: SandboxGateway) -
 
 
 def test_abort_from_another_thread(voice: VoiceClient, gateway: SandboxGateway) -> None:
-    gateway.chaos = NOBODY_ANSWERS
+    gateway.chaos = NO_ANSWERS
 
     def abort() -> None:
         in_flight(gateway, 5)
@@ -319,8 +319,8 @@ def test_abort_from_another_thread(voice: VoiceClient, gateway: SandboxGateway) 
     assert run.report.elapsed < 5
 
 
-def test_stop_from_the_loops_own_thread(voice: VoiceClient) -> None:
-    """A predicate runs there, and must neither fail nor wait for itself."""
+def test_stop_from_the_loop_thread(voice: VoiceClient) -> None:
+    """A predicate runs in the loop thread; `stop` must not wait for it."""
 
     def stop_on(outcome: Outcome) -> bool:
         if outcome.index == 10:
@@ -332,7 +332,7 @@ def test_stop_from_the_loops_own_thread(voice: VoiceClient) -> None:
 
 
 @pytest.mark.parametrize("ending", ["stop", "abort"])
-def test_stopped_before_it_is_entered_or_after_all_is_over(url: str, ending: str) -> None:
+def test_stop_and_abort_before_the_block_and_after_the_end(url: str, ending: str) -> None:
     with client(url) as voice:
         run = voice.submit_many(pairs(5))
         getattr(run, ending)()
@@ -343,7 +343,7 @@ def test_stopped_before_it_is_entered_or_after_all_is_over(url: str, ending: str
     assert 0 == run.report.total
 
 
-def test_limited_rows_and_waiting_ones(url: str) -> None:
+def test_rows_over_the_limit_end_limited_or_wait(url: str) -> None:
     quota = RecipientQuota(per_minute=1, per_day=None, clock=lambda: 1000.0)
     with client(url, quota=quota) as voice:
         with voice.submit_many([pair(0), pair(0)]) as run:
@@ -360,7 +360,7 @@ def test_limited_rows_and_waiting_ones(url: str) -> None:
         assert {S.ACCEPTED: 3} == counted(run.finish())
 
 
-def test_keeps_to_the_rate(voice: VoiceClient) -> None:
+def test_starts_keep_to_the_rate(voice: VoiceClient) -> None:
     with voice.submit_many(pairs(31), rate=100) as run:
         assert {S.ACCEPTED: 31} == counted(run.finish())
     assert run.report.elapsed >= 0.3
@@ -369,7 +369,7 @@ def test_keeps_to_the_rate(voice: VoiceClient) -> None:
 # --- misuse -----------------------------------------------------------------------
 
 
-def test_wrong_arguments_are_told_at_once() -> None:
+def test_wrong_arguments_raise_at_once() -> None:
     voice = client("http://127.0.0.1:9", max_connections=7)
     with pytest.raises(ValueError, match="concurrency is 8, and the client has max_connections=7"):
         voice.submit_many([], concurrency=8)
@@ -377,7 +377,7 @@ def test_wrong_arguments_are_told_at_once() -> None:
         voice.submit_many([], rate=0)
     with pytest.raises(TypeError, match="requests must be an iterable or async iterable"):
         voice.submit_many("13912345678")  # type: ignore[arg-type]
-    # None of which started a thread.
+    # No thread was started.
     assert voice._thread is None
 
 
@@ -389,7 +389,7 @@ def test_used_before_it_is_entered_and_twice(voice: VoiceClient) -> None:
     with run:
         with pytest.raises(RuntimeError, match="is used once: call submit_many again"):
             run.__enter__()
-        # The one that was entered is not harmed.
+        # The run that was entered continues.
         assert 9 == run.finish().total
     with pytest.raises(RuntimeError, match="is used once: call submit_many again"):
         run.__enter__()
@@ -407,7 +407,7 @@ def test_with_a_closed_client(url: str) -> None:
 def test_closing_the_client_inside_the_block_ends_the_run(
     url: str, gateway: SandboxGateway, thread: str
 ) -> None:
-    """As leaving the block would: what is in flight finishes. Nothing waits for ever."""
+    """As when the block is left: requests in flight finish, and nothing waits for ever."""
     gateway.chaos = Chaos(latency=0.1)
     voice = client(url)
     with voice.submit_many(pairs(500), concurrency=5) as run:
@@ -426,7 +426,7 @@ def test_closing_the_client_inside_the_block_ends_the_run(
 def test_closing_the_client_in_another_thread_loses_no_outcome(
     url: str, gateway: SandboxGateway, kind: str
 ) -> None:
-    """The consumer reads on, in the block and after it, and gets what was taken."""
+    """The consumer continues to read, in the block and after it, and gets every outcome."""
     voice, spy = client(url), Spy(pairs(3000))
     rows: Any = source(kind, spy)
     seen: list[int] = []
@@ -443,8 +443,10 @@ def test_closing_the_client_in_another_thread_loses_no_outcome(
     assert len(gateway.calls) == run.report.counts[S.ACCEPTED]
 
 
-def test_a_run_that_cannot_be_entered(voice: VoiceClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when Ctrl-C comes while it is: nothing is sent, and `close` need not wait for it."""
+def test_a_run_that_cannot_be_entered_sends_nothing(
+    voice: VoiceClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when Ctrl-C interrupts `__enter__`: `close` does not wait for the run either."""
     entered = BulkRun.__aenter__
 
     async def interrupted(self: BulkRun) -> BulkRun:

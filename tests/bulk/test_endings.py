@@ -1,4 +1,4 @@
-"""Every way in which a run can end, what is reported, and that nothing outlives it."""
+"""Every way in which a run can end: what is reported, and that no task or thread is left."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ihuyi_voice import (
     OutcomeStatus,
     OutcomeUnknownError,
 )
-from ihuyi_voice.source import READ_AHEAD
+from ihuyi_voice.bulk.rows import READ_AHEAD
 from tests.bulk.spies import (
     Asked,
     Gateway,
@@ -42,7 +42,7 @@ from tests.rogue import ACCEPTED
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ihuyi_voice.bulk import BulkRun
+    from ihuyi_voice.bulk.run import BulkRun
 
 S = OutcomeStatus
 KINDS = ["list", "generator", "async_generator"]
@@ -72,7 +72,7 @@ async def test_leaving_early_starts_no_more_and_awaits_what_is_in_flight(
             assert spy.taken == run.report.total <= 7 + READ_AHEAD
 
 
-async def test_return_and_no_reading_at_all(gateway: Gateway) -> None:
+async def test_leaving_the_block_without_reading_reports_every_row(gateway: Gateway) -> None:
     async with client(gateway.url) as voice:
 
         async def send() -> BulkRun:
@@ -90,7 +90,7 @@ class UsersError(Exception):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_the_users_exception_leaves_bare(gateway: Gateway, kind: str) -> None:
+async def test_the_users_exception_leaves_the_block_unwrapped(gateway: Gateway, kind: str) -> None:
     error, spy = UsersError(), Spy(pairs(500))
     with leaving_nothing(), pytest.raises(UsersError) as caught:  # noqa: PT012
         async with (
@@ -103,13 +103,15 @@ async def test_the_users_exception_leaves_bare(gateway: Gateway, kind: str) -> N
     assert error.__cause__ is None
     assert error.__context__ is None
     assert spy.taken == run.report.total
-    # What was in flight was awaited.
+    # The block waited for the requests in flight.
     assert len(gateway.mobiles) == run.report.counts[S.ACCEPTED]
     assert gateway.running == 0
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), GeneratorExit()], ids=repr)
-async def test_what_ends_a_program_stops_at_once(gateway: Gateway, error: BaseException) -> None:
+async def test_an_exception_that_ends_a_program_aborts_the_run(
+    gateway: Gateway, error: BaseException
+) -> None:
     gateway.hold()
     spy = Spy(pairs(50))
     caught: BaseException | None = None
@@ -149,12 +151,12 @@ async def test_an_async_generator_around_a_run_can_be_closed(gateway: Gateway) -
 def check_cancelled(
     run: BulkRun, spy: Spy, gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What was in flight is unknown, the rest was not sent, and report, log and gateway agree."""
+    """Requests in flight are unknown, other rows not sent; report, log and gateway agree."""
     counts = counted(run.report)
     assert 6 == counts.pop(S.UNKNOWN) == len(gateway.mobiles)
     assert set(counts) <= {S.NOT_SENT}
     assert spy.taken == run.report.total
-    # What cancelled it came from outside: no outcome stopped the run.
+    # The cancellation came from outside: no outcome stopped the run.
     assert run.report.stopped_by is None
     logged = [record.getMessage() for record in caplog.records if record.name == "ihuyi_voice"]
     assert [f"submit 139****{n:04d} unknown" for n in range(6)] == sorted(
@@ -164,7 +166,7 @@ def check_cancelled(
 
 @pytest.mark.parametrize("where", ["iterating", "sleeping", "leaving"])
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_cancelled_task(
+async def test_a_cancelled_task_aborts_the_run(
     gateway: Gateway, kind: str, where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway.hold()
@@ -193,10 +195,10 @@ async def test_a_cancelled_task(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_cancelled_scope_around_the_block(
+async def test_a_cancelled_scope_around_the_block_aborts_the_run(
     gateway: Gateway, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It reaches the workers without the block's doing; still no predicate is asked."""
+    """It reaches the workers directly, before `__aexit__`; the predicate is still not asked."""
     gateway.hold()
     spy, asked = Spy(pairs(500)), Asked()
     async with client(gateway.url) as voice:
@@ -221,7 +223,7 @@ async def test_a_cancelled_scope_while_a_row_waits_for_the_rate(gateway: Gateway
         with leaving_nothing(), anyio.CancelScope() as scope:
             async with run:
                 await run.__anext__()
-                await until(lambda: run._pause is not None)
+                await until(lambda: run._pace.pause.is_waiting)
                 scope.cancel()
                 await run.finish()
     assert {S.ACCEPTED: 1, S.NOT_SENT: 1} == counted(run.report)
@@ -229,7 +231,7 @@ async def test_a_cancelled_scope_while_a_row_waits_for_the_rate(gateway: Gateway
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout is new in 3.11")
-async def test_asyncio_timeout_around_the_block(
+async def test_asyncio_timeout_around_the_block_aborts_the_run(
     gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     any_asyncio: Any = asyncio
@@ -246,10 +248,10 @@ async def test_asyncio_timeout_around_the_block(
         check_cancelled(run, spy, gateway, caplog)
 
 
-async def test_every_task_of_the_loop_cancelled_at_once(
+async def test_cancelling_every_task_of_the_loop_aborts_the_run(
     gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What `asyncio.run` does at its end, and on Python 3.10 after Ctrl-C."""
+    """`asyncio.run` does this at its end, and on Python 3.10 after Ctrl-C."""
     gateway.hold()
     spy = Spy(pairs(500))
     async with client(gateway.url) as voice:
@@ -273,7 +275,7 @@ async def test_every_task_of_the_loop_cancelled_at_once(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_stop_lets_what_is_in_flight_finish(gateway: Gateway, kind: str) -> None:
+async def test_stop_lets_requests_in_flight_finish(gateway: Gateway, kind: str) -> None:
     gateway.hold()
     spy = Spy(pairs(500))
     with leaving_nothing():
@@ -330,7 +332,7 @@ async def test_abort_while_connecting_is_not_sent(watched: None) -> None:
             filler.connect_ex(deaf.getsockname())
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
         async with client(url) as voice, voice.submit_many(pairs(9), concurrency=2) as run:
-            await until(lambda: run._taken == 2)
+            await until(lambda: run._intake.taken == 2)
             await turns()
             run.abort()
             assert {S.NOT_SENT: 2} == counted(await run.finish())
@@ -340,7 +342,9 @@ async def test_abort_while_connecting_is_not_sent(watched: None) -> None:
 
 @pytest.mark.parametrize("ending", ["stop", "abort"])
 @pytest.mark.parametrize("kind", KINDS)
-async def test_stopped_as_soon_as_entered(gateway: Gateway, kind: str, ending: str) -> None:
+async def test_stop_right_after_entering_sends_nothing(
+    gateway: Gateway, kind: str, ending: str
+) -> None:
     spy = Spy(pairs(500))
     with leaving_nothing():
         async with client(gateway.url) as voice, voice.submit_many(source(kind, spy)) as run:
@@ -352,7 +356,7 @@ async def test_stopped_as_soon_as_entered(gateway: Gateway, kind: str, ending: s
 
 
 @pytest.mark.parametrize("ending", ["stop", "abort"])
-async def test_stopped_before_it_is_entered_or_after_it_is_over(
+async def test_stop_and_abort_before_the_block_and_after_the_end(
     gateway: Gateway, ending: str
 ) -> None:
     async with client(gateway.url) as voice:
@@ -364,7 +368,7 @@ async def test_stopped_before_it_is_entered_or_after_it_is_over(
         assert 0 == run.report.total
 
 
-async def test_stop_from_the_predicate_and_from_the_loop_body(gateway: Gateway) -> None:
+async def test_stop_from_the_predicate_and_from_the_consumer(gateway: Gateway) -> None:
     async with client(gateway.url) as voice:
 
         def stop(outcome: Outcome) -> bool:
@@ -385,8 +389,8 @@ async def test_stop_from_the_predicate_and_from_the_loop_body(gateway: Gateway) 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_fifty_calls_left_ten_thousand_rows(watched: None, kind: str) -> None:
-    """Criterion 3 of the issue."""
+async def test_an_empty_balance_stops_ten_thousand_rows(watched: None, kind: str) -> None:
+    """At most `concurrency` submits follow the first refusal."""
     gateway = sandbox(balance=50)
     spy = Spy(pairs(10_000))
     ahead = 0 if kind == "list" else READ_AHEAD
@@ -422,7 +426,7 @@ async def test_fifty_calls_left_ten_thousand_rows(watched: None, kind: str) -> N
         ({"balance": 0}, InsufficientBalanceError),
     ],
 )
-async def test_an_account_that_is_refused_from_the_first(
+async def test_a_refused_account_stops_the_run_at_its_first_rows(
     watched: None, options: dict[str, Any], cause: type[Exception]
 ) -> None:
     gateway, spy = sandbox(**options), Spy(pairs(1000))
@@ -433,7 +437,7 @@ async def test_an_account_that_is_refused_from_the_first(
         assert isinstance(caught.value.cause, cause)
         assert spy.taken == len(gateway.attempts) == run.report.total <= 4
         assert not caught.value.may_have_rung
-        # Raised once: the run is over, and its report stays.
+        # Raised once. The run is over, and its report stays.
         assert caught.value.report == await run.finish()
         copied = pickle.loads(pickle.dumps(caught.value))
         assert (str(caught.value), caught.value.report.counts) == (
@@ -453,7 +457,7 @@ async def test_the_refusal_stops_a_row_that_waits_for_the_rate(watched: None) ->
     assert {S.REFUSED: 1, S.NOT_SENT: 1} == counted(run.report)
 
 
-async def test_who_leaves_early_is_not_told_of_the_refusal(watched: None) -> None:
+async def test_leaving_early_does_not_raise_the_refusal(watched: None) -> None:
     gateway = sandbox(balance=0)
     async with (
         gateway.serve() as url,
@@ -479,7 +483,7 @@ async def test_a_predicate_decides_when_to_stop(gateway: Gateway) -> None:
     assert 31 <= run.report.total == len(gateway.mobiles) <= 35
 
 
-async def test_a_predicate_sees_every_outcome_until_it_says_stop(gateway: Gateway) -> None:
+async def test_a_predicate_sees_every_outcome_until_it_stops_the_run(gateway: Gateway) -> None:
     seen: list[Outcome] = []
 
     def stop_on(outcome: Outcome) -> bool:
@@ -506,7 +510,7 @@ async def test_without_stop_on_nothing_stops(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("status", [S.ACCEPTED, S.INVALID, S.UNKNOWN])
-async def test_what_a_predicate_raises_comes_out_bare(
+async def test_an_exception_of_a_predicate_is_raised_unwrapped(
     gateway: Gateway, status: OutcomeStatus
 ) -> None:
     error = UsersError()
@@ -532,7 +536,7 @@ async def test_what_a_predicate_raises_comes_out_bare(
 
 
 def unlistened() -> Iterator[str]:
-    """A port that is bound, so that nobody else gets it, and not listened on."""
+    """A port that is bound, so that no other program gets it, and does not listen."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"
@@ -545,7 +549,7 @@ down_url = pytest.fixture(unlistened)
 async def test_a_gateway_that_is_down_stops_the_run(
     watched: None, down_url: str, most: int
 ) -> None:
-    """Not sent as well as unknown; bad rows between them neither count nor reset."""
+    """Both not-sent and unknown rows; invalid rows between them change nothing."""
     rows: list[Any] = []
     for row in pairs(500):
         rows += [row, None]
@@ -564,7 +568,7 @@ async def test_a_gateway_that_is_down_stops_the_run(
     assert spy.taken == run.report.total
 
 
-async def test_unknowns_stop_the_run_with_those_in_flight(gateway: Gateway) -> None:
+async def test_unknown_rows_stop_the_run_and_those_in_flight_finish(gateway: Gateway) -> None:
     gateway.answer = lambda _: None
     with pytest.raises(BulkStoppedError) as caught:
         async with (
@@ -581,7 +585,7 @@ async def test_unknowns_stop_the_run_with_those_in_flight(gateway: Gateway) -> N
 @pytest.mark.parametrize(
     "answer", [b'{"code":2,"msg":"ok","voiceid":"1"}', b'{"code":406,"msg":"no","voiceid":"0"}']
 )
-async def test_an_answer_between_them_begins_the_count_anew(
+async def test_an_accepted_row_resets_the_count_of_failures(
     gateway: Gateway, answer: bytes
 ) -> None:
     gateway.answer = lambda number: answer if int(number[3:]) % 3 == 0 else None
@@ -594,7 +598,7 @@ async def test_an_answer_between_them_begins_the_count_anew(
     assert 3 == run.report.total
 
 
-async def test_any_number_of_failures_with_none(gateway: Gateway) -> None:
+async def test_max_failures_in_row_none_never_stops_the_run(gateway: Gateway) -> None:
     gateway.answer = lambda _: None
     async with (
         client(gateway.url) as voice,
@@ -606,7 +610,7 @@ async def test_any_number_of_failures_with_none(gateway: Gateway) -> None:
 # --- misuse ------------------------------------------------------------------------------
 
 
-async def test_used_before_it_is_entered(gateway: Gateway) -> None:
+async def test_use_before_the_block_raises(gateway: Gateway) -> None:
     async with client(gateway.url) as voice:
         run = voice.submit_many(pairs(1))
         for use in (run.__anext__, run.finish):
@@ -616,7 +620,7 @@ async def test_used_before_it_is_entered(gateway: Gateway) -> None:
             assert 1 == (await run.finish()).total
 
 
-async def test_used_twice(gateway: Gateway) -> None:
+async def test_a_second_use_raises(gateway: Gateway) -> None:
     async with client(gateway.url) as voice:
         async with voice.submit_many(pairs(1)) as run:
             with pytest.raises(RuntimeError, match="is used once: call submit_many again"):
@@ -626,7 +630,7 @@ async def test_used_twice(gateway: Gateway) -> None:
             await run.__aenter__()
 
 
-async def test_with_a_closed_client(gateway: Gateway) -> None:
+async def test_a_closed_client_starts_no_run(gateway: Gateway) -> None:
     spy = Spy(pairs(1))
     async with client(gateway.url) as voice:
         run = voice.submit_many(iter(spy))
@@ -635,13 +639,13 @@ async def test_with_a_closed_client(gateway: Gateway) -> None:
     assert (0, 0) == (spy.taken, run.report.total)
 
 
-def test_outside_a_loop() -> None:
+def test_entering_outside_a_loop_raises() -> None:
     run = client("http://127.0.0.1:9").submit_many(pairs(1))
     with pytest.raises(RuntimeError, match="no asyncio event loop is running"):
         run.__aenter__().send(None)
 
 
-def test_in_another_loop() -> None:
+def test_entering_in_another_loop_raises() -> None:
     voice = client("http://127.0.0.1:9")
     run = voice.submit_many(pairs(1))
 

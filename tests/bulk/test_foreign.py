@@ -22,7 +22,7 @@ from ihuyi_voice import (
     SubmitRequest,
     VoiceClient,
 )
-from ihuyi_voice.source import open_source
+from ihuyi_voice.bulk.rows import open_source
 from tests.bulk.spies import (
     Gateway,
     Pair,
@@ -42,7 +42,7 @@ from tests.rogue import ACCEPTED
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from ihuyi_voice.bulk import BulkRun
+    from ihuyi_voice.bulk.run import BulkRun
 
 S = OutcomeStatus
 KINDS = ["list", "generator", "iterable", "map", "async_generator", "async_iterator"]
@@ -73,7 +73,7 @@ def raising_at(count: int, spy: Spy, error: BaseException) -> None:
 
 
 async def read(run: BulkRun, seen: list[int]) -> BaseException | None:
-    """Read to the end; what the run raises there."""
+    """Read to the end. Returns what the run raises there."""
     error: BaseException | None = None
     try:
         async for outcome in run:  # pragma: no branch - it raises
@@ -85,7 +85,7 @@ async def read(run: BulkRun, seen: list[int]) -> BaseException | None:
 
 @pytest.mark.parametrize("make", FOREIGN, ids=ids)
 @pytest.mark.parametrize("kind", KINDS)
-async def test_what_a_source_raises_is_raised_after_the_outcomes_of_its_rows(
+async def test_an_exception_of_a_source_is_raised_after_the_outcomes_of_its_rows(
     gateway: Gateway, kind: str, make: Callable[[], BaseException]
 ) -> None:
     spy, error, seen = Spy(pairs(100)), make(), list[int]()
@@ -97,7 +97,7 @@ async def test_what_a_source_raises_is_raised_after_the_outcomes_of_its_rows(
             voice.submit_many(rows, concurrency=5) as run,
         ):
             assert error is await read(run, seen)
-            # Once; the run is over.
+            # Raised once. The run is over.
             assert 40 == (await run.finish()).total
     assert list(range(40)) == sorted(seen)
     assert {S.ACCEPTED: 40} == counted(run.report)
@@ -105,7 +105,7 @@ async def test_what_a_source_raises_is_raised_after_the_outcomes_of_its_rows(
 
 @pytest.mark.parametrize("make", FOREIGN, ids=ids)
 @pytest.mark.parametrize("kind", KINDS)
-async def test_it_leaves_the_block_bare(
+async def test_an_exception_of_a_source_leaves_the_block_unwrapped(
     gateway: Gateway, kind: str, make: Callable[[], BaseException]
 ) -> None:
     spy, error = Spy(pairs(100)), make()
@@ -125,7 +125,7 @@ async def test_it_leaves_the_block_bare(
 
 @pytest.mark.parametrize("make", FOREIGN, ids=ids)
 @pytest.mark.parametrize("kind", ["list", "generator", "async_generator"])
-def test_in_a_blocking_run_too_and_other_calls_of_the_client_go_on(
+def test_an_exception_in_a_blocking_run_does_not_affect_other_calls_of_the_client(
     kind: str, make: Callable[[], BaseException]
 ) -> None:
     spy, error = Spy(pairs(100)), make()
@@ -148,7 +148,7 @@ def test_in_a_blocking_run_too_and_other_calls_of_the_client_go_on(
 
 @pytest.mark.parametrize("make", FOREIGN, ids=ids)
 @pytest.mark.parametrize("status", [S.ACCEPTED, S.INVALID, S.UNKNOWN])
-async def test_what_a_predicate_raises_is_raised_after_the_outcomes_of_what_was_taken(
+async def test_an_exception_of_a_predicate_is_raised_after_the_outcomes_of_the_taken_rows(
     gateway: Gateway, status: OutcomeStatus, make: Callable[[], BaseException]
 ) -> None:
     error, seen = make(), list[int]()
@@ -171,7 +171,7 @@ async def test_what_a_predicate_raises_is_raised_after_the_outcomes_of_what_was_
 
 
 @pytest.mark.parametrize("make", FOREIGN[:-1], ids=ids[:-1])
-async def test_what_a_clock_raises_is_raised_and_its_row_has_an_outcome(
+async def test_an_exception_of_a_clock_is_raised_and_its_row_has_an_outcome(
     gateway: Gateway, make: Callable[[], BaseException]
 ) -> None:
     error, seen = make(), list[int]()
@@ -198,7 +198,7 @@ async def test_what_a_clock_raises_is_raised_and_its_row_has_an_outcome(
 # A store that raises CancelledError has failed like any other: it runs in a task of its own.
 @pytest.mark.parametrize("make", [SystemExit, KeyboardInterrupt, GeneratorExit, UsersBaseError])
 @pytest.mark.parametrize("where", ["reserve", "release"])
-async def test_what_a_quotas_store_raises_is_raised_and_no_row_is_lost(
+async def test_an_exception_of_a_quota_store_is_raised_and_no_row_is_lost(
     gateway: Gateway, make: Callable[[], BaseException], where: str
 ) -> None:
     error, seen = make(), list[int]()
@@ -214,7 +214,7 @@ async def test_what_a_quotas_store_raises_is_raised_and_no_row_is_lost(
 
     options: dict[str, Any] = {"quota": RecipientQuota(store=Store())}
     if where == "release":
-        # Nothing is sent, so the place is given back.
+        # Nothing is sent, so the reservation is released.
         options |= {"base_url": "http://127.0.0.1:9", "connect_attempts": 1}
     spy = Spy(pairs(50))
     with leaving_nothing():
@@ -229,10 +229,10 @@ async def test_what_a_quotas_store_raises_is_raised_and_no_row_is_lost(
 
 @pytest.mark.parametrize("make", [StopIteration, StopAsyncIteration])
 @pytest.mark.parametrize("blocking", [True, False])
-async def test_what_would_end_a_loop_is_raised_as_a_runtime_error(
+async def test_stop_iteration_is_raised_as_a_runtime_error(
     gateway: Gateway, make: type[Exception], blocking: bool
 ) -> None:
-    """A `next` in the predicate that finds nothing must not pass for the end of the run."""
+    """An empty `next` in the predicate must not look like the end of the run."""
     error = make()
 
     def stop_on(_: Outcome) -> bool:
@@ -282,7 +282,7 @@ async def test_a_refusal_that_stopped_the_run_wins_over_what_the_closed_source_r
 
 
 class Closed:
-    """A source that says where it was iterated and closed."""
+    """A source that records in which thread and task it was iterated and closed."""
 
     def __init__(self) -> None:
         self.iterated: object = None
@@ -406,11 +406,11 @@ async def test_an_async_generator_that_yields_inside_a_scope_can_be_left(
             if ending != "leave":
                 getattr(run, ending)()
                 await run.finish()
-        # What was taken is reported, and nothing else is raised.
+        # The rows that were taken are reported, and nothing else is raised.
         assert run.report.total == (await run.finish()).total
 
 
-async def test_an_async_source_that_waits_is_not_waited_for(gateway: Gateway) -> None:
+async def test_leaving_does_not_wait_for_a_waiting_async_source(gateway: Gateway) -> None:
     closed = anyio.Event()
 
     async def rows() -> AsyncIterator[Pair]:
@@ -418,7 +418,7 @@ async def test_an_async_source_that_waits_is_not_waited_for(gateway: Gateway) ->
             yield pair(0)
             await anyio.sleep_forever()
         finally:
-            # It may wait here, as one that closes a connection does.
+            # It may wait here, for example to close a connection.
             await turns(2)
             closed.set()
 
@@ -430,7 +430,7 @@ async def test_an_async_source_that_waits_is_not_waited_for(gateway: Gateway) ->
 
 
 @pytest.mark.parametrize("kind", GENERATORS)
-async def test_what_a_closed_source_raises_is_raised_to_a_consumer_that_reads_on(
+async def test_an_exception_of_a_closed_source_reaches_a_consumer_that_continues_to_read(
     gateway: Gateway, kind: str
 ) -> None:
     error, seen = UsersBaseError(), list[int]()
@@ -456,7 +456,7 @@ async def test_what_a_closed_source_raises_is_raised_to_a_consumer_that_reads_on
     assert run.report.total == len(seen) < 500
 
 
-async def test_an_abort_does_not_wait_for_what_a_closed_source_waits_for(gateway: Gateway) -> None:
+async def test_abort_does_not_wait_for_the_clean_up_of_a_source(gateway: Gateway) -> None:
     gateway.hold()
     ended: list[type[BaseException]] = []
 
@@ -496,11 +496,11 @@ async def test_a_thread_that_cannot_be_started_means_not_sent(
     assert 0 == run.report.total
 
 
-# --- what frames hold ----------------------------------------------------------------------
+# --- secrets in frames ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["list", "generator", "async_generator"])
-async def test_no_frame_of_ours_holds_a_row_when_the_source_raises(
+async def test_no_library_frame_holds_a_row_when_the_source_raises(
     gateway: Gateway, kind: str
 ) -> None:
     """Rows become requests, whose repr is masked, as soon as they are taken."""
@@ -528,7 +528,7 @@ class UsersError(Exception):
     pass
 
 
-def test_a_row_that_raises_when_it_is_looked_at_is_invalid() -> None:
+def test_a_row_that_raises_when_it_is_read_is_invalid() -> None:
     rows = open_source([Awkward(("1", "2")), pair(0)])
     taken = rows.take()
     assert isinstance(taken, InvalidRequestError)

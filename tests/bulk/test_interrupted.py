@@ -1,4 +1,4 @@
-"""A blocking consumer that signal handlers interrupt, and that goes on: no outcome is lost."""
+"""Signal handlers interrupt a blocking consumer that then continues: no outcome is lost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 import ihuyi_voice
 from ihuyi_voice import BulkStoppedError, OutcomeStatus, VoiceClient
-from ihuyi_voice.bulk_outcomes import OutcomeQueue
+from ihuyi_voice.bulk.outcomes import OutcomeQueue
 from ihuyi_voice.sandbox import Chaos
 from tests.bulk.spies import Spy, counted, pairs, sandbox, source
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-    from ihuyi_voice.blocking_bulk import BlockingBulkRun
+    from ihuyi_voice.sync.bulk import BlockingBulkRun
 
 S = OutcomeStatus
 ROWS = 600
 
 
 class TimeLimitError(Exception):
-    """As Celery's soft time limit: raised by a signal handler, wherever the program is."""
+    """As Celery's soft time limit: a signal handler raises it anywhere in the program."""
 
 
-# Where a signal handler raises as a function is entered, the coverage tracer loses
-# its place in the callers. Hence these exclusions: it does not measure what they do
-# afterwards.
+# If a signal handler raises when a function is entered, the coverage tracer loses
+# its place in the callers and does not measure their later lines. Hence the
+# exclusions in this file.
 PLACES = (str(Path(ihuyi_voice.__file__).parent), __file__)
 
 
@@ -45,14 +45,14 @@ class Interrupter:
     """Raises in `consume` and in what it calls, every few hundred microseconds.
 
     Attributes:
-        raised: how often it did.
-        enough: raise no more than this.
-        at_last: called when that is reached.
+        raised: how often it has raised.
+        enough: how often it raises at most.
+        at_last: called when `enough` is reached.
     """
 
     def __init__(self) -> None:
         self.raised = 0
-        # On a busy machine the loop's thread gets little done between two of them.
+        # On a busy machine the loop thread does little between two interruptions.
         self.enough = 150
         self.at_last: Callable[[], object] = lambda: None
         self._random = random.Random(7)
@@ -61,7 +61,7 @@ class Interrupter:
         # Never twice at the same place.
         if self.raised < self.enough:
             signal.setitimer(signal.ITIMER_REAL, self._random.uniform(0.0002, 0.002))
-        # Not in a finaliser that the collector runs: what it raises is lost.
+        # Not in a finalizer that the garbage collector runs: Python ignores its exceptions.
         if frame is None or not frame.f_code.co_filename.startswith(PLACES):
             return
         caller: FrameType | None = frame
@@ -75,7 +75,7 @@ class Interrupter:
         raise TimeLimitError
 
     def read_all(self, run: BlockingBulkRun) -> list[int]:  # pragma: no cover
-        """Iterate, and go on after every interruption, until the run is over."""
+        """Iterate, and continue after each interruption, until the run is over."""
         seen: list[int] = []
         signal.setitimer(signal.ITIMER_REAL, 0.001)
         while True:
@@ -107,7 +107,7 @@ def voice(request: pytest.FixtureRequest) -> Iterator[VoiceClient]:
 
 
 @pytest.mark.parametrize("kind", ["list", "generator", "async_generator"])
-def test_an_interrupted_consumer_that_goes_on_gets_every_outcome_once(  # pragma: no cover
+def test_a_consumer_that_continues_after_interruptions_gets_every_outcome_once(  # pragma: no cover
     voice: VoiceClient, interrupter: Interrupter, kind: str
 ) -> None:
     rows: Any = source(kind, Spy(pairs(ROWS)))
@@ -118,7 +118,7 @@ def test_an_interrupted_consumer_that_goes_on_gets_every_outcome_once(  # pragma
     assert interrupter.raised > 10
 
 
-def test_what_is_there_already_is_not_lost_to_an_interrupted_consumer(  # pragma: no cover
+def test_an_interrupted_consumer_loses_no_outcome_that_is_in_the_queue(  # pragma: no cover
     interrupter: Interrupter,
 ) -> None:
     """Most interruptions of a fast consumer come while it takes one, not while it waits."""
@@ -130,7 +130,7 @@ def test_what_is_there_already_is_not_lost_to_an_interrupted_consumer(  # pragma
             return self
 
         def __next__(self) -> Any:
-            queue.announce()
+            queue.run_callback_if_due()
             try:
                 for outcome in taking:
                     return outcome
@@ -155,7 +155,7 @@ def test_what_is_there_already_is_not_lost_to_an_interrupted_consumer(  # pragma
     assert interrupter.raised >= 100
 
 
-def test_what_stopped_the_run_is_raised_in_spite_of_interruptions(  # pragma: no cover
+def test_the_reason_of_a_stop_is_raised_despite_interruptions(  # pragma: no cover
     interrupter: Interrupter,
 ) -> None:
     gateway = sandbox(balance=300)
@@ -168,10 +168,10 @@ def test_what_stopped_the_run_is_raised_in_spite_of_interruptions(  # pragma: no
         interrupter.read_all(run)
 
 
-def test_interrupted_once_and_left_what_was_taken_is_read_after_the_block(  # pragma: no cover
+def test_after_ctrl_c_the_remaining_outcomes_are_read_after_the_block(  # pragma: no cover
     voice: VoiceClient,
 ) -> None:
-    """As with Ctrl-C: the block stops at once, and afterwards nothing is missing."""
+    """The block ends at once, and no outcome is missing afterwards."""
     seen: list[int] = []
     spy = Spy(pairs(ROWS))
     with (  # noqa: PT012 - where it is raised is what is tested
@@ -187,10 +187,9 @@ def test_interrupted_once_and_left_what_was_taken_is_read_after_the_block(  # pr
     assert spy.taken == run.report.total < ROWS
 
 
-def test_waits_that_are_interrupted_leave_nothing_behind(  # pragma: no cover
+def test_interrupted_waits_leave_at_most_one_bell_per_thread(  # pragma: no cover
     voice: VoiceClient, interrupter: Interrupter
 ) -> None:
-    """A thread has one bell at most, however often its wait is interrupted."""
     go_on = threading.Event()
     interrupter.enough, interrupter.at_last = 50, go_on.set
 

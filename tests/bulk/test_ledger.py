@@ -1,4 +1,4 @@
-"""Bulk runs with keys: run again after whatever happened, and no row is placed twice."""
+"""Bulk runs with keys: a run is repeated after any failure, and no row is placed twice."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.bulk.spies import (
     until,
 )
 from tests.bulk.test_quota import FailingStore
-from tests.client.test_ledger import Broken
+from tests.client.test_idempotency import Broken
 from tests.rogue import ACCEPTED
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def mobiles(*numbers: int) -> list[str]:
 async def run_to_the_end(
     voice: AsyncVoiceClient, rows: Sequence[Any], **options: Any
 ) -> dict[int, Outcome]:
-    """The outcomes by their row's place."""
+    """The outcomes by row index."""
     async with voice.submit_many(rows, **options) as run:
         made = {outcome.index: outcome async for outcome in run}
     assert len(rows) == len(made) == run.report.total
@@ -93,7 +93,7 @@ def lenient_ledger(gateway: Gateway, path: Path) -> Iterator[Ledger]:
 
 
 def states(path: Path) -> dict[str, str]:
-    """Of every key, as another process sees them."""
+    """The state of every key, as another process sees it."""
     with contextlib.closing(sqlite3.connect(path)) as other:
         return dict(other.execute("SELECT key, state FROM ihuyi_voice_calls"))
 
@@ -119,13 +119,13 @@ async def test_the_same_rows_again_send_nothing(
         assert outcome.result.replayed
         assert outcome.error is None
     assert sorted(mobiles(*range(100))) == sorted(gateway.mobiles)
-    # Every place that was reserved was given back.
+    # Every reservation was released.
     for n in range(100):
         await quota.reserve(mobile(n))
 
 
 @pytest.mark.parametrize("rate", [None, 5.0])
-async def test_what_is_known_takes_no_place_in_quota_and_rate(
+async def test_known_rows_use_up_neither_quota_nor_rate(
     gateway: Gateway, ledger: Ledger, rate: float | None
 ) -> None:
     rows = [SubmitRequest(*pair(0), f"key {n}") for n in range(50)]
@@ -145,7 +145,9 @@ async def test_what_is_known_takes_no_place_in_quota_and_rate(
     assert run.report.elapsed < 5
 
 
-async def test_a_known_end_is_told_at_any_rate(gateway: Gateway, ledger: Ledger) -> None:
+async def test_a_known_outcome_is_reported_whatever_the_rate(
+    gateway: Gateway, ledger: Ledger
+) -> None:
     gateway.answer = lambda _: None
     async with client(gateway.url, ledger=ledger) as voice:
         first = await run_to_the_end(voice, keyed(0))
@@ -158,7 +160,7 @@ async def test_a_known_end_is_told_at_any_rate(gateway: Gateway, ledger: Ledger)
 
 
 @pytest.mark.parametrize("rate", [None, 1000.0])
-async def test_a_key_on_its_way_is_waited_for_whatever_the_quota_and_the_rate(
+async def test_a_key_in_flight_is_waited_for_whatever_the_quota_and_the_rate(
     gateway: Gateway, ledger: Ledger, rate: float | None
 ) -> None:
     quota = RecipientQuota(per_minute=1, per_day=None)
@@ -175,7 +177,7 @@ async def test_a_key_on_its_way_is_waited_for_whatever_the_quota_and_the_rate(
     assert mobiles(0) == gateway.mobiles
 
 
-async def test_a_limited_row_is_sent_when_it_is_due_though_the_source_has_more_to_come(
+async def test_a_limited_row_is_sent_when_due_while_the_source_has_more_rows(
     gateway: Gateway, ledger: Ledger
 ) -> None:
     quota = RecipientQuota(per_minute=1, per_day=None)
@@ -185,7 +187,7 @@ async def test_a_limited_row_is_sent_when_it_is_due_though_the_source_has_more_t
     async def rows() -> AsyncIterator[SubmitRequest]:
         yield SubmitRequest(*pair(0), "a")
         yield SubmitRequest(*pair(0), "b")
-        # Nothing more until both are through.
+        # No more rows until both have their outcome.
         await over.wait()
 
     async with (
@@ -199,7 +201,7 @@ async def test_a_limited_row_is_sent_when_it_is_due_though_the_source_has_more_t
     assert mobiles(0, 0) == gateway.mobiles
 
 
-async def test_a_store_of_the_quota_that_fails_leaves_the_key_free(
+async def test_a_failed_quota_store_leaves_the_key_free(
     gateway: Gateway, ledger: Ledger, path: Path
 ) -> None:
     async with client(
@@ -212,7 +214,7 @@ async def test_a_store_of_the_quota_that_fails_leaves_the_key_free(
     assert [] == gateway.mobiles
 
 
-async def test_only_what_is_new_is_sent(gateway: Gateway, ledger: Ledger) -> None:
+async def test_only_new_rows_are_sent(gateway: Gateway, ledger: Ledger) -> None:
     async with client(gateway.url, ledger=ledger) as voice:
         await run_to_the_end(voice, keyed(0, 1, 2))
         gateway.mobiles.clear()
@@ -234,14 +236,14 @@ async def test_the_ledger_is_asked_before_a_row_is_limited_or_waits(
     assert [S.REPLAYED, S.REPLAYED, S.UNKNOWN, S.INVALID] == statuses(made)
     assert isinstance(made[2].error, OutcomeUnknownError)
     assert made[2].error.earlier
-    assert str(made[3].error).startswith("row 3: idempotency_key 'key 0' stands for another")
+    assert str(made[3].error).startswith("row 3: idempotency_key 'key 0' was used for another")
     assert mobiles(0, 1, 2) == sorted(gateway.mobiles)
 
 
 async def test_a_limited_row_that_the_ledger_does_not_know(
     gateway: Gateway, ledger: Ledger, path: Path
 ) -> None:
-    """Nothing is sent under its key, which is free again when its turn has come."""
+    """Nothing is sent with its key, which is free when the row is tried again."""
     now = 0.0
     quota = RecipientQuota(per_minute=1, per_day=None, clock=lambda: now)
     rows = [SubmitRequest(*pair(0), "a"), SubmitRequest(*pair(0), "b")]
@@ -340,10 +342,10 @@ async def test_unknown_rows_are_never_sent_again_and_do_not_stop_the_next_run(
     assert mobiles(*range(51)) == sorted(gateway.mobiles)
 
 
-async def test_what_the_ledger_knows_ends_no_row_of_failures(
+async def test_an_outcome_known_from_the_ledger_does_not_reset_the_failures(
     gateway: Gateway, ledger: Ledger
 ) -> None:
-    """It did not reach the gateway now; nor is it a failure of now."""
+    """It did not reach the gateway now, and is not a failure of now either."""
     gateway.answer = lambda number: ACCEPTED if number < mobile(10) else None
     async with client(gateway.url, ledger=ledger) as voice:
         await run_to_the_end(voice, keyed(0, 1, 10, 11))
@@ -356,10 +358,10 @@ async def test_what_the_ledger_knows_ends_no_row_of_failures(
     assert {S.UNKNOWN: 5, S.REPLAYED: 2} == counted(run.report)
 
 
-# --- what may be sent anew ---------------------------------------------------
+# --- what may be sent again ---------------------------------------------------
 
 
-async def test_refused_and_not_sent_rows_are_sent_anew(gateway: Gateway, ledger: Ledger) -> None:
+async def test_refused_and_not_sent_rows_are_sent_again(gateway: Gateway, ledger: Ledger) -> None:
     rows = keyed(*range(10))
     gateway.answer = lambda number: REFUSED if number < mobile(5) else ACCEPTED
     async with client("http://127.0.0.1:9", ledger=ledger, connect_attempts=1) as voice:
@@ -375,7 +377,9 @@ async def test_refused_and_not_sent_rows_are_sent_anew(gateway: Gateway, ledger:
     ) == Counter(gateway.mobiles)
 
 
-async def test_the_wrong_api_key_and_then_the_right_one(gateway: Gateway, ledger: Ledger) -> None:
+async def test_rows_refused_for_a_wrong_api_key_are_sent_with_the_right_one(
+    gateway: Gateway, ledger: Ledger
+) -> None:
     rows = keyed(*range(20))
     gateway.answer = lambda _: WRONG_KEY
     async with client(gateway.url, ledger=ledger) as voice:
@@ -389,7 +393,7 @@ async def test_the_wrong_api_key_and_then_the_right_one(gateway: Gateway, ledger
 # --- keys --------------------------------------------------------------------
 
 
-async def test_rows_without_a_key_are_bad_ones(gateway: Gateway, ledger: Ledger) -> None:
+async def test_rows_without_a_key_are_invalid(gateway: Gateway, ledger: Ledger) -> None:
     rows = [*keyed(0), pair(1), SubmitRequest(*pair(2)), SubmitRequest(*pair(3), "")]
     async with client(gateway.url, ledger=ledger) as voice:
         made = await run_to_the_end(voice, rows)
@@ -399,7 +403,7 @@ async def test_rows_without_a_key_are_bad_ones(gateway: Gateway, ledger: Ledger)
     assert mobiles(0) == gateway.mobiles
 
 
-async def test_unless_the_ledger_was_opened_to_do_without(
+async def test_rows_without_a_key_are_sent_if_the_ledger_does_not_require_keys(
     gateway: Gateway, lenient_ledger: Ledger, path: Path
 ) -> None:
     async with client(gateway.url, ledger=lenient_ledger) as voice:
@@ -409,17 +413,17 @@ async def test_unless_the_ledger_was_opened_to_do_without(
     assert {"key 0": "accepted"} == states(path)
 
 
-async def test_the_key_of_another_row(gateway: Gateway, ledger: Ledger) -> None:
+async def test_the_key_of_another_row_is_invalid(gateway: Gateway, ledger: Ledger) -> None:
     rows = [*keyed(0), SubmitRequest(*pair(1), "key 0")]
     async with client(gateway.url, ledger=ledger) as voice:
         made = await run_to_the_end(voice, rows, concurrency=1)
     assert [S.ACCEPTED, S.INVALID] == statuses(made)
     assert isinstance(made[1].error, InvalidRequestError)
-    assert str(made[1].error).startswith("row 1: idempotency_key 'key 0' stands for another")
+    assert str(made[1].error).startswith("row 1: idempotency_key 'key 0' was used for another")
     assert mobiles(0) == gateway.mobiles
 
 
-async def test_keys_without_a_ledger(gateway: Gateway) -> None:
+async def test_a_key_without_a_ledger_is_invalid(gateway: Gateway) -> None:
     async with client(gateway.url) as voice:
         assert [S.INVALID] * 3 == statuses(await run_to_the_end(voice, keyed(0, 1, 2)))
     assert [] == gateway.mobiles
@@ -448,7 +452,7 @@ async def test_every_claim_is_in_the_file_when_its_request_arrives(
 
 
 @pytest.mark.parametrize("how", ["abort", "cancel", "raise", "leave"])
-async def test_a_run_that_is_cut_off_is_taken_up_again(
+async def test_a_stopped_run_can_be_continued(
     gateway: Gateway, ledger: Ledger, path: Path, how: str
 ) -> None:
     rows = keyed(*range(50))
@@ -488,10 +492,10 @@ async def test_a_run_that_is_cut_off_is_taken_up_again(
     assert Counter(dict.fromkeys(mobiles(*range(50)), 1)) == Counter(gateway.mobiles)
 
 
-async def test_aborted_before_the_write_it_is_not_sent(
+async def test_rows_aborted_before_the_write_are_not_sent(
     gateway: Gateway, ledger: Ledger, path: Path
 ) -> None:
-    """All have their claim; one has the slot, which another run holds."""
+    """All rows have their claim and wait for the slot, which another run holds."""
     gateway.hold()
     async with client(gateway.url, ledger=ledger, max_connections=3) as voice:
         async with anyio.create_task_group() as group:
@@ -520,7 +524,7 @@ async def test_aborted_before_the_write_it_is_not_sent(
 
 
 @pytest.mark.parametrize("how", Broken.WAYS)
-async def test_a_ledger_that_is_lost_in_mid_run(  # noqa: PLR0917 - fixtures
+async def test_a_ledger_that_is_lost_during_a_run(  # noqa: PLR0917 - fixtures
     gateway: Gateway,
     ledger: Ledger,
     path: Path,
@@ -528,7 +532,7 @@ async def test_a_ledger_that_is_lost_in_mid_run(  # noqa: PLR0917 - fixtures
     caplog: pytest.LogCaptureFixture,
     how: str,
 ) -> None:
-    """From then on nothing is sent; no row is lost, and none is sent twice."""
+    """After that nothing is sent. No row is lost, and none is sent twice."""
     rows = [SubmitRequest(*pair(n), f"{n:0>250}") for n in range(500)]
     made: dict[int, Outcome] = {}
     gateway.held = lambda number: mobile(20) <= number < mobile(23)
@@ -546,22 +550,22 @@ async def test_a_ledger_that_is_lost_in_mid_run(  # noqa: PLR0917 - fixtures
                             gateway.release()
     counts = counted(run.report)
     assert {S.ACCEPTED, S.NOT_SENT} == set(counts)
-    assert run.report.total == len(made) == run._taken
-    # Those three were on their way.
+    assert run.report.total == len(made) == run._intake.taken
+    # Three requests were in flight.
     assert len(gateway.mobiles) == counts[S.ACCEPTED] == len(set(gateway.mobiles))
     assert 23 <= counts[S.ACCEPTED] <= (23 if how != "full" else 100)
-    # Where there is room for a short row after all, the count begins anew.
+    # If a short row still fits, the count of failures starts again.
     assert 20 <= counts[S.NOT_SENT] <= (23 if how != "full" else 100)
     assert isinstance(stopped.value.cause, LedgerError)
     for outcome in made.values():
         if outcome.status is S.NOT_SENT:
             assert isinstance(outcome.error, LedgerError)
-            # Once it is known to be gone, the words are those of what is there instead.
+            # Once the ledger is known to be gone, the message says what is there instead.
             said_of_it = "" if how in ("deleted", "replaced") else words
             assert f"{said_of_it}; nothing was sent" in outcome.error.reason
         else:
             assert outcome.result is not None
-    # Not asyncio's own, which tells of a busy machine.
+    # Not asyncio's own records, which report a busy machine.
     ours = [record for record in caplog.records if record.name == "ihuyi_voice"]
     said = [record for record in ours if record.levelno >= logging.WARNING]
     if how != "full":
@@ -586,13 +590,13 @@ async def test_after_a_ledger_was_locked_for_a_while_the_rest_is_sent(
                     await run.finish()
         accepted = run.report.counts[S.ACCEPTED]
         made = Counter(statuses(await run_to_the_end(voice, rows)))
-    # Some of them could not be recorded: those are unknown for good.
+    # Some of them could not be recorded: they stay unknown.
     assert made[S.REPLAYED] + made[S.UNKNOWN] == accepted
     assert made[S.ACCEPTED] == 100 - accepted
     assert Counter(dict.fromkeys(mobiles(*range(100)), 1)) == Counter(gateway.mobiles)
 
 
-async def test_a_limited_row_when_the_ledger_fails(
+async def test_a_limited_row_is_not_sent_when_the_ledger_fails(
     gateway: Gateway, ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quota = RecipientQuota(per_minute=1, per_day=None)
@@ -622,7 +626,7 @@ async def test_a_closed_ledger_says_so_and_nothing_is_sent(
     assert [] == gateway.mobiles
 
 
-async def test_cancelled_while_a_limited_row_is_looked_up(
+async def test_cancelling_the_look_up_of_a_limited_row(
     gateway: Gateway, ledger: Ledger, path: Path
 ) -> None:
     quota = RecipientQuota(per_minute=1, per_day=None)
@@ -631,9 +635,9 @@ async def test_cancelled_while_a_limited_row_is_looked_up(
     async with client(gateway.url, ledger=ledger, quota=quota) as voice:
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
-            # A claim that waits for the file, behind which the look-up waits.
+            # A claim waits for the file, and the look-up waits for the claim.
             async with voice.submit_many(keyed(1, 0), concurrency=2) as run:
-                await until(lambda: run._taken == 2)
+                await until(lambda: run._intake.taken == 2)
                 await turns()
                 run.abort()
                 made = [outcome async for outcome in run]

@@ -1,4 +1,4 @@
-"""How many at once, how many a second, and no faster than somebody reads."""
+"""Concurrency, rate and back-pressure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ihuyi_voice import OutcomeStatus, RecipientQuota
-from ihuyi_voice.bulk_pacing import _CATCH_UP
+from ihuyi_voice.bulk.pacing import _CATCH_UP
 from tests.bulk.spies import (
     IN_MEMORY,
     READ_AHEAD_OF,
@@ -26,7 +26,7 @@ from tests.bulk.spies import (
 )
 
 if TYPE_CHECKING:
-    from ihuyi_voice.bulk import BulkRun
+    from ihuyi_voice.bulk.run import BulkRun
 
 S = OutcomeStatus
 NOWHERE = "http://127.0.0.1:9"
@@ -41,7 +41,7 @@ async def test_never_more_in_flight_than_the_limit_which_is_reached(
     async with client(gateway.url) as voice:
         async with voice.submit_many(iter(rows), concurrency=limit) as run:
             await gateway.arrived(limit)
-            # Whatever would be sent beyond the limit has every chance to arrive.
+            # Anything sent beyond the limit has time to arrive.
             await turns()
             assert limit == gateway.running
             gateway.release()
@@ -56,7 +56,7 @@ async def test_the_limit_is_kept_while_answers_come_and_go(gateway: Gateway) -> 
     """Every other answer is held, so that starts and ends mix."""
     gateway.held = lambda number: int(number) % 2 == 1
     async with client(gateway.url) as voice, voice.submit_many(pairs(80), concurrency=8) as run:
-        # One by one the slots fill with rows that are held.
+        # The slots fill one by one with rows that are held.
         await until(lambda: gateway.running == 8 and len(gateway.mobiles) >= 15)
         await turns()
         gateway.release()
@@ -64,7 +64,7 @@ async def test_the_limit_is_kept_while_answers_come_and_go(gateway: Gateway) -> 
     assert 8 == gateway.most
 
 
-async def test_by_default_as_many_as_the_client_has_connections(gateway: Gateway) -> None:
+async def test_concurrency_is_max_connections_by_default(gateway: Gateway) -> None:
     gateway.hold()
     async with client(gateway.url, max_connections=7) as voice, voice.submit_many(pairs(20)) as run:
         await gateway.arrived(7)
@@ -121,7 +121,7 @@ def test_arguments_are_checked_at_once(
 
 
 async def test_starts_keep_to_the_rate_without_a_burst(gateway: Gateway) -> None:
-    """The n-th start comes no earlier than n intervals after the first could."""
+    """The n-th start comes at the earliest n intervals after the run began."""
     began = asyncio.get_running_loop().time()
     async with client(gateway.url) as voice, voice.submit_many(pairs(100), rate=200.0) as run:
         await run.finish()
@@ -131,13 +131,13 @@ async def test_starts_keep_to_the_rate_without_a_burst(gateway: Gateway) -> None
     assert run.report.elapsed > 0.49
 
 
-async def test_after_a_hold_up_only_a_little_is_caught_up(
+async def test_after_a_delay_only_a_short_burst_catches_up(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else a gateway that was slow for a minute would get a minute's worth at once."""
-    # At most a second's worth, in any case; here, of two rows.
+    """Otherwise a gateway that was slow for a minute would get a minute of starts at once."""
+    # At most the starts of one second, always; in this test those of two rows.
     assert 0 < _CATCH_UP <= 1
-    monkeypatch.setattr("ihuyi_voice.bulk_pacing._CATCH_UP", 0.01)
+    monkeypatch.setattr("ihuyi_voice.bulk.pacing._CATCH_UP", 0.01)
     gateway.held = lambda number: number == mobile(0)
     async with (
         client(gateway.url) as voice,
@@ -154,13 +154,13 @@ async def test_after_a_hold_up_only_a_little_is_caught_up(
 
 @pytest.mark.parametrize("ending", ["stop", "abort", "leave", "raise"])
 async def test_stopped_while_a_row_waits_for_the_rate(gateway: Gateway, ending: str) -> None:
-    """At once; the row in hand is not sent, and its place in the quota is free again."""
+    """The run ends at once, the row is not sent, and its quota is free again."""
     quota = RecipientQuota(per_minute=1, per_day=1)
     spy = Spy(pairs(9))
 
     async def leave(run: BulkRun) -> None:
         await run.__anext__()
-        await until(lambda: run._pause is not None)
+        await until(lambda: run._pace.pause.is_waiting)
         if ending == "raise":
             raise KeyError
         if ending != "leave":
@@ -181,7 +181,9 @@ async def test_stopped_while_a_row_waits_for_the_rate(gateway: Gateway, ending: 
     assert run.report.elapsed < 10
 
 
-async def test_stopped_in_the_quotas_store_the_rate_is_not_waited_for(gateway: Gateway) -> None:
+async def test_stopped_during_a_reservation_the_run_does_not_wait_for_the_rate(
+    gateway: Gateway,
+) -> None:
     store = SlowStore(mobile(1))
     async with (
         client(gateway.url, quota=RecipientQuota(store=store)) as voice,
@@ -197,7 +199,7 @@ async def test_stopped_in_the_quotas_store_the_rate_is_not_waited_for(gateway: G
 
 
 @pytest.mark.parametrize("ending", ["abort", "cancel"])
-async def test_stopped_at_once_in_the_quotas_store_the_row_is_not_lost(
+async def test_aborted_during_a_reservation_the_row_is_not_lost(
     gateway: Gateway, ending: str
 ) -> None:
     store, spy = SlowStore(mobile(0)), Spy(pairs(9))
@@ -222,7 +224,7 @@ async def test_stopped_at_once_in_the_quotas_store_the_row_is_not_lost(
 
 
 class SlowStore:
-    """A quota's store that is elsewhere, so that one number waits for it."""
+    """A remote quota store, for which one number waits."""
 
     def __init__(self, slow_for: str) -> None:
         self._slow_for = slow_for
@@ -245,7 +247,7 @@ class SlowStore:
 
 async def held_up(gateway: Gateway, run: BulkRun) -> None:
     """Wait until the run starts no more because its outcomes are not read."""
-    await until(lambda: run._room is not None and not run._room.is_set() and not gateway.running)
+    await until(lambda: run._intake.waits_for_room and not gateway.running)
     await turns()
 
 
@@ -254,7 +256,7 @@ async def held_up(gateway: Gateway, run: BulkRun) -> None:
 async def test_at_most_32_rows_more_than_are_in_flight_are_taken_beyond_what_was_read(
     gateway: Gateway, kind: str, concurrency: int
 ) -> None:
-    """Whatever the source, at any moment, while the consumer reads in its own time."""
+    """For each kind of source, at any moment, while the consumer reads slowly."""
     spy = Spy(pairs(300))
     read = 0
     beyond: list[int] = []
@@ -266,7 +268,7 @@ async def test_at_most_32_rows_more_than_are_in_flight_are_taken_beyond_what_was
         async for _ in run:
             read += 1
             if read % 20 == 1:
-                # What may be started meanwhile has every chance to be.
+                # Everything that may start now has time to start.
                 await turns()
     assert 300 == read == spy.taken
     assert 1 <= max(beyond) <= concurrency + 32
@@ -289,8 +291,8 @@ async def test_a_consumer_that_stops_early_has_rung_few_extra_phones(
     assert len(gateway.mobiles) == run.report.counts[S.ACCEPTED]
 
 
-async def test_reading_on_makes_room(gateway: Gateway) -> None:
-    """Some rows at a time are started again, and none is left out."""
+async def test_reading_makes_room_for_more_rows(gateway: Gateway) -> None:
+    """Several rows start together again, and none is left out."""
     async with client(gateway.url) as voice, voice.submit_many(pairs(200), concurrency=5) as run:
         await held_up(gateway, run)
         sent = len(gateway.mobiles)
@@ -304,7 +306,7 @@ async def test_reading_on_makes_room(gateway: Gateway) -> None:
     assert set(range(200)) == seen
 
 
-async def test_bad_rows_do_not_pile_up_either(gateway: Gateway) -> None:
+async def test_outcomes_of_invalid_rows_are_bounded_too(gateway: Gateway) -> None:
     spy = Spy([None] * 1000)
     async with (
         client(gateway.url) as voice,
@@ -323,7 +325,7 @@ async def test_stopped_while_the_outcomes_are_not_read(gateway: Gateway, ending:
             await held_up(gateway, run)
             if ending != "leave":
                 getattr(run, ending)()
-        # What was not read before can be read afterwards.
+        # Outcomes that were not read in the block can be read after it.
         made = [outcome.index async for outcome in run]
     assert list(range(spy.taken)) == sorted(made)
     assert {S.ACCEPTED: spy.taken} == counted(run.report)
@@ -331,7 +333,7 @@ async def test_stopped_while_the_outcomes_are_not_read(gateway: Gateway, ending:
 
 
 async def test_a_row_that_waited_for_its_quota_waits_for_room_too(gateway: Gateway) -> None:
-    """It was not counted while it waited, so it has to find room when it starts."""
+    """It was not counted while it waited, so it needs room when it starts."""
     quota = RecipientQuota(per_minute=1, per_day=None)
     rows = [pair(0), pair(0), *pairs(60)[1:]]
     async with (
@@ -341,8 +343,8 @@ async def test_a_row_that_waited_for_its_quota_waits_for_room_too(gateway: Gatew
         await held_up(gateway, run)
         # Its minute is over.
         quota._limits = ((1, 1e-6),)
-        run._late[0] = (0.0, *run._late[0][1:])
-        run._room_came()
+        run._intake._waiting[0] = run._intake._waiting[0]._replace(due=0.0)
+        run._intake._make_use_of_room()
         await turns()
         assert 3 + 32 == len(gateway.mobiles)
         assert 61 == (await run.finish()).total
@@ -350,7 +352,7 @@ async def test_a_row_that_waited_for_its_quota_waits_for_room_too(gateway: Gatew
 
 
 async def test_two_readers_share_the_outcomes(gateway: Gateway) -> None:
-    """A reader that finds an outcome taken by the other goes on instead of ending."""
+    """A reader that loses an outcome to the other reader continues to wait."""
     async with client(gateway.url) as voice, voice.submit_many(pairs(30), concurrency=10) as run:
 
         async def read() -> list[int]:

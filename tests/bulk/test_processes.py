@@ -27,7 +27,7 @@ from ihuyi_voice import *
 warnings.simplefilter("ignore", DeprecationWarning)
 client = VoiceClient.from_env(quota=None)
 rows = [(f"139{n:08d}", "1125") for n in range(500)]
-def told(report):
+def counts_of(report):
     return {status.value: count for status, count in report.counts.items() if count}
 def heard_once(*_):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -80,7 +80,7 @@ def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 
 def interrupted(url: str, gateway: SandboxGateway, script: str) -> tuple[int, str, str]:
-    """The same, with Ctrl-C once it is in the block and five submits have arrived."""
+    """As `finished`, with Ctrl-C after five submits of the block have arrived."""
     process = start(url, script)
     assert process.stdout is not None
     assert "in the block\n" == process.stdout.readline()
@@ -100,7 +100,7 @@ def test_ctrl_c_in_the_consuming_thread(gateway: SandboxGateway, url: str, where
             print("in the block")
             {where}
     except KeyboardInterrupt as interrupt:
-        print(told(run.report), run.report.elapsed < 10, interrupt.__context__)
+        print(counts_of(run.report), run.report.elapsed < 10, interrupt.__context__)
     print(threading.active_count())
     """
     status, out, err = interrupted(url, gateway, script)
@@ -113,12 +113,14 @@ def test_ctrl_c_in_the_consuming_thread(gateway: SandboxGateway, url: str, where
     assert 5 == len(gateway.attempts)
 
 
-def test_ctrl_c_while_what_was_in_flight_is_awaited(gateway: SandboxGateway, url: str) -> None:
-    """The block was left early; now the wait for the rest is interrupted."""
+def test_ctrl_c_while_the_block_waits_for_requests_in_flight(
+    gateway: SandboxGateway, url: str
+) -> None:
+    """The block is left early, and the wait for the rest is interrupted."""
     gateway.chaos = Chaos(no_answer=1.0)
     script = """
     def interrupt():
-        while not run._left.is_set():
+        while not run._leave_block.is_set():
             time.sleep(0)
         press_ctrl_c()
     signal.signal(signal.SIGINT, heard_once)
@@ -130,7 +132,7 @@ def test_ctrl_c_while_what_was_in_flight_is_awaited(gateway: SandboxGateway, url
             thread = threading.Thread(target=interrupt)
             thread.start()
     except KeyboardInterrupt as interrupt:
-        print(told(run.report), run.report.elapsed < 10, interrupt.__context__)
+        print(counts_of(run.report), run.report.elapsed < 10, interrupt.__context__)
     thread.join()
     print(threading.active_count())
     """
@@ -139,9 +141,9 @@ def test_ctrl_c_while_what_was_in_flight_is_awaited(gateway: SandboxGateway, url
 
 
 def test_ctrl_c_while_the_block_is_entered(gateway: SandboxGateway, url: str) -> None:
-    """A row's worth of time, made long here: nothing may be sent once it has been."""
+    """The moment is made longer here. Nothing may be sent after the interrupt."""
     script = """
-    from ihuyi_voice.bulk import BulkRun
+    from ihuyi_voice.bulk.run import BulkRun
     entered = BulkRun.__aenter__
     signal.signal(signal.SIGINT, heard_once)
     async def interrupted(self):
@@ -161,7 +163,7 @@ def test_ctrl_c_while_the_block_is_entered(gateway: SandboxGateway, url: str) ->
 
 
 @pytest.mark.parametrize("before", ["", "client.query_balance()"])
-def test_made_before_a_fork_and_used_on_both_sides(
+def test_a_run_made_before_a_fork_works_in_parent_and_child(
     gateway: SandboxGateway, url: str, before: str
 ) -> None:
     script = f"""
@@ -172,11 +174,11 @@ def test_made_before_a_fork_and_used_on_both_sides(
     if pid:
         status = os.waitpid(pid, 0)[1]
     with run:
-        print(told(run.finish()))
+        print(counts_of(run.finish()))
     if not pid:
         # The client has its own thread by now.
         with other:
-            print(told(other.finish()))
+            print(counts_of(other.finish()))
         sys.exit(7)
     print(os.waitstatus_to_exitcode(status))
     client.close()
@@ -188,7 +190,7 @@ def test_made_before_a_fork_and_used_on_both_sides(
 
 
 def test_forked_inside_the_block(gateway: SandboxGateway, url: str) -> None:
-    """The run stays its parent's; the child neither hangs nor sends."""
+    """The run stays with the parent. The child neither hangs nor sends."""
     gateway.chaos = Chaos(latency=0.2)
     script = """
     with client, client.submit_many(rows[:20], concurrency=10) as run:
@@ -205,7 +207,7 @@ def test_forked_inside_the_block(gateway: SandboxGateway, url: str) -> None:
                 print(error)
             sys.exit(7)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-        print(told(run.finish()))
+        print(counts_of(run.finish()))
     """
     expected = (
         "this bulk run belongs to the process that this one was forked from\n"
@@ -242,13 +244,13 @@ def test_the_program_ends_during_a_run_in_a_daemon_thread(
     assert 5 == len(gateway.attempts)
 
 
-def test_a_run_that_is_entered_and_forgotten_does_not_keep_the_program(
+def test_a_run_that_is_entered_and_forgotten_does_not_keep_the_program_from_exiting(
     gateway: SandboxGateway, url: str
 ) -> None:
     script = """
     run = client.submit_many(rows[:5])
     run.__enter__()
-    print(told(run.finish()))
+    print(counts_of(run.finish()))
     """
     assert (0, "{'accepted': 5}\n", "") == finished(start(url, script))
 
@@ -266,7 +268,10 @@ def test_ctrl_c_in_asyncio_run(gateway: SandboxGateway, url: str) -> None:
     try:
         asyncio.run(main())
     except KeyboardInterrupt:
-        counts = told(run.report)
+        counts = counts_of(run.report)
+        # The thread of the source has done its work, and may need a moment to end.
+        for thread in set(threading.enumerate()) - {threading.main_thread()}:
+            thread.join(10)
         print(counts.pop("unknown"), set(counts) <= {"not_sent"}, threading.active_count())
     """
     assert (0, "5 True 1\n", "") == interrupted(url, gateway, script)

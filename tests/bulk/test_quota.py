@@ -1,4 +1,4 @@
-"""Rows over their number's limit: limited, or waiting their turn."""
+"""Rows over their number's limit: they end limited, or wait."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from ihuyi_voice import Outcome, OutcomeStatus, QuotaExceededError, RecipientQuota
+from ihuyi_voice.bulk.progress import RunState
 from tests.bulk.spies import Asked, Gateway, Spy, client, counted, mobile, pair, pairs, turns, until
 
 S = OutcomeStatus
@@ -37,7 +38,7 @@ async def test_a_limited_row_says_when_and_others_are_unaffected(gateway: Gatewa
 
 
 async def test_a_waiting_row_holds_no_slot_and_is_overtaken(gateway: Gateway) -> None:
-    """With one slot: the row over the limit is last, though its number was asked for first."""
+    """With one slot: the row over the limit is sent last."""
     rows = [pair(0), pair(0), *pairs(9)[1:]]
     async with (
         client(gateway.url, quota=short(1.5)) as voice,
@@ -55,12 +56,12 @@ async def test_many_rows_to_one_number_keep_its_limit(gateway: Gateway) -> None:
         voice.submit_many([pair(0)] * 8, wait_for_quota=True) as run,
     ):
         assert {S.ACCEPTED: 8} == counted(await run.finish())
-    # One in each window, after the first.
+    # One in each window after the first.
     assert run.report.elapsed >= 7 * 0.05
 
 
 async def test_a_row_comes_due_while_the_source_has_none_yet(gateway: Gateway) -> None:
-    """A source that is slow must not hold up a row whose turn has come."""
+    """A slow source must not delay a row that is due."""
 
     async def rows() -> Any:
         yield pair(0)
@@ -75,17 +76,19 @@ async def test_a_row_comes_due_while_the_source_has_none_yet(gateway: Gateway) -
         assert [0, 1, 2] == [outcome.index async for outcome in run]
 
 
-async def test_at_most_so_many_rows_wait(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ihuyi_voice.bulk._MOST_LATE", 5)
+async def test_a_limited_number_of_rows_wait(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ihuyi_voice.bulk.pacing._MOST_WAITING", 5)
     spy = Spy([pair(0)] * 8 + [pair(1)])
     waiting: list[int] = []
-    spy.look = lambda: waiting.append(len(run._late))
+    spy.look = lambda: waiting.append(run._intake.waiting)
     async with (
         client(gateway.url, quota=short(0.15)) as voice,
         voice.submit_many(spy.as_list(), wait_for_quota=True) as run,
     ):
         assert {S.ACCEPTED: 9} == counted(await run.finish())
-    # While five wait, no more are taken before one's turn has come.
+    # While five rows wait, no more are taken before one of them is due.
     assert 9 == len(waiting)
     assert max(waiting) < 5
 
@@ -98,7 +101,7 @@ async def test_more_than_a_thousand_waiting_rows_are_bounded(gateway: Gateway) -
         voice.submit_many(spy.as_list(), wait_for_quota=True) as run,
     ):
         await run.__anext__()
-        await until(lambda: len(run._late) == 1000)
+        await until(lambda: run._intake.waiting == 1000)
         await turns()
         assert 1001 == spy.taken
         run.stop()
@@ -116,7 +119,7 @@ async def test_rows_that_wait_when_the_run_is_stopped_end_limited(
     async with client(gateway.url, quota=quota) as voice:
         async with voice.submit_many(rows, wait_for_quota=True) as run:
             await run.__anext__()
-            await until(lambda: len(run._late) == 3)
+            await until(lambda: run._intake.waiting == 3)
             if ending != "leave":
                 getattr(run, ending)()
         made = [outcome async for outcome in run]
@@ -129,7 +132,7 @@ async def test_rows_that_wait_when_the_run_is_stopped_end_limited(
 
 
 async def test_a_cancelled_scope_while_rows_wait(gateway: Gateway) -> None:
-    """No predicate is asked about rows that end because of it."""
+    """The predicate is not asked about rows that end because of the cancellation."""
     asked = Asked()
     quota = RecipientQuota(per_minute=1, per_day=None)
     rows = [pair(0)] * 4
@@ -137,16 +140,16 @@ async def test_a_cancelled_scope_while_rows_wait(gateway: Gateway) -> None:
         with anyio.CancelScope() as scope:
             async with voice.submit_many(rows, wait_for_quota=True, stop_on=asked) as run:
                 await run.__anext__()
-                await until(lambda: len(run._late) == 3)
+                await until(lambda: run._intake.waiting == 3)
                 scope.cancel()
-                # The run ends before whoever uses it has noticed.
+                # The run ends before its consumer notices the cancellation.
                 with anyio.CancelScope(shield=True):
-                    await until(lambda: run._ended is not None)
+                    await until(lambda: run._progress.state is RunState.ENDED)
     assert {S.ACCEPTED: 1, S.LIMITED: 3} == counted(run.report)
     assert [S.ACCEPTED] == asked
 
 
-async def test_a_refused_row_keeps_its_place_and_one_not_sent_gives_it_back(
+async def test_a_refused_row_uses_up_the_quota_and_a_row_not_sent_does_not(
     gateway: Gateway,
 ) -> None:
     quota = RecipientQuota(per_minute=1, per_day=None)
@@ -171,7 +174,7 @@ class FailingStore:
         """Never called: nothing was reserved."""
 
 
-async def test_a_store_that_fails_means_not_sent(gateway: Gateway) -> None:
+async def test_a_failed_quota_store_means_not_sent(gateway: Gateway) -> None:
     quota = RecipientQuota(store=FailingStore())
     async with client(gateway.url, quota=quota) as voice, voice.submit_many(pairs(3)) as run:
         made = [outcome async for outcome in run]

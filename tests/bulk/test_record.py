@@ -34,7 +34,7 @@ OPTIONS: dict[str, Any] = {"timeout": 1.0, "max_connections": 50}
 
 
 def rows() -> list[Any]:
-    """Each with a content of its own, so that the record can be matched."""
+    """Rows with different contents, so that the gateway's record can be matched."""
     made: list[Any] = []
     for n in range(COUNT):
         row: Any = (mobile(n), f"{n:06d}")
@@ -57,7 +57,7 @@ def check(gateway: SandboxGateway, made: list[Outcome]) -> Counter[S]:
     placed = Counter((call.mobile, call.content) for call in gateway.calls)
     assert {1} == set(seen.values()) == set(placed.values())
     source = rows()
-    told = set()
+    reported = set()
     for outcome in made:
         row = source[outcome.index]
         if outcome.status is S.ACCEPTED:
@@ -69,8 +69,8 @@ def check(gateway: SandboxGateway, made: list[Outcome]) -> Counter[S]:
             assert row not in seen
         if outcome.error is not None:
             assert outcome.error.may_have_rung is (outcome.status is S.UNKNOWN)
-        told.add(row)
-    assert set(seen) <= told
+        reported.add(row)
+    assert set(seen) <= reported
     counts = Counter(outcome.status for outcome in made)
     assert 80 == counts[S.INVALID]
     assert 0 < counts[S.LIMITED] <= 80

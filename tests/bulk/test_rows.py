@@ -1,4 +1,4 @@
-"""One outcome per row, whatever the row and whatever became of the others."""
+"""One outcome per row, whatever the row, and whatever happens to other rows."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def test_each_row_has_its_index_request_and_result(gateway: Gateway) -> No
     assert sorted(gateway.mobiles) == [mobile(n) for n in range(50)]
 
 
-async def test_no_rows_at_all(gateway: Gateway) -> None:
+async def test_no_rows_give_no_outcomes(gateway: Gateway) -> None:
     assert {} == await outcomes(gateway, [])
     assert {} == await outcomes(gateway, iter([]))
 
@@ -54,7 +54,7 @@ async def test_no_rows_at_all(gateway: Gateway) -> None:
         ("+86 139-0000-0001", "1125"),
     ],
 )
-async def test_what_a_row_may_be(gateway: Gateway, row: object) -> None:
+async def test_accepted_forms_of_a_row(gateway: Gateway, row: object) -> None:
     made = await outcomes(gateway, [row])
     assert (S.ACCEPTED, [GOOD]) == (made[0].status, gateway.mobiles)
     request = row if isinstance(row, SubmitRequest) else SubmitRequest(*row)  # type: ignore[misc]
@@ -118,7 +118,7 @@ async def test_a_malformed_row_is_invalid_and_says_where(gateway: Gateway) -> No
     assert {99, *range(100, 100 + len(rows), 2)} == {int(sent[3:]) for sent in gateway.mobiles}
 
 
-async def test_nothing_of_one_row_touches_another(gateway: Gateway) -> None:
+async def test_the_failure_of_one_row_affects_no_other_row(gateway: Gateway) -> None:
     refused = '{"code":406,"msg":"手机格式不正确","voiceid":"0"}'.encode()
     answers = {mobile(1): refused, mobile(2): None, mobile(3): b"<html>"}
     accepting = gateway.answer
@@ -185,7 +185,7 @@ async def test_the_report_before_during_and_after(gateway: Gateway) -> None:
         after = run.report
     assert {S.ACCEPTED: 3, S.INVALID: 1} == counted(after)
     assert after.elapsed >= during.elapsed
-    # The clock stands still once the run is over.
+    # `elapsed` does not grow after the run is over.
     assert after == run.report
     assert (None, None) == (after.stopped_by, after.stopped_at)
 

@@ -1,4 +1,4 @@
-"""Where rows come from: every kind of iterable, read lazily, none blocking the loop."""
+"""Row sources: each kind of iterable is read lazily, and none blocks the loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from ihuyi_voice import OutcomeStatus, SubmitRequest
-from ihuyi_voice.source import READ_AHEAD, _ThreadSource, open_source
+from ihuyi_voice.bulk.rows import READ_AHEAD, _ThreadSource, open_source
 from tests.bulk.spies import (
     IN_MEMORY,
     READ_AHEAD_OF,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterator
     from pathlib import Path
 
-    from ihuyi_voice.bulk import Rows
+    from ihuyi_voice.bulk.run import Rows
 
 S = OutcomeStatus
 ANY = (*IN_MEMORY, *READ_AHEAD_OF)
@@ -43,8 +43,8 @@ ANY = (*IN_MEMORY, *READ_AHEAD_OF)
 
 @pytest.mark.parametrize("concurrency", [1, 7])
 @pytest.mark.parametrize("kind", ANY)
-async def test_read_lazily(gateway: Gateway, kind: str, concurrency: int) -> None:
-    """Never more rows are taken than are in flight, plus what is read ahead."""
+async def test_rows_are_read_lazily(gateway: Gateway, kind: str, concurrency: int) -> None:
+    """At most the rows in flight are taken, plus those read ahead."""
     spy = Spy(pairs(90))
     ahead = 0 if kind in IN_MEMORY else READ_AHEAD
     most = 0
@@ -103,13 +103,13 @@ async def test_a_csv_file(gateway: Gateway, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rows", ["13912345678", b"13912345678", {}, 5, None, pair(1)[0]])
-def test_what_is_no_iterable_of_rows_is_told_at_once(rows: Rows) -> None:
+def test_an_argument_that_is_no_iterable_of_rows_raises_at_once(rows: Rows) -> None:
     with pytest.raises(TypeError, match=f"pairs, not {type(rows).__name__}$"):
         client("http://127.0.0.1:9").submit_many(rows)
 
 
 async def test_an_iterable_that_blocks_does_not_block_the_loop(gateway: Gateway) -> None:
-    """Everything else in the loop goes on, also rows that were read before."""
+    """Everything else in the loop continues, also rows that were read before."""
     go_on = threading.Event()
 
     def rows() -> Iterator[Pair]:
@@ -152,10 +152,10 @@ def breaking(spy: Spy, error: Exception) -> None:
 
 
 @pytest.mark.parametrize("kind", ANY)
-async def test_what_the_source_raises_comes_out_bare_after_its_rows(
+async def test_an_exception_of_the_source_is_raised_unwrapped_after_its_rows(
     gateway: Gateway, kind: str
 ) -> None:
-    """What is in flight finishes and is reported first."""
+    """Requests in flight finish and are reported first."""
     spy, error = Spy(pairs(100)), SourceBrokeError()
     breaking(spy, error)
     gateway.hold()
@@ -170,11 +170,11 @@ async def test_what_the_source_raises_comes_out_bare_after_its_rows(
     assert error is caught.value
     assert list(range(40)) == sorted(seen)
     assert {S.ACCEPTED: 40} == counted(run.report)
-    # Once; the run is over.
+    # Raised once. The run is over.
     assert 40 == (await run.finish()).total
 
 
-async def test_what_the_source_raised_is_not_told_to_who_left_before(gateway: Gateway) -> None:
+async def test_leaving_early_does_not_raise_the_exception_of_the_source(gateway: Gateway) -> None:
     spy = Spy(pairs(100))
     breaking(spy, SourceBrokeError())
     async with client(gateway.url) as voice, voice.submit_many(iter(spy)):
@@ -183,10 +183,8 @@ async def test_what_the_source_raised_is_not_told_to_who_left_before(gateway: Ga
 
 
 @pytest.mark.parametrize("ending", ["break", "stop", "abort"])
-async def test_the_owner_of_an_iterator_reads_on_after_a_stop(
-    gateway: Gateway, ending: str
-) -> None:
-    """Row by row: each was taken and has an outcome, or is still there."""
+async def test_an_iterator_can_be_read_on_after_a_stop(gateway: Gateway, ending: str) -> None:
+    """Each row either was taken and has an outcome, or is still in the iterator."""
     spy = Spy(pairs(500))
     rows: Any = spy.as_map()
     async with client(gateway.url) as voice, voice.submit_many(rows, concurrency=3) as run:
@@ -202,7 +200,7 @@ async def test_the_owner_of_an_iterator_reads_on_after_a_stop(
     assert len(left) >= 500 - 21 - 3 - READ_AHEAD
 
 
-async def test_the_owner_of_an_async_iterator_reads_on_after_a_stop(gateway: Gateway) -> None:
+async def test_an_async_iterator_can_be_read_on_after_a_stop(gateway: Gateway) -> None:
     rows = Spy(pairs(500)).as_async_iterator()
     gateway.hold()
     async with client(gateway.url) as voice, voice.submit_many(rows, concurrency=3) as run:
@@ -212,7 +210,7 @@ async def test_the_owner_of_an_async_iterator_reads_on_after_a_stop(gateway: Gat
         gateway.release()
     left = [row async for row in rows]
     assert 500 == len(left) + run.report.total
-    # What was read ahead is filled up by half a buffer at a time.
+    # The buffer is refilled by half at a time.
     assert {S.ACCEPTED: 3, S.NOT_SENT: READ_AHEAD - 3} == counted(run.report)
 
 
@@ -237,7 +235,7 @@ variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", defau
 
 
 @pytest.mark.parametrize("kind", ["generator", "async_generator", "list"])
-async def test_the_source_sees_the_context_of_the_run(gateway: Gateway, kind: str) -> None:
+async def test_the_source_runs_in_the_context_of_the_run(gateway: Gateway, kind: str) -> None:
     spy, seen = Spy(pairs(2)), set[str]()
     spy.look = lambda: seen.add(variable.get())
     variable.set("set")
@@ -247,7 +245,7 @@ async def test_the_source_sees_the_context_of_the_run(gateway: Gateway, kind: st
     assert {"set"} == seen
 
 
-async def test_a_generator_is_pulled_by_one_thread_of_the_runs_own(gateway: Gateway) -> None:
+async def test_one_thread_of_the_run_pulls_a_generator(gateway: Gateway) -> None:
     spy, seen = Spy(pairs(50)), set[threading.Thread]()
     spy.look = lambda: seen.add(threading.current_thread())
     async with client(gateway.url) as voice, voice.submit_many(iter(spy)) as run:
@@ -257,7 +255,7 @@ async def test_a_generator_is_pulled_by_one_thread_of_the_runs_own(gateway: Gate
     assert not thread.is_alive()
 
 
-async def test_a_thread_that_is_stopped_reads_no_further_row(watched: None) -> None:
+async def test_a_stopped_thread_reads_no_further_row(watched: None) -> None:
     def stopping() -> Iterator[Pair]:
         yield pair(0)
         rows.stop()
@@ -270,16 +268,16 @@ async def test_a_thread_that_is_stopped_reads_no_further_row(watched: None) -> N
     assert [SubmitRequest(*pair(0)), SubmitRequest(*pair(1))] == rows.leftovers()
 
 
-async def test_a_thread_whose_loop_is_gone_ends_all_the_same() -> None:
+async def test_a_thread_whose_loop_is_closed_ends() -> None:
     rows = _ThreadSource(pairs(3))
-    rows._loop, rows._left = asyncio.new_event_loop(), anyio.Event()
+    rows._loop, rows._pull_ended = asyncio.new_event_loop(), anyio.Event()
     rows._loop.close()
     rows._news = anyio.Event()
     rows.grant(READ_AHEAD)
     thread = threading.Thread(target=rows._pull)
     thread.start()
     thread.join()
-    # There are rows by now, which the loop could not hear of: no wait.
+    # Rows are there, although the loop was not notified: no wait.
     await rows.wait()
     assert [SubmitRequest(*row) for row in pairs(3)] == rows.leftovers()
     assert [] == rows.leftovers()

@@ -28,12 +28,12 @@ def refusal(code: int) -> bytes:
 
 
 def in_turn(gateway: Gateway, answers: Sequence[bytes | None]) -> None:
-    """Answer the n-th number with the n-th answer, over and over."""
+    """Answer the n-th number with the n-th answer, and start again after the last."""
     gateway.answer = lambda number: answers[int(number[3:]) % len(answers)]
 
 
 async def run_of(gateway: Gateway, count: int = 3000, **options: Any) -> Any:
-    """The run of so many rows one after another, and what stopped it."""
+    """Send so many rows one after another. Returns the run and what stopped it."""
     spy = Spy(pairs(count))
     async with client(gateway.url, timeout=5.0) as voice:
         options = {"concurrency": 1, **options}
@@ -47,7 +47,7 @@ async def run_of(gateway: Gateway, count: int = 3000, **options: Any) -> Any:
 
 @pytest.mark.parametrize("code", [0, 1, 4053, 40505, 4086, 99999, -1])
 @pytest.mark.parametrize("concurrency", [1, 30])
-async def test_one_and_the_same_unexplained_refusal_stops_after_twenty(
+async def test_twenty_equal_unexplained_refusals_stop_the_run(
     gateway: Gateway, code: int, concurrency: int
 ) -> None:
     gateway.answer = lambda _: refusal(code)
@@ -76,7 +76,7 @@ async def test_a_refusal_of_the_account_stops_at_once(gateway: Gateway, code: in
     assert {S.REFUSED: 1} == counted(report)
 
 
-async def test_a_predicate_that_passes_refusals_of_the_account_is_stopped_after_twenty(
+async def test_twenty_refusals_of_the_account_stop_a_run_whose_predicate_ignores_them(
     gateway: Gateway,
 ) -> None:
     gateway.answer = lambda _: refusal(4051)
@@ -87,10 +87,10 @@ async def test_a_predicate_that_passes_refusals_of_the_account_is_stopped_after_
 @pytest.mark.parametrize(
     ("answers", "stopped_at"),
     [
-        # An accepted row begins the count again.
+        # An accepted row resets the count.
         ([refusal(0)] * 19 + [ACCEPTED], None),
         ([None] * 19 + [ACCEPTED], None),
-        # So does another code, for refusals.
+        # Another code resets the count of refusals.
         ([refusal(0), refusal(1)], None),
         ([refusal(0)] * 19 + [refusal(1)], None),
         # Unknown outcomes and refusals of one code count together.
@@ -98,12 +98,12 @@ async def test_a_predicate_that_passes_refusals_of_the_account_is_stopped_after_
         ([refusal(0)] * 19 + [None], 19),
         # A refusal blamed on its row shows that the gateway answers.
         ([None] * 19 + [BLACKLISTED], None),
-        # It says nothing about refusals that nobody explains.
+        # It does not reset the count of unexplained refusals.
         ([refusal(0), BLACKLISTED], 38),
         ([refusal(0)] * 19 + [BLACKLISTED], 20),
     ],
 )
-async def test_what_ends_a_row_of_failures(
+async def test_what_resets_the_count_of_failures(
     gateway: Gateway, answers: list[bytes | None], stopped_at: int | None
 ) -> None:
     in_turn(gateway, answers)
@@ -127,13 +127,15 @@ async def test_rows_that_are_not_sent_now_neither_count_nor_reset(gateway: Gatew
 
 
 @pytest.mark.parametrize("most", [3, None])
-async def test_another_number_of_them_or_none(gateway: Gateway, most: int | None) -> None:
+async def test_max_failures_in_row_changes_or_disables_the_limit(
+    gateway: Gateway, most: int | None
+) -> None:
     gateway.answer = lambda _: refusal(4053)
     report, _ = await run_of(gateway, 60, max_failures_in_row=most)
     assert {S.REFUSED: most or 60} == counted(report)
 
 
-async def test_never_without_stop_on(gateway: Gateway) -> None:
+async def test_without_stop_on_no_failures_stop_the_run(gateway: Gateway) -> None:
     gateway.answer = lambda _: refusal(4053)
     report, _ = await run_of(gateway, 60, stop_on=None)
     assert {S.REFUSED: 60} == counted(report)

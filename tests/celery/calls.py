@@ -11,7 +11,7 @@ app.conf.broker_transport_options = {"visibility_timeout": 60}
 
 
 @cache
-def client() -> VoiceClient:  # made by the process that calls, and by no other
+def client() -> VoiceClient:  # created in the process that uses it
     return VoiceClient.from_env(ledger=Ledger.open(os.environ["CALLS_LEDGER"]))
 
 

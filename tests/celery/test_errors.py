@@ -104,7 +104,7 @@ def environment() -> Iterator[dict[str, str]]:
         yield environment
 
 
-def test_every_error_comes_out_of_a_worker_as_it_went_in(environment: dict[str, str]) -> None:
+def test_every_error_that_a_worker_raises_arrives_equal(environment: dict[str, str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", CUSTOMER],
         env=environment,

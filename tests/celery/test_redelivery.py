@@ -176,7 +176,7 @@ def shop(gateway: SandboxGateway, tmp_path: Path) -> Iterator[Shop]:
 
 
 def result_of(customer: subprocess.Popen[str]) -> tuple[str, str]:
-    """The task's id, and what became of it."""
+    """The task's id and its result."""
     out, _ = customer.communicate(timeout=110)
     task, end = out.splitlines()
     return task, end
@@ -204,9 +204,7 @@ def test_killed_while_its_request_is_at_the_gateway(shop: Shop, gateway: Sandbox
         assert [task] == [claim.key for claim in ledger.unknown()]
 
 
-def test_killed_after_it_was_settled_and_before_the_broker_heard_of_it(
-    shop: Shop, gateway: SandboxGateway
-) -> None:
+def test_killed_between_settling_and_acknowledging(shop: Shop, gateway: SandboxGateway) -> None:
     customer = shop.customer()
     first = shop.worker(held=True)
     until(shop.held.exists)
@@ -232,7 +230,7 @@ def test_only_the_process_that_calls_is_killed(shop: Shop, gateway: SandboxGatew
     assert worker.poll() is None
 
 
-def test_the_readme_has_this_recipe() -> None:
+def test_the_readme_shows_this_program() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
     assert {RECIPE} == {block for block in blocks if "Celery(" in block}

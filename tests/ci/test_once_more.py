@@ -37,8 +37,9 @@ class Run:
         (folder / "pytest.ini").touch()
         (folder / "test_it.py").write_text(HEAD + test)
         self.folder = folder
-        # Neither the options nor the lanes of the CI that runs this test.
-        of_ci = ("PYTEST_", "CI_")
+        # Neither the options nor the lanes of the CI that runs this test. Nothing that is
+        # measured runs here, and with coverage each process takes twice as long to start.
+        of_ci = ("PYTEST_", "CI_", "COVERAGE_")
         environment = {k: v for k, v in os.environ.items() if not k.startswith(of_ci)}
         done = subprocess.run(
             [sys.executable, SCRIPT, *more, "fake", *(pytest or PYTEST)],

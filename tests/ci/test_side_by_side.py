@@ -36,7 +36,9 @@ def run(folder: Path, *sessions: str, go_after: str = "") -> tuple[int, str, lis
     Once a line with `go_after` is printed, there is a file named `go`.
     """
     output = ""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    environment = {
+        k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "COVERAGE_"))
+    }
     with subprocess.Popen(
         [sys.executable, SCRIPT, *sessions],
         cwd=folder,

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ihuyi_voice.bulk_columns import ColumnOptions, damage, shown
-from ihuyi_voice.bulk_file import BulkFile, BulkFileError
+from ihuyi_voice.cli.bulk.columns import ColumnOptions, damage, shown
+from ihuyi_voice.cli.bulk.file import BulkFile, BulkFileError
 
 if TYPE_CHECKING:
     from pathlib import Path

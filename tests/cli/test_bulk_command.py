@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
-from ihuyi_voice import bulk_command, bulk_progress
-from ihuyi_voice.cli import app
-from ihuyi_voice.requester import Requester
+from ihuyi_voice._pipeline import Pipeline
+from ihuyi_voice.cli.app import app
+from ihuyi_voice.cli.bulk import progress as bulk_progress
+from ihuyi_voice.cli.bulk.consent import question as question_about
 from ihuyi_voice.sandbox import Attempt, Chaos, SandboxGateway
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def test_each_row_is_placed_and_the_table_says_so(gateway: Gateway, path: Path) 
     )
 
 
-def test_the_table_tells_statuses_and_codes_apart(gateway: Gateway, path: Path) -> None:
+def test_the_table_has_a_row_for_each_status_and_code(gateway: Gateway, path: Path) -> None:
     gateway.failing_mobiles = {B}
     write(path, [(A, "1125")] * 3 + [(BLACKLISTED, "1125"), (B, "1125"), ("139", "1125")])
     result = bulk(path, "--yes")
@@ -454,8 +455,8 @@ def test_problems_of_an_array_are_named_by_item(gateway: Gateway, path: Path) ->
     ],
 )
 def test_the_question_names_the_gateway(url: str, question: str) -> None:
-    assert f"Place 500 calls {question}" == bulk_command.question(500, url)
-    assert f"Place 1 call {question}" == bulk_command.question(1, url)
+    assert f"Place 500 calls {question}" == question_about(500, url)
+    assert f"Place 1 call {question}" == question_about(1, url)
 
 
 @pytest.mark.parametrize(
@@ -541,9 +542,9 @@ def test_without_a_balance_nothing_is_sent(
     monkeypatch.setenv("IHUYI_VOICE_API_KEY", "wrong-key")
     gateway.chaos = Chaos()
     assert "code 405" in refusal()
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         assert "not sent" in refusal("--base-url", url)
 
 
@@ -563,18 +564,18 @@ def test_concurrency(
 ) -> None:
     write(path, many(40))
     gateway.after_the_balance_query(latency=0.01)
-    place, running, seen = Requester.place, 0, []
+    send, running, seen = Pipeline.send, 0, []
 
-    async def spy(self: Requester, *arguments: Any) -> SubmitResult:
+    async def spy(self: Pipeline, *arguments: Any) -> SubmitResult:
         nonlocal running
         running += 1
         seen.append(running)
         try:
-            return await place(self, *arguments)
+            return await send(self, *arguments)
         finally:
             running -= 1
 
-    monkeypatch.setattr(Requester, "place", spy)
+    monkeypatch.setattr(Pipeline, "send", spy)
     assert 0 == bulk(path, "--yes", "--concurrency", str(limit)).exit_code
     assert (1, limit, 40) == (min(seen), max(seen), len(seen))
 
@@ -749,7 +750,7 @@ def test_an_existing_file_is_not_written_over(gateway: Gateway, path: Path) -> N
     out.write_text("precious")
     result = bulk(path, "--yes", "--out", out)
     assert (2, "") == (result.exit_code, result.stdout)
-    assert f"{out} is there already: give --out a new file" in result.stderr
+    assert f"{out} exists already: give --out a new file" in result.stderr
     assert ("precious", []) == (out.read_text(), gateway.attempts)
 
 
@@ -757,7 +758,9 @@ def test_a_file_that_cannot_be_made(gateway: Gateway, path: Path) -> None:
     write(path, many(2))
     result = bulk(path, "--yes", "--out", path / "out.csv")
     assert (2, []) == (result.exit_code, gateway.attempts)
-    assert result.stderr.endswith(f"ihuyi-voice: cannot write {path}/out.csv: Not a directory\n")
+    assert result.stderr.endswith(
+        f"ihuyi-voice: cannot write {path}/out.csv: Not a directory; nothing was sent\n"
+    )
 
 
 @contextmanager
@@ -824,8 +827,8 @@ def test_a_bar_on_a_terminal(gateway: Gateway, path: Path) -> None:
 def test_the_demo_runs_a_bulk() -> None:
     result = CliRunner().invoke(app, ["demo"])
     assert 0 == result.exit_code
-    _, told, bulk_run = result.stdout.partition("A bulk run of 500 rows, some of them bad:")
-    assert told
+    _, heading, bulk_run = result.stdout.partition("A bulk run of 500 rows, some of them bad:")
+    assert heading
     match = re.search(
         r"^500/500  accepted (\d+)  refused (\d+)  unknown (\d+)  \d+/s", bulk_run, re.MULTILINE
     )
@@ -933,7 +936,7 @@ class Screen:
         try:
             more = os.read(self._ours, 65536)
         except OSError:
-            # EIO is what Linux answers once nobody holds the other side.
+            # EIO is what Linux answers once no process holds the other side.
             return False
         self._bytes += more
         return True

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ihuyi_voice.bulk_file import BulkFile, BulkFileError, Check, FileRow
-from ihuyi_voice.bulk_records import _Items
+from ihuyi_voice.cli.bulk.file import BulkFile, BulkFileError, Check, FileRow
+from ihuyi_voice.cli.bulk.records import _Items
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -196,7 +196,7 @@ def test_an_array_of_lists(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "problem_text"),
     [
         ("[", "its JSON array breaks off or is not valid JSON after item 0"),
         ('[{"mobile"', "its JSON array breaks off or is not valid JSON after item 0"),
@@ -209,9 +209,11 @@ def test_an_array_of_lists(path: Path) -> None:
         ("[{" + '"a":[' * 10_000, "breaks off or is not valid JSON after item 0"),
     ],
 )
-def test_an_array_that_breaks_off_is_one_clear_error(path: Path, text: str, words: str) -> None:
+def test_an_array_that_breaks_off_is_one_clear_error(
+    path: Path, text: str, problem_text: str
+) -> None:
     path.write_text(text)
-    assert words in error_of(path)
+    assert problem_text in error_of(path)
 
 
 def test_an_array_is_read_item_by_item(path: Path) -> None:
@@ -239,7 +241,7 @@ def read_as_array(path: Path) -> list[object]:
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("line", "problem_text"),
     [
         ("{", "it is not JSON"),
         ("nothing", "it is not JSON"),
@@ -259,13 +261,15 @@ def read_as_array(path: Path) -> list[object]:
         (f'{{"mobile": "{A}", "code": "1125", "idempotency_key": 7}}', "idempotency_key must be"),
     ],
 )
-def test_a_bad_line_is_one_bad_row_that_names_the_column(path: Path, line: str, words: str) -> None:
+def test_a_bad_line_is_one_bad_row_that_names_the_column(
+    path: Path, line: str, problem_text: str
+) -> None:
     path.write_text(f'["{B}", "1125"]\n{line}\n["{C}", "1125"]\n')
     rows = read(path)
     ((number, problem),) = problems(rows)
     assert (2, [1, 3]) == (number, [row[0] for row in sent(rows)])
-    assert problem.startswith(words)
-    assert A not in problem.replace(words, "")
+    assert problem.startswith(problem_text)
+    assert A not in problem.replace(problem_text, "")
 
 
 # --- codes, keys, duplicates -------------------------------------------------
@@ -293,8 +297,8 @@ def test_a_row_without_content_gets_a_code_when_asked_to(path: Path) -> None:
 )
 def test_empty_content_is_a_bad_row_unless_codes_are_drawn(path: Path, text: str) -> None:
     path.write_text(text)
-    words = "it has no content (the code to read out); --draw-codes draws one for such rows"
-    assert [words] * 3 == [problem for _, problem in problems(read(path))]
+    problem_text = "it has no content (the code to read out); --draw-codes draws one for such rows"
+    assert [problem_text] * 3 == [problem for _, problem in problems(read(path))]
     assert (0, 1) == (check(path).drawn, check(path).good)
     assert [True, True, True, False] == [row.drawn for row in read(path, draw_codes=True)]
     assert [] == problems(read(path, draw_codes=True))
@@ -312,7 +316,7 @@ def test_keys_that_contain_number_or_code_are_counted(path: Path) -> None:
         f"mobile,content,idempotency_key\n{A},1125,login {A}\n{B},1125,1125\n{C},1125,x-1125-y\n"
         f"{A},1125,order 21125\n{A},1125,\n139,1125,a 1125\n"
     )
-    assert (3, 5) == (check(path).telling_keys, check(path).keys)
+    assert (3, 5) == (check(path).revealing_keys, check(path).keys)
 
 
 def test_lengths_of_codes_are_counted(path: Path) -> None:
@@ -490,7 +494,7 @@ def test_a_file_that_cannot_be_read_to_its_end(path: Path) -> None:
 
 def test_objects_of_many_forms_are_read_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of which not all are remembered."""
-    monkeypatch.setattr("ihuyi_voice.bulk_records._MOST_FORMS", 2)
+    monkeypatch.setattr("ihuyi_voice.cli.bulk.records._MOST_FORMS", 2)
     rows = [{"mobile": A, "content": "1125", f"x{n}": n} for n in range(5)]
     path.write_text(json.dumps(rows))
     found = check(path)

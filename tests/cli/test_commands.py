@@ -17,8 +17,8 @@ import pytest
 from typer.testing import CliRunner
 
 from ihuyi_voice import BlockedMobileError, QuotaExceededError, VoiceClient
-from ihuyi_voice.cli import app
-from ihuyi_voice.cli_account import EXIT_STATUSES
+from ihuyi_voice.cli.account import EXIT_STATUSES
+from ihuyi_voice.cli.app import app
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
 
 if TYPE_CHECKING:
@@ -357,6 +357,53 @@ def test_a_sandbox_whose_terminal_is_gone_answers_all_the_same() -> None:
         process.wait(timeout=20)
 
 
+_LIKE_WINDOWS = """
+import asyncio, signal, sys
+del signal.SIGHUP
+def refuse(*_):
+    raise NotImplementedError
+asyncio.unix_events._UnixSelectorEventLoop.add_signal_handler = refuse
+sys.modules["uvloop"] = None
+from ihuyi_voice.__main__ import main
+main()
+"""
+
+
+def test_ctrl_c_ends_a_sandbox_whose_loop_has_no_signal_handlers() -> None:
+    """As on Windows."""
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", _LIKE_WINDOWS, "sandbox", "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    ) as process:
+        assert process.stdout is not None
+        for _ in range(4):
+            process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert (0, "0 placed of 0 submits\n", "") == (process.returncode, out, err)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_sandbox_that_a_script_started_in_the_background(
+    number: signal.Signals,
+) -> None:
+    """A shell without job control starts such a job with SIGINT ignored."""
+    earlier = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = start("sandbox", "--port", "0")
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+    with process:
+        assert process.stdout is not None
+        for _ in range(4):
+            process.stdout.readline()
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+    assert (0, "0 placed of 0 submits\n", "") == (process.returncode, out, err)
+
+
 @pytest.mark.parametrize("port", ["-1", "65536"])
 def test_a_port_that_is_none_is_refused(port: str) -> None:
     refused = run("sandbox", "--port", port)
@@ -417,12 +464,12 @@ def test_without_its_extra_the_command_says_what_it_needs() -> None:
 
 def test_a_module_of_its_own_that_is_missing_is_not_taken_for_the_extra() -> None:
     script = (
-        "import sys; sys.modules['ihuyi_voice.bulk_command'] = None;"
+        "import sys; sys.modules['ihuyi_voice.cli.bulk.command'] = None;"
         " from ihuyi_voice.__main__ import main; main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=False
     )
     assert (1, "") == (done.returncode, done.stdout)
-    assert "bulk_command" in done.stderr
+    assert "ihuyi_voice.cli.bulk" in done.stderr
     assert "pip install" not in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -14,12 +15,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ihuyi_voice import Ledger, OutcomeUnknownError, VoiceClient
-from ihuyi_voice.cli_output import LossyFile
+from ihuyi_voice.cli.output import LossyFile, _guarded
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from typing_extensions import Buffer
 
 MOBILE, BLACKLISTED = "13912345678", "13800000000"
 KEY = "登录 1"
@@ -113,7 +116,7 @@ def test_the_exit_status_is_that_of_the_outcome(  # noqa: PLR0917 - parameters
 def test_a_full_output_is_said_on_standard_error(gateway: Gateway, folder: Path) -> None:
     done = shell("balance >/dev/full", gateway, folder)
     assert (
-        "ihuyi-voice: standard output could not be written (No space left on device), so a part of"
+        "ihuyi-voice: standard output could not be written (No space left on device), so part of"
         " it is lost; the exit status is that of the outcome\n"
     ) == done.stderr.decode()
     # A reader that leaves wants no more.
@@ -213,7 +216,7 @@ def test_a_full_pipe_that_does_not_block_is_waited_for() -> None:
     os.set_blocking(write, False)
     script = (
         "import os, sys\n"
-        "from ihuyi_voice.cli_output import LossyFile\n"
+        "from ihuyi_voice.cli.output import LossyFile\n"
         "file = LossyFile(1, 'w', closefd=False)\n"
         "data = b'x' * 1_000_000\n"
         "while data: data = data[file.write(data):]\n"
@@ -224,3 +227,26 @@ def test_a_full_pipe_that_does_not_block_is_waited_for() -> None:
         with open(read, "rb") as reader:  # noqa: PTH123 - a descriptor
             assert 1_000_000 == len(reader.read())
         assert 0 == process.wait(timeout=60)
+
+
+class _WindowsConsoleIO(io.RawIOBase):
+    """The name of the raw file that writes Unicode to a Windows console."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Buffer) -> int:
+        self.written += bytes(data)
+        return len(bytes(data))
+
+
+def test_a_windows_console_keeps_its_own_file() -> None:
+    """A file of bytes would be read in the console's code page."""
+    raw = _WindowsConsoleIO()
+    stream = io.TextIOWrapper(io.BufferedWriter(raw), encoding="ascii")
+    assert stream is _guarded(stream, 1)
+    stream.write("a \N{BALLOT BOX}\n")
+    assert b"a \\u2610\n" == raw.written

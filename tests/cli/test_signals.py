@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
-from ihuyi_voice import cli_signals
-from ihuyi_voice.bulk_command import next_steps
-from ihuyi_voice.bulk_progress import Tally, _without_advice
-from ihuyi_voice.cli import app
-from ihuyi_voice.cli_signals import Interrupted, Interruptions
+from ihuyi_voice.cli import signals as cli_signals
+from ihuyi_voice.cli.app import app
+from ihuyi_voice.cli.bulk.progress import Tally, _without_advice
+from ihuyi_voice.cli.bulk.summary import Summary
+from ihuyi_voice.cli.signals import Interrupted, Interruptions
 from ihuyi_voice.errors import BulkStoppedError, NotSentError, OutcomeUnknownError
 from ihuyi_voice.models import BulkReport, OutcomeStatus
 from ihuyi_voice.sandbox import Chaos
@@ -317,7 +317,7 @@ def test_what_is_known_stays_when_the_end_is_interrupted(
     write(path, many(3))
     book = path.with_name("calls.db")
     with monkeypatch.context() as broken:
-        broken.setattr("ihuyi_voice.cli.json.dumps", interrupt)
+        broken.setattr("ihuyi_voice.cli.submit.json.dumps", interrupt)
         assert 0 == run("submit", MOBILE, "--json").exit_code
         assert 0 == bulk(path, "--yes", "--json").exit_code
     with monkeypatch.context() as broken:
@@ -346,11 +346,15 @@ def tally(**counts: int) -> Tally:
     return made
 
 
+def next_steps(done: Tally, out: Path | None, ledger: str | None) -> list[str]:
+    return Summary(done, 1000, "rows.csv", out, ledger).next_steps()
+
+
 def test_what_to_do_next_speaks_of_the_run(tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
     done = tally(accepted=777, unknown=3, not_sent=20)
     done.stopped, done.stopped_by_row = "not sent: connection refused", True
-    stopped, interrupted, unknown, last = next_steps(done, 1000, "rows.csv", out, "my calls.db")
+    stopped, interrupted, unknown, last = next_steps(done, out, "my calls.db")
     assert stopped == (
         "Stopped before the end, because more rows would end in the same way: not sent: connection"
         " refused"
@@ -361,7 +365,7 @@ def test_what_to_do_next_speaks_of_the_run(tmp_path: Path) -> None:
         "Rows left: 220 of 1000. To go on, run the same command again with the same --ledger and a"
         " new --out file: no phone that rang, or may have rung, is called again."
     )
-    *_, unknown, last = next_steps(done, 1000, "rows.csv", None, None)
+    *_, unknown, last = next_steps(done, None, None)
     assert unknown == (
         "Unknown rows: 3, listed nowhere, because there was neither --ledger nor --out."
     )
@@ -372,20 +376,20 @@ def test_what_to_do_next_speaks_of_the_run(tmp_path: Path) -> None:
     )
     assert (
         "No phone was called: the same command may be run again."
-        in next_steps(tally(not_sent=20), 1000, "rows.csv", None, None)[-1]
+        in next_steps(tally(not_sent=20), None, None)[-1]
     )
     for ledger in ("calls.db", None):
         for where in (out, None):
-            lines = next_steps(done, 1000, "rows.csv", where, ledger)
+            lines = next_steps(done, where, ledger)
             assert not any("repeating is safe" in line for line in lines)
     done = tally(accepted=5, unknown=1)
     done.interrupted = False
     assert [f"Unknown rows: 1, listed in {out} with the status unknown."] == next_steps(
-        done, 6, "rows.csv", out, None
+        done, out, None
     )
 
 
-def test_a_gateway_that_goes_away_stops_the_run_with_words_of_the_run(
+def test_a_gateway_that_goes_away_stops_the_run_with_a_message_about_the_run(
     gateway: Gateway, path: Path
 ) -> None:
     """777 accepted calls, and then nothing can be sent."""
@@ -441,7 +445,8 @@ async def test_collected_signals_come_in_order_and_can_be_forgotten() -> None:
 def test_a_platform_without_hang_up() -> None:
     script = (
         "import signal; del signal.SIGHUP\n"
-        "from ihuyi_voice import bulk_progress, cli_signals\n"
+        "from ihuyi_voice.cli import signals as cli_signals\n"
+        "from ihuyi_voice.cli.bulk import progress as bulk_progress\n"
         "assert bulk_progress._SIGHUP is None\n"
         "assert cli_signals._NUMBERS == (signal.SIGINT, signal.SIGTERM)\n"
     )
@@ -472,7 +477,7 @@ def test_a_signal_while_the_interpreter_exits_replaces_no_exit_status(
     assert 1 == len(placed(gateway))
 
 
-def test_what_stopped_a_run_gives_no_advice_for_one_row() -> None:
+def test_the_cause_of_a_stop_gives_no_advice_for_one_row() -> None:
     report = BulkReport(dict.fromkeys(OutcomeStatus, 0), 0.0)
     unknown = BulkStoppedError(OutcomeUnknownError("no answer"), report)
     assert "outcome unknown: no answer" == _without_advice(unknown)

@@ -30,8 +30,8 @@ from ihuyi_voice import (
     SubmitResult,
     VoiceClient,
 )
+from ihuyi_voice._pipeline import Admitted
 from ihuyi_voice.models import SignedBody
-from ihuyi_voice.requester import Admitted
 from ihuyi_voice.wire import FormEncoder
 from tests.client.captured import TOOLS, in_variables, leaks_of, walked
 from tests.client.test_secrets import (
@@ -65,7 +65,7 @@ Rows = Any
 
 @pytest.fixture(autouse=True)
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ihuyi_voice.requester._BACKOFF_FIRST", 0.001)
+    monkeypatch.setattr("ihuyi_voice._pipeline._BACKOFF_FIRST", 0.001)
 
 
 # --- both clients by one face -------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -220,25 +219,38 @@ async def test_a_foreign_exception_before_the_write_is_not_sent_with_its_reason(
         assert error is raised.__cause__
 
 
-async def test_a_retry_that_cannot_be_made_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the limit of open files the module for it cannot be imported."""
-    monkeypatch.setitem(sys.modules, "tenacity", None)
-    async with AsyncVoiceClient("id", "key", base_url="http://127.0.0.1:1") as voice:
+class FailsWhenAskedAgain:
+    """A clock that works for the first attempt of each request only."""
+
+    def __init__(self) -> None:
+        self.works = False
+
+    def __call__(self) -> float:
+        self.works = not self.works
+        if self.works:
+            return 1_700_000_000.0
+        raise OSError(24, "secret")
+
+
+async def test_a_retry_that_cannot_be_made_is_not_sent() -> None:
+    async with AsyncVoiceClient(
+        "id", "key", base_url="http://127.0.0.1:1", clock=FailsWhenAskedAgain()
+    ) as voice:
         with pytest.raises(NotSentError):
             await voice.submit(MOBILE, CODE)
         with pytest.raises(NotSentError):
             await voice.query_balance()
 
 
-async def test_a_retry_of_a_balance_query_that_cannot_be_made_is_unknown(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_retry_of_a_balance_query_that_cannot_be_made_is_unknown() -> None:
     async def hang_up(connection: Connection) -> None:
         await connection.read_request()
 
-    monkeypatch.setitem(sys.modules, "tenacity", None)
     rogue = Rogue(hang_up)
-    async with rogue.running(), AsyncVoiceClient("id", "key", base_url=rogue.url) as voice:
+    async with (
+        rogue.running(),
+        AsyncVoiceClient("id", "key", base_url=rogue.url, clock=FailsWhenAskedAgain()) as voice,
+    ):
         with pytest.raises(OutcomeUnknownError) as caught:
             await voice.query_balance()
     assert not caught.value.may_have_rung

@@ -125,7 +125,7 @@ def witness() -> Iterator[Witness]:
     root.addHandler(witness)
     root.setLevel(logging.DEBUG)
     # None of them keeps anything from the root.
-    for name in ("ihuyi_voice", "asyncio", "aiohttp.client", "concurrent.futures", "tenacity"):
+    for name in ("ihuyi_voice", "asyncio", "aiohttp.client", "concurrent.futures"):
         assert logging.getLogger(name).isEnabledFor(logging.DEBUG)
         assert logging.getLogger(name).propagate
     yield witness
@@ -202,7 +202,7 @@ def echoing(how: Echo, code: int = 0) -> Behaviour:
 
 
 def echoed(request: str, how: Echo, code: int) -> bytes:
-    # A proxy's are known to whoever was given them.
+    # A server can echo only the secrets that it received.
     given = [
         secret
         for name, secret in SECRETS.items()
@@ -375,7 +375,7 @@ BOTH_CLIENTS = pytest.mark.parametrize("kind", ["asyncio", "blocking"])
 
 @pytest.fixture(autouse=True)
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ihuyi_voice.requester._BACKOFF_FIRST", 0.001)
+    monkeypatch.setattr("ihuyi_voice._pipeline._BACKOFF_FIRST", 0.001)
 
 
 async def options_of(case: Case, rogue: Rogue) -> dict[str, Any]:
@@ -447,7 +447,7 @@ async def test_no_outcome_lets_a_secret_out(kind: Kind, case: Case, witness: Wit
 
 
 def check_the_one_record(witness: Witness, case: Case, end: object) -> None:
-    """One line for the request: who (masked), what became of it, code, voice id, how long."""
+    """One line for the request: masked number, outcome, code, voice id, how long."""
     status = {
         SubmitResult: "accepted",
         InvalidRequestError: "invalid",
@@ -482,7 +482,7 @@ async def test_no_balance_query_lets_a_secret_out(
             end = error
         # Before the server ends, which may have words of its own for that.
         assert witness.highest <= logging.INFO
-    # It was told neither number nor code, so it cannot know them for what they are.
+    # It has neither the number nor the code to compare with.
     allowed = ("mobile", "code")
     if how not in ECHOES and code == 2:
         assert isinstance(end, Balance)

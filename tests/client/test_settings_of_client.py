@@ -263,7 +263,7 @@ class TestProxy:
         async with rogue.running():
             async with AsyncVoiceClient("id", "key", base_url=rogue.url, proxy="env") as voice:
                 await voice.submit(MOBILE, "1125")
-            # Whoever reads it sends it: the file is a good one.
+            # A client that reads the file sends the password: the file is valid.
             async with aiohttp.ClientSession(trust_env=True) as session:
                 await (await session.post(rogue.url, data=b"-")).read()
         ours, theirs = rogue.requests
@@ -309,7 +309,7 @@ async def test_trace_configs_are_called_by_both_clients() -> None:
 async def test_connecting_is_tried_so_often_and_then_the_call_is_placed_once(
     attempts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ihuyi_voice.requester._BACKOFF_FIRST", 0.001)
+    monkeypatch.setattr("ihuyi_voice._pipeline._BACKOFF_FIRST", 0.001)
     tried = 0
 
     async def fail_but_the_last(*_: object) -> None:
@@ -395,7 +395,7 @@ async def test_a_refusal_of_the_gateway_counts() -> None:
 
 
 class ListStore:
-    """A store of somebody else's, that can be told to fail."""
+    """A user's own store, which a test can make fail."""
 
     def __init__(self, *, fail_reserve: bool = False, fail_release: bool = False) -> None:
         self.fail_reserve = fail_reserve

@@ -1,4 +1,4 @@
-"""Both clients offer the same, under the same names, in the same words."""
+"""Both clients have the same names, arguments and docstrings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def parameters(function: object) -> list[inspect.Parameter]:
 
 
 def section(docstring: str | None, title: str) -> str:
-    """The lines under `title:`, as they stand."""
+    """The lines under `title:`, unchanged."""
     assert docstring is not None
     found = re.search(rf"(?ms)^{title}:\n(.*?)(?=^\S|\Z)", inspect.cleandoc(docstring))
     assert found, f"no {title}"

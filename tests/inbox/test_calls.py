@@ -203,7 +203,7 @@ def test_details_of_a_call_that_is_forgotten_meanwhile_do_not_open(inbox: Inbox)
     expect(inbox.details).to_be_hidden()
 
 
-def test_a_form_that_was_not_seen_as_one_says_what_is_likely_missing(inbox: Inbox) -> None:
+def test_a_form_without_content_type_says_what_is_likely_missing(inbox: Inbox) -> None:
     inbox.gateway.answer("Submit", {}, "127.0.0.1", inbox.gateway.roll())
     inbox.rows.first.click()
     expect(inbox.details).to_contain_text("Was the Content-Type application/x-www-form-urlencoded?")

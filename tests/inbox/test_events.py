@@ -155,7 +155,7 @@ def test_the_seventh_tab_loads(inbox: Inbox) -> None:
         tab.close()
 
 
-def test_an_answer_that_is_no_stream_does_not_end_the_page(page: Page) -> None:
+def test_an_answer_that_is_not_a_stream_does_not_end_the_page(page: Page) -> None:
     gateway = SandboxGateway()
     page.route("**/_sandbox/events", lambda route: route.fulfill(status=503), times=1)
     with gateway.serve_in_thread() as url:

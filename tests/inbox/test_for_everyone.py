@@ -127,7 +127,9 @@ OVERLAPPING = """
 
 @pytest.mark.parametrize("width", [320, 390, 700, 1280])
 @pytest.mark.parametrize("balance", [1000, 1_000_000_000, 2**53 - 1])
-def test_nothing_in_the_bar_lies_over_its_neighbour(inbox: Inbox, width: int, balance: int) -> None:
+def test_no_control_of_the_bar_overlaps_its_neighbour(
+    inbox: Inbox, width: int, balance: int
+) -> None:
     inbox.gateway.balance = balance
     inbox.page.set_viewport_size({"width": width, "height": 812})
     expect(inbox.page.locator("#left")).to_have_text(f"{balance:,}")
@@ -195,7 +197,7 @@ def test_the_outcome_keeps_its_distance_on_a_phone(inbox: Inbox, width: int) -> 
 
 
 @pytest.mark.parametrize("width", [320, 390, 1280])
-def test_a_number_that_is_none_takes_two_lines_at_most(inbox: Inbox, width: int) -> None:
+def test_an_invalid_number_takes_two_lines_at_most(inbox: Inbox, width: int) -> None:
     inbox.page.set_viewport_size({"width": width, "height": 812})
     inbox.call("<img src=x onerror=alert(1)> " * 3)
     inbox.settle()
@@ -235,7 +237,7 @@ def test_a_url_that_is_cut_shows_that_it_is(inbox: Inbox) -> None:
     assert "ellipsis" == inbox.page.evaluate(shown)
 
 
-def test_nothing_sticks_out_at_the_width_of_a_phone(inbox: Inbox) -> None:
+def test_nothing_overflows_at_the_width_of_a_phone(inbox: Inbox) -> None:
     page = inbox.page
     page.set_viewport_size({"width": 375, "height": 812})
     assert [] == page.evaluate(WITHIN)

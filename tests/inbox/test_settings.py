@@ -98,7 +98,7 @@ def test_jitter_alone_is_shown_and_set(inbox: Inbox) -> None:
     assert Chaos(latency=0.5) == inbox.gateway.chaos
 
 
-def test_what_is_too_little_for_the_fields_can_be_switched_off(inbox: Inbox) -> None:
+def test_a_value_below_the_fields_step_can_be_switched_off(inbox: Inbox) -> None:
     inbox.gateway.chaos = Chaos(garbage=0.00004, latency=0.001)
     expect(inbox.page.get_by_label("Garbage: how often")).to_have_value("0.004")
     for name in ("Garbage", "Late answers"):
@@ -124,7 +124,7 @@ def test_no_fault_is_switched_on_without_its_number(inbox: Inbox) -> None:
     assert [] == asked
 
 
-def test_what_the_gateway_does_not_take_is_said_and_the_switch_goes_back(inbox: Inbox) -> None:
+def test_a_refused_setting_is_explained_and_the_switch_returns(inbox: Inbox) -> None:
     inbox.page.get_by_label("The code that is answered").fill("2")
     inbox.page.get_by_role("switch", name="Refuse with").click()
     expect(inbox.page.locator("#toast")).to_contain_text("code must not be 2")
@@ -159,7 +159,7 @@ def test_a_freeze_for_abuse_says_what_it_answers(inbox: Inbox) -> None:
     expect(said).to_have_text("All is refused with 4050 账号被冻结", use_inner_text=True)
 
 
-def test_an_answer_that_is_no_json_is_said_in_words(inbox: Inbox) -> None:
+def test_an_answer_that_is_not_json_is_explained(inbox: Inbox) -> None:
     page = inbox.page
     page.route("**/settings", lambda route: route.fulfill(status=413, body="<h1>Too much</h1>"))
     page.get_by_role("switch", name="Frozen").click()
@@ -216,7 +216,7 @@ def test_the_blacklist_and_the_allowed_ips(inbox: Inbox) -> None:
     assert None is inbox.gateway.allowed_ips
 
 
-def test_what_is_typed_stays_until_it_is_set(inbox: Inbox) -> None:
+def test_typed_text_stays_until_it_is_set(inbox: Inbox) -> None:
     blacklist = inbox.page.get_by_label("Blacklist")
     blacklist.fill("13800000000")
     inbox.page.keyboard.press("Tab")
@@ -259,7 +259,7 @@ def test_an_edit_that_was_undone_does_not_block_updates(inbox: Inbox) -> None:
     expect(balance).to_have_value("997")
 
 
-def test_what_is_set_elsewhere_is_shown(inbox: Inbox) -> None:
+def test_a_setting_that_another_program_changes_is_shown(inbox: Inbox) -> None:
     inbox.gateway.frozen = True
     inbox.gateway.balance = 12345
     inbox.gateway.blacklist = ["13800000000"]

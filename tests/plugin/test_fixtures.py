@@ -105,7 +105,7 @@ def test_without_a_call_the_error_lists_the_calls_and_refusals(
 
 
 @pytest.mark.parametrize("method", ["last_code", "wait_for_call"])
-def test_what_is_no_number_is_an_error(voice_gateway: VoiceGateway, method: str) -> None:
+def test_an_invalid_number_is_an_error(voice_gateway: VoiceGateway, method: str) -> None:
     with pytest.raises(InvalidRequestError, match="it has 3 digits"):
         getattr(voice_gateway, method)("139")
 
@@ -246,7 +246,7 @@ async def test_a_call_that_arrives_with_the_cancellation_is_left_to_the_next_wai
     await asyncio.to_thread(waiting.wait, DEADLINE)
     submit = threading.Thread(target=voice_client.submit, args=(MOBILE, "1125"))
     submit.start()
-    # The loop stands still until the thread has the call: it sees both in the same turn.
+    # The loop is blocked until the thread has the call: both happen in the same turn.
     found.wait(DEADLINE)
     waited.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -15,7 +15,7 @@ def test_the_code_that_is_read_out_logs_in(voice_gateway: VoiceGateway) -> None:
     assert login.finish("13912345678", voice_gateway.last_code("13912345678"))
 
 
-def test_any_other_does_not(voice_gateway: VoiceGateway) -> None:
+def test_any_other_code_does_not(voice_gateway: VoiceGateway) -> None:
     login.start("13912345678")
     assert not login.finish("13912345678", "0000")
 

@@ -130,12 +130,12 @@ def test_a_secret_is_shared_by_its_copies(copied: Any) -> None:
     assert secret is copied(secret)
 
 
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("holder", [Secret(KEY), Settings("id", Secret(KEY))])
-def test_a_secret_is_not_pickled(holder: object, protocol: int) -> None:
-    with pytest.raises(TypeError, match="a Secret is not pickled") as caught:
-        pickle.dumps(holder, protocol)
-    assert KEY not in str(caught.value)
+def test_a_secret_is_not_pickled(holder: object) -> None:
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        with pytest.raises(TypeError, match="a Secret is not pickled") as caught:
+            pickle.dumps(holder, protocol)
+        assert KEY not in str(caught.value)
 
 
 def test_settings_do_not_show_the_key() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ihuyi_voice import wire
 from ihuyi_voice.errors import InvalidRequestError
-from ihuyi_voice.ledger_entry import check_key
+from ihuyi_voice.store.entry import check_key
 from ihuyi_voice.wire import check_content, check_mobile
 from tests.pure import BOUNDED, MOBILE
 

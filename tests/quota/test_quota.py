@@ -48,7 +48,7 @@ def test_what_waits_is_noticed() -> None:
 
 
 class Clock:
-    """Stands still until it is set."""
+    """A clock that moves only when it is set."""
 
     def __init__(self, time: float = 0.0) -> None:
         self.time = time
@@ -418,7 +418,7 @@ def test_stamps_that_no_window_can_hold_are_dropped() -> None:
     store = MemoryQuotaStore()
     for minute in range(100):
         assert 0.0 == now(store.reserve(MOBILE, 60.0 * minute, ((1, MINUTE),)))
-    assert 1 == len(store._standing(MOBILE))
+    assert 1 == len(store._reservations[MOBILE])
 
 
 def bytes_per_number(stamps: int) -> float:
@@ -439,11 +439,32 @@ def bytes_per_number(stamps: int) -> float:
     return (after - before) / numbers
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+async def test_quotas_with_different_limits_share_a_store_and_keep_each_others_log(
+    order: tuple[int, int],
+) -> None:
+    """The small quota neither trims the log of the large one nor forgets its numbers."""
+    now = 1_000.0
+    store = MemoryQuotaStore()
+    limits = ({"per_minute": None, "per_day": 3}, {"per_minute": 1, "per_day": None})
+    quotas = {n: RecipientQuota(**limits[n], store=store, clock=lambda: now) for n in order}
+    large, small = quotas[0], quotas[1]
+    for quota in (small, large, small):
+        await quota.reserve(MOBILE)
+        now += 61.0
+    # Each reservation also removes numbers that are quiet.
+    for number in range(4):
+        await small.reserve(f"1381234567{number}")
+    with pytest.raises(QuotaExceededError) as caught:
+        await large.reserve(MOBILE)
+    assert 86_400.0 - 183.0 == caught.value.retry_after
+
+
 def test_the_memory_per_number_is_as_stated() -> None:
     """The number's own string counted in."""
     words = " ".join((inspect.getdoc(MemoryQuotaStore) or "").split())
     stated = re.search(
-        r"A number takes about (\d+) bytes when it was called once and about (\d+) with ten calls",
+        r"A number takes about (\d+) bytes after one call and about (\d+) after ten calls",
         words,
     )
     assert stated

@@ -114,7 +114,7 @@ async def test_a_reservation_that_is_made_late_is_given_back() -> None:
         store.go.set()
         await asyncio.wait_for(store.released.wait(), 10)
         assert store.reserved_at == store.released_at
-        while voice._opened()._asking:
+        while voice._opened()._store_calls:
             await asyncio.sleep(0)
 
 
@@ -123,7 +123,7 @@ async def test_a_store_that_honours_the_cancellation_is_asked_nothing_more() -> 
     async with client(store) as voice:
         with pytest.raises(NotSentError, match=DID_NOT_ANSWER):
             await voice.submit(MOBILE, CODE)
-        while voice._opened()._asking:
+        while voice._opened()._store_calls:
             await asyncio.sleep(0)
     assert [] == store.released_at
 
@@ -233,7 +233,7 @@ async def test_a_claim_whose_store_hangs_is_settled_as_not_sent(tmp_path: Path) 
 
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ihuyi_voice.requester._RELEASE_SECONDS", 0.01)
+    monkeypatch.setattr("ihuyi_voice._pipeline._RELEASE_SECONDS", 0.01)
 
 
 @pytest.mark.usefixtures("_impatient")
@@ -248,7 +248,7 @@ async def test_a_release_is_waited_for_shortly_and_changes_no_outcome(
         await asyncio.sleep(0)
         assert 1 == store.cancelled
         store.go.set()
-        while voice._opened()._asking:
+        while voice._opened()._store_calls:
             await asyncio.sleep(0)
     (warning,) = warnings_of(caplog)
     assert (

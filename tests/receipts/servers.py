@@ -12,7 +12,7 @@ from aiohttp import web
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from ihuyi_voice.receipts import Receipt, aiohttp_receipt_handler, asgi_receipt_app
+from ihuyi_voice.receipts.handlers import Receipt, aiohttp_receipt_handler, asgi_receipt_app
 from tests.sandbox.http import FORM, Response, ask
 
 if TYPE_CHECKING:

@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from multidict import MultiDict
 from starlette.datastructures import FormData, UploadFile
 
-from ihuyi_voice.receipt_form import read_receipt
-from ihuyi_voice.receipts import (
+from ihuyi_voice.receipts.handlers import (
     RECEIPT_REPLY,
     InvalidReceiptError,
     Receipt,
     ReceiptFields,
     parse_receipt,
 )
+from ihuyi_voice.receipts.parsing import read_receipt
 from tests.pure import BOUNDED, MOBILE
 
 FORM = {
@@ -68,7 +68,7 @@ def test_every_field_is_read() -> None:
     assert FORM == dict(receipt.raw)
 
 
-def test_the_time_is_that_of_beijing() -> None:
+def test_the_time_is_in_beijing_time() -> None:
     at = parse_receipt(FORM).reported_at
     assert at is not None
     assert datetime(2017, 8, 2, 6, 31, 51, tzinfo=timezone.utc) == at
@@ -77,7 +77,7 @@ def test_the_time_is_that_of_beijing() -> None:
 
 @pytest.mark.parametrize("name", ["voiceid", "smsid", "task_id", "taskid", "SmsId", " voiceid "])
 @pytest.mark.parametrize("voice_id", ["60495654", "18446744073709551616", "00123456789012345678"])
-def test_the_id_is_read_to_the_digit_under_any_of_its_names(name: str, voice_id: str) -> None:
+def test_the_id_is_read_digit_for_digit_under_any_of_its_names(name: str, voice_id: str) -> None:
     assert voice_id == parse_receipt(form_with(name, f" {voice_id}\r\n", "voiceid")).voice_id
 
 
@@ -90,7 +90,7 @@ def test_the_first_name_that_has_an_id_counts() -> None:
 
 
 @pytest.mark.parametrize("none", ["", " ", "0", "00", "1 2", "１", "x" * 65, "\x00", None])
-def test_what_is_no_id_is_none(none: str | None) -> None:
+def test_a_missing_or_unreadable_id_is_none(none: str | None) -> None:
     assert parse_receipt(form(voiceid=none)).voice_id is None
 
 
@@ -98,7 +98,7 @@ def test_what_is_no_id_is_none(none: str | None) -> None:
 @pytest.mark.parametrize(
     "spelt", [MOBILE, f"+86{MOBILE}", f"86{MOBILE}", f"0086{MOBILE}", " 139 1234-5678 "]
 )
-def test_a_mainland_number_is_eleven_digits_however_it_is_spelt(name: str, spelt: str) -> None:
+def test_a_mainland_number_is_eleven_digits_in_any_spelling(name: str, spelt: str) -> None:
     assert MOBILE == parse_receipt(form_with(name, spelt, "mobilephone")).mobile
 
 
@@ -118,14 +118,14 @@ ODD_NUMBERS = [
 @pytest.mark.parametrize(
     "other", ["139****5678", "12345", "0", "<b>", "****", "1" * 5000, *ODD_NUMBERS]
 )
-def test_another_number_is_kept_as_it_came(other: str) -> None:
+def test_another_number_is_kept_as_is(other: str) -> None:
     receipt = parse_receipt(form(mobilephone=f" {other} "))
     assert (other, f" {other} ") == (receipt.mobile, receipt.raw["mobilephone"])
     assert other == parse_receipt(form(mobilephone=other, voiceid=None)).mobile
 
 
 @pytest.mark.parametrize("none", ["", " ", None])
-def test_no_number_is_none(none: str | None) -> None:
+def test_a_missing_number_is_none(none: str | None) -> None:
     assert parse_receipt(form(mobilephone=none)).mobile is None
     assert MOBILE == parse_receipt(form(mobilephone=none, mobile=MOBILE)).mobile
 
@@ -143,12 +143,12 @@ def test_two_codes_mean_delivered(code: str) -> None:
         *("DB:0142", "AP:17", "CL26:-37", "MK:0001", "未接听", "a\nb", "\x00", "9" * 5000, MOBILE),
     ],
 )
-def test_any_other_code_does_not_and_is_kept_as_it_came(code: str) -> None:
+def test_any_other_code_does_not_and_is_kept_as_is(code: str) -> None:
     receipt = parse_receipt(form(code=f" {code} "))
     assert (False, code, f" {code} ") == (receipt.delivered, receipt.code, receipt.raw["code"])
 
 
-def test_a_code_that_is_missing_is_empty() -> None:
+def test_a_missing_code_is_empty() -> None:
     receipt = parse_receipt(form(code=None))
     assert (False, "", "197362477") == (receipt.delivered, receipt.code, receipt.voice_id)
 
@@ -175,9 +175,7 @@ def test_a_code_that_is_missing_is_empty() -> None:
         (None, "２０１７-08-02 14:31:51"),
     ],
 )
-def test_a_time_is_read_in_the_spellings_that_leave_no_doubt(
-    at: datetime | None, spelt: str | None
-) -> None:
+def test_a_time_is_read_in_unambiguous_spellings(at: datetime | None, spelt: str | None) -> None:
     receipt = parse_receipt(form(report_time=spelt))
     assert (at, spelt) == (receipt.reported_at, receipt.raw.get("report_time"))
 
@@ -186,25 +184,27 @@ def test_a_time_is_read_in_the_spellings_that_leave_no_doubt(
     ("msg", "came"),
     [("", ""), ("已 送达", " 已 送达\r\n"), ("a INFO b", "a\r\nINFO b"), ("a [2J", "a\x1b[2J")],
 )
-def test_the_words_steer_no_terminal_and_forge_no_log_line(msg: str, came: str) -> None:
+def test_msg_cannot_control_a_terminal_or_forge_a_log_line(msg: str, came: str) -> None:
     assert msg == parse_receipt(form(msg=came)).msg
     assert "" == parse_receipt(form(msg=None)).msg
 
 
 @pytest.mark.parametrize("voice_id", [None, "", " ", "0", "000"])
 @pytest.mark.parametrize("mobile", [None, "", " "])
-def test_what_names_no_call_is_no_receipt(voice_id: str | None, mobile: str | None) -> None:
+def test_a_form_without_id_and_number_is_not_a_receipt(
+    voice_id: str | None, mobile: str | None
+) -> None:
     given = form(voiceid=voice_id, mobilephone=mobile)
     assert "it has neither an id nor a mobile number: it names no call" == why(given)
 
 
 @pytest.mark.parametrize("voice_id", ["1 2", "１", "x" * 65, "\x00"])
-def test_an_id_that_cannot_be_one_of_ours_is_no_reason_to_refuse(voice_id: str) -> None:
+def test_an_unreadable_id_is_not_a_reason_to_refuse(voice_id: str) -> None:
     receipt = parse_receipt(form(voiceid=voice_id, mobilephone=None))
     assert (None, voice_id) == (receipt.voice_id, receipt.raw["voiceid"])
 
 
-def test_an_empty_form_is_no_receipt() -> None:
+def test_an_empty_form_is_not_a_receipt() -> None:
     assert "it has neither an id nor a mobile number: it names no call" == why({})
 
 
@@ -242,7 +242,7 @@ def test_a_form_may_come_from_any_framework(given: dict[str, str]) -> None:
     assert FORM == dict(receipt.raw)
 
 
-def test_an_uploaded_file_is_left_out() -> None:
+def test_an_uploaded_file_is_ignored() -> None:
     uploaded = UploadFile(io.BytesIO(b"2"), filename="code")
     assert FORM == dict(parse_receipt(FormData({**FORM, "file": uploaded})).raw)
 
@@ -289,7 +289,7 @@ def test_a_number_in_an_odd_spelling_is_not_shown(odd: str) -> None:
         "١٣٩١٢٣٤٥٦٧٨",
     ],
 )
-def test_a_number_among_the_words_is_not_shown(spelt: str) -> None:
+def test_a_number_in_msg_is_not_shown(spelt: str) -> None:
     # Also where the number has no field of its own.
     receipt = parse_receipt(form(mobilephone=None, msg=f"给{spelt}的", code=f"x{spelt}"))
     for text in (repr(receipt), receipt.log_text()):
@@ -301,7 +301,7 @@ def test_a_number_among_the_words_is_not_shown(spelt: str) -> None:
 @pytest.mark.parametrize(
     "odd", ["１３９１２３４５６７８", f"13800138000,{MOBILE}", "139 1234 (5678)"]
 )
-def test_an_id_shows_no_number_however_that_is_spelt_in_its_field(odd: str) -> None:
+def test_an_id_does_not_show_the_number_in_any_spelling(odd: str) -> None:
     receipt = parse_receipt(form(mobilephone=odd, voiceid=f"x{MOBILE}"))
     assert "**** code=2 voice_id=x139****5678" == receipt.log_text()
     assert "voice_id='x139****5678'" in repr(receipt)
@@ -309,13 +309,13 @@ def test_an_id_shows_no_number_however_that_is_spelt_in_its_field(odd: str) -> N
     assert "voice_id=15900000000" in parse_receipt(form(voiceid="15900000000")).log_text()
 
 
-def test_the_number_is_not_shown_even_where_it_does_not_belong() -> None:
+def test_the_number_is_not_shown_in_any_other_field() -> None:
     receipt = parse_receipt(form(voiceid=MOBILE, **{MOBILE: "x"}))
     assert "139****5678 code=2 voice_id=139****5678" == receipt.log_text()
     assert MOBILE not in repr(receipt)
 
 
-def test_a_receipt_is_read_only_and_can_be_passed_on() -> None:
+def test_a_receipt_is_read_only_and_can_be_pickled_and_copied() -> None:
     given = dict(FORM)
     receipt = parse_receipt(given)
     given["code"] = "3"
@@ -350,21 +350,21 @@ def read(body: bytes) -> Receipt:
     return receipt
 
 
-def test_what_could_be_either_is_utf_8() -> None:
+def test_an_ambiguous_body_is_read_as_utf_8() -> None:
     # "成功" in UTF-8 is also "鎴愬姛" in GBK.
     assert "成功" == read(b"code=2&smsid=7&msg=" + "成功".encode()).msg
 
 
-def test_the_code_survives_words_that_cannot_be_decoded() -> None:
+def test_the_code_survives_a_msg_that_cannot_be_decoded() -> None:
     receipt = read(b"code=2&smsid=7&msg=ok+%FF%FF")
     assert ("7", "ok \ufffd\ufffd") == (receipt.voice_id, receipt.msg)
 
 
-def test_of_a_field_that_is_sent_twice_the_last_counts() -> None:
+def test_the_last_value_of_a_repeated_field_counts() -> None:
     assert "3" == read(b"code=2&smsid=7&code=3").code
 
 
-def test_a_body_of_very_many_fields_is_no_receipt() -> None:
+def test_a_body_of_very_many_fields_is_not_a_receipt() -> None:
     assert "2" == read(b"code=2&smsid=7" + b"&x=y" * 98).code
     refused = read_receipt(b"code=2&smsid=7" + b"&x=y" * 99)
     assert isinstance(refused, InvalidReceiptError)
@@ -390,7 +390,7 @@ def check(receipt: Receipt) -> None:
 
 @BOUNDED
 @given(st.dictionaries(st.text() | st.sampled_from(NAMES), values))
-def test_any_mapping_is_a_receipt_or_the_one_error(given: dict[str, str]) -> None:
+def test_any_mapping_gives_a_receipt_or_the_documented_error(given: dict[str, str]) -> None:
     with suppress(InvalidReceiptError):
         check(parse_receipt(given))
     # With any id it is a receipt, whatever else is in it.
@@ -401,7 +401,7 @@ def test_any_mapping_is_a_receipt_or_the_one_error(given: dict[str, str]) -> Non
 
 @BOUNDED
 @given(st.binary(), st.binary())
-def test_any_body_is_a_receipt_or_the_one_error(head: bytes, tail: bytes) -> None:
+def test_any_body_gives_a_receipt_or_the_documented_error(head: bytes, tail: bytes) -> None:
     for body in (head, head + b"&code=2&smsid=7&msg=" + tail):
         receipt = read_receipt(body)
         if isinstance(receipt, Receipt):
@@ -414,7 +414,7 @@ def test_any_body_is_a_receipt_or_the_one_error(head: bytes, tail: bytes) -> Non
 
 
 @pytest.mark.parametrize("name", ["aiohttp.web", "starlette"])
-def test_no_server_is_imported_with_it(name: str) -> None:
+def test_the_package_imports_no_server(name: str) -> None:
     # Importing what is None in there is an ImportError.
-    script = f"import sys; sys.modules[{name!r}] = None; import ihuyi_voice.receipts"
+    script = f"import sys; sys.modules[{name!r}] = None; import ihuyi_voice.receipts.handlers"
     subprocess.run([sys.executable, "-c", script], timeout=60, check=True)

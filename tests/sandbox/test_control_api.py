@@ -127,14 +127,16 @@ async def test_a_wrong_chaos_is_400_and_changes_nothing(text: str, body: bytes) 
         (404, "there is no /_sandbox/page/../events.py", "GET", "page/../events.py"),
     ],
 )
-async def test_what_it_does_not_know(status: int, text: str, method: str, name: str) -> None:
+async def test_an_unknown_path_or_method_is_refused(
+    status: int, text: str, method: str, name: str
+) -> None:
     async with sandbox().serve() as url:
         response = await ask(url, method, f"/_sandbox/{name}")
     assert (status, {"error": text}) == (response.status, json.loads(response.body))
     assert (status == 405) == ("Allow" in response.headers)
 
 
-async def test_a_path_of_raw_bytes_is_one_it_does_not_know() -> None:
+async def test_a_path_of_raw_bytes_is_unknown() -> None:
     """They reach the handlers as lone surrogates where aiohttp has no parser in C."""
 
     async def not_found(_: web.Request) -> web.StreamResponse:
@@ -176,7 +178,7 @@ async def test_a_page_of_another_site_changes_nothing(method: str, name: str, or
     assert before is gateway.chaos
 
 
-async def test_a_page_of_its_own_may() -> None:
+async def test_its_own_page_may_change_everything() -> None:
     gateway = sandbox()
     gateway.chaos = Chaos(garbage=1)
     async with gateway.serve() as url:
@@ -241,7 +243,7 @@ async def test_a_wrong_setting_is_400_and_changes_nothing(text: str, body: bytes
     assert (1000, False, None) == (gateway.balance, gateway.frozen, gateway.receipt_url)
 
 
-async def test_clearing() -> None:
+async def test_delete_clears_the_history() -> None:
     gateway = sandbox()
     async with gateway.serve() as url:
         await exchange(url, submit_bytes(submit_form()))

@@ -89,7 +89,7 @@ def test_a_snapshot_holds_the_last_attempts(monkeypatch: pytest.MonkeyPatch) -> 
     assert [4, 5] == numbers(parsed(Events(gateway).next()))
 
 
-def test_who_comes_back_gets_a_snapshot() -> None:
+def test_a_page_that_reconnects_gets_a_snapshot() -> None:
     gateway = sandbox()
     submit(gateway)
     Events(gateway).next()
@@ -125,7 +125,7 @@ def test_a_long_text_is_cut_and_a_key_in_the_wrong_place_is_masked() -> None:
     assert b"my-own-key" not in event
 
 
-def test_what_json_cannot_hold_is_an_error() -> None:
+def test_a_value_that_json_cannot_hold_is_an_error() -> None:
     with pytest.raises(TypeError):
         events_module.records_json(object())
 
@@ -234,7 +234,7 @@ async def test_a_page_that_reads_nothing_delays_no_one_and_has_everything_once_i
         assert [1, 2, 3, 4, 5, 6] == [n["number"] for n in json.loads(said.partition(b"}\n\n")[0])]
 
 
-async def test_stopping_ends_the_stream_in_good_order() -> None:
+async def test_stopping_ends_the_stream_cleanly() -> None:
     async with AsyncExitStack() as after:
         async with sandbox().serve() as url:
             reader = await after.enter_async_context(stream(url))

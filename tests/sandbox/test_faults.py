@@ -118,6 +118,6 @@ def test_json_and_back() -> None:
         ("garbage must be a probability", b'{"garbage":"often"}'),
     ],
 )
-def test_what_is_wrong_with_the_json_is_said(text: str, body: bytes) -> None:
+def test_wrong_json_is_refused_with_the_reason(text: str, body: bytes) -> None:
     with pytest.raises(ValueError, match=f"^{text}"):
         Chaos.from_json(body)

@@ -72,7 +72,7 @@ def test_ending_a_freeze_for_abuse() -> None:
     assert 2 == submit(gateway)
 
 
-def test_addresses_are_compared_whatever_their_spelling() -> None:
+def test_addresses_are_compared_in_any_spelling() -> None:
     gateway = SandboxGateway(allowed_ips=["0:0::1", "::ffff:127.0.0.1"])
     assert frozenset({"::1", "127.0.0.1"}) == gateway.allowed_ips
 
@@ -202,7 +202,7 @@ def test_a_wrong_setting_is_named(name: str, value: object, text: str) -> None:
     assert before == getattr(gateway, name)
 
 
-def test_what_is_remembered_has_a_bound_and_what_is_counted_has_none() -> None:
+def test_the_history_is_bounded_and_the_counts_are_not() -> None:
     gateway = SandboxGateway(keep=2, clock=at_now)
     for _ in range(3):
         submit(gateway)
@@ -266,7 +266,7 @@ def test_a_value_that_holds_the_key_is_masked_in_all_that_is_kept(name: str) -> 
 
 
 @pytest.mark.parametrize("password", ["sandbox-key", "another", submit_form()["password"]])
-def test_the_password_is_masked_whatever_it_is(password: str) -> None:
+def test_any_password_is_masked(password: str) -> None:
     attempt = kept_of(submit_form(password=password))
     assert "********" == dict(zip(attempt.fields, attempt.values, strict=True))["password"]
     assert password not in repr(attempt)

@@ -73,7 +73,7 @@ def test_a_browser_marks_its_requests(expected: bool, headers: dict[str, str]) -
     assert expected == is_from_browser(headers)
 
 
-def test_a_request_without_any_host_is_no_browsers() -> None:
+def test_a_request_without_any_host_is_from_no_browser() -> None:
     assert is_allowed("POST", {})
     assert not is_allowed("POST", {"Origin": "http://evil.example"})
 

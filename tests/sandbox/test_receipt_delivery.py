@@ -95,7 +95,7 @@ async def test_a_call_whose_answer_was_lost_is_reported_too() -> None:
             assert "2" == (await receiver.pushed())["code"]
 
 
-async def test_without_a_url_nothing_is_pushed() -> None:
+async def test_without_a_url_no_receipt_is_sent() -> None:
     gateway = SandboxGateway(clock=lambda: NOW)
     async with gateway.serve() as url:
         await place(url)
@@ -128,7 +128,7 @@ async def test_the_dice_of_receipts_leave_those_of_faults_alone() -> None:
     assert rolls[0] == rolls[1]
 
 
-async def test_whatever_is_not_success_is_pushed_again_three_times_in_all() -> None:
+async def test_after_any_answer_but_success_a_receipt_is_repeated_up_to_three_times() -> None:
     answers = ((500, "success"), (200, "Success"), (200, "success"))
     async with Receiver(*answers).listening() as receiver:
         gateway = sandbox(receiver)
@@ -145,7 +145,7 @@ async def test_whatever_is_not_success_is_pushed_again_three_times_in_all() -> N
     assert receipt.accepted
 
 
-async def test_after_the_third_it_is_given_up() -> None:
+async def test_a_receipt_is_given_up_after_the_third_try() -> None:
     async with Receiver((200, "success\n")).listening() as receiver:
         gateway = sandbox(receiver)
         async with gateway.serve() as url:
@@ -184,7 +184,7 @@ async def test_a_redirect_is_not_followed(status: int) -> None:
     assert f"answered {status}, a redirect, which is not followed" == receipt.tries[0].result
 
 
-async def test_a_receiver_that_is_not_there() -> None:
+async def test_a_receiver_that_refuses_the_connection() -> None:
     async with Receiver().listening() as receiver:
         gateway = sandbox(receiver)
     async with gateway.serve() as url:
@@ -216,7 +216,7 @@ async def test_a_long_answer_is_cut_and_shown_harmlessly() -> None:
     assert len(result) < 200
 
 
-async def test_answers_do_not_wait_for_pushes_and_few_are_under_way_at_once() -> None:
+async def test_answers_do_not_wait_for_deliveries_and_few_of_these_run_at_once() -> None:
     async with Receiver().listening() as receiver:
         receiver.hold = asyncio.Event()
         gateway = sandbox(receiver)
@@ -249,7 +249,7 @@ async def test_beyond_a_bound_a_receipt_is_given_up_at_once(
 
 
 @pytest.mark.parametrize("what", ["clear", "reset"])
-async def test_what_was_cleared_is_not_pushed(what: str) -> None:
+async def test_a_cleared_receipt_is_not_sent(what: str) -> None:
     async with Receiver((200, "no")).listening() as receiver:
         gateway = sandbox(receiver, receipt_interval=0.01)
         async with gateway.serve() as url:
@@ -263,7 +263,7 @@ async def test_what_was_cleared_is_not_pushed(what: str) -> None:
     assert ["13800000000"] == [receipt.mobile for receipt in gateway.receipts]
 
 
-async def test_what_was_cleared_before_its_time_is_not_pushed() -> None:
+async def test_a_receipt_that_is_cleared_before_its_time_is_not_sent() -> None:
     async with Receiver().listening() as receiver:
         gateway = sandbox(receiver, receipt_delay=0.02)
         async with gateway.serve() as url:
@@ -274,7 +274,7 @@ async def test_what_was_cleared_before_its_time_is_not_pushed() -> None:
     assert 1 == receiver.count
 
 
-async def test_stopping_waits_for_no_push_and_leaves_nothing() -> None:
+async def test_stopping_waits_for_no_delivery_and_leaves_nothing() -> None:
     tasks = asyncio.all_tasks()
     async with Receiver().listening() as receiver:
         receiver.hold = asyncio.Event()
@@ -298,7 +298,7 @@ async def test_the_receipts_can_be_read_over_http() -> None:
     assert b'"result":"success"' in body
 
 
-async def test_an_answer_given_without_http_pushes_nothing() -> None:
+async def test_an_answer_given_without_http_sends_no_receipt() -> None:
     gateway = SandboxGateway(clock=lambda: NOW, receipt_url="http://127.0.0.1:9/")
     pusher = receipt_delivery.Pusher(gateway)
     refused = gateway.answer("Submit", {}, "127.0.0.1", gateway.roll())
@@ -307,7 +307,7 @@ async def test_an_answer_given_without_http_pushes_nothing() -> None:
     assert [] == gateway.receipts
 
 
-async def test_a_call_that_is_cleared_while_it_is_answered_is_not_pushed() -> None:
+async def test_the_receipt_of_a_call_that_is_cleared_during_its_answer_is_not_sent() -> None:
     before = History()
 
     class Cleared(SandboxGateway):

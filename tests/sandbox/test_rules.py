@@ -132,7 +132,7 @@ def test_a_placed_call_is_recorded_and_billed() -> None:
     assert (2, NOW + 0.5, call, attempt) == (reply.code, reply.time, reply.call, reply.attempt)
 
 
-def test_what_is_recorded_of_a_form_has_a_bound_and_what_is_judged_has_none() -> None:
+def test_the_record_of_a_form_is_bounded_and_its_check_is_not() -> None:
     gateway = GatewayState(Settings())
     many = {f"x{number}": "" for number in range(150)}
     reply = submit(gateway, many | submit_form())
@@ -428,7 +428,7 @@ def test_lone_surrogates_are_replaced() -> None:
     assert {"a?": "?1"} == parse_form("a\udcff=\udc801")
 
 
-def test_bytes_that_are_no_utf_8_do_no_harm() -> None:
+def test_bytes_that_are_not_utf_8_are_replaced() -> None:
     form = parse_form("mobile=%ff%fe&content=%d6")
     signed = submit_form(form["mobile"], form["content"])
     assert 406 == submit(GatewayState(Settings()), signed).code

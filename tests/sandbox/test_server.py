@@ -262,7 +262,7 @@ async def test_a_code_is_answered_instead_of_placing() -> None:
     assert ([], 1000) == (gateway.calls, gateway.balance)
 
 
-async def test_close_after_placing_places_and_says_nothing() -> None:
+async def test_close_after_placing_places_and_answers_nothing() -> None:
     gateway = sandbox(Chaos(close_after_placing=1))
     async with gateway.serve() as url:
         response = await exchange(url, submit_bytes(submit_form()))
@@ -399,7 +399,7 @@ async def test_nothing_is_left_when_the_block_is_left() -> None:
         await exchange(url, b"")
 
 
-async def test_what_is_raised_in_the_block_leaves_it_bare() -> None:
+async def test_an_exception_in_the_block_leaves_it_bare() -> None:
     error = RuntimeError("of the test")
     with pytest.raises(RuntimeError) as caught:
         async with sandbox().serve():

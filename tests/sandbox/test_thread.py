@@ -78,7 +78,7 @@ def test_stopping_does_not_wait_for_an_answer_that_hangs() -> None:
         assert b"" == connection.recv(1)
 
 
-def test_what_is_raised_in_the_block_leaves_it_bare_and_ends_the_thread() -> None:
+def test_an_exception_in_the_block_leaves_it_bare_and_ends_the_thread() -> None:
     threads = threading.enumerate()
     error = RuntimeError("of the test")
     with pytest.raises(RuntimeError) as caught, sandbox().serve_in_thread():

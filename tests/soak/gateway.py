@@ -1,4 +1,4 @@
-"""A sandbox in another process, whose record is not the sender's own."""
+"""A sandbox in another process, with a record that is independent of the sender."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class Sandbox:
-    """Counts the submits as it is told of them.
+    """A running sandbox; counts the submits that it prints.
 
     Attributes:
         url: where it is reached.
-        taken: how many submits it took so far.
+        taken: how many submits it has received so far.
     """
 
     def __init__(self, url: str) -> None:
@@ -33,20 +33,20 @@ class Sandbox:
         return control(self.url, method, what, body)
 
     def wait_until_taken(self, count: int, seconds: float, sender: subprocess.Popen[str]) -> bool:
-        """Whether it took so many in that time, and before the sender ended."""
+        """Whether it received so many submits in time, and before the sender ended."""
         end = time.monotonic() + seconds
         with self._news:
             while self.taken < count:
                 left = end - time.monotonic()
                 if left <= 0 or sender.poll() is not None:
                     return False
-                # The sender's end is no news here, so it is looked at now and then.
+                # The end of the sender does not notify this condition: poll it.
                 self._news.wait(min(left, 0.05))
         return True
 
-    def count(self, told: IO[str]) -> None:
-        """Read what it says until it ends, also so that the pipe does not fill."""
-        for line in told:
+    def count(self, output: IO[str]) -> None:
+        """Read its output until it ends, also so that the pipe does not fill."""
+        for line in output:
             if "  mobile " in line:
                 with self._news:
                     self.taken += 1

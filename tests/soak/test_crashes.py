@@ -21,17 +21,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from ihuyi_voice.bulk_keys import RowKeys
-from ihuyi_voice.ledger import Entry, EntryState, Fingerprints, Ledger
-from ihuyi_voice.ledger_entry import UNSETTLED
+from ihuyi_voice.cli.bulk.keys import RowKeys
+from ihuyi_voice.store.entry import UNSETTLED
+from ihuyi_voice.store.ledger import Entry, EntryState, Fingerprints, Ledger
 from tests.soak.gateway import Sandbox, sandbox
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 FULL = os.environ.get("IHUYI_VOICE_SOAK") == "1"
-KILLS = 30 if FULL else 3
-ROWS = 2000
+KILLS = 20 if FULL else 3
+ROWS = 2000 if FULL else 400
 CONCURRENCY = 16
 API_KEY = "sandbox-key"
 SEED = int(os.environ.get("IHUYI_VOICE_SOAK_SEED", "0")) or random.randrange(1, 1 << 32)
@@ -57,7 +57,7 @@ ALL = [Row(f"139{n:08d}", f"{n:06d}") for n in range(ROWS)]
 
 @dataclass
 class Job:
-    """One file and one ledger, however often it takes."""
+    """One file and one ledger, sent in as many runs as it takes."""
 
     folder: Path
     gateway: Sandbox
@@ -73,7 +73,7 @@ class Job:
         options = ["--ledger", "calls.db", "--out", f"{self.runs}.jsonl", "--yes", "--json"]
         with (self.folder / "said").open("w", encoding="utf-8") as said:
             return subprocess.Popen(
-                # A short timeout, after which nobody waits for the dead any more.
+                # A short timeout, after which no run waits for a claim of a killed one.
                 [*command, *options, "--concurrency", str(CONCURRENCY), "--timeout", "1"],
                 cwd=self.folder,
                 env=os.environ
@@ -88,10 +88,10 @@ class Job:
             )
 
     def run_and_kill(self, dice: random.Random, kills_left: int) -> str:
-        """Kill it at a random moment, and say at which; most of its share of rows is left."""
+        """Kill a run at a random submit of its share of the rows; return which."""
         claimed = self.claimed()
         share = (ROWS - self.gateway.taken) // kills_left - CONCURRENCY
-        # Some soon, so that they hit what comes before the first submit too.
+        # Some early, so that they also strike before the first submit.
         seconds = dice.uniform(0, 2) if dice.random() < 0.3 else 60.0
         count = self.gateway.taken + dice.randint(1, max(1, share))
         pause = dice.uniform(0, 0.01)
@@ -103,7 +103,7 @@ class Job:
                 process.kill()
             status = self.status(process)
         assert -signal.SIGKILL == status, self.said
-        # Those that were claimed, and whose end nobody lived to record.
+        # Rows that were claimed and whose outcome the killed process did not record.
         assert self.claimed() - claimed <= CONCURRENCY
         return f"{self.gateway.taken}"
 
@@ -121,7 +121,7 @@ class Job:
         return report
 
     def status(self, ended: subprocess.Popen[str]) -> int | None:
-        """None where the chaos refused it the balance, so that it has to be started again."""
+        """The exit status; None where a fault hid the balance, so that it must start again."""
         return None if "no balance" in self.said else ended.returncode
 
     @property
@@ -129,7 +129,7 @@ class Job:
         return (self.folder / "said").read_text(encoding="utf-8")
 
     def claimed(self) -> int:
-        """How many rows are claimed and not settled, in a copy: to open a ledger mends it."""
+        """How many rows are claimed and not settled; counted in a copy, because opening repairs."""
         copy = self.folder / "copy"
         shutil.rmtree(copy, ignore_errors=True)
         copy.mkdir()
@@ -149,11 +149,11 @@ class Job:
             keys = RowKeys(Fingerprints(API_KEY), ledger.id)
             by_key = {keys.key(*row): row for row in ALL}
             with ledger._store.connect(writing=False) as connection:
-                _, found, _ = connection.apply((), list(by_key), ())
+                found = connection.apply((), list(by_key), ()).found
             assert sum(ledger.summary().values()) == len(found), "some keys are of no row"
         return {by_key[key]: entry for key, entry in found.items()}
 
-    def told(self) -> list[tuple[Row, str, str | None]]:
+    def reported(self) -> list[tuple[Row, str, str | None]]:
         """Status and voice id of each outcome that any of the runs got to write down."""
         lines = [
             line
@@ -169,7 +169,7 @@ class Job:
 
 
 def wrong(job: Job, entries: dict[Row, Entry]) -> list[str]:
-    """Every row of which ledger, gateway and outcomes tell different tales."""
+    """Every row on which ledger, gateway and outcomes disagree."""
     attempts = job.gateway.control("GET", "attempts")
     assert isinstance(attempts, list)
     seen: dict[Row, list[str | None]] = {row: [] for row in ALL}
@@ -179,7 +179,7 @@ def wrong(job: Job, entries: dict[Row, Entry]) -> list[str]:
     for row in ALL:
         *before, last = seen[row] or [None]
         state, voice_id = entries[row].state, entries[row].voice_id
-        tales = {
+        faults = {
             "was sent again after it had been placed": any(before),
             f"is accepted as {voice_id}, and the gateway placed {last}": (
                 state is EntryState.ACCEPTED and (last is None or voice_id != last)
@@ -191,17 +191,17 @@ def wrong(job: Job, entries: dict[Row, Entry]) -> list[str]:
                 not seen[row] and state not in UNSETTLED
             ),
         }
-        found += [f"{row.mobile} {tale}" for tale, told in tales.items() if told]
+        found += [f"{row.mobile} {fault}" for fault, found_it in faults.items() if found_it]
     return found + [
-        f"{row.mobile} was told to be {status}, and is {entries[row].state.value}"
-        for row, status, voice_id in job.told()
+        f"{row.mobile} was reported as {status}, and is {entries[row].state.value}"
+        for row, status, voice_id in job.reported()
         if (status in ("accepted", "replayed") and voice_id != entries[row].voice_id)
         or (status == "unknown" and entries[row].state not in UNSETTLED)
     ]
 
 
 @pytest.mark.parametrize("chaos", [SLOW, FAULTS], ids=["a good gateway", "a bad gateway"])
-def test_however_often_it_is_killed_each_row_is_placed_once(
+def test_after_any_number_of_kills_each_row_is_placed_once(
     tmp_path: Path, chaos: dict[str, float]
 ) -> None:
     dice = random.Random(SEED)
@@ -222,11 +222,11 @@ def test_however_often_it_is_killed_each_row_is_placed_once(
         states.keys()
     ), context
     if chaos is SLOW:
-        # Nothing but the kills came between, so nothing was so much as sent twice.
+        # Only the kills interfered, so nothing was even sent twice.
         assert {EntryState.ACCEPTED, EntryState.CLAIMED} >= states.keys(), context
         assert sent <= ROWS, context
     else:
         assert states[EntryState.UNKNOWN] > 0, context
     counts = ", ".join(f"{count} {state.value}" for state, count in states.items())
-    # For who runs it with `pytest -s`.
+    # For a run with `pytest -s`.
     print(f"{KILLS} kills, {sent} submits of {ROWS} rows: {counts}; {context}")  # noqa: T201

@@ -1,4 +1,4 @@
-"""The gateway that the scripts of these tests call."""
+"""The gateway for the scripts of these tests."""
 
 from __future__ import annotations
 

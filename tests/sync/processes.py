@@ -1,4 +1,4 @@
-"""Scripts in processes of their own, which use a blocking client against a test's gateway."""
+"""Run scripts in new processes; they use a blocking client and a test's gateway."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ gateway_url: dict[SandboxGateway, str] = {}
 
 
 def environment(gateway: SandboxGateway) -> dict[str, str]:
-    """What names the gateway's account to a process."""
+    """Environment variables with the gateway's account."""
     return {
         **os.environ,
         "IHUYI_VOICE_API_ID": "sandbox",
@@ -36,7 +36,7 @@ def environment(gateway: SandboxGateway) -> dict[str, str]:
 
 
 def start(gateway: SandboxGateway, script: str, *, before: str = "") -> subprocess.Popen[str]:
-    """A process that runs `before`, makes a client and runs the script."""
+    """Start a process that runs `before`, creates a client and runs the script."""
     return subprocess.Popen(
         [sys.executable, "-c", before + PRELUDE + textwrap.dedent(script)],
         env=environment(gateway),
@@ -48,7 +48,7 @@ def start(gateway: SandboxGateway, script: str, *, before: str = "") -> subproce
 
 
 def run(gateway: SandboxGateway, script: str, *, before: str = "") -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of the script."""
+    """Run the script. Returns exit status, stdout and stderr."""
     with start(gateway, script, before=before) as process:
         try:
             out, err = process.communicate(timeout=60)

@@ -24,12 +24,14 @@ def report(n=0):
         print(error.reason.split(":")[0])
     assert time.monotonic() - began < 10
 """
-# From Python 3.12 on no thread can be started once the main thread has ended.
+# Since Python 3.12 no thread can be started after the main thread has ended.
 STARTS_LATE = sys.version_info < (3, 12)
 
 
 @pytest.mark.parametrize("before", ["report(1)", "pass"])
-def test_in_a_thread_that_outlives_the_main_thread(gateway: SandboxGateway, before: str) -> None:
+def test_a_call_in_a_thread_that_outlives_the_main_thread(
+    gateway: SandboxGateway, before: str
+) -> None:
     script = (
         NAMED
         + f"""
@@ -42,7 +44,7 @@ threading.Thread(target=later).start()
 """
     )
     expected = ["提交成功"] * (3 if before != "pass" else 2)
-    # Which releases of Python start no thread then is not the same for all of 3.12 and 3.13.
+    # Releases of 3.12 and 3.13 differ in whether they still start a thread then.
     refused = ["the client's thread could not start (RuntimeError"] * 2
     possible = [expected] if before != "pass" or STARTS_LATE else [expected, refused]
     status, out, err = run(gateway, script)
@@ -52,7 +54,7 @@ threading.Thread(target=later).start()
 
 @pytest.mark.parametrize("before", ["report(1)", "pass"])
 @pytest.mark.parametrize("registered", ["first", "last"])
-def test_in_atexit(gateway: SandboxGateway, registered: str, before: str) -> None:
+def test_a_call_in_atexit(gateway: SandboxGateway, registered: str, before: str) -> None:
     """Before and after the client's own finalizer."""
     script = (
         ("import atexit\natexit.register(lambda: report(2))\n" if registered == "first" else "")
@@ -70,8 +72,8 @@ def test_in_atexit(gateway: SandboxGateway, registered: str, before: str) -> Non
 
 
 @pytest.mark.parametrize("before", ["report(1)", "pass"])
-def test_in_a_destructor_at_exit(gateway: SandboxGateway, before: str) -> None:
-    """The interpreter runs no thread any more: it says so at once."""
+def test_a_call_in_a_destructor_at_exit_raises(gateway: SandboxGateway, before: str) -> None:
+    """The interpreter runs no more threads: the call raises at once."""
     script = (
         NAMED
         + f"""
@@ -92,7 +94,7 @@ sys.modules["last"] = Last()
 
 
 def test_a_fork_at_any_moment_of_the_first_use(gateway: SandboxGateway) -> None:
-    """The child does not wait for an import, a lock or a thread that it lacks."""
+    """The child does not wait for an import, a lock or a thread of its parent."""
     script = """
     import warnings
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -116,7 +118,7 @@ def test_a_fork_at_any_moment_of_the_first_use(gateway: SandboxGateway) -> None:
 
 
 def test_a_fork_while_the_first_failure_is_retried(gateway: SandboxGateway) -> None:
-    """The back-off's library used to be imported in the thread just then."""
+    """The library for the back-off is not imported in the thread at that moment."""
     script = """
     import warnings
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -213,8 +215,8 @@ def test_a_child_calls_and_the_parent_is_undisturbed(gateway: SandboxGateway) ->
     assert 4 == len(gateway.calls)
 
 
-def test_the_default_quota_goes_on_in_a_child(gateway: SandboxGateway) -> None:
-    """As a copy of its parent's: one for each client, in whichever process."""
+def test_the_default_quota_is_copied_to_a_child(gateway: SandboxGateway) -> None:
+    """The child has its own copy of the parent's quota."""
     script = """
     client = VoiceClient.from_env()
     submit(), submit()

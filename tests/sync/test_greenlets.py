@@ -1,4 +1,4 @@
-"""The blocking client where gevent or eventlet has replaced the threads by greenlets."""
+"""The blocking client where gevent or eventlet has replaced threads with greenlets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from urllib.request import urlopen
 import pytest
 
 from ihuyi_voice.sandbox import Chaos
-from tests.ledger.postgres import running_server
+from tests.store.postgres import running_server
 from tests.sync.processes import environment, run
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ihuyi_voice.sandbox import SandboxGateway
-    from tests.ledger.postgres import PostgresServer
+    from tests.store.postgres import PostgresServer
 
 PATCH = {
     "gevent": "import gevent, gevent.monkey\ngevent.monkey.patch_all()\n",
@@ -35,7 +35,7 @@ GREEN = {
     "gevent": "from gevent import spawn, sleep\nwait = lambda g: g.get()\n",
     "eventlet": "from eventlet import spawn, sleep\nwait = lambda g: g.wait()\n",
 }
-# Both warn, about each other's and their own age, when they are imported.
+# Both warn on import, about each other and about their own age.
 QUIET = "import warnings\nwarnings.simplefilter('ignore')\n"
 WITHOUT_UVLOOP = "import sys\nsys.modules['uvloop'] = None\n"
 
@@ -105,7 +105,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of a ledger that is not there yet, in either database."""
+    """The place of a new ledger, in SQLite or PostgreSQL."""
     if request.param == "sqlite":
         return str(tmp_path / "calls.db")
     server: PostgresServer = request.getfixturevalue("postgres")
@@ -117,7 +117,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_a_ledger_in_patched_threads(
     gateway: SandboxGateway, framework: str, patched: str, loop: str, place: str
 ) -> None:
-    """Patched before or after the import: keys, bulk runs, a person's calls, a fork, close."""
+    """Patched before or after the import: keys, bulk runs, calls by a person, a fork, close."""
     before = QUIET + ("" if loop == "uvloop" else WITHOUT_UVLOOP)
     script = GREEN[framework]
     if patched == "before":
@@ -165,7 +165,7 @@ print("closed", len(Ledger.open(place).known(["a", "b"])))
 def test_a_call_of_a_ledger_leaves_no_descriptor_open(
     gateway: SandboxGateway, framework: str, place: str
 ) -> None:
-    """Either framework makes a hub for the thread of a call, which has files of its own."""
+    """Both frameworks create a hub with open files for the thread of a call."""
     script = f"place = {place!r}\n"
     script += """
 ledger = Ledger.open(place)
@@ -242,8 +242,8 @@ def test_exit_without_close(gateway: SandboxGateway, framework: str) -> None:
     assert (0, "提交成功\n", "") == run(gateway, "print(submit())", before=before)
 
 
-def test_a_signal_handler_in_the_hub(gateway: SandboxGateway, framework: str) -> None:
-    """It runs where no greenlet may switch, and its call is waited for all the same."""
+def test_a_call_in_a_signal_handler_in_the_hub(gateway: SandboxGateway, framework: str) -> None:
+    """It runs where no greenlet may switch, and the wait for its call still works."""
     script = (
         GREEN[framework]
         + """
@@ -270,7 +270,7 @@ def test_an_interrupted_greenlet_cancels_its_call(gateway: SandboxGateway) -> No
             submit()
     except gevent.Timeout:
         print("interrupted")
-    while client._thread.client._requester.slots.value < 100:
+    while client._thread.client._pipeline.slots.value < 100:
         gevent.sleep(0.01)
     client.close()
     """
@@ -282,7 +282,7 @@ def test_an_interrupted_greenlet_cancels_its_call(gateway: SandboxGateway) -> No
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another process does."""
+    """Wait until the condition holds in another process."""
     end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
@@ -298,7 +298,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def processes() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes to be ended."""
+    """Processes that are ended after the test."""
     started: list[subprocess.Popen[bytes]] = []
     yield started
     for process in started:

@@ -1,4 +1,4 @@
-"""The loop thread of a blocking client: what its callers' code and the system do to it."""
+"""The loop thread of a blocking client, when user code or the system makes it fail."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ihuyi_voice import (
     QuotaExceededError,
     RecipientQuota,
     VoiceClient,
-    _loop_thread,
     _loops,
     _threads,
-    sync,
 )
-from ihuyi_voice._loop_thread import Handover
 from ihuyi_voice._threads import Event
 from ihuyi_voice.sandbox import Chaos
+from ihuyi_voice.sync import client as sync_client
+from ihuyi_voice.sync import loop_thread as _loop_thread
+from ihuyi_voice.sync.loop_thread import Handover
 from tests.sync.processes import gateway_url
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ ENDS = [SystemExit, KeyboardInterrupt, asyncio.CancelledError, GeneratorExit, Ru
 
 @pytest.fixture
 def make(gateway: SandboxGateway) -> Iterator[Callable[..., VoiceClient]]:
-    """Makes clients of the gateway, which are closed at the end."""
+    """Creates clients of the gateway, and closes them after the test."""
     with contextlib.ExitStack() as opened:
 
         def make(**options: Any) -> VoiceClient:
@@ -55,7 +55,7 @@ def _loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 class Raising:
-    """A clock that raises, once, what it is given."""
+    """A clock that raises each given error once."""
 
     def __init__(self) -> None:
         self.errors: list[type[BaseException]] = []
@@ -68,7 +68,7 @@ class Raising:
 
 @pytest.mark.parametrize("error", ENDS)
 @pytest.mark.usefixtures("_loop")
-def test_what_a_clock_raises_reaches_its_own_caller_alone(
+def test_an_exception_of_a_clock_reaches_only_its_own_caller(
     make: Callable[..., VoiceClient], gateway: SandboxGateway, error: type[BaseException]
 ) -> None:
     gateway.chaos = Chaos(latency=0.3)
@@ -80,7 +80,7 @@ def test_what_a_clock_raises_reaches_its_own_caller_alone(
             assert not other.done()
         thread = voice._thread
         clock.errors.append(error)
-        # A failure is a stated outcome, and so is a cancellation that no caller asked for.
+        # A failure becomes a stated outcome, and so does a cancellation without a request.
         stated = {RuntimeError: NotSentError, asyncio.CancelledError: OutcomeUnknownError}
         with pytest.raises(stated.get(error, error)):
             voice.submit("13900000002", "1125")
@@ -91,10 +91,10 @@ def test_what_a_clock_raises_reaches_its_own_caller_alone(
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
 @pytest.mark.usefixtures("_loop")
-def test_a_callback_that_exits_ends_no_thread(
+def test_a_callback_that_exits_does_not_end_the_thread(
     make: Callable[..., VoiceClient], error: type[BaseException]
 ) -> None:
-    """As a task or a timer of a trace config, which belongs to no call."""
+    """For example a task or a timer of a trace config, which belongs to no call."""
 
     def exits() -> None:
         raise error
@@ -109,7 +109,7 @@ def test_a_callback_that_exits_ends_no_thread(
     assert thread is voice._thread
 
 
-def test_a_task_that_was_left_behind_ends_with_the_thread(
+def test_a_task_that_user_code_left_behind_ends_with_the_thread(
     make: Callable[..., VoiceClient],
 ) -> None:
     ended = threading.Event()
@@ -135,12 +135,12 @@ def test_a_task_that_was_left_behind_ends_with_the_thread(
     assert len(tasks) == 1
 
 
-def test_a_thread_blocked_by_its_callers_code(
+def test_a_thread_that_user_code_blocks(
     make: Callable[..., VoiceClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The call that blocks it is unknown, the calls behind it were not sent, `close` returns."""
-    monkeypatch.setattr(sync, "_GRACE", 0.2)
-    monkeypatch.setattr(sync, "_EXIT_SECONDS", 0.1)
+    """The blocking call is unknown, later calls are not sent, and `close` returns."""
+    monkeypatch.setattr(sync_client, "_GRACE", 0.2)
+    monkeypatch.setattr(sync_client, "_EXIT_SECONDS", 0.1)
     go_on, blocked = threading.Event(), threading.Event()
 
     def clock() -> float:
@@ -165,7 +165,7 @@ def test_a_thread_blocked_by_its_callers_code(
 def test_a_blocked_balance_query_rang_no_phone(
     make: Callable[..., VoiceClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sync, "_GRACE", 0.1)
+    monkeypatch.setattr(sync_client, "_GRACE", 0.1)
     go_on = threading.Event()
     voice = make(clock=lambda: float(go_on.wait(60)), timeout=0.1)
     with pytest.raises(OutcomeUnknownError) as caught:
@@ -175,13 +175,13 @@ def test_a_blocked_balance_query_rang_no_phone(
 
 
 @pytest.mark.parametrize("where", ["at_once", "later", "loop"])
-def test_a_thread_that_cannot_be_started(
+def test_a_thread_that_cannot_be_started_means_not_sent(
     make: Callable[..., VoiceClient],
     gateway: SandboxGateway,
     monkeypatch: pytest.MonkeyPatch,
     where: str,
 ) -> None:
-    """A limit of the system is an outcome, and a later call works."""
+    """A limit of the system becomes an outcome, and a later call works."""
     voice, limit = make(), "can't start new thread"
 
     def fail(*_: object, **__: object) -> Any:
@@ -206,7 +206,7 @@ def test_a_thread_that_cannot_be_started(
     assert "提交成功" == voice.submit("13900000001", "1125").msg
 
 
-def test_a_wrong_setting_that_shows_in_the_thread_is_raised_as_it_is(
+def test_a_wrong_setting_that_fails_in_the_thread_is_raised_unchanged(
     make: Callable[..., VoiceClient],
 ) -> None:
     voice = make(ssl_context="none")
@@ -214,7 +214,7 @@ def test_a_wrong_setting_that_shows_in_the_thread_is_raised_as_it_is(
         voice.query_balance()
 
 
-def test_a_foreign_failure_of_the_start_shows_no_words_of_its_own(
+def test_the_text_of_a_foreign_exception_at_the_start_is_not_shown(
     make: Callable[..., VoiceClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail() -> Any:
@@ -225,7 +225,7 @@ def test_a_foreign_failure_of_the_start_shows_no_words_of_its_own(
         make().query_balance()
 
 
-def test_a_start_that_takes_too_long(
+def test_a_start_that_takes_too_long_means_not_sent(
     make: Callable[..., VoiceClient],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -242,7 +242,7 @@ def test_a_start_that_takes_too_long(
         patched.setattr(_loop_thread, "fast_loop_factory", lambda: slow)
         with pytest.raises(NotSentError, match=r"did not start within 0\.3 s"):
             voice.submit("13900000001", "1125")
-    # It is logged as all others are.
+    # It is logged as any other call.
     (line,) = [record.getMessage() for record in caplog.records if record.name == "ihuyi_voice"]
     assert line.startswith("submit 139****0001 not_sent ")
     abandoned = voice._threads.current
@@ -269,7 +269,7 @@ def test_many_first_uses_share_one_thread(
     assert [1] == started
 
 
-def test_a_start_that_another_thread_gave_up_is_not_waited_for(
+def test_an_interrupted_start_in_another_thread_does_not_block_a_call(
     make: Callable[..., VoiceClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     voice = make(timeout=30.0)
@@ -299,7 +299,7 @@ def test_a_start_that_another_thread_gave_up_is_not_waited_for(
     assert [first] == given_up
 
 
-def test_closed_while_it_starts(
+def test_close_during_the_start_ends_the_thread(
     make: Callable[..., VoiceClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = _loop_thread.LoopThread.start
@@ -317,7 +317,7 @@ def test_closed_while_it_starts(
     assert not voice._threads.current.is_usable()
 
 
-def test_the_quota_is_one_for_all_threads_of_a_client(make: Callable[..., VoiceClient]) -> None:
+def test_all_loop_threads_of_a_client_share_one_quota(make: Callable[..., VoiceClient]) -> None:
     voice = make(quota=RecipientQuota(per_minute=1))
     voice.submit("13900000001", "1125")
     voice._threads.exit()
@@ -356,7 +356,7 @@ def test_an_event_is_set_cleared_and_waited_for() -> None:
     assert not event.wait(-1)
 
 
-def test_an_end_is_handed_over_once() -> None:
+def test_a_handover_ends_once() -> None:
     end: Handover[int] = Handover()
     seen: list[object] = []
     end.add_done_callback(seen.append)
@@ -369,7 +369,7 @@ def test_an_end_is_handed_over_once() -> None:
     assert (7, True, False, [end, end]) == (end.result(), end.done(), end.cancelled(), seen)
 
 
-def test_begun_in_a_thread_that_has_ended(make: Callable[..., VoiceClient]) -> None:
+def test_a_call_cannot_begin_in_a_thread_that_has_ended(make: Callable[..., VoiceClient]) -> None:
     voice = make()
     voice.query_balance()
     thread = voice._thread

@@ -85,12 +85,12 @@ def test_exit_with_a_call_in_flight_in_a_daemon_thread(gateway: SandboxGateway) 
     assert (0, "") == (status, err)
     leaving, log = out.splitlines()
     assert leaving == "leaving"
-    # Cancelled on the way out, and said to be unknown, not lost.
+    # Cancelled at exit, and reported as unknown, not lost.
     assert log.startswith("submit 139****0000 unknown code=- voice_id=- ")
     assert len(gateway.attempts) == 1
 
 
-def test_a_thread_with_a_call_in_flight_is_waited_for(gateway: SandboxGateway) -> None:
+def test_exit_waits_for_a_thread_with_a_call_in_flight(gateway: SandboxGateway) -> None:
     gateway.chaos = Chaos(latency=0.3)
     script = """
     threading.Thread(target=lambda: print(submit())).start()
@@ -114,7 +114,7 @@ def test_close_waits_for_calls_in_other_threads(gateway: SandboxGateway) -> None
     assert (0, "提交成功\nclosed\n", "") == run(gateway, script)
 
 
-def test_a_close_that_was_interrupted_can_be_done_again(gateway: SandboxGateway) -> None:
+def test_an_interrupted_close_can_be_repeated(gateway: SandboxGateway) -> None:
     gateway.chaos = Chaos(latency=0.3)
     script = """
     results = []
@@ -165,7 +165,7 @@ def test_fork(gateway: SandboxGateway, before: str, child: str) -> None:
 
 
 def test_fork_while_another_thread_is_calling(gateway: SandboxGateway) -> None:
-    """Locks that the missing thread held must not hold up the child."""
+    """Locks of the other thread must not block the child."""
     gateway.balance = 1_000_000
     script = """
     import warnings
@@ -214,7 +214,7 @@ def test_ctrl_c_during_a_call_returns_at_once_and_cancels(gateway: SandboxGatewa
         submit()
     except KeyboardInterrupt:
         print("interrupted")
-    while client._thread.client._requester.slots.value < 100:
+    while client._thread.client._pipeline.slots.value < 100:
         time.sleep(0)
     client.close()
     """
@@ -266,8 +266,8 @@ def test_allow_running_loop(gateway: SandboxGateway) -> None:
     assert (0, "提交成功 999\n", "") == run(gateway, script)
 
 
-def test_called_where_another_librarys_loop_runs(gateway: SandboxGateway) -> None:
-    """Which the caller's context says, and which must not be taken for the loop of the call."""
+def test_a_call_in_the_context_of_another_async_library(gateway: SandboxGateway) -> None:
+    """The caller's context names the other library; the call must still use asyncio."""
     pytest.importorskip("trio", reason="trio is not installed")
     script = """
     import anyio
@@ -281,7 +281,7 @@ def test_called_where_another_librarys_loop_runs(gateway: SandboxGateway) -> Non
 
 
 def test_a_call_runs_in_the_callers_context(gateway: SandboxGateway) -> None:
-    """As tracing wants it, whose spans are told by context."""
+    """Tracing needs this, because it keeps its spans in the context."""
     script = """
     import aiohttp
     from contextvars import ContextVar
@@ -298,8 +298,8 @@ def test_a_call_runs_in_the_callers_context(gateway: SandboxGateway) -> None:
     assert (0, "first\nsecond\n", "") == run(gateway, script)
 
 
-def test_used_after_the_exits_finalizers(gateway: SandboxGateway) -> None:
-    """Each call then has a thread of its own, because nothing else would end it."""
+def test_calls_after_the_finalizers_of_the_exit(gateway: SandboxGateway) -> None:
+    """Each call then has its own thread, because only the call can end it."""
     script = """
     print(submit())
     client._finalizer()
@@ -310,8 +310,8 @@ def test_used_after_the_exits_finalizers(gateway: SandboxGateway) -> None:
     assert 3 == len(gateway.attempts)
 
 
-def test_ctrl_c_before_a_call_has_begun_places_none(gateway: SandboxGateway) -> None:
-    """As when the loop is busy: its task must not so much as begin."""
+def test_ctrl_c_before_a_call_has_begun_places_no_call(gateway: SandboxGateway) -> None:
+    """As when the loop is busy: the task of the call must not begin."""
     script = """
     submit()
     hold = threading.Event()
@@ -333,25 +333,24 @@ def test_ctrl_c_before_a_call_has_begun_places_none(gateway: SandboxGateway) -> 
     assert 1 == len(gateway.attempts)
 
 
-def test_a_call_that_is_cancelled_before_its_first_step_is_told(gateway: SandboxGateway) -> None:
+def test_a_call_cancelled_before_its_first_step_ends_its_future(gateway: SandboxGateway) -> None:
     script = """
     from concurrent.futures import CancelledError, Future
     submit()
     future, thread = Future(), client._thread
     def begin_and_cancel():
-        thread._start(lambda client: client.query_balance(), future)
-        for call in thread._calls:
-            call.cancel()
+        thread._calls.start(thread.client, lambda client: client.query_balance(), future)
+        thread._calls.cancel()
     thread.loop.call_soon_threadsafe(begin_and_cancel)
     try:
         future.result(10)
     except CancelledError:
-        print("told")
+        print("cancelled")
     """
-    assert (0, "told\n", "") == run(gateway, script)
+    assert (0, "cancelled\n", "") == run(gateway, script)
 
 
-def test_a_call_that_ends_well_after_it_was_cancelled_tells_nobody(
+def test_the_result_of_a_cancelled_call_is_dropped(
     gateway: SandboxGateway,
 ) -> None:
     script = """
@@ -367,22 +366,22 @@ def test_a_call_that_ends_well_after_it_was_cancelled_tells_nobody(
     assert (0, "True True\n", "") == run(gateway, script)
 
 
-def test_the_collector_may_finalise_in_the_loops_own_thread(gateway: SandboxGateway) -> None:
+def test_the_garbage_collector_may_finalize_in_the_loop_thread(gateway: SandboxGateway) -> None:
     client = VoiceClient("sandbox", "sandbox-key", base_url=gateway_url[gateway])
     client.query_balance()
     thread = client._thread
     assert thread is not None
 
-    async def finalise(_: object) -> None:
+    async def finalize(_: object) -> None:
         thread.stop(10, cancel_remaining=True)
 
-    thread.begin(finalise, Future())
+    thread.begin(finalize, Future())
     assert thread._ended.wait(10)
     assert client._finalizer is not None
     client._finalizer.detach()
 
 
-def test_the_faster_loop_looks_names_up_without_libuvs_threads() -> None:
+def test_the_faster_loop_looks_up_names_without_the_threads_of_libuv() -> None:
     pytest.importorskip("uvloop", reason="the extra `speed` is not installed")
     loop = fast_loop_factory()()
     try:

@@ -1,4 +1,4 @@
-"""The blocking client in signal handlers, and interrupted by them."""
+"""The blocking client used in signal handlers, and interrupted by them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.sync.processes import gateway_url, run
 if TYPE_CHECKING:
     from ihuyi_voice.sandbox import SandboxGateway
 
-# A log handler that raises a signal while it holds its lock, once.
+# A log handler that raises one signal while it holds its lock.
 INSIDE_A_LOG_HANDLER = """
 class Interrupted(logging.StreamHandler):
     def emit(self, record):
@@ -28,10 +28,10 @@ def write():
 
 @pytest.mark.parametrize("used", ["used", "first_use"])
 @pytest.mark.parametrize("act", ["submit(1)", "client.close()"])
-def test_in_a_handler_that_interrupts_a_log_handler(
+def test_a_call_in_a_signal_handler_that_interrupts_a_log_handler(
     gateway: SandboxGateway, act: str, used: str
 ) -> None:
-    """Another call is in flight, and its log record waits for nobody's lock."""
+    """Another call is in flight, and its log record waits for no lock."""
     gateway.chaos = Chaos(latency=0.2)
     script = f"""
     {INSIDE_A_LOG_HANDLER.replace(chr(10), chr(10) + "    ")}
@@ -59,8 +59,8 @@ def test_in_a_handler_that_interrupts_a_log_handler(
     assert in_all == len(gateway.calls) == sum(line.startswith("submit 139") for line in lines)
 
 
-def test_in_a_handler_that_holds_the_lock_of_logging(gateway: SandboxGateway) -> None:
-    """Which `isEnabledFor` takes in whatever thread asks first."""
+def test_a_call_in_a_signal_handler_while_logging_is_locked(gateway: SandboxGateway) -> None:
+    """`isEnabledFor` takes the lock in the thread that asks first."""
     script = """
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
     with logging._lock:
@@ -72,8 +72,8 @@ def test_in_a_handler_that_holds_the_lock_of_logging(gateway: SandboxGateway) ->
     assert ("提交成功", True) == (msg, log.startswith("submit 139****0000 accepted code=2 "))
 
 
-def test_in_handlers_at_any_moment(gateway: SandboxGateway) -> None:
-    """First uses, calls, waits and closes, each interrupted by calls of the same client."""
+def test_calls_in_signal_handlers_at_any_moment(gateway: SandboxGateway) -> None:
+    """Calls of the same client interrupt first uses, calls, waits and closes."""
     gateway.balance = 1_000_000
     script = """
     import random
@@ -103,6 +103,10 @@ def test_in_handlers_at_any_moment(gateway: SandboxGateway) -> None:
         client.close()
     signal.signal(signal.SIGALRM, signal.SIG_IGN)
     print(submitted, {text: results.count(text) > 0 for text in sorted(set(results))})
+    # A thread that was stopped in a handler may need a moment.
+    deadline = time.monotonic() + 20
+    while threading.active_count() > 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
     print([t.name for t in threading.enumerate()])
     """
     status, out, err = run(gateway, script)
@@ -117,8 +121,8 @@ def test_in_handlers_at_any_moment(gateway: SandboxGateway) -> None:
     assert "['MainThread']" == second
 
 
-def test_the_threads_start_interrupted(gateway: SandboxGateway) -> None:
-    """The next call works, and the thread that was half started ends."""
+def test_an_interrupted_start_of_the_thread(gateway: SandboxGateway) -> None:
+    """The next call works, and the half-started thread ends."""
     script = """
     class Alarm(Exception):
         pass
@@ -148,9 +152,11 @@ def test_the_threads_start_interrupted(gateway: SandboxGateway) -> None:
 
 
 @pytest.mark.parametrize("moment", ["fast_loop_factory", "start_thread", "Event.wait"])
-def test_the_threads_start_interrupted_at_each_step(gateway: SandboxGateway, moment: str) -> None:
+def test_the_start_of_the_thread_interrupted_at_each_step(
+    gateway: SandboxGateway, moment: str
+) -> None:
     script = f"""
-    from ihuyi_voice import _loop_thread
+    from ihuyi_voice.sync import loop_thread as _loop_thread
     owner, _, name = {moment!r}.rpartition(".")
     owner = getattr(_loop_thread, owner) if owner else _loop_thread
     whole = getattr(owner, name)
@@ -194,7 +200,7 @@ def test_the_outcome_of_an_interrupted_call_is_logged_with_the_next(
         submit()
     except Alarm:
         print("interrupted")
-    while client._thread.client._requester.slots.value < 100:
+    while client._thread.client._pipeline.slots.value < 100:
         time.sleep(0.01)
     try:
         client.submit("1", "1")

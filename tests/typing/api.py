@@ -1,6 +1,6 @@
 """The public API as users write it: type-checked against the installed package, never run.
 
-A line that is to be refused carries a `type: ignore` with the code of the
+A line that must be refused carries a `type: ignore` with the code of the
 error; strict mypy complains about one that is not needed.
 """
 
@@ -116,7 +116,7 @@ class OurClient(AsyncVoiceClient):
 
 
 class OurBlockingClient(VoiceClient):
-    """Likewise."""
+    """The same."""
 
 
 async def make_clients_from_the_environment() -> None:

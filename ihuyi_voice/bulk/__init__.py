@@ -1,0 +1,1 @@
+"""Many submits in one run."""

@@ -1,0 +1,116 @@
+"""Shared by the commands: the account, the common options and the exit statuses.
+
+The API key comes from the environment, a file or a prompt. There is no option
+for it, because other users can read a process's arguments.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
+
+import typer
+
+from ..client import AsyncVoiceClient
+from ..models import OutcomeStatus, Secret
+from ..store.entry import Fingerprints
+from ..sync.client import VoiceClient
+
+if TYPE_CHECKING:
+    from ..store.ledger import Ledger
+
+AnyClient = TypeVar("AnyClient", AsyncVoiceClient, VoiceClient)
+
+EXIT_STATUSES = {
+    OutcomeStatus.ACCEPTED: 0,
+    OutcomeStatus.INVALID: 2,
+    OutcomeStatus.REFUSED: 3,
+    OutcomeStatus.NOT_SENT: 4,
+    OutcomeStatus.LIMITED: 5,
+    OutcomeStatus.UNKNOWN: 6,
+}
+EXIT_USAGE = 2
+EXIT_BELOW = 7
+_EXIT_CTRL_C = 130
+
+ApiId = Annotated[
+    str | None,
+    typer.Option(envvar="IHUYI_VOICE_API_ID", help="The account's APIID.", show_default=False),
+]
+ApiKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="A file that holds the account's APIKEY and nothing else. Without it the key is read"
+        " from IHUYI_VOICE_API_KEY, or a prompt asks for it.",
+        show_default=False,
+    ),
+]
+BaseUrl = Annotated[
+    str,
+    typer.Option(envvar="IHUYI_VOICE_BASE_URL", help="Scheme and host of the gateway."),
+]
+Timeout = Annotated[float, typer.Option(help="Seconds for one request, including the connection.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+@dataclass
+class Account:
+    """The account, the gateway, and the deadline of a request."""
+
+    api_id: str | None
+    api_key_file: Path | None
+    base_url: str
+    timeout: float
+    _known_key: Secret | None = field(default=None, init=False)
+
+    def client(
+        self, kind: type[AnyClient], max_connections: int = 100, ledger: Ledger | None = None
+    ) -> AnyClient:
+        """A client for the account; an invalid setting ends the program."""
+        api_id = self.api_id or fail("no APIID: set IHUYI_VOICE_API_ID, or give --api-id")
+        try:
+            return kind(
+                api_id,
+                self._key(),
+                base_url=self.base_url,
+                timeout=self.timeout,
+                max_connections=max_connections,
+                ledger=ledger,
+            )
+        except (TypeError, ValueError) as error:
+            fail(str(error))
+
+    def fingerprints(self) -> Fingerprints:
+        """The keyed fingerprints of the account's requests in a ledger."""
+        return Fingerprints(self._key())
+
+    def _key(self) -> str:
+        self._known_key = self._known_key or Secret(self._read_key())
+        return self._known_key.reveal()
+
+    def _read_key(self) -> str:
+        if self.api_key_file is not None:
+            try:
+                return self.api_key_file.read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                fail(f"cannot read the API key file: {error}")
+        if key := os.environ.get("IHUYI_VOICE_API_KEY"):
+            return key
+        if sys.stdin.isatty():
+            key = typer.prompt("APIKEY", hide_input=True, err=True)
+            return str(key)
+        return fail("no API key: set IHUYI_VOICE_API_KEY, or give --api-key-file")
+
+
+def fail(message: str, status: int = EXIT_USAGE) -> NoReturn:
+    """Print one line on stderr and end the program."""
+    typer.echo(f"ihuyi-voice: {message}", err=True)
+    raise typer.Exit(status)
+
+
+def fail_interrupted(interruption: BaseException) -> NoReturn:
+    """End the program after a signal, or the end of input at a prompt, before a send."""
+    fail("interrupted: nothing was sent", getattr(interruption, "status", _EXIT_CTRL_C))

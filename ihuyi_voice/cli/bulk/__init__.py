@@ -1,0 +1,1 @@
+"""`ihuyi-voice bulk`: submit every row of a file."""

@@ -1,0 +1,316 @@
+"""`ihuyi-voice bulk`: a call for each row of a file. Real phones ring."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from contextlib import ExitStack, closing, nullcontext, suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import anyio
+import typer
+from rich.console import Console
+
+from ..._loops import fast_loop_factory
+from ...client import AsyncVoiceClient
+from ...errors import IhuyiVoiceError, LedgerError
+from ...models import DEFAULT_BASE_URL
+from ...store.entry import EntryState
+from ...sync.client import VoiceClient
+from ..account import (
+    EXIT_USAGE,
+    Account,
+    ApiId,
+    ApiKeyFile,
+    AsJson,
+    BaseUrl,
+    Timeout,
+    fail,
+    fail_interrupted,
+)
+from ..ledger import fail_of_ledger, open_ledger
+from ..signals import Interruptions
+from . import options  # noqa: TC001 - typer reads the annotations
+from .columns import ColumnOptions
+from .consent import Consent
+from .file import BulkFile, BulkFileError, Check
+from .keys import RowKeys
+from .progress import OutFile, SendOptions, Tally, outcome_table, say, send
+from .summary import Summary
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ...store.entry import Fingerprints
+    from ...store.ledger import Ledger
+
+# How many names of ignored columns are shown.
+_MOST_NAMES = 20
+
+
+def bulk(  # noqa: PLR0913 - one argument per option
+    file: options.File,
+    *,
+    mobile_column: options.MobileColumn = None,
+    content_column: options.ContentColumn = None,
+    key_column: options.KeyColumn = None,
+    encoding: options.Encoding = None,
+    draw_codes: options.DrawCodes = False,
+    allow_mixed_lengths: options.AllowMixedLengths = False,
+    partial: options.Partial = False,
+    concurrency: options.Concurrency = 50,
+    rate: options.Rate = None,
+    out: options.Out = None,
+    show_codes: options.ShowCodes = False,
+    dry_run: options.DryRun = False,
+    limit: options.Limit = None,
+    wait_for_quota: options.WaitForQuota = False,
+    ledger: options.LedgerFile = None,
+    yes: options.Yes = False,
+    api_id: ApiId = None,
+    api_key_file: ApiKeyFile = None,
+    base_url: BaseUrl = DEFAULT_BASE_URL,
+    timeout: Timeout = 15.0,
+    as_json: AsJson = False,
+) -> None:
+    """Place [bold]a call for each row[/bold] of a file. Real phones ring.
+
+    The command checks the whole file, prints what it found, and asks before it sends.
+    With --ledger, run it again after a crash: it sends only the rows that never
+    reached the gateway or were refused.
+    The first Ctrl-C, SIGTERM or SIGHUP starts no more requests and finishes those
+    in flight; a second one stops at once.
+    """
+    if rate is not None and not math.isfinite(rate):
+        fail("--rate must be a finite number of starts per second; nothing was sent")
+    if draw_codes and out is None and not dry_run:
+        fail("--draw-codes needs --out: the codes are written there and nowhere else")
+    job = _Job(
+        file=file,
+        limit=limit,
+        columns=ColumnOptions(mobile_column, content_column, key_column),
+        encoding=encoding,
+        draw_codes=draw_codes,
+        ledger=ledger,
+        out=out,
+        show_codes=show_codes or draw_codes,
+        dry_run=dry_run,
+        consent=Consent(yes=yes, mixed_lengths=allow_mixed_lengths, partial=partial),
+        account=Account(api_id, api_key_file, base_url, timeout),
+        sending=SendOptions(concurrency, rate, wait_for_quota, with_keys=ledger is not None),
+    )
+    with Interruptions() as signals:
+        _run(job, signals)
+        summary = Summary(job.tally, job.rows, file, out, ledger)
+        with suppress(KeyboardInterrupt):
+            _print_summary(summary, as_json=as_json)
+    raise typer.Exit(summary.exit_status())
+
+
+def _run(job: _Job, signals: Interruptions) -> None:
+    """Run the job; an error before the first row was sent ends the program."""
+    try:
+        job.run(signals)
+    except BulkFileError as error:
+        fail(str(error))
+    except LedgerError as error:
+        # Raised by the lookup before the run: a later failure is the outcome of a row.
+        fail_of_ledger(error)
+    except (KeyboardInterrupt, typer.Abort) as error:
+        # Once the run began, its outcomes are reported even if it was interrupted.
+        if job.tally.run is None:
+            fail_interrupted(error)
+
+
+@dataclass
+class _Job:
+    """One use of the command: what to send, from where, and its outcomes."""
+
+    file: str
+    limit: int | None
+    columns: ColumnOptions
+    encoding: str | None
+    draw_codes: bool
+    ledger: str | None
+    out: Path | None
+    show_codes: bool
+    dry_run: bool
+    consent: Consent
+    account: Account
+    sending: SendOptions
+    tally: Tally = field(default_factory=Tally)
+    rows: int = 0
+    console: Console = field(default_factory=lambda: Console(stderr=True))
+
+    def run(self, signals: Interruptions) -> None:
+        """Check the file, ask, and send."""
+        with ExitStack() as stack:
+            rows = stack.enter_context(closing(self._open_file()))
+            check = self._check(rows)
+            doubts = self.consent.doubts_of_codes(check)
+            if self.dry_run:
+                raise typer.Exit(EXIT_USAGE if check.bad or doubts else 0)
+            self._refuse_to_overwrite()
+            ledger = None
+            if self.ledger is not None:
+                ledger = stack.enter_context(open_ledger(self.ledger, create=True))
+            client = self.account.client(AsyncVoiceClient, self.sending.concurrency or 1, ledger)
+            to_send = check.good - self._settled_earlier(rows, check, ledger)
+            self._ask(to_send, doubts)
+            out = _open_out(self.out, show_codes=self.show_codes)
+            loop = {"loop_factory": fast_loop_factory()}
+            anyio.run(self._send, client, rows, out, signals, backend_options=loop)
+
+    def _open_file(self) -> BulkFile:
+        return BulkFile(
+            self.file,
+            self.limit,
+            self.columns,
+            draw_codes=self.draw_codes,
+            encoding=self.encoding,
+        )
+
+    def _check(self, rows: BulkFile) -> Check:
+        check = rows.check()
+        self.rows = check.rows
+        _print_check(self.console, rows.name, check, with_ledger=self.ledger is not None)
+        return check
+
+    def _refuse_to_overwrite(self) -> None:
+        if self.out is not None and self.out.exists():
+            fail(f"{self.out} exists already: give --out a new file, so that no outcome is lost")
+
+    def _settled_earlier(self, rows: BulkFile, check: Check, ledger: Ledger | None) -> int:
+        """How many rows the ledger keeps from being sent again."""
+        if ledger is None:
+            return 0
+        return _look_up(self.console, rows, check, ledger, self.account.fingerprints())
+
+    def _ask(self, to_send: int, doubts: list[str]) -> None:
+        """Return if the calls may be placed; otherwise end the program."""
+        if not to_send:
+            # Without a balance query, so that this works while the gateway is unreachable.
+            say(self.console, "to send 0")
+            return
+        remaining = _print_balance(self.console, self.account, to_send)
+        doubts = doubts + self.consent.doubts_of_balance(to_send, remaining)
+        self.consent.ask(self.console, to_send, self.account.base_url, doubts)
+
+    async def _send(
+        self,
+        client: AsyncVoiceClient,
+        rows: BulkFile,
+        out: OutFile | None,
+        signals: Interruptions,
+    ) -> None:
+        async with client:
+            with nullcontext() if out is None else closing(out):
+                await send(
+                    client, rows, self.rows, self.sending, self.console, self.tally, out, signals
+                )
+
+
+def _print_summary(summary: Summary, *, as_json: bool) -> None:
+    """Print the outcomes of the rows, and what to do next."""
+    # With --json standard output is for machines, and stderr for the person who watches.
+    console = Console(stderr=as_json)
+    if as_json:
+        typer.echo(json.dumps(summary.report()))
+    else:
+        console.print(outcome_table(summary.tally))
+    for line in summary.next_steps():
+        say(console, line)
+
+
+def _open_out(path: Path | None, *, show_codes: bool) -> OutFile | None:
+    if path is None:
+        return None
+    try:
+        return OutFile(path, show_codes=show_codes)
+    except OSError as error:
+        fail(f"cannot write {path}: {error.strerror or error}; nothing was sent")
+
+
+def _print_balance(console: Console, account: Account, to_send: int) -> int:
+    try:
+        with account.client(VoiceClient) as client:
+            remaining = client.query_balance().remaining
+    except IhuyiVoiceError as error:
+        fail(f"no balance, so nothing is sent: {error}")
+    say(console, f"to send {to_send}, balance {remaining}")
+    if remaining < to_send:
+        say(console, f"the balance is {to_send - remaining} short: the run will stop there")
+    return remaining
+
+
+def _look_up(
+    console: Console, rows: BulkFile, check: Check, ledger: Ledger, fingerprints: Fingerprints
+) -> int:
+    """Give every row its key; say, and count, what the ledger keeps from being sent again."""
+    if check.keyless and ledger.hashed_with_another_key(fingerprints.hashed_with):
+        fail(
+            "this ledger knows rows that were sent with another API key, by which they cannot be"
+            " recognised: give every row an idempotency_key of its own, or finish with the old key"
+            " and take a new ledger"
+        )
+    if ledger.is_new:
+        # With a mistyped name every phone would ring again: say that it is new.
+        say(console, "this ledger is new: it knows of no earlier call")
+    rows.row_keys = lambda: RowKeys(fingerprints, ledger.id)
+    states: Counter[EntryState] = Counter()
+    keys = (row.key for row in rows if row.key is not None and not row.problem)
+    while some := list(islice(keys, 1000)):
+        states.update(ledger.known(some).values())
+    accepted = states[EntryState.ACCEPTED]
+    unknown = states[EntryState.UNKNOWN] + states[EntryState.CLAIMED]
+    if accepted or unknown:
+        say(
+            console,
+            f"of these the ledger knows: accepted {accepted}, unknown {unknown}; they are not sent"
+            " again",
+        )
+    return accepted + unknown
+
+
+def _print_check(console: Console, name: str, check: Check, *, with_ledger: bool) -> None:
+    summary = f"{name}: rows {check.rows}, bad {check.bad}, duplicate numbers {check.duplicates}"
+    say(console, summary)
+    for line, problem in check.problems:
+        say(console, f"  {check.numbered_by} {line}: {problem}")
+    if check.bad > len(check.problems):
+        say(console, f"  and {check.bad - len(check.problems)} more")
+    if check.ignored:
+        most = check.ignored[:_MOST_NAMES]
+        more = len(check.ignored) - len(most)
+        say(
+            console,
+            f"ignored columns: {', '.join(most)}{f' and {more} more' if more else ''}",
+        )
+    if check.mixed_lengths:
+        counts = ", ".join(f"{n} of {length} digits" for length, n in sorted(check.lengths.items()))
+        say(
+            console,
+            f"the codes differ in length: {counts}. A spreadsheet drops leading zeros: 0042 becomes"
+            " 42, and a phone would be read a code that is wrong",
+        )
+    if check.drawn:
+        say(
+            console,
+            f"rows without content: {check.drawn}; a code is drawn for each, and written into the"
+            " --out file",
+        )
+    if check.revealing_keys:
+        say(
+            console,
+            f"rows whose idempotency_key contains their number or code: {check.revealing_keys};"
+            " keys are stored and written unchanged, so choose others for new rows",
+        )
+    if check.keys and not with_ledger:
+        say(
+            console,
+            f"rows with an idempotency_key: {check.keys}; within this file a key is sent once,"
+            " across runs nothing remembers it without --ledger",
+        )

@@ -1,0 +1,353 @@
+"""The file of a bulk run: CSV or JSON in, one checked row after another out.
+
+A row that cannot be sent is not dropped: it comes with what is wrong with it
+and the line it is on. Nothing is sent here. How a file is cut into records is
+`records.py`'s business; which column is which is `columns.py`'s.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import re
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from ...errors import InvalidRequestError
+from ...models import generate_code
+from ...store.entry import check_key
+from ...wire import check_content, check_mobile
+from .columns import CONTENT, MOBILE, ColumnError, ColumnOptions, damage
+from .records import RecordError, Records
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .keys import RowKeys
+    from .records import Cells
+
+_SAVE_AS = "save it as CSV UTF-8 (in Excel: File, Save As, CSV UTF-8)"
+# How files that are no text begin, and what they are.
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# GB 18030 reads everything that its predecessors write.
+_SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030", "utf-8": "utf-8-sig"}
+
+
+class BulkFileError(Exception):
+    """The file as a whole cannot be read; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """One row of the file.
+
+    Attributes:
+        line: the line it ends in, from 1; in a JSON array its place, from 1.
+        mobile: the number as the gateway takes it; "" where it is none.
+        content: the code, drawn where the file has none; "" where it is none.
+        key: the row's idempotency key, if it has one or was given one.
+        problem: what is wrong with it; "" when it can be sent.
+        drawn: whether the code was drawn.
+    """
+
+    line: int
+    mobile: str = field(default="", repr=False)
+    content: str = field(default="", repr=False)
+    key: str | None = None
+    problem: str = ""
+    drawn: bool = False
+
+
+@dataclass
+class Check:
+    """What a look through the whole file found.
+
+    Attributes:
+        rows: how many rows there are, bad ones included.
+        problems: of the bad rows, line and text; the first few of them.
+        bad: how many rows are bad.
+        duplicates: how many rows call a number that an earlier row calls.
+        drawn: how many rows have no code of their own.
+        keys: how many rows have an idempotency key.
+        keyless: how many good rows have none.
+        revealing_keys: how many good rows have a key that contains their number or code.
+        lengths: how many of the file's own codes have this many digits.
+        ignored: the names of the columns that are not used.
+        numbered_by: what `FileRow.line` counts.
+    """
+
+    rows: int = 0
+    bad: int = 0
+    duplicates: int = 0
+    drawn: int = 0
+    keys: int = 0
+    keyless: int = 0
+    revealing_keys: int = 0
+    problems: list[tuple[int, str]] = field(default_factory=list)
+    lengths: Counter[int] = field(default_factory=Counter)
+    ignored: tuple[str, ...] = ()
+    numbered_by: str = "line"
+
+    @property
+    def good(self) -> int:
+        """How many rows can be sent."""
+        return self.rows - self.bad
+
+    @property
+    def mixed_lengths(self) -> bool:
+        """Whether codes differ in length, as when a spreadsheet dropped their leading zeros."""
+        return len(self.lengths) > 1
+
+
+class BulkFile:
+    """The rows of a file, or of standard input for "-".
+
+    What can be read only once, such as a pipe, is copied aside to be read twice.
+
+    Args:
+        name: the file's path, or "-".
+        limit: how many rows to read at most.
+        options: columns that were given; the others are matched by name.
+        draw_codes: draw a code for each row without one; otherwise such a row is bad.
+        encoding: of the text; None for UTF-8. A byte order mark at its beginning wins.
+
+    Attributes:
+        row_keys: names the rows that have no key, a new one for each reading; None
+            where they need none.
+
+    Raises:
+        BulkFileError: it cannot be opened, or the encoding is not known.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        limit: int | None = None,
+        options: ColumnOptions | None = None,
+        *,
+        draw_codes: bool = False,
+        encoding: str | None = None,
+    ) -> None:
+        self.name: str = "standard input" if name == "-" else name
+        self.row_keys: Callable[[], RowKeys] | None = None
+        self._limit = limit
+        self._options = options or ColumnOptions()
+        self._draw_codes = draw_codes
+        self._encoding = None if encoding is None else _known_encoding(encoding)
+        try:
+            self._bytes = _copied_aside(sys.stdin.buffer) if name == "-" else _readable_twice(name)
+        except OSError as error:
+            msg = f"cannot read {self.name}: {error.strerror or error}"
+            raise BulkFileError(msg) from None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._bytes.close()
+
+    def check(self) -> Check:
+        """Look through all rows; the memory it takes grows with the numbers in them.
+
+        Raises:
+            BulkFileError: the file cannot be read to its end, or has no rows.
+        """
+        found = Check()
+        mobiles: set[int] = set()
+        for row in self._read(found):
+            found.rows += 1
+            found.drawn += row.drawn
+            found.keys += row.key is not None
+            if row.problem:
+                found.bad += 1
+                if len(found.problems) < 5:
+                    found.problems.append((row.line, row.problem))
+                continue
+            found.keyless += row.key is None
+            found.revealing_keys += _reveals(row)
+            if not row.drawn:
+                found.lengths[len(row.content)] += 1
+            mobile = int(row.mobile)
+            found.duplicates += mobile in mobiles
+            mobiles.add(mobile)
+        if not found.rows:
+            msg = f"{self.name} has no rows: nothing to send"
+            raise BulkFileError(msg)
+        return found
+
+    def __iter__(self) -> Iterator[FileRow]:
+        return self._read(Check())
+
+    def _read(self, found: Check) -> Iterator[FileRow]:
+        """The rows; what is known of the columns at the end goes into `found`."""
+        text = self._text()
+        records = Records(text, self._options, draw_codes=self._draw_codes)
+        keys: dict[str, int] = {}
+        row_keys = self.row_keys and self.row_keys()
+        try:
+            for line, cells in islice(records, self._limit):
+                yield self._row(line, cells, keys, row_keys)
+            records.finish()
+            found.ignored = tuple(records.ignored)
+            found.numbered_by = "line" if records.by_line else "item"
+        except UnicodeError:
+            raise BulkFileError(self._not_this_encoding()) from None
+        except csv.Error as error:
+            msg = f"{self.name} is not the CSV it looks like: {error}"
+            raise BulkFileError(msg) from None
+        except (ColumnError, RecordError) as error:
+            msg = f"{self.name}: {error}"
+            raise BulkFileError(msg) from None
+        except OSError as error:
+            raise BulkFileError(self._unreadable(error)) from None
+        finally:
+            # A run that was stopped leaves this behind, and the file may be closed first.
+            if not self._bytes.closed:
+                text.detach()
+
+    def _text(self) -> io.TextIOWrapper:
+        self._bytes.seek(0)
+        try:
+            start = self._bytes.read(1024)
+        except OSError as error:
+            raise BulkFileError(self._unreadable(error)) from None
+        self._bytes.seek(0)
+        if start.startswith(_WORKBOOKS):
+            msg = f"{self.name} is a workbook, not text: {_SAVE_AS}"
+            raise BulkFileError(msg)
+        encoding = self._encoding or "utf-8-sig"
+        if start.startswith(codecs.BOM_UTF8):
+            encoding = "utf-8-sig"
+        elif start.startswith(_UTF_16):
+            encoding = "utf-16"
+        elif self._encoding is None and b"\0" in start:
+            msg = (
+                f"{self.name} is not UTF-8 text: {_SAVE_AS}, or give --encoding utf-16-le if it"
+                " is UTF-16"
+            )
+            raise BulkFileError(msg)
+        return io.TextIOWrapper(self._bytes, encoding=encoding, newline="")
+
+    def _unreadable(self, error: OSError) -> str:
+        return f"cannot read {self.name} to its end: {error.strerror or error}"
+
+    def _not_this_encoding(self) -> str:
+        if self._encoding is not None:
+            return f"{self.name} is not text in the given --encoding: {_SAVE_AS}"
+        self._bytes.seek(0)
+        decoder = codecs.getincrementaldecoder("gb18030")()
+        try:
+            for chunk in iter(partial(self._bytes.read, 1 << 20), b""):
+                decoder.decode(chunk)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return f"{self.name} is not UTF-8 text: {_SAVE_AS}"
+        return (
+            f"{self.name} is not UTF-8; it looks like GBK, as Excel saves plain CSV in China:"
+            f" give --encoding gbk, or {_SAVE_AS}"
+        )
+
+    def _row(
+        self, line: int, cells: Cells | str, keys: dict[str, int], row_keys: RowKeys | None
+    ) -> FileRow:
+        if isinstance(cells, str):
+            return FileRow(line, problem=cells)
+        content, key = (
+            cell.strip() if isinstance(cell, str) else cell for cell in (cells.content, cells.key)
+        )
+        own_key: str | None = None
+        try:
+            if key not in (None, ""):
+                own_key = check_key(key)
+                earlier = keys.setdefault(own_key, line)
+                if earlier != line:
+                    return FileRow(
+                        line, key=own_key, problem=f"its idempotency_key is that of line {earlier}"
+                    )
+        except InvalidRequestError as error:
+            return FileRow(line, problem=str(error))
+        drawn = content in (None, "")
+        if problem := _problem(cells.mobile, content, drawn=drawn, draw_codes=self._draw_codes):
+            return FileRow(line, key=own_key, problem=problem)
+        number = check_mobile(cells.mobile)
+        code = "" if drawn else check_content(content)
+        if row_keys is not None:
+            own_key = own_key or row_keys.key(number, code)
+            code = code or row_keys.code(number, own_key)
+        return FileRow(line, number, code or generate_code(), own_key, drawn=drawn)
+
+
+def _problem(mobile: object, content: object, *, drawn: bool, draw_codes: bool) -> str:
+    """What keeps number or code from being sent; "" when nothing does."""
+    if mobile is None:
+        return "it has no mobile number"
+    try:
+        check_mobile(mobile)
+    except InvalidRequestError as error:
+        return _explained(MOBILE, mobile, str(error))
+    if drawn:
+        return (
+            ""
+            if draw_codes
+            else "it has no content (the code to read out); --draw-codes draws one for such rows"
+        )
+    try:
+        check_content(content)
+    except InvalidRequestError as error:
+        problem = _explained(CONTENT, content, str(error))
+        if isinstance(content, str) and re.fullmatch("[0-9]{1,3}", content):
+            problem += (
+                "; if it began with zeros, a spreadsheet dropped them: make the column text there,"
+                " enter the codes again, and save as CSV UTF-8"
+            )
+        return problem
+    return ""
+
+
+def _explained(column: str, cell: object, problem: str) -> str:
+    """The problem, explained by what Excel did to the cell if that is known."""
+    if isinstance(cell, str) and (words := damage(cell)):
+        return f"{column} {words}"
+    if isinstance(cell, float):
+        return f"{problem}: a decimal number loses digits and zeros, write it in quotes"
+    if isinstance(cell, int) and column == MOBILE:
+        return f"{problem}; write it in quotes"
+    return problem
+
+
+def _reveals(row: FileRow) -> bool:
+    """Whether the row's key contains its number, or its code as a separate number."""
+    key = row.key or ""
+    return row.mobile in key or (not row.drawn and row.content in re.findall(r"\d+", key))
+
+
+def _known_encoding(name: str) -> str:
+    try:
+        known = codecs.lookup(name).name
+        # Not every codec is one of text.
+        io.TextIOWrapper(io.BytesIO(), encoding=known)
+    except (LookupError, ValueError):
+        msg = f"--encoding {name!r} is not known: give utf-8, gbk, gb18030, big5 or utf-16"
+        raise BulkFileError(msg) from None
+    return _SUPERSETS.get(known, known)
+
+
+def _readable_twice(name: str) -> IO[bytes]:
+    stream = Path(name).open("rb")  # noqa: SIM115 - closed by BulkFile.close
+    if stream.seekable():
+        return stream
+    with stream:
+        return _copied_aside(stream)
+
+
+def _copied_aside(stream: IO[bytes]) -> IO[bytes]:
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 - closed by BulkFile.close
+    shutil.copyfileobj(stream, copy)
+    return copy

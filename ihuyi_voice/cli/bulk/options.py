@@ -1,0 +1,142 @@
+"""The options of `ihuyi-voice bulk`, as typer reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXIT_HELP = """
+
+Exit status:
+0  all rows accepted, now or earlier
+3  some were not, and none is unknown: refused, limited, not sent, bad, stopped
+6  [bold]some are unknown: their phones may have rung[/bold]
+2  nothing was sent: a bad option, file or credentials, no answer about the
+balance, or a doubt that --yes alone does not settle
+4  nothing was sent because the ledger could not be used; or some outcomes
+could not be recorded in it
+128 and the signal's number (130 for Ctrl-C): interrupted, nothing was sent
+A run that a signal stops has the status of its outcomes: 3 or 6.
+With --dry-run: 0 the file can be sent as it is, 2 not.
+"""
+
+File = Annotated[
+    str,
+    typer.Argument(
+        help="CSV (comma, semicolon, tab or |), JSON lines or a JSON array; - for standard"
+        " input. Columns are found by their names: mobile, phone, tel, 手机号; content, code,"
+        " otp, pin, 验证码; and optionally idempotency_key. Without a header: exactly two"
+        " columns, number and code. Text in UTF-8, or UTF-16 with a byte order mark."
+    ),
+]
+MobileColumn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="The column of the numbers, by its name or its position from 1 (in JSON objects only"
+        " by its name).",
+        show_default=False,
+    ),
+]
+ContentColumn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="The column of the codes to read out, given in the same way.",
+        show_default=False,
+    ),
+]
+KeyColumn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="The column of the idempotency keys, given in the same way. Keys are stored and"
+        " written unchanged.",
+        show_default=False,
+    ),
+]
+Encoding = Annotated[
+    str | None,
+    typer.Option(
+        help="The file's encoding, such as gbk for plain CSV of a Chinese Excel.",
+        show_default="utf-8",
+    ),
+]
+DrawCodes = Annotated[
+    bool,
+    typer.Option(
+        "--draw-codes",
+        help="Draw a code for each row without one; without this option such a row is bad. Needs"
+        " --out, and writes the codes into it as --show-codes does.",
+    ),
+]
+AllowMixedLengths = Annotated[
+    bool,
+    typer.Option(
+        "--allow-mixed-lengths",
+        help="Send even if the file's codes differ in length, as when a spreadsheet dropped"
+        " leading zeros.",
+    ),
+]
+Partial = Annotated[
+    bool,
+    typer.Option(
+        "--partial",
+        help="Send even if the balance is smaller than the number of rows: the run stops when"
+        " the balance is used up.",
+    ),
+]
+Concurrency = Annotated[
+    int, typer.Option(min=1, help="How many requests may be in flight at once.")
+]
+Rate = Annotated[
+    float | None, typer.Option(min=0.001, help="Starts per second at most.", show_default=False)
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="A new file for the outcomes, one line per row as they finish: JSON lines when its"
+        " name ends in .jsonl, CSV otherwise.",
+        show_default=False,
+    ),
+]
+ShowCodes = Annotated[
+    bool, typer.Option("--show-codes", help="Write the codes into the --out file too.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check every row and send none. No account needed.")
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help="Read only this many rows, from the first.", show_default=False),
+]
+WaitForQuota = Annotated[
+    bool,
+    typer.Option(
+        "--wait-for-quota",
+        help="Delay a row whose number was called twice within a minute, instead of skipping the"
+        " row as limited.",
+    ),
+]
+LedgerFile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Record in this file what was sent, so that the same command can be run again"
+        " after any crash: what may have rung is never sent again. An SQLite file, created if"
+        " missing, or postgresql+psycopg://user@host/database. Rows without an"
+        " idempotency_key get one made from their number and content.",
+        show_default=False,
+    ),
+]
+Yes = Annotated[
+    bool,
+    typer.Option(
+        "--yes",
+        "-y",
+        help="Do not ask before sending. It does not cover codes of mixed lengths or a balance"
+        " that is too small: those have options of their own.",
+    ),
+]

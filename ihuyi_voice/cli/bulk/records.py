@@ -1,0 +1,279 @@
+"""From text to records: CSV, JSON lines and JSON arrays, one record after another.
+
+A record is the line it ends in with its three cells, or with what is wrong
+with it. What the cells must hold is `file.py`'s business.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from .columns import (
+    ColumnError,
+    ColumnOptions,
+    Columns,
+    known_names,
+    match_names,
+    table_columns,
+    without_content,
+    without_mobile,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from io import TextIOBase
+
+# The last three as they are typed in Chinese.
+_DELIMITERS = ",;\t|，；｜"  # noqa: RUF001 - full-width on purpose
+_BLOCK = 1 << 16
+# Characters of one item of an array; a longer one is no row.
+_LONGEST = 1 << 20
+# Forms of objects whose columns are remembered.
+_MOST_FORMS = 1000
+_no_blank = re.compile(r"\S")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Cells:
+    """The cells of one record; None or "" where there is none."""
+
+    mobile: object
+    content: object
+    key: object
+
+
+Record: TypeAlias = tuple[int, Cells | str]
+
+
+class RecordError(Exception):
+    """The text cannot be read to its end; the message says why."""
+
+
+class Records:
+    """The records of one reading of a text.
+
+    Args:
+        text: at its beginning, with line ends as they are.
+        options: the columns that were given.
+        draw_codes: whether a text without a column of codes is one to draw codes for.
+
+    Attributes:
+        ignored: names of columns that are not used, as far as the text was read.
+        by_line: whether records are numbered by line; those of an array by their place.
+
+    Raises:
+        ColumnError: iterating, where the columns leave a doubt.
+        RecordError: iterating, where the text breaks off.
+        csv.Error: iterating, where it is not the CSV it looks like.
+    """
+
+    def __init__(self, text: TextIOBase, options: ColumnOptions, *, draw_codes: bool) -> None:
+        self._text = text
+        self._options = options
+        self._draw_codes = draw_codes
+        self._columns: Columns | None = None
+        self._forms: dict[tuple[str, ...], Columns] = {}
+        # Of the objects so far: whether any had the column, and the names of the first.
+        self._first_names: tuple[str, ...] | None = None
+        self._any_mobile = self._any_content = False
+        self.by_line: bool = True
+        self.ignored: dict[str, None] = {}
+
+    def __iter__(self) -> Iterator[Record]:
+        # The first characters that are not blank show the format.
+        start = ""
+        while len(start) < 2 and (c := self._text.read(1)):
+            start += c.strip("\ufeff").strip()
+        self._text.seek(0)
+        if re.match(r"\[([\[{\]]|$)", start):
+            self.by_line = False
+            return self._array()
+        return self._json_lines() if start[:1] in ("{", "[") else self._csv()
+
+    def finish(self) -> None:
+        """Say whether a column was missing from all objects, once all were read."""
+        if self._first_names is None or self._columns is not None:
+            return
+        if not self._any_mobile:
+            raise ColumnError(without_mobile(self._first_names))
+        if not (self._any_content or self._draw_codes):
+            raise ColumnError(without_content(self._first_names))
+
+    # --- CSV --------------------------------------------------------------------
+
+    def _csv(self) -> Iterator[Record]:
+        reader = csv.reader(self._text, delimiter=self._delimiter(), strict=True)
+        for cells in reader:
+            if any(cell.strip() for cell in cells) and (found := self._row(cells)):
+                yield reader.line_num, found
+
+    def _delimiter(self) -> str:
+        """The one by which the first row is a header, or a call; else the best guess."""
+
+        def worth(delimiter: str) -> tuple[bool, int, int]:
+            cells = self._first_row(delimiter)
+            try:
+                columns = table_columns(cells, self._options, draw_codes=self._draw_codes)
+            except ColumnError:
+                return False, known_names(cells, self._options), len(cells)
+            found = (columns.mobile, columns.content, columns.key)
+            return True, sum(place is not None for place in found), len(cells)
+
+        best = max(_DELIMITERS, key=worth)
+        self._text.seek(0)
+        return best
+
+    def _first_row(self, delimiter: str) -> list[str]:
+        self._text.seek(0)
+        try:
+            for cells in csv.reader(self._text, delimiter=delimiter, strict=True):
+                if any(cell.strip() for cell in cells):
+                    return cells
+        except csv.Error:
+            # Reading with this delimiter raises it again, if it is the one.
+            pass
+        return []
+
+    def _row(self, cells: Sequence[object]) -> Cells | str | None:
+        """A row of a table; None for its header."""
+        if self._columns is None:
+            first = [cell if isinstance(cell, str) else "" for cell in cells]
+            self._columns = table_columns(first, self._options, draw_codes=self._draw_codes)
+            self._ignore(self._columns)
+            if self._columns.from_header:
+                return None
+        columns = self._columns
+        if any(cell not in (None, "") and str(cell).strip() for cell in cells[columns.width :]):
+            return (
+                f"it has more cells than the {columns.width} columns: a cell with the separator in"
+                " it must be in quotes"
+            )
+        places = (columns.mobile, columns.content, columns.key)
+        return Cells(
+            *(None if place is None or place >= len(cells) else cells[place] for place in places)
+        )
+
+    # --- JSON -------------------------------------------------------------------
+
+    def _json_lines(self) -> Iterator[Record]:
+        for number, line in enumerate(self._text, 1):
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line, object_pairs_hook=_Object)
+            except (ValueError, RecursionError):
+                yield number, "it is not JSON"
+                continue
+            if found := self._value(value):
+                yield number, found
+
+    def _array(self) -> Iterator[Record]:
+        for number, value in enumerate(_Items(self._text), 1):
+            if found := self._value(value):
+                yield number, found
+
+    def _value(self, value: object) -> Cells | str | None:
+        if isinstance(value, _Object):
+            return self._object(value)
+        if isinstance(value, list):
+            return self._row(value)
+        return 'it is not like {"mobile": "13912345678", "content": "1125"}'
+
+    def _object(self, value: _Object) -> Cells:
+        columns = self._forms.get(value.names)
+        if columns is None:
+            columns = match_names(value.names, self._options)
+            if len(self._forms) < _MOST_FORMS:
+                self._forms[value.names] = columns
+            self._ignore(columns)
+            self._first_names = self._first_names or value.names
+            self._any_mobile |= columns.mobile is not None
+            self._any_content |= columns.content is not None
+        places = (columns.mobile, columns.content, columns.key)
+        return Cells(*(None if place is None else value.values[place] for place in places))
+
+    def _ignore(self, columns: Columns) -> None:
+        for name in columns.ignored:
+            if len(self.ignored) < _MOST_FORMS:
+                self.ignored[name] = None
+
+
+class _Object:
+    """A JSON object with its names as they are written, twins included."""
+
+    __slots__ = ("names", "values")
+
+    def __init__(self, pairs: Iterable[tuple[str, object]]) -> None:
+        pairs = tuple(pairs)
+        self.names: tuple[str, ...] = tuple(name for name, _ in pairs)
+        self.values: tuple[object, ...] = tuple(value for _, value in pairs)
+
+
+class _Items:
+    """The items of a JSON array, of which no more than one is in memory.
+
+    Args:
+        text: at the beginning of the array.
+    """
+
+    def __init__(self, text: TextIOBase) -> None:
+        self._text = text
+        self._decoder = json.JSONDecoder(object_pairs_hook=_Object)
+        self._buffer = ""
+        self._at = 0
+        self._count = 0
+
+    def __iter__(self) -> Iterator[object]:
+        self._next_mark()
+        self._at += 1
+        mark = ","
+        if self._next_mark() == "]":
+            mark = "]"
+            self._at += 1
+        while mark == ",":
+            self._next_mark()
+            yield self._next_value()
+            self._count += 1
+            mark = self._next_mark()
+            self._at += 1
+        if self._next_mark():
+            msg = "there is something after the end of its JSON array"
+            raise RecordError(msg)
+
+    @property
+    def _broken(self) -> RecordError:
+        msg = f"its JSON array breaks off or is not valid JSON after item {self._count}"
+        return RecordError(msg)
+
+    def _next_mark(self) -> str:
+        """The next character that is not blank; "" at the end."""
+        while True:
+            if mark := _no_blank.search(self._buffer, self._at):
+                self._at = mark.start()
+                return mark[0]
+            self._buffer, self._at = self._text.read(_BLOCK), 0
+            if not self._buffer:
+                return ""
+
+    def _next_value(self) -> object:
+        """The next item, behind which there is a comma or the end of the array."""
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._buffer, self._at)
+            except (ValueError, RecursionError):
+                end = len(self._buffer)
+            # Without the mark behind it, a number may go on in the next block.
+            mark = _no_blank.search(self._buffer, end)
+            if mark and mark[0] in ",]":
+                self._at = end
+                return value
+            more = ""
+            if len(self._buffer) - self._at < _LONGEST:
+                more = self._text.read(_BLOCK)
+            if not more:
+                raise self._broken
+            self._buffer, self._at = self._buffer[self._at :] + more, 0

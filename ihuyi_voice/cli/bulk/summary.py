@@ -1,0 +1,117 @@
+"""How a bulk run ended: its report, its exit status, and what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...models import OutcomeStatus
+from ..account import EXIT_STATUSES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .progress import Tally
+
+EXIT_ALL_ACCEPTED = 0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The end of one run.
+
+    Attributes:
+        tally: the outcomes.
+        rows: how many rows the file has, or `--limit` reads of it.
+        file, out, ledger: as they were given on the command line.
+    """
+
+    tally: Tally
+    rows: int
+    file: str
+    out: Path | None
+    ledger: str | None
+
+    def exit_status(self) -> int:
+        """The exit status; an unknown outcome wins over every other."""
+        tally = self.tally
+        if tally.of(OutcomeStatus.UNKNOWN):
+            return EXIT_STATUSES[OutcomeStatus.UNKNOWN]
+        if tally.unrecorded:
+            return EXIT_STATUSES[OutcomeStatus.NOT_SENT]
+        done = tally.of(OutcomeStatus.ACCEPTED) + tally.of(OutcomeStatus.REPLAYED)
+        if done == tally.total and not tally.cut_short:
+            return EXIT_ALL_ACCEPTED
+        return EXIT_STATUSES[OutcomeStatus.REFUSED]
+
+    def report(self) -> dict[str, object]:
+        """The outcomes as JSON."""
+        tally = self.tally
+        report: dict[str, object] = {
+            "rows": tally.total,
+            **{status.value: tally.of(status) for status in OutcomeStatus},
+            "codes": {str(code): n for (_, code), n in tally.counts.items() if code is not None},
+            "stopped": tally.stopped,
+            "interrupted": tally.interrupted,
+            "unrecorded": tally.unrecorded,
+        }
+        return report | {"left": self._left()} if tally.cut_short else report
+
+    def next_steps(self) -> list[str]:
+        """What a person needs to know about the run, not about one row, to go on."""
+        tally = self.tally
+        lines = []
+        if tally.stopped_by_row:
+            lines.append(
+                "Stopped before the end, because more rows would end in the same way:"
+                f" {tally.stopped}"
+            )
+        elif tally.stopped:
+            lines.append(f"Stopped before the end: {tally.stopped}")
+        if tally.interrupted:
+            lines.append("Interrupted before the end.")
+        if tally.unrecorded:
+            lines.append(
+                f"The ledger did not record {tally.unrecorded} outcomes. Run this again only with"
+                " the same ledger, which does not send them again; without it their phones would"
+                " ring once more."
+            )
+        if unknown := tally.of(OutcomeStatus.UNKNOWN):
+            lines.append(f"Unknown rows: {unknown}, {self._where_listed()}.")
+        if tally.cut_short:
+            lines.append(f"Rows left: {self._left()} of {self.rows}. {self._how_to_go_on()}")
+        return lines
+
+    def _left(self) -> int:
+        """Rows that the run did not reach, and rows that it took and did not send."""
+        return self.rows - self.tally.total + self.tally.of(OutcomeStatus.NOT_SENT)
+
+    def _where_listed(self) -> str:
+        if self.ledger is not None:
+            return f"listed by: ihuyi-voice ledger {shlex.quote(self.ledger)}"
+        if self.out is not None:
+            return f"listed in {self.out} with the status unknown"
+        return "listed nowhere, because there was neither --ledger nor --out"
+
+    def _how_to_go_on(self) -> str:
+        if self.ledger is not None:
+            new_out = " and a new --out file" if self.out is not None else ""
+            return (
+                f"To go on, run the same command again with the same --ledger{new_out}: no phone"
+                " that rang, or may have rung, is called again."
+            )
+        called = self.tally.of(OutcomeStatus.ACCEPTED) + self.tally.of(OutcomeStatus.UNKNOWN)
+        if not called:
+            return "No phone was called: the same command may be run again."
+        if self.out is not None:
+            return (
+                f"To go on, remove from {self.file} the rows that {self.out} shows as accepted or"
+                f" unknown, and run what remains; the whole of {self.file} would call {called}"
+                " phones a second time. With --ledger the same command goes on by itself."
+            )
+        return (
+            f"Do not run {self.file} again as it is: {called} phones would be called a second"
+            " time, and nothing here shows which; look at the account's page. With --ledger the"
+            " same command goes on by itself."
+        )

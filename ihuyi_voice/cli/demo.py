@@ -1,0 +1,160 @@
+"""`ihuyi-voice demo`: every outcome once, then a bulk run, against a local sandbox.
+
+Real HTTP on loopback with both clients. It needs no account, and no phone rings.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+from rich.console import Console
+from rich.table import Table
+
+from .._loops import fast_loop_factory
+from .._pipeline import status_of
+from ..client import AsyncVoiceClient
+from ..errors import IhuyiVoiceError
+from ..models import OutcomeStatus, mask_mobile
+from ..sandbox import Chaos, SandboxGateway
+from ..sync.client import VoiceClient
+from .bulk.file import FileRow
+from .bulk.progress import COLOURS, SendOptions, Tally, outcome_table, send
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..models import SubmitResult
+
+_BULK_ROWS = 500
+_BLACKLISTED = "13800000001"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One row of the table."""
+
+    client: str
+    what: str
+    mobile: str
+    result: SubmitResult | IhuyiVoiceError
+
+
+def run_demo() -> None:
+    """Place the calls and print the outcome of each."""
+    console = Console()
+    gateway = SandboxGateway(balance=1000, blacklist=(_BLACKLISTED,))
+    with gateway.serve_in_thread() as url:
+        console.print(f"A sandbox gateway answers on {url}: real HTTP, and no phone rings.\n")
+        with VoiceClient(gateway.api_id, gateway.api_key, base_url=url) as client:
+            before = client.query_balance().remaining
+            rows = _blocking(client)
+            rows += anyio.run(
+                _async, gateway, url, backend_options={"loop_factory": fast_loop_factory()}
+            )
+            console.print(_table(rows))
+            console.print(f"\nA bulk run of {_BULK_ROWS} rows, some of them bad:")
+            gateway.chaos = Chaos(latency=0.02, close_after_placing=0.01, seed=1)
+            tally = anyio.run(
+                _bulk, gateway, url, console, backend_options={"loop_factory": fast_loop_factory()}
+            )
+            gateway.chaos = Chaos()
+            console.print(outcome_table(tally))
+            after = client.query_balance().remaining
+    placed = len(gateway.calls)
+    console.print(f"\nBalance before {before}, after {after}: {placed} calls placed.")
+    seen = Counter((attempt.mobile, attempt.content) for attempt in gateway.attempts)
+    console.print(
+        f"The gateway saw {len(seen)} requests, none more than {max(seen.values())} time."
+    )
+
+
+def _blocking(client: VoiceClient) -> list[Shown]:
+    rows = []
+    for what, mobile, content in (
+        ("a plain call", "139 1234 5678", "1125"),
+        ("a second one within the minute", "+86 139-1234-5678", "482913"),
+        ("a third one within the minute", "13912345678", "0042"),
+        ("an invalid code", "13812345678", "12ab"),
+        ("a blacklisted number", _BLACKLISTED, "7710"),
+    ):
+        try:
+            result: SubmitResult | IhuyiVoiceError = client.submit(mobile, content)
+        except IhuyiVoiceError as error:
+            result = error
+        rows.append(Shown("VoiceClient", what, mobile, result))
+    return rows
+
+
+async def _bulk(gateway: SandboxGateway, url: str, console: Console) -> Tally:
+    def rows() -> Iterator[FileRow]:
+        for n in range(_BULK_ROWS):
+            line = n + 2
+            if n % 100 == 50:
+                yield FileRow(line, problem="it has no number")
+            elif n % 100 == 60:
+                yield FileRow(line, _BLACKLISTED, f"{n:06d}")
+            else:
+                yield FileRow(line, f"151{n:08d}", f"{n:06d}")
+
+    tally = Tally()
+    async with AsyncVoiceClient(gateway.api_id, gateway.api_key, base_url=url) as client:
+        await send(client, rows(), _BULK_ROWS, SendOptions(concurrency=20), console, tally)
+    return tally
+
+
+async def _async(gateway: SandboxGateway, url: str) -> list[Shown]:
+    rows: list[Shown] = []
+
+    async def show(what: str, mobile: str, base_url: str, patience: float = 15.0) -> None:
+        async with AsyncVoiceClient(
+            gateway.api_id, gateway.api_key, base_url=base_url, timeout=patience
+        ) as client:
+            try:
+                result: SubmitResult | IhuyiVoiceError = await client.submit(
+                    mobile, f"{len(rows):04d}"
+                )
+            except IhuyiVoiceError as error:
+                result = error
+        rows.append(Shown("AsyncVoiceClient", what, mobile, result))
+
+    await show("a plain call", "13712345678", url)
+    for what, chaos in (
+        ("closed after the call was placed", Chaos(close_after_placing=1.0)),
+        ("a proxy's 502 page as the answer", Chaos(html_502=1.0)),
+        ("no answer within half a second", Chaos(no_answer=1.0)),
+    ):
+        gateway.chaos = chaos
+        await show(what, "13612345678", url, patience=0.5)
+    gateway.chaos = Chaos()
+    with socket.socket() as unused:
+        # Bound, so that the port is taken, and not listened on, so that nothing answers.
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        await show("no server on the port", "13512345678", f"http://127.0.0.1:{port}")
+    return rows
+
+
+def _table(rows: list[Shown]) -> Table:
+    table = Table("client", "what", "number", "outcome", "may have rung", "detail")
+    for row in rows:
+        if isinstance(row.result, IhuyiVoiceError):
+            status, rung = status_of(row.result), row.result.may_have_rung
+            detail = str(row.result)
+        else:
+            status, rung = OutcomeStatus.ACCEPTED, True
+            detail = f"voice id {row.result.voice_id}"
+        digits = "".join(c for c in row.mobile.removeprefix("+86") if c.isdigit())
+        table.add_row(
+            row.client,
+            row.what,
+            mask_mobile(digits),
+            status.value,
+            "yes" if rung else "no",
+            detail,
+            style=COLOURS.get(status, "cyan"),
+        )
+    return table

@@ -1,0 +1,1 @@
+"""What outlives a request: the idempotency keys and their outcomes."""

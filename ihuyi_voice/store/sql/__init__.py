@@ -1,0 +1,1 @@
+"""The ledger's storage in SQLite or PostgreSQL."""

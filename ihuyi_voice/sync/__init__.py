@@ -1,0 +1,1 @@
+"""The blocking client, built on the asyncio client."""

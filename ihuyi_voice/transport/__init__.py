@@ -1,0 +1,1 @@
+"""How one request goes over the network."""

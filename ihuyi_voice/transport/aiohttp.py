@@ -1,0 +1,328 @@
+"""Sends signed bytes to the gateway over aiohttp, and says what is known when that fails.
+
+The only module that translates aiohttp's exceptions. It sends what it is given
+once: no retry, no redirect, no decoding, no signing. The parts of aiohttp that
+it replaces are in `connector.py` and `resolver.py`.
+
+Whether something may have been written is known, not guessed:
+`ResettingConnector.connect` hands out every connection, and nothing can be
+written without one. An exception before that is a `NotSentError`, a later one
+is an `OutcomeUnknownError`. The class of the exception only selects the words.
+aiohttp's frames hold the body, the headers and the proxy, so no exception that
+leaves this module carries them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import math
+import os
+import socket
+import ssl
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import aiohttp
+import anyio
+from yarl import URL
+
+from ..errors import NotSentError, OutcomeUnknownError
+from ..models import Secret
+from .connector import (
+    Form,
+    LeanRequest,
+    ResettingConnector,
+    Sending,
+    WholeResponse,
+    current_sending,
+    marking,
+    read_answer,
+)
+from .resolver import DaemonResolver
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from ..models import Answer, Settings, SignedBody
+    from .base import Exchange
+
+# Common servers close an idle connection after 5 s. A connection that is closed
+# at the moment of its reuse costs an unknown outcome.
+_KEEPALIVE_SECONDS = 4.0
+# Without this header a proxy may compress; a small answer could unpack into a large one.
+_HEADERS = {"User-Agent": "ihuyi-voice", "Accept-Encoding": "identity"}
+# Loop iterations within which the socket of an aborted connection is closed: one,
+# or two with TLS. The others are a margin.
+_CLOSING_TURNS = 4
+
+# The words for every exception of aiohttp's client, by name because the older
+# releases we allow lack some. Where the system gave a reason, it follows the words.
+WORDS: dict[str, str] = {
+    "ClientConnectorDNSError": "the host name could not be resolved ({peer})",
+    "ClientConnectorCertificateError": "the server's certificate is not valid ({peer})",
+    "ClientConnectorSSLError": "the TLS handshake failed ({peer})",
+    "ClientSSLError": "the TLS handshake failed",
+    "ServerFingerprintMismatch": "the server's certificate is not the pinned one ({peer})",
+    "ClientProxyConnectionError": "the proxy could not be reached ({peer})",
+    "ClientHttpProxyError": "the proxy refused to connect to the gateway",
+    "UnixClientConnectorError": "the connection could not be made to {peer}",
+    "ClientConnectorError": "the connection could not be made to {peer}",
+    "ConnectionTimeoutError": "connecting took too long ({peer})",
+    "SocketTimeoutError": "the connection fell silent",
+    "ServerTimeoutError": "the gateway took too long",
+    "ServerDisconnectedError": "the connection was closed without an answer",
+    "ServerConnectionError": "the connection broke",
+    "ClientConnectionResetError": "the connection was reset",
+    "ClientOSError": "the connection broke",
+    "ClientConnectionError": "the connection broke",
+    "ClientPayloadError": "the answer broke off",
+    "UploadAbortedError": "the request broke off",
+    "ContentTypeError": "the answer is not HTTP as it should be",
+    "WSServerHandshakeError": "the answer is not HTTP as it should be",
+    "ClientResponseError": "the answer is not HTTP as it should be",
+    "WSMessageTypeError": "the answer is not HTTP as it should be",
+    "TooManyRedirects": "the gateway redirected",
+    "RedirectClientError": "the gateway redirected",
+    "InvalidUrlRedirectClientError": "the gateway redirected",
+    "NonHttpUrlRedirectClientError": "the gateway redirected",
+    "InvalidURL": "the URL is not one",
+    "InvalidUrlClientError": "the URL is not one",
+    "NonHttpUrlClientError": "the URL is not one",
+    "ClientError": "aiohttp failed",
+    # Not aiohttp's: what the system or a caller's trace config may raise.
+    "ConnectionError": "the connection broke",
+    "TimeoutError": "it took too long",
+    "OSError": "the system refused",
+    "Exception": "an unexpected exception",
+}
+# What aiohttp raises only before a connection exists. It decides where a test
+# double replaces aiohttp's session, so that our connector is never asked.
+_ONLY_CONNECTING = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ClientHttpProxyError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.InvalidURL,
+    aiohttp.ServerFingerprintMismatch,
+)
+
+
+class AiohttpTransport:
+    """The `Transport` over one aiohttp session, which belongs to the running loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        trace_configs: Sequence[aiohttp.TraceConfig] = (),
+    ) -> None:
+        self._base = base = URL(settings.base_url)
+        self._url: Callable[[str], URL] = lru_cache(lambda target: base.join(URL(target)))
+        self._timeout_seconds = settings.timeout
+        self._connect_seconds = settings.connect_timeout
+        self._timeout = _only_connecting(settings.connect_timeout)
+        self._proxy = None if settings.proxy is None else _Proxy(settings.proxy, self._base)
+        self._traced = bool(trace_configs)
+        self._loop = asyncio.get_running_loop()
+        self._session = aiohttp.ClientSession(
+            connector=ResettingConnector(
+                limit=0,
+                keepalive_timeout=_KEEPALIVE_SECONDS,
+                ssl=True if ssl_context is None else ssl_context,
+                resolver=DaemonResolver(settings.connect_timeout),
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=_HEADERS if self._proxy is None else self._proxy.session_headers(),
+            request_class=LeanRequest,
+            response_class=WholeResponse,
+            auto_decompress=False,
+            timeout=self._timeout,
+            trust_env=False,
+            trace_configs=marking(trace_configs),
+        )
+
+    async def post(self, target: str, body: SignedBody, exchange: Exchange) -> Answer:
+        """See `Transport.post`."""
+        remaining = exchange.remaining()
+        if exchange.is_late():
+            msg = f"the deadline of {self._timeout_seconds:g} s passed before it was its turn"
+            raise NotSentError(msg)
+        if self._session.closed:
+            msg = "the client was closed before it was its turn"
+            raise NotSentError(msg)
+        sending = Sending(exchange)
+        proxy = self._proxy
+        error: BaseException | None = None
+        timer = self._loop.call_later(remaining, sending.expire)
+        token = current_sending.set(sending)
+        try:
+            answering = self._session.post(
+                self._url(target),
+                data=Form(body.reveal()),
+                allow_redirects=False,
+                timeout=self._timeout
+                if remaining >= self._connect_seconds
+                else _only_connecting(remaining),
+                proxy=None if proxy is None else proxy.url,
+                proxy_headers=None if proxy is None else proxy.tunnel_headers(),
+            )
+            response = await (_in_time(answering, sending) if self._traced else answering)
+            if sending.answer is None:
+                # A test double replaces aiohttp's session.
+                sending.answer = await read_answer(response)
+                response.release()
+        except BaseException as exception:  # noqa: BLE001 - translated, or raised again below
+            error = self._translate(exception, sending)
+        finally:
+            current_sending.reset(token)
+            timer.cancel()
+        if error is None:
+            return sending.answer  # type: ignore[return-value] # read, where there is no error
+        # Outside of the handler, so that aiohttp's exception, whose text may quote
+        # the gateway, does not become the context. A task in pure Python resumes
+        # this coroutine while it handles that exception, so the context is cleared too.
+        try:
+            await self._abandon(sending, error)
+            raise error from error.__cause__
+        finally:
+            error.__context__ = None
+            del error
+
+    async def aclose(self) -> None:
+        """Reset every connection; requests in flight end as unknown."""
+        await self._session.close()
+        for _ in range(_CLOSING_TURNS):
+            await asyncio.sleep(0)
+
+    async def _abandon(self, sending: Sending, error: BaseException) -> None:
+        """Reset the connection of a request that was given up, and check that it is reset."""
+        if sending.connection is None or sending.protocol is None:
+            return
+        sending.connection.close()
+        if not isinstance(error, Exception | asyncio.CancelledError):
+            # The loop may not run again.
+            return
+        with anyio.CancelScope(shield=True):
+            for _ in range(_CLOSING_TURNS):
+                if sending.protocol.lost:
+                    break
+                await asyncio.sleep(0)
+        # What a proxy has already received is not reset.
+        sending.exchange.reset = sending.protocol.lost and self._proxy is None
+
+    def _translate(self, exception: BaseException, sending: Sending) -> BaseException | None:
+        """The error to raise for an exception, without its frames; None for nothing."""
+        if not isinstance(exception, Exception):
+            # A cancellation, KeyboardInterrupt or SystemExit.
+            exception.__context__ = exception.__cause__ = None
+            return exception.with_traceback(None)
+        if sending.answer is not None:
+            # A trace config raised after the answer was read.
+            return None
+        exchange = sending.exchange
+        cause = _system_error(exception)
+        if not exchange.may_have_been_written and (
+            sending.connecting or isinstance(exception, _ONLY_CONNECTING)
+        ):
+            # aiohttp's own limit for connecting may end at the same moment; it says more.
+            cut = sending.expired and not isinstance(exception, aiohttp.ConnectionTimeoutError)
+            error = NotSentError(
+                f"nothing was written within {self._timeout_seconds:g} s"
+                if cut
+                else self._words(exception, cause)
+            )
+            error.__cause__ = cause
+            return error
+        exchange.may_have_been_written = True
+        if sending.failure is not None:
+            return OutcomeUnknownError(
+                f"an unexpected exception ({type(sending.failure).__name__})"
+            )
+        if sending.expired:
+            return OutcomeUnknownError(f"no whole answer within {self._timeout_seconds:g} s")
+        return OutcomeUnknownError(self._words(exception, cause))
+
+    def _words(self, exception: Exception, cause: OSError | None) -> str:
+        """What happened, by the class of the exception and the system's reason."""
+        names = (cls.__name__ for cls in type(exception).__mro__)
+        words = next(WORDS[name] for name in names if name in WORDS)
+        reason = f" ({type(exception).__name__})" if cause is None else f": {_why(cause)}"
+        return words.format(peer=self._peer(exception)) + reason
+
+    def _peer(self, exception: Exception) -> str:
+        """Host and port that an exception is about."""
+        nearest = self._base if self._proxy is None else self._proxy.url
+        host = getattr(exception, "host", nearest.host)
+        port = getattr(exception, "port", nearest.port)
+        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+
+
+class _Proxy:
+    """A proxy: its URL, which aiohttp's messages show, and separately its password.
+
+    Attributes:
+        url: the URL without user and password.
+    """
+
+    def __init__(self, proxy: Secret, base: URL) -> None:
+        url = URL(proxy.reveal())
+        self.url: URL = url.with_user(None)
+        self._tunnel = base.scheme == "https"
+        self._authorization: Secret | None = None
+        if url.user or url.password:
+            self._authorization = Secret(_basic(url.user or "", url.password or ""))
+
+    def session_headers(self) -> dict[str, str]:
+        """The headers of every request; without a tunnel they also reach the proxy."""
+        return _HEADERS if self._tunnel else {**_HEADERS, **self._headers()}
+
+    def tunnel_headers(self) -> dict[str, str] | None:
+        """The headers that only the proxy gets, to make a tunnel; None without one."""
+        return self._headers() if self._tunnel else None
+
+    def _headers(self) -> dict[str, str]:
+        if self._authorization is None:
+            return {}
+        return {"Proxy-Authorization": self._authorization.reveal()}
+
+
+def _basic(user: str, password: str) -> str:
+    credentials = f"{user}:{password}"
+    try:
+        encoded = credentials.encode("latin-1")
+    except UnicodeEncodeError:
+        encoded = credentials.encode()
+    return f"Basic {base64.b64encode(encoded).decode()}"
+
+
+async def _in_time(
+    answering: Awaitable[aiohttp.ClientResponse], sending: Sending
+) -> aiohttp.ClientResponse:
+    """Cancel at the deadline what does not end by itself: a trace config may hang."""
+    with anyio.move_on_after(sending.exchange.remaining()):
+        return await answering
+    sending.expired = True
+    raise TimeoutError
+
+
+def _system_error(exception: Exception) -> OSError | None:
+    """The system's own error, without its frames; aiohttp's exceptions may hold the request."""
+    cause = exception.__cause__
+    if not isinstance(cause, OSError) or isinstance(cause, aiohttp.ClientError) or not cause.args:
+        return None
+    cause.__context__ = cause.__cause__ = None
+    return cause.with_traceback(None)
+
+
+def _why(error: OSError) -> str:
+    if error.errno is None or isinstance(error, ssl.SSLError | socket.gaierror):
+        return error.strerror or str(error)
+    # asyncio replaces the system's text by its own.
+    return os.strerror(error.errno)
+
+
+def _only_connecting(seconds: float) -> aiohttp.ClientTimeout:
+    # The timer in `post` ends the whole request. aiohttp rounds long timeouts up to
+    # whole seconds unless the threshold is out of reach.
+    return aiohttp.ClientTimeout(total=None, connect=seconds, ceil_threshold=math.inf)

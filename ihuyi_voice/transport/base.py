@@ -1,0 +1,78 @@
+"""What a transport is, and what it shares with the pipeline about one request.
+
+To send over another HTTP library, write a class with the two methods of
+`Transport`. Nothing here sends, and nothing here knows an HTTP library.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..models import Answer, SignedBody, Unrecorded
+
+
+class Transport(Protocol):
+    """The way to the gateway: one POST at a time, each at most once.
+
+    It belongs to one event loop. It does not sign, decode or retry, and it
+    follows no redirect. The pipeline limits how many posts run at once.
+    """
+
+    async def post(self, target: str, body: SignedBody, exchange: Exchange) -> Answer:
+        """POST the form `body` to `target` (path and query) exactly once.
+
+        Set `exchange.may_have_been_written` before the first byte may leave,
+        write nothing once `exchange.is_late()`, and end by the exchange's
+        deadline.
+
+        Raises:
+            NotSentError: certainly nothing was written.
+            OutcomeUnknownError: something may have been written, and no whole
+                answer came by the exchange's deadline.
+        """
+
+    async def aclose(self) -> None:
+        """Close every connection; posts in flight end as unknown."""
+
+
+class Exchange:
+    """One request in flight: how long it may take and how far it got.
+
+    Attributes:
+        deadline: the moment, on `time.monotonic`, by which the last byte of
+            the answer must arrive.
+        may_have_been_written: False while it is certain that no byte was
+            written to the gateway.
+        outlived: returns True once the request must not be written any more,
+            even before the deadline; None where only the deadline counts.
+        reset: the connection is closed and the kernel's send buffer dropped,
+            so that no byte can reach the gateway later. False where this is
+            not known: behind a proxy, after an answer, or without a connection.
+        unrecorded: counts the outcome while the ledger has not recorded it;
+            None where nothing counts it.
+    """
+
+    __slots__ = ("deadline", "may_have_been_written", "outlived", "reset", "unrecorded")
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline: float = deadline
+        self.may_have_been_written: bool = False
+        self.outlived: Callable[[], bool] | None = None
+        self.reset: bool = False
+        self.unrecorded: Unrecorded | None = None
+
+    def remaining(self) -> float:
+        """Seconds left until the deadline; negative when it has passed."""
+        return self.deadline - time.monotonic()
+
+    def is_late(self) -> bool:
+        """Whether the request must not be written any more.
+
+        A transport also asks just before it writes: a process may be stopped
+        for hours between two lines.
+        """
+        return self.remaining() <= 0.0 or (self.outlived is not None and self.outlived())

@@ -1,0 +1,1218 @@
+"""A submit with a key: placed once, however often it is submitted, whatever fails in the ledger.
+
+The proof is always what reached the gateway, over real sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import itertools
+import logging
+import os
+import pickle
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from ihuyi_voice import (
+    AsyncVoiceClient,
+    AuthenticationError,
+    GatewayError,
+    InvalidRequestError,
+    Ledger,
+    LedgerError,
+    NotSentError,
+    OutcomeUnknownError,
+    QuotaExceededError,
+    RecipientQuota,
+    SubmitRequest,
+    SubmitResult,
+    VoiceClient,
+)
+from ihuyi_voice._pipeline import Pipeline
+from ihuyi_voice.sandbox import Attempt, Chaos, SandboxGateway
+from ihuyi_voice.store.ledger import EntryState
+from ihuyi_voice.store.sql import file as ledger_file
+from ihuyi_voice.store.sql.connection import Connection
+from tests.bulk.spies import Gateway, mobile, until
+from tests.client.test_secrets import (
+    CODE,
+    KEY,
+    MASKED,
+    MOBILE,
+    NOW,
+    Witness,
+    echoing,
+    hang_up,
+    leaks,
+    shown,
+)
+from tests.rogue import Connection as Socket
+from tests.rogue import Rogue
+from tests.store.support import Clock
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from pathlib import Path
+
+    from ihuyi_voice.models import Answer
+
+NONE = {"accepted": 0, "refused": 0, "not_sent": 0, "unknown": 0}
+PLACED = SubmitResult("197362477", "ok", MOBILE)
+REFUSED = b'{"code":0,"msg":"failed","voiceid":"0"}'
+WRONG_KEY = b'{"code":405,"msg":"no","voiceid":"0"}'
+NOBODY_HOME = "http://127.0.0.1:9"
+OTHER = "13812345678"
+
+KINDS = ("asyncio", "blocking")
+SYNC_OPTIONS = {"api_id": "sandbox", "api_key": "sandbox-key", "timeout": 10.0}
+
+
+async def submit(
+    kind: str,
+    url: str,
+    ledger: Ledger | None,
+    key: Any = "k",
+    *,
+    mobile: str = MOBILE,
+    content: str = CODE,
+    **options: Any,
+) -> SubmitResult:
+    """One submit by a client of its own."""
+    options = {**SYNC_OPTIONS, "base_url": url, "ledger": ledger, "quota": None, **options}
+    if kind == "asyncio":
+        async with AsyncVoiceClient(**options) as voice:
+            return await voice.submit(mobile, content, idempotency_key=key)
+
+    def block() -> SubmitResult:
+        with VoiceClient(**options) as voice:
+            return voice.submit(mobile, content, idempotency_key=key)
+
+    return await asyncio.to_thread(block)
+
+
+def client(url: str, ledger: Ledger | None, **options: Any) -> AsyncVoiceClient:
+    return AsyncVoiceClient(
+        **{**SYNC_OPTIONS, "base_url": url, "ledger": ledger, "quota": None, **options}
+    )
+
+
+def state(ledger: Ledger, key: str = "k") -> EntryState | None:
+    return ledger.known([key]).get(key)
+
+
+def one_a_minute() -> RecipientQuota:
+    return RecipientQuota(per_minute=1, per_day=None)
+
+
+@pytest.fixture(autouse=True)
+def _no_last_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be recorded any more is not waited for at the end of a test."""
+    monkeypatch.setattr("ihuyi_voice.store.sql.limits.LAST_RETRIES", 0.0)
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[Gateway]:
+    gateway = Gateway()
+    async with gateway.running_server():
+        yield gateway
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "calls.db"
+
+
+@pytest.fixture
+def ledger(path: Path) -> Iterator[Ledger]:
+    with Ledger.open(path, patience=5.0) as opened:
+        yield opened
+
+
+@pytest.fixture
+def impatient(path: Path) -> Iterator[Ledger]:
+    """It does not wait for a claim that is on its way."""
+    with Ledger.open(path, patience=0.0) as opened:
+        yield opened
+
+
+# --- accepted ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_same_key_again_gives_the_stored_result(
+    gateway: Gateway, ledger: Ledger, kind: str
+) -> None:
+    first = await submit(kind, gateway.url, ledger)
+    again = await submit(kind, gateway.url, ledger, mobile=f"+86 {MOBILE}")
+    assert (PLACED, PLACED) == (first, again)
+    assert (False, True) == (first.replayed, again.replayed)
+    assert [MOBILE] == gateway.mobiles
+
+
+async def test_another_key_is_another_call(gateway: Gateway, ledger: Ledger) -> None:
+    for key in ("a", "b"):
+        assert not (await submit("asyncio", gateway.url, ledger, key)).replayed
+    assert [MOBILE] * 2 == gateway.mobiles
+
+
+async def test_it_is_known_to_a_ledger_opened_later(gateway: Gateway, path: Path) -> None:
+    for replayed in (False, True):
+        with Ledger.open(path) as ledger:
+            assert replayed is (await submit("asyncio", gateway.url, ledger)).replayed
+    assert [MOBILE] == gateway.mobiles
+
+
+async def test_a_replay_takes_no_place_in_the_quota(gateway: Gateway, ledger: Ledger) -> None:
+    quota = RecipientQuota(per_minute=2, per_day=None)
+    async with client(gateway.url, ledger, quota=quota) as voice:
+        for replayed in (False, True, True, True):
+            assert replayed is (await voice.submit(MOBILE, CODE, idempotency_key="k")).replayed
+        assert not (await voice.submit(MOBILE, CODE, idempotency_key="other")).replayed
+        with pytest.raises(QuotaExceededError):
+            await voice.submit(MOBILE, CODE, idempotency_key="third")
+    assert [MOBILE] * 2 == gateway.mobiles
+
+
+# --- accepted, and the number's quota is exhausted ---------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_ledger_is_asked_before_a_limit_is_told(
+    gateway: Gateway, ledger: Ledger, kind: str
+) -> None:
+    quota = one_a_minute()
+    await submit(kind, gateway.url, ledger, quota=quota)
+    again = await submit(kind, gateway.url, ledger, quota=quota)
+    assert (PLACED, True) == (again, again.replayed)
+    with pytest.raises(QuotaExceededError) as limited:
+        await submit(kind, gateway.url, ledger, "new", quota=quota)
+    assert 59 < limited.value.retry_after <= 60
+    assert [MOBILE] == gateway.mobiles
+    # Nothing was sent under it.
+    assert EntryState.NOT_SENT is state(ledger, "new")
+
+
+async def test_over_the_limit_and_known_to_have_failed(gateway: Gateway, ledger: Ledger) -> None:
+    gateway.answer = lambda _: REFUSED
+    quota = one_a_minute()
+    with pytest.raises(GatewayError):
+        await submit("asyncio", gateway.url, ledger, quota=quota)
+    with pytest.raises(QuotaExceededError):
+        await submit("asyncio", gateway.url, ledger, quota=quota)
+    assert EntryState.NOT_SENT is state(ledger)
+
+
+async def test_over_the_limit_and_unknown(gateway: Gateway, ledger: Ledger) -> None:
+    gateway.answer = lambda _: None
+    quota = one_a_minute()
+    for earlier in (False, True):
+        with pytest.raises(OutcomeUnknownError) as unknown:
+            await submit("asyncio", gateway.url, ledger, quota=quota)
+        assert earlier is unknown.value.earlier
+    assert [MOBILE] == gateway.mobiles
+
+
+async def test_over_the_limit_with_the_key_of_another_number_or_content(
+    gateway: Gateway, ledger: Ledger
+) -> None:
+    quota = one_a_minute()
+    await submit("asyncio", gateway.url, ledger, quota=quota)
+    with pytest.raises(InvalidRequestError, match="was used for another mobile or content"):
+        await submit("asyncio", gateway.url, ledger, content="4321", quota=quota)
+
+
+async def test_over_the_limit_and_the_ledger_fails(
+    gateway: Gateway, ledger: Ledger, path: Path
+) -> None:
+    quota = one_a_minute()
+    await submit("asyncio", gateway.url, ledger, quota=quota)
+    os.unlink(path)  # noqa: PTH108
+    with pytest.raises(LedgerError):
+        await submit("asyncio", gateway.url, ledger, quota=quota)
+    assert [MOBILE] == gateway.mobiles
+
+
+async def test_over_the_limit_without_a_key(gateway: Gateway, path: Path) -> None:
+    quota = one_a_minute()
+    with Ledger.open(path, require_key=False) as ledger:
+        assert not (await submit("asyncio", gateway.url, ledger, None, quota=quota)).replayed
+        with pytest.raises(QuotaExceededError):
+            await submit("asyncio", gateway.url, ledger, None, quota=quota)
+
+
+# --- unknown -----------------------------------------------------------------
+
+
+async def reset(connection: Socket) -> None:
+    await connection.read_request()
+    connection.reset()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_unknown_outcome_is_never_sent_again(ledger: Ledger, kind: str) -> None:
+    async with Rogue(reset).running() as rogue:
+        errors = []
+        for _ in range(3):
+            with pytest.raises(OutcomeUnknownError) as unknown:
+                await submit(kind, rogue.url, ledger)
+            errors.append(unknown.value)
+        assert 1 == rogue.submits
+    assert [False, True, True] == [error.earlier for error in errors]
+    assert [True] * 3 == [error.may_have_rung for error in errors]
+    first, second, _ = errors
+    assert f"an earlier request with this idempotency key: {first.reason}" == second.reason
+    assert EntryState.UNKNOWN is state(ledger)
+
+
+async def test_a_claim_that_was_never_settled_says_so(
+    gateway: Gateway, impatient: Ledger, path: Path
+) -> None:
+    gateway.hold()
+    async with client(gateway.url, impatient) as voice:
+        first = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
+        await gateway.arrived(1)
+        with (
+            Ledger.open(path, patience=0.0) as another_process,
+            pytest.raises(OutcomeUnknownError) as unknown,
+        ):
+            await submit("asyncio", gateway.url, another_process)
+        assert unknown.value.earlier
+        assert unknown.value.reason == (
+            "an earlier request with this idempotency key: it was claimed and never settled"
+        )
+        gateway.release()
+        assert PLACED == await first
+    assert (await submit("asyncio", gateway.url, impatient)).replayed
+    assert [MOBILE] == gateway.mobiles
+
+
+@pytest.mark.parametrize("native", [False, True])
+async def test_cancelled_after_the_write_it_is_unknown(
+    gateway: Gateway, ledger: Ledger, native: bool
+) -> None:
+    gateway.hold()
+    async with client(gateway.url, ledger) as voice:
+        await cancelled(voice, lambda: gateway.arrived(1), native=native)
+        assert EntryState.UNKNOWN is state(ledger)
+        gateway.release()
+        with pytest.raises(OutcomeUnknownError) as unknown:
+            await voice.submit(MOBILE, CODE, idempotency_key="k")
+    assert unknown.value.earlier
+    assert [MOBILE] == gateway.mobiles
+
+
+@pytest.mark.parametrize("native", [False, True])
+async def test_cancelled_before_the_write_it_is_not_sent(
+    gateway: Gateway, ledger: Ledger, native: bool
+) -> None:
+    """It has its claim and waits for the only slot."""
+    gateway.hold()
+    quota = RecipientQuota(per_minute=2, per_day=None)
+    async with client(gateway.url, ledger, max_connections=1, quota=quota) as voice:
+        other = asyncio.create_task(voice.submit(OTHER, CODE, idempotency_key="other"))
+        await gateway.arrived(1)
+        slots = voice._opened().slots
+        for _ in range(4):
+            waiting = lambda: until(lambda: slots.statistics().tasks_waiting == 1)  # noqa: E731
+            await cancelled(voice, waiting, native=native)
+            assert EntryState.NOT_SENT is state(ledger)
+        gateway.release()
+        assert not (await other).replayed
+        assert not (await voice.submit(MOBILE, CODE, idempotency_key="k")).replayed
+    assert [OTHER, MOBILE] == gateway.mobiles
+
+
+async def test_cancelled_just_when_it_is_claimed_it_is_not_sent(
+    gateway: Gateway, ledger: Ledger
+) -> None:
+    """The claim is in the file, and its task does not know it yet."""
+    quota = one_a_minute()
+    async with client(gateway.url, ledger, quota=quota) as voice:
+        task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
+        await until(lambda: ledger._writer.thread.started)
+        while state(ledger) is not EntryState.CLAIMED:
+            # The loop is blocked meanwhile.
+            pass
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await until(lambda: state(ledger) is EntryState.NOT_SENT)
+        assert [] == gateway.mobiles
+        assert not (await voice.submit(MOBILE, CODE, idempotency_key="k")).replayed
+
+
+async def cancelled(voice: AsyncVoiceClient, reached: Callable[[], Any], *, native: bool) -> None:
+    """A submit that is cancelled once it has come so far."""
+    if native:
+        task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
+        await reached()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return
+    async with anyio.create_task_group() as group:
+
+        async def send() -> None:
+            await voice.submit(MOBILE, CODE, idempotency_key="k")
+
+        group.start_soon(send)
+        await reached()
+        group.cancel_scope.cancel()
+
+
+async def test_cancelled_while_it_claims_it_is_not_sent(
+    gateway: Gateway, ledger: Ledger, path: Path
+) -> None:
+    quota = one_a_minute()
+    async with client(gateway.url, ledger, quota=quota) as voice:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            await cancelled(voice, lambda: until(ledger._writer.at_work.locked), native=True)
+        assert not (await voice.submit(MOBILE, CODE, idempotency_key="k")).replayed
+    assert [MOBILE] == gateway.mobiles
+
+
+# --- what may be sent again --------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_refusal_may_be_sent_anew(gateway: Gateway, ledger: Ledger, kind: str) -> None:
+    gateway.answer = lambda _: REFUSED
+    for _ in range(2):
+        with pytest.raises(GatewayError):
+            await submit(kind, gateway.url, ledger)
+        assert EntryState.REFUSED is state(ledger)
+    gateway.answer = Gateway().answer
+    assert not (await submit(kind, gateway.url, ledger)).replayed
+    assert (await submit(kind, gateway.url, ledger)).replayed
+    assert [MOBILE] * 3 == gateway.mobiles
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_was_not_sent_may_be_sent_anew(
+    gateway: Gateway, ledger: Ledger, kind: str
+) -> None:
+    quota = one_a_minute()
+    for _ in range(2):
+        with pytest.raises(NotSentError) as not_sent:
+            await submit(kind, NOBODY_HOME, ledger, quota=quota, connect_attempts=1)
+        assert not isinstance(not_sent.value, LedgerError)
+        assert EntryState.NOT_SENT is state(ledger)
+    assert PLACED == await submit(kind, gateway.url, ledger, quota=quota)
+
+
+async def test_the_wrong_api_key_and_then_the_right_one(ledger: Ledger) -> None:
+    sandbox = SandboxGateway()
+    async with sandbox.serve() as url:
+        with pytest.raises(AuthenticationError):
+            await submit("asyncio", url, ledger, api_key="mistyped")
+        result = await submit("asyncio", url, ledger)
+        assert not result.replayed
+        # Only the API key that sent it can show whether it was the same number.
+        with pytest.raises(InvalidRequestError, match="or with another API key"):
+            await submit("asyncio", url, ledger, api_key="mistyped")
+    assert 1 == len(sandbox.calls)
+
+
+async def test_resolved_by_hand(gateway: Gateway, path: Path) -> None:
+    clock = Clock()
+    ledger = Ledger.open(path, clock=clock)
+    # An answer came, so the connection is not reset.
+    gateway.answer = lambda _: b"not an answer"
+    for key in ("placed", "not placed"):
+        with pytest.raises(OutcomeUnknownError):
+            await submit("asyncio", gateway.url, ledger, key)
+        with pytest.raises(ValueError, match="may be resolved in 60 s"):
+            ledger.resolve(key, placed=key == "placed")
+        clock.time += 60
+        ledger.resolve(key, placed=key == "placed")
+    gateway.answer = Gateway().answer
+    placed = await submit("asyncio", gateway.url, ledger, "placed")
+    assert (None, True) == (placed.voice_id, placed.replayed)
+    assert not (await submit("asyncio", gateway.url, ledger, "not placed")).replayed
+    assert 3 == len(gateway.mobiles)
+    ledger.close()
+
+
+# --- keys --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("mobile", "content"), [(OTHER, CODE), (MOBILE, "4321")])
+async def test_a_key_stands_for_one_number_and_content(
+    gateway: Gateway, ledger: Ledger, kind: str, mobile: str, content: str
+) -> None:
+    quota = one_a_minute()
+    await submit(kind, gateway.url, ledger)
+    for _ in range(2):
+        with pytest.raises(InvalidRequestError) as invalid:
+            await submit(kind, gateway.url, ledger, mobile=mobile, content=content, quota=quota)
+    assert "idempotency_key 'k' was used for another mobile or content" in str(invalid.value)
+    assert [MOBILE] == gateway.mobiles
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_key_needs_a_ledger(gateway: Gateway, kind: str) -> None:
+    with pytest.raises(InvalidRequestError, match=r"^idempotency_key needs a ledger"):
+        await submit(kind, gateway.url, None)
+    assert [] == gateway.mobiles
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_ledger_needs_a_key(gateway: Gateway, ledger: Ledger, kind: str) -> None:
+    with pytest.raises(InvalidRequestError, match="open the ledger with require_key=False"):
+        await submit(kind, gateway.url, ledger, None)
+    assert [] == gateway.mobiles
+
+
+async def test_unless_it_was_opened_to_do_without(gateway: Gateway, path: Path) -> None:
+    with Ledger.open(path, require_key=False) as ledger:
+        for _ in range(2):
+            assert not (await submit("asyncio", gateway.url, ledger, None)).replayed
+        assert {0} == set(ledger.summary().values())
+        for replayed in (False, True):
+            assert replayed is (await submit("asyncio", gateway.url, ledger)).replayed
+    assert [MOBILE] * 3 == gateway.mobiles
+
+
+BAD_KEYS = [
+    5,
+    True,
+    b"k",
+    "",
+    "k" * 256,
+    "a\nb",
+    "a\0",
+    "\x7f",
+    "\ud800",
+    "\u2028",
+    " ",
+    " a",
+    "a ",
+]
+
+
+@pytest.mark.parametrize("key", BAD_KEYS, ids=ascii)
+@pytest.mark.parametrize("require_key", [False, True])
+async def test_a_bad_key_is_refused(
+    gateway: Gateway, path: Path, key: object, require_key: bool
+) -> None:
+    with (
+        Ledger.open(path, require_key=require_key) as ledger,
+        pytest.raises(InvalidRequestError, match=r"^idempotency_key "),
+    ):
+        await submit("asyncio", gateway.url, ledger, key)
+    assert [] == gateway.mobiles
+
+
+@pytest.mark.parametrize("key", ["k" * 255, "a b", "订单-7", "a'; DROP TABLE", "%s{0}[b]"])
+async def test_a_key_may_be_any_other_text(gateway: Gateway, ledger: Ledger, key: str) -> None:
+    for replayed in (False, True):
+        assert replayed is (await submit("asyncio", gateway.url, ledger, key)).replayed
+
+
+@pytest.mark.parametrize("kind", [AsyncVoiceClient, VoiceClient])
+def test_the_place_of_a_ledger_is_no_ledger(kind: Any, path: Path) -> None:
+    for place in (str(path), path):
+        with pytest.raises(TypeError, match=r"pass ledger=Ledger\.open\(\.\.\.\)"):
+            kind("sandbox", "sandbox-key", ledger=place)
+    assert not path.exists()
+
+
+# --- the claim comes first ---------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_claim_is_in_the_file_when_the_request_arrives(
+    ledger: Ledger, path: Path, kind: str
+) -> None:
+    found: list[object] = []
+
+    def look(attempt: Attempt) -> None:
+        with contextlib.closing(sqlite3.connect(path)) as other:
+            found.extend(
+                other.execute("SELECT key, state, mobile, msg FROM ihuyi_voice_calls").fetchall()
+            )
+
+    with SandboxGateway(on_attempt=look).serve_in_thread() as url:
+        result = await submit(kind, url, ledger)
+    assert [("k", "claimed", MASKED, "")] == found
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        assert [("accepted", 2, result.voice_id, result.msg)] == other.execute(
+            "SELECT state, code, voice_id, msg FROM ihuyi_voice_calls"
+        ).fetchall()
+
+
+# --- a database that fails before the send -----------------------------------
+
+
+class Broken:
+    """Ways to break the file of a ledger that was used before, each with its words."""
+
+    WAYS = ("deleted", "replaced", "locked", "read-only", "full", "a bug")
+
+    def __init__(
+        self, path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, stack: Any
+    ) -> None:
+        self.path = path
+        self._ledger = ledger
+        self._monkeypatch = monkeypatch
+        self._stack: contextlib.ExitStack = stack
+
+    def now(self, how: str) -> str:
+        """Break it; what is then said of it."""
+        if how == "deleted":
+            self.path.unlink()
+            return "was deleted, emptied or replaced while it was in use"
+        if how == "replaced":
+            aside = self.path.with_name("aside")
+            aside.write_bytes(b"not a database" * 1000)
+            aside.replace(self.path)
+            return "was deleted, emptied or replaced while it was in use"
+        if how == "locked":
+            self._monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.05)
+            other = self._stack.enter_context(
+                contextlib.closing(sqlite3.connect(self.path, isolation_level=None))
+            )
+            other.execute("BEGIN IMMEDIATE")
+            return "another process keeps it locked"
+        if how == "a bug":
+            self._monkeypatch.setattr(Connection, "apply", self._bug)
+            return "an unexpected exception (ZeroDivisionError)"
+        if how == "read-only":
+            self._at_each_connection("PRAGMA query_only = 1")
+            return "it is read-only"
+        self._at_each_connection("PRAGMA max_page_count = 1")
+        # Until the pages there are have no room any more.
+        return "the disk is full"
+
+    def _at_each_connection(self, statement: str) -> None:
+        set_up = ledger_file._set_up_sqlite
+
+        def and_more(connection: sqlite3.Connection) -> None:
+            set_up(connection)
+            connection.execute(statement).fetchall()
+
+        self._monkeypatch.setattr(ledger_file, "_set_up_sqlite", and_more)
+        # As a fork does, so that the next transaction reconnects; in no loop's thread.
+        writer = self._ledger._writer
+        with writer.at_work, ThreadPoolExecutor(1) as pool:
+            pool.submit(writer.thread.transactions.close).result()
+
+    def _bug(self, *_: object) -> None:
+        raise ZeroDivisionError
+
+
+@pytest.fixture
+def broken(path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broken]:
+    with contextlib.ExitStack() as stack:
+        yield Broken(path, ledger, monkeypatch, stack)
+
+
+@pytest.mark.parametrize("how", Broken.WAYS)
+@pytest.mark.parametrize("kind", KINDS)
+async def test_nothing_is_sent_when_the_claim_fails(
+    gateway: Gateway, ledger: Ledger, broken: Broken, kind: str, how: str
+) -> None:
+    quota = RecipientQuota(per_minute=100, per_day=None)
+    await submit(kind, gateway.url, ledger, "earlier", quota=quota)
+    words = broken.now(how)
+    sent = 1
+    if how == "full":
+        # There is room for some more in the pages that there are.
+        with contextlib.suppress(LedgerError):
+            for sent in itertools.count(1):  # pragma: no branch - it has an end
+                await submit(kind, gateway.url, ledger, f"{sent:0>250}", quota=quota)
+    with pytest.raises(LedgerError) as caught:
+        await submit(kind, gateway.url, ledger, f"{0:0>250}", quota=quota)
+    assert words in caught.value.reason
+    assert caught.value.reason.endswith("; nothing was sent, no phone rang")
+    assert isinstance(caught.value, NotSentError)
+    assert [MOBILE] * sent == gateway.mobiles
+    # What was reserved was given back.
+    for _ in range(100 - sent):
+        await quota.reserve(MOBILE)
+    with pytest.raises(QuotaExceededError):
+        await quota.reserve(MOBILE)
+
+
+async def test_its_cause_is_the_databases_own(
+    gateway: Gateway, ledger: Ledger, broken: Broken
+) -> None:
+    await submit("asyncio", gateway.url, ledger, "earlier")
+    broken.now("locked")
+    with pytest.raises(LedgerError) as caught:
+        await submit("asyncio", gateway.url, ledger)
+    assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
+
+
+async def test_a_database_that_does_not_answer_in_time(
+    gateway: Gateway, ledger: Ledger, path: Path
+) -> None:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(LedgerError, match="did not answer in time"):
+            await submit("asyncio", gateway.url, ledger, timeout=0.1)
+    assert not (await submit("asyncio", gateway.url, ledger)).replayed
+    assert [MOBILE] == gateway.mobiles
+
+
+# --- a database that fails after the send ------------------------------------
+
+AFTER = ("deleted", "replaced", "locked", "read-only", "a bug")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_to_the_collector() -> Iterator[None]:
+    """What an earlier test left is logged in that test, not in a later one."""
+    yield
+    gc.collect()
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    ours = [record for record in caplog.records if record.name == "ihuyi_voice"]
+    records = [record for record in ours if record.levelno > logging.INFO]
+    assert {("ihuyi_voice", logging.WARNING)} >= {(r.name, r.levelno) for r in records}
+    return [record.getMessage() for record in records]
+
+
+@pytest.mark.parametrize("how", AFTER)
+@pytest.mark.parametrize("end", ["accepted", "refused", "unknown", "cancelled"])
+async def test_the_outcome_stays_when_it_cannot_be_recorded(  # noqa: PLR0917 - fixtures
+    gateway: Gateway,
+    ledger: Ledger,
+    broken: Broken,
+    caplog: pytest.LogCaptureFixture,
+    end: str,
+    how: str,
+) -> None:
+    key = f"{MOBILE}/{CODE}"
+    gateway.hold()
+    answers = {"accepted": gateway.answer(MOBILE), "refused": REFUSED}
+    gateway.answer = lambda _: answers.get(end)
+    async with client(gateway.url, ledger) as voice:
+        task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key=key))
+        await gateway.arrived(1)
+        words = broken.now(how)
+        if end == "cancelled":
+            task.cancel()
+        gateway.release()
+        (result,) = await asyncio.gather(task, return_exceptions=True)
+    if end == "accepted":
+        assert PLACED == result
+    elif end == "refused":
+        assert isinstance(result, GatewayError)
+    elif end == "unknown":
+        assert isinstance(result, OutcomeUnknownError)
+        assert not result.earlier
+    else:
+        assert isinstance(result, asyncio.CancelledError)
+    said = warnings(caplog)
+    assert 1 == len(said)
+    stated = "unknown" if end == "cancelled" else end
+    assert said[0].startswith(
+        f"submit {MASKED} {stated}: the ledger could not record it: the ledger could not be used: "
+    )
+    assert said[0].endswith("; not recorded yet: retrying until the program ends")
+    assert words in said[0]
+    assert set() == leaks(caplog.text)
+
+
+@pytest.mark.parametrize("how", ["locked", "read-only", "a bug"])
+async def test_what_could_not_be_recorded_is_recorded_once_the_ledger_recovers(
+    gateway: Gateway,
+    ledger: Ledger,
+    path: Path,
+    caplog: pytest.LogCaptureFixture,
+    how: str,
+) -> None:
+    gateway.hold()
+    async with client(gateway.url, ledger) as voice:
+        task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
+        await gateway.arrived(1)
+        with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+            Broken(path, ledger, patch, stack).now(how)
+            gateway.release()
+            assert PLACED == await task
+            assert 1 == len(warnings(caplog))
+            assert NONE | {"unknown": 1} == ledger.summary()
+            # While it is down the key is not sent again.
+            with pytest.raises(LedgerError):
+                await voice.submit(MOBILE, CODE, idempotency_key="k")
+        await until(lambda: state(ledger) is EntryState.ACCEPTED)
+        assert (await voice.submit(MOBILE, CODE, idempotency_key="k")).replayed
+    assert 1 == len(warnings(caplog))
+    assert [MOBILE] == gateway.mobiles
+
+
+async def test_a_settlement_that_somebody_overtook_is_told_without_its_key(
+    gateway: Gateway, ledger: Ledger, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when the machine slept, a person resolved the claim, and the key was claimed again."""
+    key = f"{MOBILE}/{CODE}"
+    gateway.hold()
+    async with client(gateway.url, ledger) as voice:
+        task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key=key))
+        await gateway.arrived(1)
+        with contextlib.closing(sqlite3.connect(path)) as other, other:
+            other.execute("UPDATE ihuyi_voice_calls SET token = 'another'")
+        gateway.release()
+        assert PLACED == await task
+    (said,) = warnings(caplog)
+    assert said.endswith(
+        f"{path}: another process or person has settled or claimed its key meanwhile; that record"
+        " is kept"
+    )
+    assert set() == leaks(caplog.text)
+
+
+async def test_a_ledger_that_is_closed_in_mid_request(
+    gateway: Gateway, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway.hold()
+    async with client(gateway.url, ledger) as voice:
+        task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
+        await gateway.arrived(1)
+        ledger.close()
+        gateway.release()
+        assert PLACED == await task
+    (said,) = warnings(caplog)
+    assert said.endswith("the ledger could not record it: RuntimeError")
+
+
+async def test_a_log_handler_that_raises_takes_no_outcome_away(
+    gateway: Gateway,
+    ledger: Ledger,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Neither at the line of the request nor at the warning that it could not be recorded."""
+
+    class Raising(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            heard.append(record.levelno)
+            raise OSError
+
+    heard: list[int] = []
+    monkeypatch.setattr(logging.getLogger("ihuyi_voice"), "handlers", [Raising()])
+    caplog.set_level(logging.INFO, logger="ihuyi_voice")
+    gateway.hold()
+    async with client(gateway.url, ledger) as voice:
+        task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
+        await gateway.arrived(1)
+        with contextlib.ExitStack() as stack:
+            Broken(path, ledger, monkeypatch, stack).now("deleted")
+            gateway.release()
+            assert PLACED == await task
+    assert [logging.INFO, logging.WARNING] == heard
+
+
+async def test_a_claim_outlives_its_deadline_by_the_time_of_its_settlement(
+    gateway: Gateway, path: Path
+) -> None:
+    """Else somebody could record that it was not placed while its answer is being recorded."""
+    gateway.hold()
+    with Ledger.open(path, clock=lambda: 1_000_000.0) as ledger:
+        async with client(gateway.url, ledger, timeout=5.0) as voice:
+            task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
+            await gateway.arrived(1)
+            with pytest.raises(ValueError, match=r"may be resolved in 7[45] s"):
+                ledger.resolve("k", placed=False)
+            gateway.release()
+            assert PLACED == await task
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_what_was_reset_may_be_resolved_at_once(
+    gateway: Gateway, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, *, reset: bool
+) -> None:
+    """Else the network may still deliver it, and a second call ring the phone twice."""
+    post = Pipeline._post
+
+    async def place_and_reset(*args: Any) -> Answer:
+        *_, exchange, _ = args
+        try:
+            return await post(*args)
+        finally:
+            exchange.reset = reset
+
+    monkeypatch.setattr(Pipeline, "_post", place_and_reset)
+    gateway.answer = lambda _: None
+    with pytest.raises(OutcomeUnknownError):
+        await submit("asyncio", gateway.url, ledger)
+    (claim,) = ledger.unknown()
+    assert reset is (claim.resolvable_in == 0)
+    with contextlib.nullcontext() if reset else pytest.raises(ValueError, match=r"in [56]\d s"):
+        ledger.resolve("k", placed=False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_clock_that_fails_just_before_the_write_means_that_nothing_is_sent(
+    gateway: Gateway, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    post = Pipeline._post
+
+    def fail() -> float:
+        raise ZeroDivisionError
+
+    async def fail_before(*args: Any) -> Answer:
+        ledger.clock = fail
+        return await post(*args)
+
+    monkeypatch.setattr(Pipeline, "_post", fail_before)
+    with pytest.raises(NotSentError):
+        await submit(kind, gateway.url, ledger)
+    # What happened is recorded all the same.
+    assert EntryState.NOT_SENT is state(ledger)
+    assert [] == gateway.mobiles
+
+
+@pytest.mark.parametrize("end", ["accepted", "refused", "unknown"])
+async def test_a_bulk_run_says_how_many_outcomes_are_not_recorded(  # noqa: PLR0917 - fixtures
+    gateway: Gateway,
+    ledger: Ledger,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    end: str,
+) -> None:
+    # Whatever the log shows.
+    caplog.set_level(logging.CRITICAL, logger="ihuyi_voice")
+    gateway.hold()
+    answers = {"accepted": gateway.answer(MOBILE), "refused": REFUSED}
+    gateway.answer = lambda _: answers.get(end)
+    rows = [SubmitRequest(mobile(n), CODE, f"key {n}") for n in range(5)]
+    async with client(gateway.url, ledger) as voice:
+        async with voice.submit_many(rows, stop_on=None) as run:
+            await gateway.arrived(5)
+            assert 0 == run.report.unrecorded
+            with monkeypatch.context() as patch, contextlib.ExitStack() as stack:
+                Broken(path, ledger, patch, stack).now("locked")
+                gateway.release()
+                report = await run.finish()
+                assert (5, 5, 5) == (report.total, report.unrecorded, run.report.unrecorded)
+        await until(lambda: not run.report.unrecorded)
+    assert NONE | {end: 5} == ledger.summary()
+
+
+async def test_a_clock_that_fails_once_does_not_stop_the_ledger(
+    gateway: Gateway, path: Path
+) -> None:
+    wrong: list[float] = []
+
+    def clock() -> float:
+        if threading.current_thread().name == "ihuyi-voice-ledger" and not wrong:
+            wrong.append(0.0)
+            raise OSError
+        return time.time()
+
+    with Ledger.open(path, clock=clock) as ledger:
+        async with client(gateway.url, ledger) as voice:
+            for key in ("a", "b"):
+                assert PLACED == await voice.submit(MOBILE, CODE, idempotency_key=key)
+    assert [0.0] == wrong
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_clock_that_fails_before_the_send_means_that_nothing_is_sent(
+    gateway: Gateway, path: Path, kind: str
+) -> None:
+    def clock() -> float:
+        raise OSError
+
+    with Ledger.open(path, clock=clock) as ledger:
+        with pytest.raises(LedgerError, match=r"its clock failed \(OSError\)") as caught:
+            await submit(kind, gateway.url, ledger)
+        assert isinstance(caught.value.__cause__, OSError)
+        assert 0 == sum(ledger.summary().values())
+    assert [] == gateway.mobiles
+
+
+# --- at once -----------------------------------------------------------------
+
+
+async def test_of_two_tasks_one_rings(gateway: Gateway, ledger: Ledger) -> None:
+    gateway.hold()
+    async with client(gateway.url, ledger) as voice:
+        tasks = [
+            asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k")) for _ in range(9)
+        ]
+        await gateway.arrived(1)
+        gateway.release()
+        results = await asyncio.gather(*tasks)
+    assert [False] + [True] * 8 == sorted(result.replayed for result in results)
+    assert {"197362477"} == {result.voice_id for result in results}
+    assert [MOBILE] == gateway.mobiles
+
+
+async def test_of_two_tasks_one_rings_and_who_cannot_wait_is_told(
+    gateway: Gateway, impatient: Ledger
+) -> None:
+    gateway.hold()
+    async with client(gateway.url, impatient) as voice:
+        first = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
+        await gateway.arrived(1)
+        with pytest.raises(OutcomeUnknownError) as unknown:
+            await voice.submit(MOBILE, CODE, idempotency_key="k")
+        assert unknown.value.earlier
+        gateway.release()
+        assert not (await first).replayed
+    assert [MOBILE] == gateway.mobiles
+
+
+async def test_whoever_waits_for_a_refusal_sends_it_anew(gateway: Gateway, ledger: Ledger) -> None:
+    gateway.hold()
+    gateway.answer = lambda _: REFUSED if len(gateway.mobiles) == 1 else b'{"code":2,"msg":"ok"}'
+    async with client(gateway.url, ledger) as voice:
+        first = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
+        await gateway.arrived(1)
+        second = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
+        await asyncio.sleep(0)
+        gateway.release()
+        with pytest.raises(GatewayError):
+            await first
+        assert not (await second).replayed
+    assert [MOBILE] * 2 == gateway.mobiles
+
+
+async def test_of_two_clients_with_ledgers_of_their_own_one_rings(
+    gateway: Gateway, path: Path
+) -> None:
+    gateway.hold()
+    with Ledger.open(path) as one, Ledger.open(path) as other:
+        tasks = [
+            asyncio.create_task(submit("asyncio", gateway.url, ledger)) for ledger in (one, other)
+        ]
+        await gateway.arrived(1)
+        gateway.release()
+        results = await asyncio.gather(*tasks)
+    assert [False, True] == sorted(result.replayed for result in results)
+    assert [MOBILE] == gateway.mobiles
+
+
+@pytest.mark.parametrize("clients", [1, 2])
+def test_of_many_threads_one_rings(ledger: Ledger, clients: int) -> None:
+    gateway = SandboxGateway(chaos=Chaos(latency=0.05))
+    start = threading.Barrier(8)
+    with gateway.serve_in_thread() as url, contextlib.ExitStack() as stack:
+        voices = [
+            stack.enter_context(
+                VoiceClient("sandbox", "sandbox-key", base_url=url, ledger=ledger, quota=None)
+            )
+            for _ in range(clients)
+        ]
+
+        def send(n: int) -> SubmitResult:
+            start.wait()
+            return voices[n % clients].submit(MOBILE, CODE, idempotency_key="k")
+
+        with ThreadPoolExecutor(8) as pool:
+            results = list(pool.map(send, range(8)))
+    assert [False] + [True] * 7 == sorted(result.replayed for result in results)
+    assert 1 == len(gateway.calls)
+
+
+# --- a ledger's life ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_it_outlives_its_clients(gateway: Gateway, ledger: Ledger, kind: str) -> None:
+    for n in range(3):
+        await submit(kind, gateway.url, ledger, str(n))
+    assert 3 == ledger.summary()["accepted"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_closed_ledger_says_so_and_nothing_is_sent(
+    gateway: Gateway, ledger: Ledger, kind: str
+) -> None:
+    quota = one_a_minute()
+    ledger.close()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"^this ledger is closed$"):
+            await submit(kind, gateway.url, ledger, quota=quota)
+    assert [] == gateway.mobiles
+    await quota.reserve(MOBILE)
+    with pytest.raises(RuntimeError, match=r"^this ledger is closed$"):
+        await submit(kind, gateway.url, ledger, quota=quota)
+
+
+FORK = """
+import os, sys, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+from ihuyi_voice import *
+ledger = Ledger.open(sys.argv[1])
+client = VoiceClient.from_env(quota=None, ledger=ledger)
+def submit(key):
+    return client.submit("13912345678", "1125", idempotency_key=key).replayed
+print(submit("before"), flush=True)
+pid = os.fork()
+if pid == 0:
+    print("child", submit("before"), submit("child"), flush=True)
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+print("parent", submit("before"), submit("child"), submit("parent"), ledger.summary()["accepted"])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_child_goes_on_with_the_ledger(path: Path) -> None:
+    gateway = SandboxGateway()
+    with gateway.serve_in_thread() as url:
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(FORK), path],
+            env={
+                **os.environ,
+                "IHUYI_VOICE_API_ID": "sandbox",
+                "IHUYI_VOICE_API_KEY": "sandbox-key",
+                "IHUYI_VOICE_BASE_URL": url,
+                "PYTHONWARNINGS": "default",
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    expected = "False\nchild True False\n7\nparent True True False 3\n"
+    assert (0, expected, "") == (done.returncode, done.stdout, done.stderr)
+    assert 3 == len(gateway.calls)
+
+
+# --- secrets -----------------------------------------------------------------
+
+
+@pytest.fixture
+def witness() -> Iterator[Witness]:
+    witness = Witness()
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(witness)
+    root.setLevel(logging.DEBUG)
+    yield witness
+    root.setLevel(level)
+    root.removeHandler(witness)
+
+
+def list_files(folder: Path) -> list[Path]:
+    return [file for file in folder.iterdir() if file.is_file()]
+
+
+async def searched(sending: Awaitable[SubmitResult], texts: list[str]) -> SubmitResult:
+    """What it returns or raises; an error's texts are kept."""
+    try:
+        return await sending
+    except Exception as error:
+        texts += shown(error)
+        raise
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        hang_up,
+        echoing("in msg of JSON", 0),
+        echoing("in msg of JSON", 2),
+        echoing("in msg of XML", 405),
+        echoing("in voiceid", 2),
+        echoing("as HTML"),
+        echoing("as a status line"),
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+async def test_no_secret_reaches_the_file_the_log_or_an_error(
+    ledger: Ledger, tmp_path: Path, witness: Witness, behaviour: Any, kind: str
+) -> None:
+    asyncio.get_running_loop().set_debug(True)
+    texts: list[str] = []
+    async with Rogue(behaviour).running() as rogue:
+        for content in (CODE, CODE, "4321"):
+            options: dict[str, Any] = {
+                "api_id": "id",
+                "api_key": KEY,
+                "clock": lambda: NOW,
+                "content": content,
+            }
+            with contextlib.suppress(OutcomeUnknownError, GatewayError, InvalidRequestError):
+                texts.append(
+                    repr(await searched(submit(kind, rogue.url, ledger, **options), texts))
+                )
+    texts += [repr(ledger), repr(vars(ledger)), repr(ledger.unknown()), *witness.texts]
+    files = [file.read_bytes() for file in list_files(tmp_path)]
+    assert any(MASKED.encode() in data for data in files)
+    assert set() == leaks(*texts, *(data.decode("latin-1") for data in files))
+    assert 1 <= rogue.submits
+
+
+async def test_no_secret_is_told_when_the_ledger_fails(
+    gateway: Gateway, ledger: Ledger, broken: Broken, witness: Witness
+) -> None:
+    await submit("asyncio", gateway.url, ledger, "earlier", api_key=KEY)
+    broken.now("deleted")
+    with pytest.raises(LedgerError) as caught:
+        await submit("asyncio", gateway.url, ledger, api_key=KEY)
+    assert set() == leaks(*shown(caught.value), *witness.texts)
+
+
+# --- values ------------------------------------------------------------------
+
+
+def test_a_replayed_result_is_equal_and_says_so() -> None:
+    replayed = SubmitResult("197362477", "ok", MOBILE, replayed=True)
+    assert PLACED == replayed
+    assert hash(PLACED) == hash(replayed)
+    assert (
+        "SubmitResult(voice_id='197362477', msg='ok', mobile='139****4321', replayed=True)"
+        == repr(replayed)
+    )
+    assert "replayed" not in repr(PLACED)
+    assert pickle.loads(pickle.dumps(replayed)).replayed
+    assert not pickle.loads(pickle.dumps(PLACED)).replayed
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_an_unknown_outcome_pickles_with_whether_it_is_an_earlier_one(earlier: bool) -> None:
+    error = pickle.loads(pickle.dumps(OutcomeUnknownError("why", earlier=earlier)))
+    assert (earlier, "why", True) == (error.earlier, error.reason, error.may_have_rung)
+    assert "outcome unknown: why; the phone may have rung" in str(error)
+
+
+@pytest.mark.parametrize("kind", [NotSentError, LedgerError])
+def test_what_was_not_sent_has_its_reason(kind: type[NotSentError]) -> None:
+    error = pickle.loads(pickle.dumps(kind("why")))
+    assert (kind, "why", False) == (type(error), error.reason, error.may_have_rung)
+    assert "why" in str(error)
+
+
+def test_a_request_shows_neither_code_nor_number_beside_its_key() -> None:
+    request = SubmitRequest(MOBILE, CODE, "k")
+    assert set() == leaks(repr(request))
+    assert "'k'" in repr(request)
+
+
+async def test_a_machine_that_slept_does_not_send_what_may_have_been_resolved(
+    gateway: Gateway, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the machine sleeps, the monotonic clock stops and the wall clock does not."""
+    post = Pipeline._post
+
+    async def sleep_before(*args: Any) -> Answer:
+        ledger.clock = lambda: time.time() + 3600
+        return await post(*args)
+
+    monkeypatch.setattr(Pipeline, "_post", sleep_before)
+    with pytest.raises(NotSentError):
+        await submit("asyncio", gateway.url, ledger)
+    assert [] == gateway.mobiles
+    assert EntryState.NOT_SENT is state(ledger)

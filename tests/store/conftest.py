@@ -1,0 +1,83 @@
+"""Fixtures: ledgers in SQLite files and in a PostgreSQL server that the tests start."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ihuyi_voice.store.ledger import Ledger
+
+from .postgres import running_server
+from .support import Clock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from .postgres import PostgresServer
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The place of a ledger that does not exist yet, in either database."""
+    if request.param == "sqlite":
+        return str(tmp_path / "calls.db")
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.empty()
+
+
+@pytest.fixture(autouse=True)
+def _no_last_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing a ledger does not retry settlements that can never be recorded."""
+    monkeypatch.setattr("ihuyi_voice.store.sql.limits.LAST_RETRIES", 0.0)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(place: str, clock: Clock) -> Iterator[Ledger]:
+    with Ledger.open(place, patience=0.1, clock=clock) as opened:
+        yield opened
+
+
+@pytest.fixture
+def in_file(tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
+    """A ledger in SQLite, for tests about files."""
+    with Ledger.open(tmp_path / "calls.db", patience=0.1, clock=clock) as opened:
+        yield opened
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder that is a file system of 256 KiB."""
+    if os.geteuid() != 0:  # pragma: no cover - depends on who runs the tests
+        pytest.skip("only root mounts a file system")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.fixture
+def read_only(small_disk: Path) -> Callable[[], None]:
+    """Makes the small disk read-only, also for root."""
+
+    def remount() -> None:
+        subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+
+    return remount

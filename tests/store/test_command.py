@@ -1,0 +1,292 @@
+"""The command `ihuyi-voice ledger`: output and exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from ihuyi_voice import LedgerError
+from ihuyi_voice.cli import ledger as cli_ledger
+from ihuyi_voice.store.ledger import EntryState, Ledger
+
+from .support import DELIVERY, LIVE, Clock, claimed, ended
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from typer.testing import Result
+
+    from .postgres import PostgresServer
+
+app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
+app.command(epilog=cli_ledger.EXIT_HELP)(cli_ledger.ledger)
+
+LONG_KEY = "a key as long as a key may be [bold] " * 6
+
+
+def run(*arguments: str) -> Result:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result
+
+
+def refused(*arguments: str) -> str:
+    result = run(*arguments)
+    assert (2, "") == (result.exit_code, result.stdout)
+    assert result.stderr.startswith("ihuyi-voice: ")
+    return result.stderr.removeprefix("ihuyi-voice: ").rstrip("\n")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    """A ledger with one key in each state; the claims have expired."""
+    path = str(tmp_path / "calls.db")
+    clock = Clock()
+
+    async def fill(ledger: Ledger) -> None:
+        for state in (EntryState.ACCEPTED, EntryState.REFUSED, EntryState.NOT_SENT):
+            await ended(ledger, state, state.value)
+        await claimed(ledger, LONG_KEY)
+        clock.time += LIVE
+        await ended(ledger, EntryState.UNKNOWN, "unknown")
+
+    with Ledger.open(path, clock=clock) as ledger:
+        asyncio.run(fill(ledger))
+    return path
+
+
+@pytest.mark.parametrize("action", [[], ["list"]])
+@pytest.mark.parametrize("columns", ["20", "80", "400"])
+def test_list_shows_unknown_keys_in_full(
+    file: str, action: list[str], columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    result = run(file, *action)
+    assert 6 == result.exit_code
+    assert LONG_KEY in result.stdout
+    assert result.stdout.index(LONG_KEY) < result.stdout.index("unknown")
+    assert "139****5678" in result.stdout
+    assert "its process ended without an outcome" in " ".join(result.stdout.split())
+    assert "resolve KEY --placed" in result.stdout
+    assert "accepted" not in result.stdout
+
+
+def test_list_as_json(file: str) -> None:
+    result = run(file, "--json")
+    assert 6 == result.exit_code
+    first, second = (json.loads(line) for line in result.stdout.splitlines())
+    assert {"key", "mobile", "claimed_at", "age", "reason", "resolvable_in"} == set(first)
+    assert (0, 0) == (first["resolvable_in"], second["resolvable_in"])
+    assert (LONG_KEY, "", "2023-11-14T22:13:20+00:00") == (
+        first["key"],
+        first["reason"],
+        first["claimed_at"],
+    )
+    assert ("unknown", "the connection was reset") == (second["key"], second["reason"])
+
+
+def test_list_without_unknown_keys(tmp_path: Path) -> None:
+    path = str(tmp_path / "calls.db")
+    Ledger.open(path).close()
+    result = run(path)
+    assert (0, "no unknown calls\n") == (result.exit_code, result.stdout)
+    result = run(path, "--json")
+    assert (0, "") == (result.exit_code, result.stdout)
+
+
+def test_summary_counts_every_state(file: str) -> None:
+    result = run(file, "summary", "--json")
+    assert 0 == result.exit_code
+    assert {"accepted": 1, "refused": 1, "not_sent": 1, "unknown": 2} == json.loads(result.stdout)
+    result = run(file, "summary")
+    assert 0 == result.exit_code
+    rows = [line.split()[:2] for line in result.stdout.splitlines()]
+    for row in (["accepted", "1"], ["refused", "1"], ["not_sent", "1"], ["unknown", "2"]):
+        assert row in rows
+
+
+@pytest.mark.parametrize(
+    ("message", "option", "state"),
+    [
+        ("recorded as placed; it is never sent again", "--placed", "accepted"),
+        ("recorded as not placed; it may be sent again", "--not-placed", "not_sent"),
+    ],
+)
+def test_resolve_records_the_outcome(file: str, message: str, option: str, state: str) -> None:
+    result = run(file, "resolve", "unknown", option)
+    assert (0, f"unknown: {message}\n") == (result.exit_code, result.stdout)
+    result = run(file, "resolve", LONG_KEY, option, "--json")
+    assert {"key": LONG_KEY, "placed": option == "--placed"} == json.loads(result.stdout)
+    with Ledger.open(file) as ledger:
+        assert (3, 0) == (ledger.summary()[state], ledger.summary()["unknown"])
+
+
+def test_keys_that_cannot_be_resolved(file: str, tmp_path: Path) -> None:
+    assert "the ledger has no key 'k'" == refused(file, "resolve", "k", "--placed")
+    assert "'accepted' is settled already, as accepted" == refused(
+        file, "resolve", "accepted", "--placed"
+    )
+    with Ledger.open(tmp_path / "calls.db") as ledger:
+        asyncio.run(claimed(ledger, "k", live=LIVE))
+    message = refused(file, "resolve", "k", "--not-placed")
+    assert "'k' may still be on its way; it may be resolved in 1" in message
+    assert message.endswith(
+        " s. Until then the request may still be delivered by the network and ring the phone"
+    )
+
+
+def test_list_shows_when_a_claim_can_be_resolved(file: str) -> None:
+    with Ledger.open(file) as ledger:
+        asyncio.run(claimed(ledger, "k", live=LIVE))
+    *_, last = (json.loads(line) for line in run(file, "--json").stdout.splitlines())
+    assert "k" == last["key"]
+    assert LIVE < last["resolvable_in"] <= LIVE + DELIVERY
+    rows = {line.split()[0]: line for line in run(file).stdout.splitlines() if line.strip()}
+    assert " in 1" in rows["k"]
+    assert " now " in rows["unknown"]
+
+
+@pytest.mark.parametrize("age", ["30d", "12h", "15m", "30s"])
+def test_purge_deletes_settled_keys(file: str, age: str) -> None:
+    result = run(file, "purge", "--older-than", age)
+    assert (0, "forgotten: 3\n") == (result.exit_code, result.stdout)
+    result = run(file, "purge", "--older-than", age, "--json")
+    assert {"purged": 0} == json.loads(result.stdout)
+    with Ledger.open(file) as ledger:
+        assert 2 == ledger.summary()["unknown"]
+
+
+def test_purge_keeps_younger_keys(file: str) -> None:
+    assert "forgotten: 0\n" == run(file, "purge", "--older-than", "99999d").stdout
+
+
+@pytest.mark.parametrize("age", ["30", "d", "-1d", "1.5h", "30 d", "٣d", "1w", "1234567d"])
+def test_an_age_has_a_unit(file: str, age: str) -> None:
+    assert f"--older-than must be like 30d, 12h, 15m or 30s, not {age!r}" == refused(
+        file, "purge", f"--older-than={age}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("problem", "arguments"),
+    [
+        ("resolve needs a key, and --placed or --not-placed", ["resolve"]),
+        ("resolve needs a key, and --placed or --not-placed", ["resolve", "k"]),
+        ("resolve needs a key, and --placed or --not-placed", ["resolve", "--placed"]),
+        ("purge needs --older-than, like --older-than 30d", ["purge"]),
+        ("a key, --placed and --not-placed go with resolve", ["list", "k"]),
+        ("a key, --placed and --not-placed go with resolve", ["summary", "--placed"]),
+        ("--older-than goes with purge", ["list", "--older-than", "1d"]),
+    ],
+)
+def test_options_that_exclude_each_other(file: str, problem: str, arguments: list[str]) -> None:
+    assert problem == refused(file, *arguments)
+
+
+@pytest.mark.parametrize("spell", ["{}", "sqlite:///{}"])
+def test_the_command_creates_no_file(tmp_path: Path, spell: str) -> None:
+    path = tmp_path / "calls.db"
+    assert f"there is no {path}" == refused(spell.format(path))
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_an_unusable_ledger_has_its_own_exit_status(tmp_path: Path) -> None:
+    path = tmp_path / "calls.db"
+    path.write_text("no database" * 100)
+    result = run(str(path))
+    assert 4 == result.exit_code
+    assert (
+        f"ihuyi-voice: the ledger could not be used: {path}: it is not an SQLite database\n"
+        == result.stderr
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://joe:hunter2@host/calls",
+        "postgresql://joe:hunter2@host:1234/calls",
+        "postgresql://joe:hunter2@/calls?host=/tmp",
+        "postgresql://joe:@host/calls",
+        "postgresql://joe@host/calls?password=hunter2",
+        "postgresql://joe@host/calls?host=/tmp&password=hunter2",
+        "postgresql://joe:hun/ter2@host/calls",
+        "postgresql://joe:hun?ter2@host/calls",
+    ],
+)
+def test_a_password_is_not_taken_from_the_command_line(url: str) -> None:
+    message = refused(url)
+    assert message.startswith("no password on the command line, where other users can read it")
+    assert "PGPASSWORD" in message
+    assert "hun" not in message
+
+
+def test_a_url_of_another_database(tmp_path: Path) -> None:
+    assert "a ledger is an SQLite file or a PostgreSQL database" in refused("mysql://joe@host/db")
+
+
+def test_a_ledger_on_a_server(postgres: PostgresServer) -> None:
+    url = postgres.empty()
+    with Ledger.open(url, clock=Clock()) as ledger:
+        asyncio.run(ended(ledger, EntryState.UNKNOWN))
+    assert 6 == run(url).exit_code
+    assert "forgotten: 0\n" == run(url, "purge", "--older-than", "0s").stdout
+    assert 0 == run(url, "resolve", "k", "--placed").exit_code
+    assert "no unknown calls\n" == run(url).stdout
+
+
+def test_the_command_in_a_process(file: str) -> None:
+    script = """
+import typer
+from ihuyi_voice import LedgerError
+from ihuyi_voice.cli import ledger as cli_ledger
+app = typer.Typer(rich_markup_mode="rich")
+app.command(epilog=cli_ledger.EXIT_HELP)(cli_ledger.ledger)
+app()
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, file, "summary", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (0, "") == (done.returncode, done.stderr)
+    assert 2 == json.loads(done.stdout)["unknown"]
+
+
+@pytest.mark.parametrize(
+    ("age", "seconds"),
+    [("0s", -5), ("59s", 59), ("1m", 60), ("2h", 7200), ("3d", 3 * 86_400)],
+)
+def test_an_age_is_shown_in_its_largest_unit(age: str, seconds: float) -> None:
+    assert age == cli_ledger._age(seconds)
+
+
+def test_help_names_every_action() -> None:
+    result = run("--help")
+    assert 0 == result.exit_code
+    for word in ("list", "summary", "resolve", "purge", "--older-than", "PGPASSWORD"):
+        assert word in result.stdout
+
+
+def test_a_database_that_fails_during_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "calls.db"
+    Ledger.open(path).close()
+
+    def fail(_: Ledger) -> None:
+        msg = "the disk is gone"
+        raise LedgerError(msg)
+
+    monkeypatch.setattr(Ledger, "unknown", fail)
+    result = run(str(path))
+    assert (4, True) == (result.exit_code, "the disk is gone" in result.stderr)

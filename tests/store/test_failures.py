@@ -1,0 +1,358 @@
+"""A failing database: nothing is sent, every waiting task fails, and later ones may succeed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import sqlite3
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from ihuyi_voice.errors import LedgerError
+from ihuyi_voice.store.entry import FailureScope
+from ihuyi_voice.store.ledger import EntryState, Ledger
+from ihuyi_voice.store.sql import connection as ledger_connection
+from ihuyi_voice.store.sql import file as ledger_file
+from ihuyi_voice.store.sql.connection import Connection
+
+from .support import Clock, claim, claimed, ended, find
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from .postgres import PostgresServer
+
+NONE = {"accepted": 0, "refused": 0, "not_sent": 0, "unknown": 0}
+NOTHING_SENT = "; nothing was sent, no phone rang"
+
+
+async def failure(ledger: Ledger, key: str = "new") -> LedgerError:
+    """The error of a claim that fails; its message says that nothing was sent."""
+    with pytest.raises(LedgerError) as caught:
+        await claim(ledger, key)
+    assert str(caught.value).endswith(NOTHING_SENT)
+    return caught.value
+
+
+# --- a full disk -------------------------------------------------------------
+
+
+async def test_a_full_disk(small_disk: Path) -> None:
+    with Ledger.open(small_disk / "calls.db") as ledger:
+        token = await claimed(ledger)
+        filler = small_disk / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
+        # More than fits into the rest of the log's last block.
+        results = await asyncio.gather(
+            *(claim(ledger, f"{i:0>200}") for i in range(100)), return_exceptions=True
+        )
+        failed = [result for result in results if isinstance(result, LedgerError)]
+        assert 50 < len(failed)
+        assert {True} == {isinstance(error.__cause__, sqlite3.OperationalError) for error in failed}
+        filler.unlink()
+        # No failed claim was recorded, and the ledger works once there is space.
+        await ledger.settle("k", token, EntryState.ACCEPTED)
+        assert NONE | {"unknown": 100 - len(failed), "accepted": 1} == ledger.summary()
+
+
+async def test_a_database_that_cannot_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_up = ledger_file._set_up_sqlite
+
+    def limited(connection: sqlite3.Connection) -> None:
+        set_up(connection)
+        connection.execute("PRAGMA max_page_count = 12").fetchone()
+
+    with Ledger.open(tmp_path / "calls.db") as ledger:
+        monkeypatch.setattr(ledger_file, "_set_up_sqlite", limited)
+        results = await asyncio.gather(
+            *(claim(ledger, f"{i:0>200}") for i in range(300)), return_exceptions=True
+        )
+        failed = [result for result in results if isinstance(result, LedgerError)]
+        assert {f"{tmp_path}/calls.db: the disk is full{NOTHING_SENT}"} == {
+            error.reason for error in failed
+        }
+        # The first batch is small. Each failed claim has its own exception.
+        assert 250 < len({id(error) for error in failed}) == len(failed)
+        assert NONE | {"unknown": 300 - len(failed)} == ledger.summary()
+
+
+# --- read-only ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("in_use", [False, True])
+async def test_a_ledger_on_a_read_only_disk_can_be_read(
+    small_disk: Path, read_only: Callable[[], None], clock: Clock, *, in_use: bool
+) -> None:
+    path = small_disk / "calls.db"
+    with contextlib.ExitStack() as stack:
+        with Ledger.open(path, clock=clock) as ledger:
+            await ended(ledger, EntryState.UNKNOWN)
+            if in_use:
+                # Its write-ahead log still holds the last records.
+                shutil.copytree(small_disk, small_disk / "copy")
+                path = small_disk / "copy" / "calls.db"
+        read_only()
+        ledger = stack.enter_context(Ledger.open(path, clock=clock))
+        assert NONE | {"unknown": 1} == ledger.summary()
+        assert ["k"] == [claim.key for claim in ledger.unknown()]
+        # Without a log SQLite reports only that it cannot create one.
+        message = "it is read-only" if in_use else "it cannot be opened or created"
+        assert f"{path}: {message}{NOTHING_SENT}" == (await failure(ledger)).reason
+        with pytest.raises(LedgerError, match=message):
+            ledger.resolve("k", placed=True)
+        with pytest.raises(LedgerError, match=message):
+            ledger.purge(timedelta(0))
+
+
+# --- locked ------------------------------------------------------------------
+
+
+async def test_a_file_that_stays_locked(
+    in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = await claimed(in_file)
+    monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.05)
+    path = tmp_path / "calls.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        error = await failure(in_file)
+        assert f"{path}: another process keeps it locked{NOTHING_SENT}" == error.reason
+        with pytest.raises(LedgerError) as caught:
+            await in_file.settle("k", token, EntryState.ACCEPTED)
+        # A settlement's error does not say that nothing was sent.
+        assert (
+            f"the ledger could not be used: {path}: another process keeps it locked; not recorded"
+            " yet: retrying until the program ends" == str(caught.value)
+        )
+    await in_file.settle("k", token, EntryState.ACCEPTED)
+    assert NONE | {"accepted": 1} == in_file.summary()
+
+
+async def test_a_row_that_stays_locked(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ihuyi_voice.store.sql.limits.BATCH_ROW_TIMEOUT", 0.02)
+    monkeypatch.setattr("ihuyi_voice.store.sql.limits.CLAIM_ROW_TIMEOUT", 0.2)
+    with Ledger.open(postgres.empty()) as ledger:
+        await ended(ledger, EntryState.REFUSED)
+        with contextlib.closing(postgres.connect()) as other:
+            other.autocommit = False
+            other.execute("SELECT * FROM ihuyi_voice_calls FOR UPDATE")
+            error = await failure(ledger, "k")
+            assert isinstance(error.__cause__, psycopg.errors.LockNotAvailable)
+        await claimed(ledger)
+
+
+# --- lost in mid-run ---------------------------------------------------------
+
+
+@pytest.fixture
+def lose(tmp_path: Path) -> Callable[[str], None]:
+    """Loses a file that is in use, in one of several ways."""
+    path = tmp_path / "calls.db"
+
+    def lose_it(how: str) -> None:
+        if how == "deleted":
+            path.unlink()
+        elif how == "emptied":
+            # The file keeps its identity.
+            os.truncate(path, 0)
+        elif how == "all deleted":
+            for file in tmp_path.iterdir():
+                file.unlink()
+        elif how == "moved":
+            path.rename(tmp_path / "moved.db")
+        elif how == "replaced":
+            # By an older copy, like a restored backup.
+            shutil.copy(path, tmp_path / "copy.db")
+            (tmp_path / "copy.db").replace(path)
+        else:
+            (tmp_path / f"calls.db-{how}").unlink()
+
+    return lose_it
+
+
+WAYS = ["deleted", "all deleted", "emptied", "moved", "replaced", "wal", "shm"]
+
+
+@pytest.mark.parametrize("how", WAYS)
+async def test_a_lost_file(
+    in_file: Ledger, lose: Callable[[str], None], how: str, tmp_path: Path
+) -> None:
+    token = await claimed(in_file)
+    lose(how)
+    error = await failure(in_file)
+    name = f"calls.db-{how}" if how in ("wal", "shm") else "calls.db"
+    lost = (
+        f"{tmp_path}/{name} was deleted, emptied or replaced while it was in use: without it every"
+        " call would be placed again. Put the file back, and then open it again"
+    )
+    assert f"{lost}{NOTHING_SENT}" == error.reason
+    if how not in ("wal", "shm"):
+        # Permanently: another file at the path does not know the claims.
+        with pytest.raises(LedgerError):
+            await in_file.settle("k", token, EntryState.ACCEPTED)
+        again = await failure(in_file)
+    if "deleted" in how or how == "moved":
+        # The later errors also say that the file is lost, not only that it cannot be opened.
+        assert f"{lost}{NOTHING_SENT}" == again.reason
+        assert not (tmp_path / "calls.db").exists()
+
+
+async def test_a_file_that_is_lost_during_a_commit(
+    in_file: Ledger, lose: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    check = Connection._check_files
+
+    def lose_it_after_the_first_check(connection: Connection) -> None:
+        # The second check, after the commit, finds that the file is lost.
+        check(connection)
+        lose("moved")
+
+    await claimed(in_file)
+    monkeypatch.setattr(Connection, "_check_files", lose_it_after_the_first_check)
+    await failure(in_file)
+    monkeypatch.undo()
+    # The claim was committed all the same; once the file is back, it is reverted.
+    (tmp_path / "moved.db").rename(tmp_path / "calls.db")
+    assert NONE | {"unknown": 2} == in_file.summary()
+    await claimed(in_file, "other")
+    assert NONE | {"unknown": 2, "not_sent": 1} == in_file.summary()
+
+
+async def test_another_ledger_in_the_same_file(in_file: Ledger, tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "calls.db")) as other, other:
+        other.execute("UPDATE ihuyi_voice_meta SET value = 'another' WHERE name = 'id'")
+    error = await failure(in_file)
+    assert "was replaced by another ledger since it was opened; open it again" in error.reason
+
+
+async def test_dropped_tables(ledger: Ledger, place: str) -> None:
+    await claimed(ledger)
+    with contextlib.closing(ledger._store.connect()) as other, other._transaction() as raw:
+        raw.exec_driver_sql("DROP TABLE ihuyi_voice_calls")
+    assert "ihuyi_voice_calls" in (await failure(ledger)).reason
+    with contextlib.closing(ledger._store.connect()) as other, other._transaction() as raw:
+        raw.exec_driver_sql("DROP TABLE ihuyi_voice_meta")
+    assert "was replaced by another ledger since it was opened" in (await failure(ledger)).reason
+
+
+async def test_a_server_that_restarts(postgres: PostgresServer) -> None:
+    with Ledger.open(postgres.empty()) as ledger:
+        token = await claimed(ledger)
+        postgres.stop()
+        try:
+            error = await failure(ledger)
+            assert isinstance(error.__cause__, psycopg.OperationalError)
+            with pytest.raises(LedgerError):
+                await ledger.settle("k", token, EntryState.ACCEPTED)
+            with pytest.raises(LedgerError):
+                ledger.summary()
+        finally:
+            postgres.start()
+        await ledger.settle("k", token, EntryState.ACCEPTED)
+        await claimed(ledger, "new")
+        assert NONE | {"accepted": 1, "unknown": 1} == ledger.summary()
+
+
+async def test_a_connection_that_was_closed_while_idle_is_reopened(
+    postgres: PostgresServer,
+) -> None:
+    with Ledger.open(postgres.empty()) as ledger:
+        token = await claimed(ledger)
+        cut(postgres)
+        await claimed(ledger, "new")
+        cut(postgres)
+        await ledger.settle("k", token, EntryState.ACCEPTED)
+        assert NONE | {"accepted": 1, "unknown": 1} == ledger.summary()
+
+
+def cut(postgres: PostgresServer) -> None:
+    with contextlib.closing(postgres.connect()) as other:
+        other.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE application_name = 'ihuyi_voice'"
+        )
+
+
+@pytest.mark.parametrize("tries", [1, 2])
+async def test_a_commit_whose_answer_was_lost(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, tries: int
+) -> None:
+    """The commit may have succeeded: the retry recognises its claim, or the claim is reverted."""
+    apply = Connection.apply
+    lost: list[Connection] = []
+
+    def lose_the_answer(connection: Connection, *operations: Any) -> Any:
+        answer = apply(connection, *operations)
+        if len(lost) == tries:
+            return answer
+        lost.append(connection)
+        connection.failure_scope = FailureScope.CONNECTION
+        msg = "the answer was lost"
+        raise LedgerError(msg)
+
+    monkeypatch.setattr(Connection, "apply", lose_the_answer)
+    with Ledger.open(postgres.empty()) as ledger:
+        await (claimed(ledger) if tries == 1 else failure(ledger, "k"))
+        assert NONE | {"unknown": 1} == ledger.summary()
+        await claimed(ledger, "other")
+        expected = {"unknown": 2} if tries == 1 else {"unknown": 1, "not_sent": 1}
+        assert NONE | expected == ledger.summary()
+
+
+async def test_a_failed_reverting_is_retried_with_the_next_batch(
+    in_file: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply = Connection.apply
+    ways = ["commit", "fail"]
+
+    def fail(connection: Connection, *operations: Any) -> Any:
+        way = ways.pop(0) if ways else "succeed"
+        answer = apply(connection, *operations) if way != "fail" else None
+        if way == "succeed":
+            return answer
+        msg = "it failed"
+        raise LedgerError(msg)
+
+    monkeypatch.setattr(Connection, "apply", fail)
+    await failure(in_file, "first")
+    assert NONE | {"unknown": 1} == in_file.summary()
+    await failure(in_file, "second")
+    assert NONE | {"unknown": 1} == in_file.summary()
+    await claimed(in_file, "third")
+    assert NONE | {"unknown": 1, "not_sent": 1} == in_file.summary()
+
+
+async def test_an_unexpected_exception_ends_every_wait(
+    in_file: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Connection, "apply", bug)
+    error = await failure(in_file)
+    assert f"an unexpected exception (ZeroDivisionError){NOTHING_SENT}" == error.reason
+    assert isinstance(error.__cause__, ZeroDivisionError)
+    monkeypatch.undo()
+    assert (await claim(in_file)).entry is None
+    assert await find(in_file) is not None
+
+
+async def test_a_file_without_permission(
+    in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, os.strerror(13))
+
+    monkeypatch.setattr(ledger_connection, "identity_of", denied)
+    error = await failure(in_file)
+    assert "[Errno 13] Permission denied (PermissionError)" in error.reason

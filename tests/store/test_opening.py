@@ -1,0 +1,463 @@
+"""Opening and closing: valid places, and the errors for all others."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ihuyi_voice.errors import LedgerError, NotSentError
+from ihuyi_voice.store.ledger import EntryState, Ledger
+from ihuyi_voice.store.sql import file as ledger_file
+
+from .support import Clock, claim, claimed, ended, find, run, start
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .postgres import PostgresServer
+
+
+def refusal(where: str | os.PathLike[str]) -> str:
+    with pytest.raises(LedgerError) as caught:
+        Ledger.open(where)
+    error = caught.value
+    assert isinstance(error, NotSentError)
+    assert not error.may_have_rung
+    return str(error).removeprefix("the ledger could not be used: ")
+
+
+def change(path: Path, *statements: str) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "calls.db"
+
+
+def there(path: Path) -> list[str]:
+    """The names of the files in the folder of a ledger."""
+    return sorted(entry.name for entry in path.parent.iterdir())
+
+
+def make(path: Path) -> Path:
+    Ledger.open(path).close()
+    return path
+
+
+# --- valid places ------------------------------------------------------------
+
+
+async def test_records_are_there_after_reopening(place: str) -> None:
+    with Ledger.open(place) as ledger:
+        await ended(ledger, EntryState.ACCEPTED)
+    with Ledger.open(place) as ledger:
+        answer = await claim(ledger)
+    assert answer.entry is not None
+    assert EntryState.ACCEPTED is answer.entry.state
+
+
+def test_create_false_creates_no_ledger(place: str) -> None:
+    with pytest.raises(LookupError, match=r"^there is no ") as caught:
+        Ledger.open(place, create=False)
+    assert "password" not in str(caught.value)
+    # The first call has not created it either.
+    with pytest.raises(LookupError, match=r"^there is no "):
+        Ledger.open(place, create=False)
+    Ledger.open(place).close()
+    Ledger.open(place, create=False).close()
+
+
+def test_an_encoding_without_chinese_is_refused(postgres: PostgresServer) -> None:
+    message = refusal(postgres.encoded("LATIN1"))
+    assert "has the encoding LATIN1, which cannot store Chinese text" in message
+
+
+async def test_an_encoding_that_stores_any_bytes_is_accepted(postgres: PostgresServer) -> None:
+    with Ledger.open(postgres.encoded("SQL_ASCII")) as ledger:
+        await ended(ledger, EntryState.REFUSED)
+        entry = await find(ledger)
+    assert entry is not None
+    assert "剩余条数不足" == entry.msg
+
+
+def test_create_false_leaves_another_database_unchanged(path: Path) -> None:
+    change(path, "CREATE TABLE customers (name TEXT)")
+    before = path.read_bytes()
+    with pytest.raises(LookupError, match=f"^there is no ledger in {path}$"):
+        Ledger.open(path, create=False)
+    assert before == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "spell", [str, Path, "sqlite:///{}".format, "sqlite+pysqlite:///{}".format]
+)
+async def test_a_file_is_named_by_path_or_url(path: Path, spell: Callable[[Path], Any]) -> None:
+    with Ledger.open(spell(path)) as ledger:
+        await claimed(ledger)
+        assert f"<Ledger {path} open>" == repr(ledger)
+    assert f"<Ledger {path} closed>" == repr(ledger)
+    assert ["calls.db"] == there(path)
+
+
+async def test_unusual_file_names(tmp_path: Path) -> None:
+    for name in ("a?b#c%20d.db", "呼叫 db", ":memory:"):
+        with Ledger.open(tmp_path / name) as ledger:
+            await claimed(ledger)
+        assert name in there(tmp_path / name)
+
+
+@pytest.fixture
+def link(path: Path, tmp_path: Path) -> Path:
+    link = tmp_path / "elsewhere" / "link.db"
+    link.parent.mkdir()
+    link.symlink_to(make(path))
+    return link
+
+
+async def test_a_link_leads_to_a_ledger(path: Path, link: Path) -> None:
+    with Ledger.open(link) as ledger:
+        await claimed(ledger)
+    with Ledger.open(path) as ledger:
+        assert 1 == ledger.summary()["unknown"]
+
+
+async def test_a_relative_path_keeps_the_folder_of_its_opening(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(path.parent)
+    with Ledger.open("calls.db") as ledger:
+        monkeypatch.chdir("/")
+        await claimed(ledger)
+    assert ["calls.db"] == there(path)
+
+
+async def test_other_tables_are_left_unchanged(path: Path) -> None:
+    change(path, "CREATE TABLE calls (key)", "INSERT INTO calls VALUES (1)")
+    with Ledger.open(path) as ledger:
+        await claimed(ledger)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert [(1,)] == connection.execute("SELECT * FROM calls").fetchall()
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        assert {"calls", "ihuyi_voice_meta", "ihuyi_voice_calls"} == {name for (name,) in tables}
+
+
+def test_an_empty_file_becomes_a_ledger(path: Path) -> None:
+    path.touch()
+    with Ledger.open(path) as ledger:
+        asyncio.run(claimed(ledger))
+
+
+@pytest.mark.parametrize("driver", ["postgresql", "postgresql+psycopg"])
+async def test_postgresql_means_psycopg(postgres: PostgresServer, driver: str) -> None:
+    url = postgres.empty().replace("postgresql+psycopg", driver)
+    with Ledger.open(url) as ledger:
+        await claimed(ledger)
+        assert "<Ledger postgresql+psycopg://postgres@/postgres open>" == repr(ledger)
+
+
+async def test_a_password_is_hidden(postgres: PostgresServer) -> None:
+    url = postgres.empty().replace("postgres@", "postgres:hunter2@") + "&sslpassword=hunter2"
+    with Ledger.open(url) as ledger:
+        await claimed(ledger)
+        assert "hunter2" not in repr(ledger)
+        assert "postgres:***@" in repr(ledger)
+
+
+def test_a_commit_is_on_the_disk_when_it_returns(path: Path) -> None:
+    make(path)
+    with contextlib.closing(ledger_file.open_for_writing(str(path), create=False)) as connection:
+        assert ("wal",) == connection.execute("PRAGMA journal_mode").fetchone()
+        assert (2,) == connection.execute("PRAGMA synchronous").fetchone()
+
+
+def test_a_servers_own_setting_does_not_weaken_a_commit(postgres: PostgresServer) -> None:
+    postgres.empty()
+    with contextlib.closing(postgres.connect()) as connection:
+        connection.execute("ALTER DATABASE postgres SET synchronous_commit = off")
+        try:
+            with Ledger.open(postgres.url) as ledger, ledger._store.connect() as opened:
+                # A rollback must not undo the setting.
+                opened._connection.rollback()
+                setting = opened._connection.exec_driver_sql("SHOW synchronous_commit").scalar_one()
+        finally:
+            connection.execute("ALTER DATABASE postgres RESET synchronous_commit")
+    assert "on" == setting
+
+
+async def test_two_processes_create_the_ledger_at_once(place: str) -> None:
+    script = """
+        sys.stdin.read(1)
+        with Ledger.open(place) as ledger:
+            print(len(asyncio.run(claimed(ledger, str(os.getpid())))))
+    """
+    with contextlib.ExitStack() as stack:
+        both = [stack.enter_context(start(place, script)) for _ in range(2)]
+        for process in both:
+            assert process.stdin is not None
+            process.stdin.write("x")
+            process.stdin.flush()
+        ends = [process.communicate(timeout=60) for process in both]
+    assert [("32\n", "")] * 2 == ends
+    with Ledger.open(place) as ledger:
+        assert 2 == ledger.summary()["unknown"]
+
+
+# --- errors ------------------------------------------------------------------
+
+
+def test_not_a_database(path: Path) -> None:
+    path.write_text("mobile,content\n" * 100)
+    assert f"{path}: it is not an SQLite database" == refusal(path)
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    assert f"{tmp_path} is a folder" == refusal(tmp_path)
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    path = tmp_path / "none" / "calls.db"
+    assert f"{path} cannot be created, because there is no folder {path.parent}" == refusal(path)
+
+
+def test_a_newer_schema(path: Path) -> None:
+    change(make(path), "UPDATE ihuyi_voice_meta SET value = '2' WHERE name = 'schema'")
+    assert f"{path} was written by a newer release (schema 2): update ihuyi-voice" == refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("version", "statement"),
+    [
+        ("0", "UPDATE ihuyi_voice_meta SET value = '0' WHERE name = 'schema'"),
+        ("unknown", "DELETE FROM ihuyi_voice_meta WHERE name = 'schema'"),
+    ],
+)
+def test_an_older_schema(path: Path, version: str, statement: str) -> None:
+    change(make(path), statement)
+    assert (
+        f"{path} was written by an older release (schema {version}), and this one cannot read it:"
+        " go on with that release, or create a new ledger" == refusal(path)
+    )
+
+
+def test_a_newer_schema_on_a_server(postgres: PostgresServer) -> None:
+    Ledger.open(postgres.empty()).close()
+    with contextlib.closing(postgres.connect()) as connection:
+        connection.execute("UPDATE ihuyi_voice_meta SET value = '2' WHERE name = 'schema'")
+    assert "was written by a newer release (schema 2)" in refusal(postgres.url)
+
+
+def test_a_file_that_is_locked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.05)
+    with contextlib.closing(sqlite3.connect(make(path), isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        other.execute("CREATE TABLE other (a)")
+        assert f"{path}: another process keeps it locked" == refusal(path)
+
+
+def test_a_new_file_on_a_read_only_disk(small_disk: Path, read_only: Callable[[], None]) -> None:
+    read_only()
+    path = small_disk / "calls.db"
+    assert f"{path}: it cannot be opened or created" == refusal(path)
+
+
+def test_a_disk_without_room(small_disk: Path) -> None:
+    with contextlib.suppress(OSError):
+        (small_disk / "full").write_bytes(b"x" * 300_000)
+    path = small_disk / "calls.db"
+    assert f"{path}: " in refusal(path)
+
+
+def test_a_server_that_does_not_run(tmp_path: Path) -> None:
+    text = refusal(f"postgresql+psycopg://joe:hunter2@/calls?host={tmp_path}")
+    assert text.startswith("postgresql+psycopg://joe:***@/calls: connection ")
+    assert "\n" not in text
+    assert "hunter2" not in text
+
+
+def test_a_missing_database(postgres: PostgresServer) -> None:
+    text = refusal(postgres.url.replace("@/postgres", "@/nothing"))
+    assert 'database "nothing" does not exist' in text
+
+
+def test_an_sqlite_version_that_is_too_old(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 9))
+    assert "needs SQLite 3.35 or newer, and this Python has" in refusal(path)
+
+
+def test_a_database_without_a_write_ahead_log() -> None:
+    with (
+        contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection,
+        pytest.raises(
+            sqlite3.NotSupportedError, match=r"cannot use a write-ahead log there, only memory"
+        ),
+    ):
+        ledger_file._set_up_sqlite(connection)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite:///calls.db?mode=ro",
+        "sqlite:///file:calls.db",
+        "mysql://joe@host/calls",
+        "postgresql+asyncpg://joe@host/calls",
+        "postgresql+psycopg2://joe@host/calls",
+        "sqlite+aiosqlite:///calls.db",
+        "://",
+        "postgresql://joe:hunter2@host:port/calls",
+    ],
+)
+def test_a_url_of_another_database_is_a_value_error(where: str) -> None:
+    with pytest.raises(ValueError, match="ledger") as caught:
+        Ledger.open(where)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("patience", [-1, float("inf"), float("nan")])
+def test_patience_is_a_number_of_seconds(path: Path, patience: float) -> None:
+    with pytest.raises(ValueError, match="patience must be a finite number of seconds"):
+        Ledger.open(path, patience=patience)
+
+
+@pytest.mark.parametrize("patience", ["2", None, True])
+def test_patience_is_a_number(path: Path, patience: Any) -> None:
+    with pytest.raises(TypeError, match="patience is in seconds, an int or a float"):
+        Ledger.open(path, patience=patience)
+
+
+# --- without the extras ------------------------------------------------------
+
+
+def without(module: str, where: str, path: Path) -> str:
+    script = f"""
+        import sys
+        sys.modules[{module!r}] = None
+        from ihuyi_voice.store.ledger import Ledger
+        try:
+            Ledger.open({where!r})
+        except ImportError as error:
+            print(error)
+    """
+    status, out, err = run(str(path), script)
+    assert (0, "") == (status, err)
+    return out
+
+
+def test_without_sqlalchemy(path: Path) -> None:
+    assert "a ledger needs SQLAlchemy: pip install 'ihuyi-voice[ledger]'\n" == without(
+        "sqlalchemy", str(path), path
+    )
+
+
+def test_without_psycopg(path: Path) -> None:
+    assert (
+        "a ledger in PostgreSQL needs psycopg: pip install 'ihuyi-voice[postgresql]'\n"
+        == without("psycopg", "postgresql+psycopg://joe@host/calls", path)
+    )
+
+
+def test_another_missing_module_is_reported_unchanged(path: Path) -> None:
+    status, out, err = run(
+        str(path),
+        """
+        sys.modules["ihuyi_voice.store.sql.file"] = None
+        try:
+            Ledger.open(place)
+        except ImportError as error:
+            print(error)
+        """,
+    )
+    assert (0, "import of ihuyi_voice.store.sql.file halted; None in sys.modules\n", "") == (
+        status,
+        out,
+        err,
+    )
+
+
+def test_importing_the_module_imports_no_extra() -> None:
+    script = "import ihuyi_voice.store.ledger, sys; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
+    assert set() == {"sqlalchemy", "psycopg"} & set(done.stdout.split())
+
+
+# --- closing -----------------------------------------------------------------
+
+
+async def test_a_closed_ledger_raises(in_file: Ledger) -> None:
+    await claimed(in_file)
+    in_file.close()
+    in_file.close()
+    with pytest.raises(RuntimeError, match="this ledger is closed"):
+        await claim(in_file)
+    with pytest.raises(RuntimeError, match="this ledger is closed"):
+        await in_file.settle("k", "t", EntryState.ACCEPTED)
+    for call in (in_file.unknown, in_file.summary):
+        with pytest.raises(RuntimeError, match="this ledger is closed"):
+            call()
+
+
+def test_an_unused_ledger_can_be_closed(path: Path) -> None:
+    Ledger.open(path).close()
+    assert ["calls.db"] == there(path)
+
+
+async def test_closing_leaves_one_file(path: Path) -> None:
+    with Ledger.open(path) as ledger:
+        await claimed(ledger)
+        assert ["calls.db", "calls.db-shm", "calls.db-wal"] == there(path)
+    assert ["calls.db"] == there(path)
+
+
+async def test_a_ledger_without_references_closes_itself(path: Path) -> None:
+    ledger = Ledger.open(path)
+    await claimed(ledger)
+    del ledger
+    gc.collect()
+    assert ["calls.db"] == there(path)
+
+
+def test_the_end_of_the_program_closes_the_ledger(path: Path) -> None:
+    script = """
+        ledger = Ledger.open(place)
+        asyncio.run(claimed(ledger))
+    """
+    assert (0, "", "") == run(str(path), script)
+    assert ["calls.db"] == there(path)
+
+
+def test_options_are_attributes(path: Path) -> None:
+    clock = Clock()
+    with Ledger.open(path, require_key=False, patience=5, clock=clock) as ledger:
+        assert (False, 5) == (ledger.require_key, ledger.patience)
+    with Ledger.open(path) as ledger:
+        assert (True, 2.0) == (ledger.require_key, ledger.patience)
+
+
+async def test_a_file_with_two_names_is_refused(tmp_path: Path) -> None:
+    """SQLite uses another log for the other name, so each name misses the other's claims."""
+    one = tmp_path / "one.db"
+    with Ledger.open(one) as ledger:
+        await claimed(ledger)
+    os.link(one, tmp_path / "two.db")
+    with (
+        Ledger.open(tmp_path / "two.db") as ledger,
+        pytest.raises(LedgerError, match="has 2 names"),
+    ):
+        await claimed(ledger)

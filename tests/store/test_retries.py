@@ -1,0 +1,548 @@
+"""A settlement that fails is retried until it is recorded or the program ends.
+
+What fails because of one key delays no other key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sqlite3
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ihuyi_voice.errors import LedgerError
+from ihuyi_voice.models import Unrecorded
+from ihuyi_voice.store.ledger import EntryState, Ledger
+from ihuyi_voice.store.sql import engine as ledger_engine
+from ihuyi_voice.store.sql import file as ledger_file
+from ihuyi_voice.store.sql import limits
+
+from .support import claim, claimed, ended, find, start, until
+from .test_processes import in_child
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import psycopg
+
+    from .postgres import PostgresServer
+
+NONE = {"accepted": 0, "refused": 0, "not_sent": 0, "unknown": 0}
+RETRYING = "not recorded yet: retrying until the program ends"
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Another connection locks the whole SQLite file."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+@contextlib.contextmanager
+def row_locked(postgres: PostgresServer, key: str) -> Iterator[psycopg.Connection]:
+    """Another session locks one row."""
+    with contextlib.closing(postgres.connect()) as other:
+        other.autocommit = False
+        other.execute("SELECT * FROM ihuyi_voice_calls WHERE key = %s FOR UPDATE", [key])
+        yield other
+
+
+async def settle(
+    ledger: Ledger,
+    key: str,
+    token: str,
+    unrecorded: Unrecorded,
+    state: EntryState = EntryState.ACCEPTED,
+) -> str:
+    """Settle a key; returns why it is not recorded yet, or "" when it is."""
+    try:
+        await ledger.settle(key, token, state, unrecorded=unrecorded)
+    except LedgerError as error:
+        return error.reason
+    return ""
+
+
+def state(ledger: Ledger, key: str = "k") -> EntryState | None:
+    return ledger.known([key]).get(key)
+
+
+# --- the database ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("patient", [False, True])
+async def test_a_settlement_is_recorded_after_a_long_lock(
+    in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, patient: bool
+) -> None:
+    """The caller sees the database fail, or stops waiting before that."""
+    module, name = (ledger_file, "BUSY_TIMEOUT") if patient else (limits, "SETTLE_TIMEOUT")
+    monkeypatch.setattr(module, name, 0.05)
+    token = await claimed(in_file)
+    unrecorded = Unrecorded()
+    with locked(tmp_path / "calls.db"):
+        reason = await settle(in_file, "k", token, unrecorded)
+        why = "another process keeps it locked" if patient else "it did not answer in time"
+        assert reason.endswith(f"{why}; {RETRYING}")
+        assert 1 == unrecorded.count
+        if patient:
+            # The settlement fails more than once.
+            await until(lambda: in_file._writer.thread.transactions.back_off > 0.1)
+        assert EntryState.CLAIMED is state(in_file)
+    await until(lambda: state(in_file) is EntryState.ACCEPTED)
+    await until(lambda: not unrecorded.count)
+
+
+async def test_every_failed_settlement_is_recorded_once_the_database_works(
+    in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
+    # The retries need more than one transaction.
+    monkeypatch.setattr(limits, "MAX_RETRIES_PER_BATCH", 7)
+    tokens = [await claimed(in_file, str(n)) for n in range(20)]
+    unrecorded = Unrecorded()
+    with locked(tmp_path / "calls.db"):
+        reasons = await asyncio.gather(
+            *(settle(in_file, str(n), token, unrecorded) for n, token in enumerate(tokens))
+        )
+    assert [RETRYING] * 20 == [reason[-len(RETRYING) :] for reason in reasons]
+    await until(lambda: in_file.summary() == NONE | {"accepted": 20})
+    await until(lambda: not unrecorded.count)
+
+
+async def test_settlements_are_recorded_once_the_server_is_back(postgres: PostgresServer) -> None:
+    with Ledger.open(postgres.empty()) as ledger:
+        token = await claimed(ledger)
+        unrecorded = Unrecorded()
+        postgres.stop()
+        try:
+            assert (await settle(ledger, "k", token, unrecorded)).endswith(RETRYING)
+            # The claim does not wait for the server again.
+            with pytest.raises(LedgerError, match="nothing was sent"):
+                await claim(ledger, "other")
+        finally:
+            postgres.start()
+        await until(lambda: not unrecorded.count)
+        assert EntryState.ACCEPTED is state(ledger)
+
+
+async def test_a_retried_settlement_precedes_a_claim_of_the_same_key(
+    in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
+    # Nothing is retried without a new operation.
+    monkeypatch.setattr(limits, "FIRST_BACK_OFF", 3600.0)
+    monkeypatch.setattr(limits, "MAX_BACK_OFF", 3600.0)
+    in_file.patience = 0.0
+    tokens = {key: await claimed(in_file, key) for key in ("placed", "refused")}
+    unrecorded = Unrecorded()
+    with locked(tmp_path / "calls.db"):
+        await settle(in_file, "placed", tokens["placed"], unrecorded)
+        await settle(in_file, "refused", tokens["refused"], unrecorded, EntryState.REFUSED)
+        with pytest.raises(LedgerError):
+            await claim(in_file, "placed")
+    assert 2 == unrecorded.count
+    answer = await claim(in_file, "placed")
+    assert answer.entry is not None
+    assert EntryState.ACCEPTED is answer.entry.state
+    # The same transaction recorded the other key, so it may be sent again.
+    assert 0 == unrecorded.count
+    await claimed(in_file, "refused")
+
+
+async def test_the_last_of_two_failed_settlements_counts(
+    in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
+    monkeypatch.setattr(limits, "SETTLE_TIMEOUT", 60.0)
+    token = await claimed(in_file)
+    unrecorded = Unrecorded()
+    with locked(tmp_path / "calls.db"):
+        for known in (EntryState.UNKNOWN, EntryState.REFUSED):
+            # The second settlement is not tried before the first, and its caller gets an error too.
+            assert await settle(in_file, "k", token, unrecorded, known)
+    await until(lambda: not unrecorded.count)
+    assert EntryState.REFUSED is state(in_file)
+
+
+async def test_a_cancelled_settlement_counts_until_it_is_recorded(
+    in_file: Ledger, tmp_path: Path
+) -> None:
+    token = await claimed(in_file)
+    unrecorded = Unrecorded()
+    with locked(tmp_path / "calls.db"):
+        settling = asyncio.create_task(settle(in_file, "k", token, unrecorded))
+        await until(in_file._writer.at_work.locked)
+        settling.cancel()
+        await asyncio.wait([settling])
+        assert 1 == unrecorded.count
+    await until(lambda: not unrecorded.count)
+    assert EntryState.ACCEPTED is state(in_file)
+
+
+async def test_an_overtaken_settlement_stays_unrecorded(
+    in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
+    token = await claimed(in_file)
+    unrecorded = Unrecorded()
+    path = tmp_path / "calls.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        await settle(in_file, "k", token, unrecorded)
+        other.execute("UPDATE ihuyi_voice_calls SET token = 'another'")
+        other.execute("COMMIT")
+    await until(lambda: not in_file._writer.thread.backlog.retries)
+    await find(in_file)
+    assert (1, EntryState.CLAIMED) == (unrecorded.count, state(in_file))
+
+
+async def test_the_number_of_kept_settlements_is_bounded(
+    in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
+    monkeypatch.setattr(limits, "MAX_KEPT", 1)
+    tokens = [await claimed(in_file, key) for key in ("a", "b")]
+    unrecorded = Unrecorded()
+    with locked(tmp_path / "calls.db"):
+        assert (await settle(in_file, "a", tokens[0], unrecorded)).endswith(RETRYING)
+        assert (await settle(in_file, "b", tokens[1], unrecorded)).endswith(
+            "not recorded: too many others wait to be, so its key stays unknown"
+        )
+    await until(lambda: state(in_file, "a") is EntryState.ACCEPTED)
+    # The writer counts after its commit has returned.
+    await until(lambda: unrecorded.count == 1)
+    assert EntryState.CLAIMED is state(in_file, "b")
+
+
+async def test_a_failing_clock_loses_no_outcome(in_file: Ledger) -> None:
+    token = await claimed(in_file)
+
+    def fail() -> float:
+        raise ZeroDivisionError
+
+    in_file._writer.thread.clock = fail
+    await in_file.settle("k", token, EntryState.ACCEPTED)
+    assert EntryState.ACCEPTED is state(in_file)
+
+
+@pytest.mark.parametrize("moment", [float("nan"), float("inf"), "soon", None])
+async def test_a_clock_that_returns_no_time_is_a_ledger_error(
+    tmp_path: Path, moment: object
+) -> None:
+    with (
+        Ledger.open(tmp_path / "calls.db", clock=lambda: moment) as ledger,  # type: ignore[arg-type, return-value]
+        pytest.raises(LedgerError, match="its clock failed"),
+    ):
+        await claim(ledger)
+
+
+# --- one row -----------------------------------------------------------------
+
+
+async def test_a_locked_row_delays_no_other_settlement(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.05)
+    keys = [str(n) for n in range(10)]
+    with Ledger.open(postgres.empty()) as ledger:
+        tokens = [await claimed(ledger, key) for key in keys]
+        unrecorded = Unrecorded()
+        settling = dict.fromkeys(keys, "")
+        with row_locked(postgres, "3"):
+            ends = await asyncio.gather(
+                *(
+                    settle(ledger, key, token, unrecorded)
+                    for key, token in zip(keys, tokens, strict=True)
+                )
+            )
+            settling = dict(zip(keys, ends, strict=True))
+            reason = settling.pop("3")
+            assert "lock timeout" in reason
+            assert reason.endswith(RETRYING)
+            assert {""} == set(settling.values())
+            assert NONE | {"accepted": 9, "unknown": 1} == ledger.summary()
+            # Later operations do not wait for the row either.
+            await ended(ledger, EntryState.ACCEPTED, "later")
+            assert 1 == unrecorded.count
+        await until(lambda: not unrecorded.count)
+        assert NONE | {"accepted": 11} == ledger.summary()
+
+
+async def test_a_locked_row_delays_no_other_claim(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.05)
+    monkeypatch.setattr(limits, "CLAIM_ROW_TIMEOUT", 60.0)
+    with Ledger.open(postgres.empty()) as ledger:
+        await ended(ledger, EntryState.REFUSED)
+        with row_locked(postgres, "k"):
+            waiting = [asyncio.create_task(claim(ledger, timeout=60.0)) for _ in range(2)]
+            others = [asyncio.create_task(claim(ledger, str(n))) for n in range(10)]
+            looking = asyncio.create_task(find(ledger))
+            assert {None} == {answer.entry for answer in await asyncio.gather(*others)}
+            assert await looking is not None
+            cancelled = asyncio.create_task(claim(ledger, timeout=60.0))
+            await until(lambda: len(ledger._writer.thread.backlog.singles) > 0)
+            cancelled.cancel()
+            await asyncio.wait([cancelled])
+            assert not any(task.done() for task in waiting)
+        # One claim succeeds, and the other waits for its settlement in vain.
+        answers = await asyncio.gather(*waiting)
+        assert [False, True] == sorted(answer.entry is None for answer in answers)
+
+
+async def test_a_claim_whose_row_stays_locked_fails(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.02)
+    monkeypatch.setattr(limits, "CLAIM_ROW_TIMEOUT", 0.2)
+    with Ledger.open(postgres.empty()) as ledger:
+        await ended(ledger, EntryState.REFUSED)
+        with row_locked(postgres, "k"):
+            answers = await asyncio.gather(
+                *(claim(ledger, key) for key in ("k", "other")), return_exceptions=True
+            )
+            assert isinstance(answers[0], LedgerError)
+            assert "lock timeout" in str(answers[0])
+            assert not isinstance(answers[1], BaseException)
+
+
+async def test_many_locked_rows_delay_no_other_key(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.02)
+    # Each round tries only the first of them.
+    monkeypatch.setattr(limits, "MAX_SECONDS_ON_SINGLES", 0.0001)
+    keys = [str(n) for n in range(20)]
+    with Ledger.open(postgres.empty()) as ledger:
+        tokens = [await claimed(ledger, key) for key in keys]
+        unrecorded = Unrecorded()
+        with contextlib.closing(postgres.connect()) as other:
+            other.autocommit = False
+            other.execute("SELECT * FROM ihuyi_voice_calls FOR UPDATE")
+            settling = [
+                asyncio.create_task(settle(ledger, key, token, unrecorded))
+                for key, token in zip(keys, tokens, strict=True)
+            ]
+            await until(lambda: len(ledger._writer.thread.backlog.singles) >= 19)
+            await claimed(ledger, "another")
+        await asyncio.gather(*settling)
+        await until(lambda: not unrecorded.count)
+        assert NONE | {"accepted": 20, "unknown": 1} == ledger.summary()
+
+
+async def test_a_server_that_stops_while_keys_are_tried_alone(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.02)
+    with Ledger.open(postgres.empty()) as ledger:
+        tokens = {key: await claimed(ledger, key) for key in ("a", "b")}
+        unrecorded = Unrecorded()
+        with row_locked(postgres, "a"):
+            await asyncio.gather(
+                *(settle(ledger, key, token, unrecorded) for key, token in tokens.items())
+            )
+            assert 1 == unrecorded.count
+            postgres.stop()
+        try:
+            await until(lambda: ledger._writer.thread.transactions.away_until > 0)
+        finally:
+            postgres.start()
+        await until(lambda: not unrecorded.count)
+        assert NONE | {"accepted": 2} == ledger.summary()
+
+
+TRIGGER = """
+CREATE TRIGGER no_bad_key BEFORE {} ON ihuyi_voice_calls WHEN NEW.key = 'bad'
+BEGIN SELECT RAISE(ABORT, 'no such key here'); END
+"""
+
+
+@contextlib.contextmanager
+def refusing(path: Path, event: str) -> Iterator[None]:
+    """A trigger in the SQLite file refuses to write one key."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute(TRIGGER.format(event))
+        yield
+        other.execute("DROP TRIGGER no_bad_key")
+
+
+async def test_a_settlement_that_the_database_refuses_fails_alone(
+    in_file: Ledger, tmp_path: Path
+) -> None:
+    tokens = {key: await claimed(in_file, key) for key in ("a", "bad", "c")}
+    unrecorded = Unrecorded()
+    with refusing(tmp_path / "calls.db", "UPDATE"):
+        ends = await asyncio.gather(
+            *(settle(in_file, key, token, unrecorded) for key, token in tokens.items()),
+            claimed(in_file, "d"),
+        )
+        assert ["", ""] == [ends[0], ends[2]]
+        assert "no such key here" in ends[1]
+        assert NONE | {"accepted": 2, "unknown": 2} == in_file.summary()
+        assert 1 == unrecorded.count
+    await until(lambda: not unrecorded.count)
+    assert NONE | {"accepted": 3, "unknown": 1} == in_file.summary()
+
+
+async def test_a_claim_that_the_database_refuses_fails_alone(
+    in_file: Ledger, tmp_path: Path
+) -> None:
+    await find(in_file)
+    with refusing(tmp_path / "calls.db", "INSERT"):
+        ends = await asyncio.gather(
+            *(claim(in_file, key) for key in ("a", "bad", "c")), return_exceptions=True
+        )
+    assert isinstance(ends[1], LedgerError)
+    assert ["a", "c"] == sorted(entry.key for entry in in_file.unknown())
+
+
+# --- the end of the program --------------------------------------------------
+
+
+async def test_closing_retries_failed_settlements(
+    in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
+    monkeypatch.setattr(limits, "LAST_RETRIES", 60.0)
+    # There is no retry before the ledger is closed.
+    monkeypatch.setattr(limits, "FIRST_BACK_OFF", 3600.0)
+    token = await claimed(in_file)
+    unrecorded = Unrecorded()
+    with locked(tmp_path / "calls.db"):
+        await settle(in_file, "k", token, unrecorded)
+        monkeypatch.setattr(limits, "FIRST_BACK_OFF", 0.01)
+        in_file._writer.thread.transactions.back_off = 0.0
+        closing = asyncio.create_task(asyncio.to_thread(in_file.close))
+        await until(lambda: in_file._writer.thread.transactions.back_off > 0)
+    await closing
+    assert 0 == unrecorded.count
+    with Ledger.open(tmp_path / "calls.db") as again:
+        assert NONE | {"accepted": 1} == again.summary()
+
+
+async def test_closing_waits_a_bounded_time_for_a_failing_database(
+    in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
+    monkeypatch.setattr(limits, "LAST_RETRIES", 0.05)
+    token = await claimed(in_file)
+    unrecorded = Unrecorded()
+    with locked(tmp_path / "calls.db"):
+        await settle(in_file, "k", token, unrecorded)
+        in_file.close()
+        assert in_file._writer.thread.ended.is_set()
+    assert 1 == unrecorded.count
+
+
+async def test_closing_fails_claims_that_wait_for_a_row(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.02)
+    monkeypatch.setattr(limits, "LAST_RETRIES", 0.05)
+    with Ledger.open(postgres.empty()) as ledger:
+        await ended(ledger, EntryState.REFUSED)
+        with row_locked(postgres, "k"):
+            waiting = asyncio.create_task(claim(ledger, timeout=60.0))
+            await until(lambda: len(ledger._writer.thread.backlog.singles) > 0)
+            await asyncio.to_thread(ledger.close)
+            with pytest.raises(LedgerError, match="closed; nothing was sent"):
+                await waiting
+
+
+EXIT = """
+    import sqlite3
+    from ihuyi_voice.store.sql import file as ledger_file
+    ledger_file.BUSY_TIMEOUT = 0.02
+    ledger = Ledger.open(place)
+    token = asyncio.run(claimed(ledger))
+    print("claimed")
+    sys.stdin.readline()
+    try:
+        asyncio.run(ledger.settle("k", token, EntryState.ACCEPTED))
+    except Exception as error:
+        print(error)
+    {end}
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "known"),
+    [
+        ("print('ends')", 0, EntryState.ACCEPTED),
+        # A killed process retries nothing: a person resolves the key.
+        ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, EntryState.CLAIMED),
+    ],
+)
+def test_the_end_of_the_program_retries_failed_settlements(
+    tmp_path: Path, end: str, status: int, known: EntryState
+) -> None:
+    path = tmp_path / "calls.db"
+    with start(str(path), EXIT.format(end=end)) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert "claimed\n" == process.stdout.readline()
+        with locked(path):
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert RETRYING in process.stdout.readline()
+            if not status:
+                assert "ends\n" == process.stdout.readline()
+        _, err = process.communicate(timeout=60)
+    assert (status, "") == (process.returncode, err)
+    with Ledger.open(path) as ledger:
+        assert known is state(ledger)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+async def test_a_forked_child_leaves_settlements_to_its_parent(
+    in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
+    monkeypatch.setattr(limits, "FIRST_BACK_OFF", 3600.0)
+    token = await claimed(in_file)
+    unrecorded = Unrecorded()
+    with locked(tmp_path / "calls.db"):
+        await settle(in_file, "k", token, unrecorded)
+
+    def try_it() -> str:
+        asyncio.new_event_loop().run_until_complete(claimed(in_file, "child"))
+        in_file.close()
+        return str(in_file._writer.thread.backlog.retries)
+
+    assert "deque([])" == await asyncio.to_thread(in_child, try_it)
+    assert EntryState.CLAIMED is state(in_file)
+    await claimed(in_file, "parent")
+    assert (0, EntryState.ACCEPTED) == (unrecorded.count, state(in_file))
+
+
+# --- blocking calls ----------------------------------------------------------
+
+
+def test_a_blocking_call_waits_a_bounded_time_for_another(
+    in_file: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ihuyi_voice.store.ledger._TURN_TIMEOUT", 0.01)
+    with (
+        in_file._writer.at_work_aside,
+        pytest.raises(LedgerError, match=r"another call has used it for more than 0\.01 s"),
+    ):
+        in_file.summary()
+    assert NONE == in_file.summary()
+
+
+def test_a_server_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait is bounded; the shortest timeout of libpq is two seconds."""
+    monkeypatch.setitem(ledger_engine._OPTIONS, "connect_timeout", 2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        began = time.monotonic()
+        with pytest.raises(LedgerError, match="timeout"):
+            Ledger.open(f"postgresql://joe@127.0.0.1:{port}/calls")
+        assert time.monotonic() - began < 30

@@ -1,0 +1,112 @@
+"""Several simultaneous senders with the same rows and one ledger."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from ihuyi_voice.sandbox import Chaos, SandboxGateway
+from ihuyi_voice.store.ledger import Ledger
+
+from .support import start
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .postgres import PostgresServer
+
+ROWS = 2000
+MOBILES = [f"139{n:08d}" for n in range(ROWS)]
+
+
+def bulk(file: Path, place: str, url: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "error", "-m", "ihuyi_voice", "bulk", str(file)]
+    return subprocess.Popen(
+        [*command, "--ledger", place, "--yes", "--json"],
+        env=os.environ
+        | {
+            "IHUYI_VOICE_API_ID": "sandbox",
+            "IHUYI_VOICE_API_KEY": "sandbox-key",
+            "IHUYI_VOICE_BASE_URL": url,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+
+
+def test_four_runs_of_the_same_file_place_each_row_once(place: str, tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    lines = ["mobile,content", *(f"{mobile},{n:06d}" for n, mobile in enumerate(MOBILES))]
+    file.write_text("\n".join(lines), encoding="ascii")
+    # Slow enough that all four runs overlap.
+    # More than the rows, because each run checks the balance while the others use it.
+    gateway = SandboxGateway(balance=4 * ROWS, chaos=Chaos(latency=0.05, latency_jitter=0.05))
+    with contextlib.ExitStack() as stack:
+        url = stack.enter_context(gateway.serve_in_thread())
+        runs = [stack.enter_context(bulk(file, place, url)) for _ in range(4)]
+        for run in runs:
+            stack.callback(run.kill)
+        ends = [run.communicate(timeout=120) for run in runs]
+    errors = "\n".join(err for _, err in ends)
+    assert [0] * 4 == [run.returncode for run in runs], (ends, errors)
+    reports = [json.loads(out) for out, _ in ends]
+    accepted = [report["accepted"] for report in reports]
+    assert [ROWS - count for count in accepted] == [report["replayed"] for report in reports]
+    assert ROWS == sum(accepted)
+    # Each run started before the others ended.
+    assert all("to send 0," not in err for _, err in ends), errors
+    assert MOBILES == sorted(attempt.mobile for attempt in gateway.attempts)
+    assert MOBILES == sorted(call.mobile for call in gateway.calls)
+    with Ledger.open(place) as ledger:
+        assert {"accepted": ROWS, "refused": 0, "not_sent": 0, "unknown": 0} == ledger.summary()
+
+
+# Two machines may claim and settle the same keys in any order. All outcomes are refusals,
+# so that in every round claims write rows that other transactions lock.
+CLAIM_IN_ANY_ORDER = """
+    import random
+    async def one(ledger, key):
+        answer = await claim(ledger, key, timeout=30)
+        if answer.entry is None:
+            await ledger.settle(key, answer.token, EntryState.REFUSED)
+            return 1
+        return 0
+    async def main():
+        won = 0
+        with Ledger.open(place, patience=0) as ledger:
+            await find(ledger)
+            print("ready")
+            sys.stdin.readline()
+            for _ in range(8):
+                keys = [str(i) for i in range(400)]
+                random.shuffle(keys)
+                won += sum(await asyncio.gather(*(one(ledger, key) for key in keys)))
+        print(won)
+    asyncio.run(main())
+"""
+
+
+def test_senders_on_several_machines_never_deadlock(postgres: PostgresServer) -> None:
+    place = postgres.empty()
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(start(place, CLAIM_IN_ANY_ORDER)) for _ in range(4)]
+        for process in processes:
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            assert "ready\n" == process.stdout.readline()
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        ends = [process.communicate(timeout=60) for process in processes]
+    assert [""] * 4 == [err for _, err in ends]
+    assert all(int(out) > 0 for out, _ in ends)
+    with contextlib.closing(postgres.connect()) as connection:
+        # PostgreSQL updates its counters when the connections are closed.
+        deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = 'postgres'"
+        assert (0,) == connection.execute(deadlocks).fetchone()
