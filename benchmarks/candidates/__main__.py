@@ -34,7 +34,7 @@ def new_loop(*, fast: bool) -> asyncio.AbstractEventLoop:
 
         return uvloop.new_event_loop()
     # VoiceClient makes its own loop and uses uvloop if it is installed.
-    sys.modules["uvloop"] = None  # type: ignore[assignment]
+    sys.modules["uvloop"] = None  # type: ignore[assignment] # None is what forbids the import
     return asyncio.new_event_loop()
 
 
