@@ -406,16 +406,17 @@ class Pipeline:
             if admitted.keyed is not None and self._guard is not None:
                 claim = await self._guard.claim(admitted.keyed, exchange)
             if claim is not None and claim.entry is not None:
-                end = admitted.replayed(claim.entry)
+                end, status = admitted.replayed(claim.entry), OutcomeStatus.REPLAYED
             else:
                 if admitted.reserved_at is None and self.quota is not None:
                     await self.reserve(admitted, exchange.deadline)
                 answer = await self._post(SUBMIT_TARGET, admitted, exchange, (NotSentError,))
                 end = admitted.decode(answer, self._redaction)
+                status = _status(end)
         except BaseException as exception:  # noqa: BLE001 - raised again below
             is_claimed = claim is not None or admitted.keyed is None
             end = _stated(exception, exchange, is_claimed=is_claimed)
-        status = _status(end, written=exchange.may_have_been_written)
+            status = _status(end, written=exchange.may_have_been_written)
         if status not in _LOGGED_BY_THE_CALLER:
             self.log.submit(admitted, end, status, began)
         try:
@@ -546,12 +547,10 @@ def _named(exception: BaseException) -> str:
     return name
 
 
-def _status(end: SubmitResult | Balance | BaseException, *, written: bool) -> OutcomeStatus:
-    if isinstance(end, IhuyiVoiceError):
-        return status_of(end)
-    if isinstance(end, SubmitResult) and end.replayed:
-        return OutcomeStatus.REPLAYED
+def _status(end: SubmitResult | Balance | BaseException, *, written: bool = True) -> OutcomeStatus:
     if not isinstance(end, BaseException):
         return OutcomeStatus.ACCEPTED
+    if isinstance(end, IhuyiVoiceError):
+        return status_of(end)
     # A cancellation, or a mistake in the use of the ledger.
     return OutcomeStatus.UNKNOWN if written else OutcomeStatus.NOT_SENT

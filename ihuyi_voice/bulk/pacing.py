@@ -116,10 +116,13 @@ class Turn:
                 are woken together, because each holds the turn only briefly.
         """
         self._is_taken = False
-        for _ in range(min(max(rows, 1), len(self.waiting))):
+        while self.waiting:
             free = self.waiting.popleft()
             if not free.done():
                 free.set_result(None)
+            rows -= 1
+            if rows <= 0:
+                return
 
 
 class BulkRow:

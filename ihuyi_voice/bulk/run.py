@@ -124,7 +124,6 @@ class BulkRun:
         return self
 
     async def __anext__(self) -> Outcome:
-        self._progress.check_entered()
         while True:
             self._outcomes.run_callback_if_due()
             try:
@@ -132,6 +131,7 @@ class BulkRun:
                     return outcome
             except IndexError:
                 pass
+            self._progress.check_entered()
             if self._outcomes.is_over():
                 self.raise_what_ended_it()
                 raise StopAsyncIteration

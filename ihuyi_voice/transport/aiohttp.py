@@ -30,6 +30,7 @@ from yarl import URL
 from ..errors import NotSentError, OutcomeUnknownError
 from ..models import Secret
 from .connector import (
+    Deadlines,
     Form,
     LeanRequest,
     ResettingConnector,
@@ -124,7 +125,7 @@ class AiohttpTransport:
         self._timeout = _only_connecting(settings.connect_timeout)
         self._proxy = None if settings.proxy is None else _Proxy(settings.proxy, self._base)
         self._traced = bool(trace_configs)
-        self._loop = asyncio.get_running_loop()
+        self._deadlines = Deadlines()
         self._session = aiohttp.ClientSession(
             connector=ResettingConnector(
                 limit=0,
@@ -154,7 +155,7 @@ class AiohttpTransport:
         sending = Sending(exchange)
         proxy = self._proxy
         error: BaseException | None = None
-        timer = self._loop.call_later(remaining, sending.expire)
+        self._deadlines.add(sending)
         token = current_sending.set(sending)
         try:
             answering = self._session.post(
@@ -176,7 +177,7 @@ class AiohttpTransport:
             error = self._translate(exception, sending)
         finally:
             current_sending.reset(token)
-            timer.cancel()
+            self._deadlines.remove(sending)
         if error is None:
             return sending.answer  # type: ignore[return-value] # read, where there is no error
         # Outside of the handler, so that aiohttp's exception, whose text may quote
@@ -194,6 +195,7 @@ class AiohttpTransport:
         await self._session.close()
         for _ in range(_CLOSING_TURNS):
             await asyncio.sleep(0)
+        self._deadlines.close()
 
     async def _abandon(self, sending: Sending, error: BaseException) -> None:
         """Reset the connection of a request that was given up, and check that it is reset."""
@@ -323,6 +325,6 @@ def _why(error: OSError) -> str:
 
 
 def _only_connecting(seconds: float) -> aiohttp.ClientTimeout:
-    # The timer in `post` ends the whole request. aiohttp rounds long timeouts up to
+    # `Deadlines` ends the whole request. aiohttp rounds long timeouts up to
     # whole seconds unless the threshold is out of reach.
     return aiohttp.ClientTimeout(total=None, connect=seconds, ceil_threshold=math.inf)
