@@ -75,4 +75,4 @@ class Exchange:
         A transport also asks just before it writes: a process may be stopped
         for hours between two lines.
         """
-        return self.remaining() <= 0.0 or (self.outlived is not None and self.outlived())
+        return self.deadline <= time.monotonic() or (self.outlived is not None and self.outlived())

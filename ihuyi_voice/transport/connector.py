@@ -120,7 +120,7 @@ class Sending:
         Where `outlived` fails, the body is not written either.
         """
         try:
-            late = self.is_late()
+            late = self.expired or self.exchange.is_late()
         except Exception as failure:  # noqa: BLE001 - `outlived` may raise anything
             self.failure = failure
             late = True
@@ -149,7 +149,7 @@ class Deadlines:
             self._wait_until(sending.exchange.deadline)
 
     def remove(self, sending: Sending) -> None:
-        """This POST has ended."""
+        """Forget a POST that has ended."""
         del self._sendings[sending]
 
     def close(self) -> None:
@@ -398,7 +398,7 @@ class LeanRequest(aiohttp.ClientRequest):
     def update_expect_continue(self, expect: bool = False) -> None:  # noqa: FBT001, FBT002 - aiohttp's
         """Send the body at once."""
 
-    def update_body_from_data(self, body: Form) -> None:
+    def update_body_from_data(self, body: Form) -> None:  # type: ignore[override] # bodies are forms
         """Take a `Form` as it is; aiohttp's own method also takes all other kinds of body."""
         setattr(self, _BODY, body)
         self.headers["Content-Type"] = CONTENT_TYPE
