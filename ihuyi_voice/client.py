@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import aiohttp
     from typing_extensions import Self, Unpack
 
+    from ._limits import Limits
     from .bulk.run import Rows, StopOn
     from .models import Balance, SubmitResult
     from .store.ledger import Ledger
@@ -144,9 +145,8 @@ class AsyncVoiceClient:
             dynamic_password=dynamic_password,
             answer_format=answer_format,
         )
-        self._open_transport: Callable[[], Transport] = partial(
+        self._open_transport: Callable[[Settings], Transport] = partial(
             AiohttpTransport,
-            settings,
             ssl_context=ssl_context,
             trace_configs=tuple(trace_configs),
         )
@@ -297,6 +297,7 @@ class AsyncVoiceClient:
                 stop_on=stop_on,
                 max_failures_in_row=max_failures_in_row,
                 wait_for_quota=wait_for_quota,
+                limits=self._settings.limits,
             ),
         )
 
@@ -332,13 +333,18 @@ class AsyncVoiceClient:
         state = "closed" if self._closed else "open" if self._transport else "not yet used"
         return f"<{type(self).__name__} {self.base_url} {state}>"
 
-    def _over(self, open_transport: Callable[[], Transport]) -> Self:
+    def _over(self, open_transport: Callable[[Settings], Transport]) -> Self:
         """Send over another transport than aiohttp; for tests.
 
         Args:
             open_transport: called in the client's event loop at the first use.
         """
         self._open_transport = open_transport
+        return self
+
+    def _within(self, limits: Limits) -> Self:
+        """Keep to other limits, from the first use on; for tests."""
+        self._settings = replace(self._settings, limits=limits)
         return self
 
     def _for_loop_thread(self, log: RequestLog) -> Self:
@@ -363,7 +369,7 @@ class AsyncVoiceClient:
             raise RuntimeError(msg) from None
         if self._pipeline is None:
             self._loop = loop
-            self._transport = self._open_transport()
+            self._transport = self._open_transport(self._settings)
             self._pipeline = Pipeline(
                 self._settings,
                 self._encoder,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import quote_plus, unquote, urlsplit
 
+from ._limits import Limits
 from .errors import BulkReport, IhuyiVoiceError, InvalidRequestError, OutcomeStatus
 
 # `BulkReport` and `OutcomeStatus` are defined beside the errors, which hold them.
@@ -166,6 +167,7 @@ class Settings:
         connect_attempts: how often connecting is tried.
         max_connections: how many requests may be in flight at once.
         proxy: `http(s)://[user:password@]host[:port]`, or None for none.
+        limits: the times and counts that users do not set.
 
     Raises:
         ValueError: naming the setting that is wrong and the values it allows.
@@ -182,6 +184,7 @@ class Settings:
     connect_attempts: int = 3
     max_connections: int = 100
     proxy: Secret | None = None
+    limits: Limits = field(default_factory=Limits, repr=False)
 
     def __post_init__(self) -> None:
         _check_credential("api_id", self.api_id)

@@ -25,9 +25,10 @@ FOLDER = Path(ihuyi_voice.__file__).parent
 # A subpackage is one room; a new module needs its entry here.
 BUILDS_ON = {
     "errors": [],
+    "_limits": [],
     "_threads": [],
     "_cancellation": [],
-    "models": ["errors"],
+    "models": ["errors", "_limits"],
     "wire": ["models"],
     "request_log": ["wire"],
     "quota": ["models", "_threads"],

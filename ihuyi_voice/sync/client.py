@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     import aiohttp
     from typing_extensions import Self, Unpack
 
+    from .._limits import Limits
     from ..bulk.run import Rows, StopOn
     from ..client import ClientOptions
     from ..models import AnswerFormat, Balance, SubmitResult
@@ -49,13 +50,6 @@ if TYPE_CHECKING:
     from ..store.ledger import Ledger
 
 T = TypeVar("T")
-
-# Seconds after a request's own deadline in which the loop thread hands its outcome
-# over. With a ledger it may first wait for the record.
-_GRACE = 5.0
-_GRACE_WITH_LEDGER = 15.0
-# Seconds that the interpreter's exit waits for the calls that it has canceled.
-_EXIT_SECONDS = 12.0
 
 _INSTEAD = {
     "submit_many": (
@@ -154,7 +148,7 @@ class VoiceClient:
             clock=clock,
         )
         self._timeout = timeout
-        self._grace = _GRACE if ledger is None else _GRACE_WITH_LEDGER
+        self._grace = _grace(self._client)
         self._allow_running_loop = allow_running_loop
         self._closed = False
         self._log = DeferredLog()
@@ -299,6 +293,7 @@ class VoiceClient:
                 stop_on=stop_on,
                 max_failures_in_row=max_failures_in_row,
                 wait_for_quota=wait_for_quota,
+                limits=self._client._settings.limits,
             ),
         )
 
@@ -335,6 +330,12 @@ class VoiceClient:
             return f"<{type(self).__name__} not made>"
         state = "closed" if self._closed else "open" if self._thread else "not yet used"
         return f"<{type(self).__name__} {self.base_url} {state}>"
+
+    def _within(self, limits: Limits) -> Self:
+        """Keep to other limits, from the first use on; for tests."""
+        self._client._within(limits)
+        self._grace = _grace(self._client)
+        return self
 
     @property
     def _thread(self) -> LoopThread | None:
@@ -444,6 +445,11 @@ class VoiceClient:
         self._log.write()
 
 
+def _grace(client: AsyncVoiceClient) -> float:
+    limits = client._settings.limits
+    return limits.grace if client._ledger is None else limits.grace_with_ledger
+
+
 class _Threads:
     """The loop thread of one client, in each process; holds no reference to the client.
 
@@ -452,6 +458,7 @@ class _Threads:
     """
 
     def __init__(self, settings: AsyncVoiceClient, log: DeferredLog) -> None:
+        self._settings = settings
         self._log = log
         self._exiting = False
         request_log = log.request_log()
@@ -474,13 +481,17 @@ class _Threads:
         """Let the calls end within so many seconds, cancel the rest, and end the thread."""
         thread = self.current
         if not thread.stop(seconds, cancel_remaining=False):
-            thread.stop(_EXIT_SECONDS, cancel_remaining=True)
+            thread.stop(self._exit_seconds, cancel_remaining=True)
 
     def exit(self) -> None:
         """Cancel the calls and end the thread: the client is unreachable, or the program exits."""
         self._exiting = True
-        self.current.stop(_EXIT_SECONDS, cancel_remaining=True)
+        self.current.stop(self._exit_seconds, cancel_remaining=True)
         self._log.write()
+
+    @property
+    def _exit_seconds(self) -> float:
+        return self._settings._settings.limits.exit
 
     def after_call(self) -> None:
         """End the thread of a call that was made at exit, after the finalizer ran."""

@@ -48,14 +48,8 @@ if TYPE_CHECKING:
     from ..models import Answer, Settings, SignedBody
     from .base import Exchange
 
-# Common servers close an idle connection after 5 s. A connection that is closed
-# at the moment of its reuse costs an unknown outcome.
-_KEEPALIVE_SECONDS = 4.0
 # Without this header a proxy may compress; a small answer could unpack into a large one.
 _HEADERS = {"User-Agent": "ihuyi-voice", "Accept-Encoding": "identity"}
-# Loop iterations within which the socket of an aborted connection is closed: one,
-# or two with TLS. The others are a margin.
-_CLOSING_TURNS = 4
 
 # The words for every exception of aiohttp's client, by name because the older
 # releases we allow lack some. Where the system gave a reason, it follows the words.
@@ -126,13 +120,14 @@ class AiohttpTransport:
         self._timeout_seconds = settings.timeout
         self._connect_seconds = settings.connect_timeout
         self._timeout = _only_connecting(settings.connect_timeout)
+        self._closing_turns = settings.limits.closing_turns
         self._proxy = None if settings.proxy is None else _Proxy(settings.proxy, self._base)
         self._traced = bool(trace_configs)
         self._deadlines = Deadlines()
         self._session = aiohttp.ClientSession(
             connector=ResettingConnector(
                 limit=0,
-                keepalive_timeout=_KEEPALIVE_SECONDS,
+                keepalive_timeout=settings.limits.keepalive,
                 ssl=True if ssl_context is None else ssl_context,
                 resolver=DaemonResolver(settings.connect_timeout),
             ),
@@ -197,7 +192,7 @@ class AiohttpTransport:
     async def aclose(self) -> None:
         """Reset every connection; requests in flight end as unknown."""
         await self._session.close()
-        for _ in range(_CLOSING_TURNS):
+        for _ in range(self._closing_turns):
             await asyncio.sleep(0)
         self._deadlines.close()
 
@@ -210,7 +205,7 @@ class AiohttpTransport:
             # The loop may not run again.
             return
         with anyio.CancelScope(shield=True):
-            for _ in range(_CLOSING_TURNS):
+            for _ in range(self._closing_turns):
                 if sending.protocol.lost:
                     break
                 await asyncio.sleep(0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ihuyi_voice import OutcomeStatus, RecipientQuota
-from ihuyi_voice.bulk.pacing import _CATCH_UP
+from ihuyi_voice._limits import Limits
 from tests.bulk.spies import (
     IN_MEMORY,
     READ_AHEAD_OF,
@@ -24,6 +24,7 @@ from tests.bulk.spies import (
     turns,
     until,
 )
+from tests.inside import shorten, unread, waits_for_rate, waits_for_room
 
 if TYPE_CHECKING:
     from ihuyi_voice.bulk.run import BulkRun
@@ -131,16 +132,13 @@ async def test_starts_keep_to_the_rate_without_a_burst(gateway: Gateway) -> None
     assert run.report.elapsed > 0.49
 
 
-async def test_after_a_delay_only_a_short_burst_catches_up(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_after_a_delay_only_a_short_burst_catches_up(gateway: Gateway) -> None:
     """Otherwise a gateway that was slow for a minute would get a minute of starts at once."""
     # At most the starts of one second, always; in this test those of two rows.
-    assert 0 < _CATCH_UP <= 1
-    monkeypatch.setattr("ihuyi_voice.bulk.pacing._CATCH_UP", 0.01)
+    assert 0 < Limits().catch_up <= 1
     gateway.held = lambda number: number == mobile(0)
     async with (
-        client(gateway.url) as voice,
+        client(gateway.url)._within(Limits(catch_up=0.01)) as voice,
         voice.submit_many(pairs(50), rate=200, concurrency=1) as run,
     ):
         await gateway.arrived(1)
@@ -160,7 +158,7 @@ async def test_stopped_while_a_row_waits_for_the_rate(gateway: Gateway, ending: 
 
     async def leave(run: BulkRun) -> None:
         await run.__anext__()
-        await until(lambda: run._pace.pause.is_waiting)
+        await until(lambda: waits_for_rate(run))
         if ending == "raise":
             raise KeyError
         if ending != "leave":
@@ -247,7 +245,7 @@ class SlowStore:
 
 async def held_up(gateway: Gateway, run: BulkRun) -> None:
     """Wait until the run starts no more because its outcomes are not read."""
-    await until(lambda: run._intake.waits_for_room and not gateway.running)
+    await until(lambda: waits_for_room(run) and not gateway.running)
     await turns()
 
 
@@ -342,7 +340,7 @@ async def test_a_row_that_waited_for_its_quota_waits_for_room_too(gateway: Gatew
     ):
         await held_up(gateway, run)
         # Its minute is over.
-        quota._limits = ((1, 1e-6),)
+        shorten(quota, (1, 1e-6))
         run._intake._waiting[0] = run._intake._waiting[0]._replace(due=0.0)
         run._intake._make_use_of_room()
         await turns()
@@ -361,7 +359,7 @@ async def test_two_readers_share_the_outcomes(gateway: Gateway) -> None:
         gateway.held = lambda number: number != pair(0)[0]
         readers = [asyncio.create_task(read()) for _ in range(2)]
         await gateway.arrived(10)
-        await until(lambda: run.report.total == 1 and not len(run._outcomes))
+        await until(lambda: run.report.total == 1 and not unread(run))
         await turns()
         assert not any(reader.done() for reader in readers)
         gateway.release()

@@ -9,8 +9,10 @@ import anyio
 import pytest
 
 from ihuyi_voice import Outcome, OutcomeStatus, QuotaExceededError, RecipientQuota
+from ihuyi_voice._limits import Limits
 from ihuyi_voice.bulk.progress import RunState
 from tests.bulk.spies import Asked, Gateway, Spy, client, counted, mobile, pair, pairs, turns, until
+from tests.inside import shorten, waiting_for_quota
 
 S = OutcomeStatus
 
@@ -18,7 +20,7 @@ S = OutcomeStatus
 def short(seconds: float = 0.1) -> RecipientQuota:
     """One call per number and so many seconds."""
     quota = RecipientQuota(per_minute=1, per_day=None)
-    quota._limits = ((1, seconds),)
+    shorten(quota, (1, seconds))
     return quota
 
 
@@ -76,15 +78,12 @@ async def test_a_row_comes_due_while_the_source_has_none_yet(gateway: Gateway) -
         assert [0, 1, 2] == [outcome.index async for outcome in run]
 
 
-async def test_a_limited_number_of_rows_wait(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ihuyi_voice.bulk.pacing._MOST_WAITING", 5)
+async def test_a_limited_number_of_rows_wait(gateway: Gateway) -> None:
     spy = Spy([pair(0)] * 8 + [pair(1)])
     waiting: list[int] = []
-    spy.look = lambda: waiting.append(run._intake.waiting)
+    spy.look = lambda: waiting.append(waiting_for_quota(run))
     async with (
-        client(gateway.url, quota=short(0.15)) as voice,
+        client(gateway.url, quota=short(0.15))._within(Limits(most_waiting=5)) as voice,
         voice.submit_many(spy.as_list(), wait_for_quota=True) as run,
     ):
         assert {S.ACCEPTED: 9} == counted(await run.finish())
@@ -101,7 +100,7 @@ async def test_more_than_a_thousand_waiting_rows_are_bounded(gateway: Gateway) -
         voice.submit_many(spy.as_list(), wait_for_quota=True) as run,
     ):
         await run.__anext__()
-        await until(lambda: run._intake.waiting == 1000)
+        await until(lambda: waiting_for_quota(run) == 1000)
         await turns()
         assert 1001 == spy.taken
         run.stop()
@@ -119,7 +118,7 @@ async def test_rows_that_wait_when_the_run_is_stopped_end_limited(
     async with client(gateway.url, quota=quota) as voice:
         async with voice.submit_many(rows, wait_for_quota=True) as run:
             await run.__anext__()
-            await until(lambda: run._intake.waiting == 3)
+            await until(lambda: waiting_for_quota(run) == 3)
             if ending != "leave":
                 getattr(run, ending)()
         made = [outcome async for outcome in run]
@@ -140,7 +139,7 @@ async def test_a_cancelled_scope_while_rows_wait(gateway: Gateway) -> None:
         with anyio.CancelScope() as scope:
             async with voice.submit_many(rows, wait_for_quota=True, stop_on=asked) as run:
                 await run.__anext__()
-                await until(lambda: run._intake.waiting == 3)
+                await until(lambda: waiting_for_quota(run) == 3)
                 scope.cancel()
                 # The run ends before its consumer notices the cancellation.
                 with anyio.CancelScope(shield=True):

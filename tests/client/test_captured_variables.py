@@ -50,6 +50,7 @@ from tests.client.test_secrets import (
     proxied,
     say_nothing,
 )
+from tests.inside import QUICK, submit_that_waits_for_a_slot
 from tests.rogue import Connection, Rogue, http_answer
 
 if TYPE_CHECKING:
@@ -61,11 +62,6 @@ if TYPE_CHECKING:
     Kind = Literal["asyncio", "blocking"]
 
 Rows = Any
-
-
-@pytest.fixture(autouse=True)
-def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ihuyi_voice._pipeline._BACKOFF_FIRST", 0.001)
 
 
 # --- both clients by one face -------------------------------------------------
@@ -113,9 +109,9 @@ async def submitted(
 ) -> object:
     arguments = cast("Any", (mobile, content))
     if kind == "asyncio":
-        async with AsyncVoiceClient("id", KEY, **options) as voice:
+        async with AsyncVoiceClient("id", KEY, **options)._within(QUICK) as voice:
             return await voice.submit(*arguments, idempotency_key=key)
-    with closing(VoiceClient("id", KEY, **options)) as blocking:
+    with closing(VoiceClient("id", KEY, **options)._within(QUICK)) as blocking:
         return await in_a_thread(lambda: blocking.submit(*arguments, idempotency_key=key))
 
 
@@ -125,7 +121,7 @@ async def ran(
     outcomes: list[Outcome] = []
     if kind == "asyncio":
         async with (
-            AsyncVoiceClient("id", KEY, **options) as voice,
+            AsyncVoiceClient("id", KEY, **options)._within(QUICK) as voice,
             voice.submit_many(rows, **bulk) as run,
         ):
             outcomes = [outcome async for outcome in run]
@@ -133,7 +129,7 @@ async def ran(
 
     def block() -> BulkReport:
         with (
-            closing(VoiceClient("id", KEY, **options)) as blocking,
+            closing(VoiceClient("id", KEY, **options)._within(QUICK)) as blocking,
             blocking.submit_many(rows, **bulk) as run,
         ):
             outcomes.extend(run)
@@ -299,12 +295,9 @@ async def test_a_cancelled_request_shows_no_secret_in_its_frames(where: str) -> 
         AsyncVoiceClient("id", KEY, **of(rogue, max_connections=1, quota=quota)) as voice,
     ):
         if where == "waiting for a slot":
-            voice._opened().slots.acquire_nowait()
-        task = asyncio.create_task(voice.submit(MOBILE, CODE))
-        if where == "waiting for a slot":
-            while not voice._opened().slots.statistics().tasks_waiting:
-                await asyncio.sleep(0)
+            task = await submit_that_waits_for_a_slot(voice, MOBILE, CODE)
         else:
+            task = asyncio.create_task(voice.submit(MOBILE, CODE))
             await (arrived if where == "on its way" else store.asked).wait()
         task.cancel()
         (error,) = await asyncio.gather(task, return_exceptions=True)

@@ -57,6 +57,7 @@ from tests.client.test_secrets import (
     leaks,
     shown,
 )
+from tests.inside import slots_of
 from tests.rogue import Connection as Socket
 from tests.rogue import Rogue
 from tests.store.support import Clock
@@ -322,7 +323,7 @@ async def test_cancelled_before_the_write_it_is_not_sent(
     async with client(gateway.url, ledger, max_connections=1, quota=quota) as voice:
         other = asyncio.create_task(voice.submit(OTHER, CODE, idempotency_key="other"))
         await gateway.arrived(1)
-        slots = voice._opened().slots
+        slots = slots_of(voice)
         for _ in range(4):
             waiting = lambda: until(lambda: slots.statistics().tasks_waiting == 1)  # noqa: E731
             await cancelled(voice, waiting, native=native)

@@ -47,6 +47,7 @@ from ihuyi_voice import (
     VoiceClient,
 )
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
+from tests.inside import QUICK, submit_that_waits_for_a_slot
 from tests.rogue import Connection, Rogue, http_answer
 
 if TYPE_CHECKING:
@@ -373,11 +374,6 @@ EVERY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 BOTH_CLIENTS = pytest.mark.parametrize("kind", ["asyncio", "blocking"])
 
 
-@pytest.fixture(autouse=True)
-def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ihuyi_voice._pipeline._BACKOFF_FIRST", 0.001)
-
-
 async def options_of(case: Case, rogue: Rogue) -> dict[str, Any]:
     url = rogue.url if case.base_url == "{url}" else case.base_url
     options: dict[str, Any] = {
@@ -404,12 +400,12 @@ async def ended(
     key = case.idempotency_key
     try:
         if kind == "asyncio":
-            async with AsyncVoiceClient("id", KEY, **options) as voice:
+            async with AsyncVoiceClient("id", KEY, **options)._within(QUICK) as voice:
                 try:
                     return await voice.submit(*arguments, idempotency_key=key)
                 finally:
                     looked_at(voice)
-        with closing(VoiceClient("id", KEY, **options)) as blocking:
+        with closing(VoiceClient("id", KEY, **options)._within(QUICK)) as blocking:
             try:
                 return await asyncio.to_thread(blocking.submit, *arguments, idempotency_key=key)
             finally:
@@ -596,10 +592,7 @@ async def test_a_request_cancelled_before_the_send_is_logged_as_not_sent(
     witness: Witness,
 ) -> None:
     async with AsyncVoiceClient("id", KEY, max_connections=1) as voice:
-        voice._opened().slots.acquire_nowait()
-        task = asyncio.create_task(voice.submit(MOBILE, CODE))
-        while not voice._opened().slots.statistics().tasks_waiting:
-            await asyncio.sleep(0)
+        task = await submit_that_waits_for_a_slot(voice, MOBILE, CODE)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -23,6 +23,7 @@ from ihuyi_voice import (
     VoiceClient,
 )
 from ihuyi_voice.sandbox import SandboxGateway
+from tests.inside import QUICK, submit_that_waits_for_a_slot
 from tests.rogue import ACCEPTED, Connection, Rogue, http_answer
 
 if TYPE_CHECKING:
@@ -307,9 +308,8 @@ async def test_trace_configs_are_called_by_both_clients() -> None:
 
 @pytest.mark.parametrize("attempts", [1, 2, 4])
 async def test_connecting_is_tried_so_often_and_then_the_call_is_placed_once(
-    attempts: int, monkeypatch: pytest.MonkeyPatch
+    attempts: int,
 ) -> None:
-    monkeypatch.setattr("ihuyi_voice._pipeline._BACKOFF_FIRST", 0.001)
     tried = 0
 
     async def fail_but_the_last(*_: object) -> None:
@@ -325,7 +325,7 @@ async def test_connecting_is_tried_so_often_and_then_the_call_is_placed_once(
         rogue.running(),
         AsyncVoiceClient(
             "id", "key", base_url=rogue.url, trace_configs=[trace], connect_attempts=attempts
-        ) as voice,
+        )._within(QUICK) as voice,
     ):
         assert PLACED == await voice.submit(MOBILE, "1125")
     assert (attempts, 1) == (tried, rogue.submits)
@@ -473,11 +473,7 @@ async def test_a_store_that_fails_to_release_leaves_the_outcome_as_it_is() -> No
 async def waiting_for_a_slot(voice: AsyncVoiceClient) -> asyncio.Task[SubmitResult]:
     """A submit that waits, having reserved the quota."""
     async with voice:
-        voice._opened().slots.acquire_nowait()
-        task = asyncio.create_task(voice.submit(MOBILE, "1125"))
-        while not voice._opened().slots.statistics().tasks_waiting:
-            await asyncio.sleep(0)
-    return task
+        return await submit_that_waits_for_a_slot(voice, MOBILE, "1125")
 
 
 @pytest.mark.parametrize("fail_release", [False, True])

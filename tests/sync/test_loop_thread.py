@@ -21,9 +21,9 @@ from ihuyi_voice import (
     _loops,
     _threads,
 )
+from ihuyi_voice._limits import Limits
 from ihuyi_voice._threads import Event
 from ihuyi_voice.sandbox import Chaos
-from ihuyi_voice.sync import client as sync_client
 from ihuyi_voice.sync import loop_thread as _loop_thread
 from ihuyi_voice.sync.loop_thread import Handover
 from tests.sync.processes import gateway_url
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from ihuyi_voice.sandbox import SandboxGateway
 
+USUAL = Limits()
 ENDS = [SystemExit, KeyboardInterrupt, asyncio.CancelledError, GeneratorExit, RuntimeError]
 
 
@@ -41,9 +42,10 @@ def make(gateway: SandboxGateway) -> Iterator[Callable[..., VoiceClient]]:
     """Creates clients of the gateway, and closes them after the test."""
     with contextlib.ExitStack() as opened:
 
-        def make(**options: Any) -> VoiceClient:
+        def make(limits: Limits = USUAL, **options: Any) -> VoiceClient:
             options = {"base_url": gateway_url[gateway], "quota": None, **options}
-            return opened.enter_context(VoiceClient("sandbox", "sandbox-key", **options))
+            voice = VoiceClient("sandbox", "sandbox-key", **options)
+            return opened.enter_context(voice._within(limits))
 
         yield make
 
@@ -135,12 +137,8 @@ def test_a_task_that_user_code_left_behind_ends_with_the_thread(
     assert len(tasks) == 1
 
 
-def test_a_thread_that_user_code_blocks(
-    make: Callable[..., VoiceClient], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_thread_that_user_code_blocks(make: Callable[..., VoiceClient]) -> None:
     """The blocking call is unknown, later calls are not sent, and `close` returns."""
-    monkeypatch.setattr(sync_client, "_GRACE", 0.2)
-    monkeypatch.setattr(sync_client, "_EXIT_SECONDS", 0.1)
     go_on, blocked = threading.Event(), threading.Event()
 
     def clock() -> float:
@@ -148,7 +146,7 @@ def test_a_thread_that_user_code_blocks(
         go_on.wait(60)
         return time.time()
 
-    voice = make(clock=clock, timeout=0.5)
+    voice = make(Limits(grace=0.2, exit=0.1), clock=clock, timeout=0.5)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(voice.submit, "13900000001", "1125")
         assert blocked.wait(10)
@@ -162,12 +160,9 @@ def test_a_thread_that_user_code_blocks(
     assert thread._ended.wait(20)
 
 
-def test_a_blocked_balance_query_rang_no_phone(
-    make: Callable[..., VoiceClient], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sync_client, "_GRACE", 0.1)
+def test_a_blocked_balance_query_rang_no_phone(make: Callable[..., VoiceClient]) -> None:
     go_on = threading.Event()
-    voice = make(clock=lambda: float(go_on.wait(60)), timeout=0.1)
+    voice = make(Limits(grace=0.1), clock=lambda: float(go_on.wait(60)), timeout=0.1)
     with pytest.raises(OutcomeUnknownError) as caught:
         voice.query_balance()
     assert caught.value.may_have_rung is False
@@ -236,9 +231,8 @@ def test_a_start_that_takes_too_long_means_not_sent(
         go_on.wait(60)
         return asyncio.new_event_loop()
 
-    voice = make(timeout=0.2)
+    voice = make(Limits(grace=0.1), timeout=0.2)
     with monkeypatch.context() as patched, caplog.at_level("INFO", logger="ihuyi_voice"):
-        voice._grace = 0.1
         patched.setattr(_loop_thread, "fast_loop_factory", lambda: slow)
         with pytest.raises(NotSentError, match=r"did not start within 0\.3 s"):
             voice.submit("13900000001", "1125")

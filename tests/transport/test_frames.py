@@ -13,8 +13,8 @@ import pytest
 
 from ihuyi_voice import AsyncVoiceClient, NotSentError, OutcomeUnknownError
 from ihuyi_voice.models import SignedBody
-from ihuyi_voice.transport.aiohttp import AiohttpTransport
 from ihuyi_voice.transport.base import Exchange
+from tests.inside import connector_of, transport_of
 from tests.rogue import ACCEPTED, Connection, Rogue, http_answer
 from tests.transport.loops import client, contexts
 
@@ -98,10 +98,8 @@ def check(error: BaseException) -> None:
 
 async def post(voice: AsyncVoiceClient, exchange: Exchange | None = None) -> BaseException:
     """The exception that one POST ends with."""
-    voice._opened()
-    assert voice._transport is not None
     try:
-        await voice._transport.post("/x", BODY, exchange or Exchange(time.monotonic() + 0.5))
+        await transport_of(voice).post("/x", BODY, exchange or Exchange(time.monotonic() + 0.5))
     except BaseException as error:  # noqa: BLE001 - whatever it is
         return error
     pytest.fail("the POST was answered")  # pragma: no cover
@@ -237,10 +235,7 @@ async def fails(url: str, look: int, options: Mapping[str, object]) -> BaseExcep
         exchange.outlived = Clock(look)
         error = await post(voice, exchange)
         # The connection that was taken is not left open.
-        assert isinstance(voice._transport, AiohttpTransport)
-        connector = voice._transport._session.connector
-        assert connector is not None
-        assert not connector._acquired
+        assert not connector_of(voice)._acquired
         return error
 
 
