@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 import tracemalloc
@@ -672,18 +673,13 @@ MIXED = str.maketrans("0123456789", "०1２٣𝟒⑤六7８9")
 @pytest.mark.parametrize(
     "digits", [FULL_WIDTH, ARABIC, BOLD, CIRCLED, CHINESE, SUPERSCRIPT, DEVANAGARI, MIXED, {}]
 )
-@pytest.mark.parametrize(
-    "between",
-    ["", " ", "-", "－", ".", "·", "\u200b", "\u3000", "/", ", ", "\u0301", "*", "_", "|"],
-)
-@pytest.mark.parametrize("secret", [MOBILE, CONTENT, "2718281828"])
-def test_digits_of_any_script_with_anything_between_are_hidden(
-    secret: str, between: str, digits: dict[int, int]
-) -> None:
-    spelt = between.join(secret.translate(digits))
-    body = json.dumps({"code": 405, "msg": f"bad {spelt}!"})
+def test_digits_of_any_script_with_anything_between_are_hidden(digits: dict[int, int]) -> None:
+    betweens = ("", *" -－.·\u200b\u3000/\u0301*_|", ", ")
     # The key of the account may be a number.
-    assert "bad ****!" == refusal(body, hide=("2718281828",)).msg
+    for secret, between in itertools.product((MOBILE, CONTENT, "2718281828"), betweens):
+        spelt = between.join(secret.translate(digits))
+        body = json.dumps({"code": 405, "msg": f"bad {spelt}!"})
+        assert "bad ****!" == refusal(body, hide=("2718281828",)).msg, spelt
 
 
 @pytest.mark.parametrize(
