@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from ihuyi_voice import VoiceClient
 from ihuyi_voice._limits import Limits
+from ihuyi_voice.bulk.progress import RunState
 from ihuyi_voice.sync.bulk import BlockingBulkRun
 from ihuyi_voice.transport.aiohttp import AiohttpTransport
 
@@ -19,9 +21,24 @@ if TYPE_CHECKING:
 
     from ihuyi_voice import AsyncVoiceClient, BulkRun, RecipientQuota, SubmitResult
     from ihuyi_voice._pipeline import Pipeline
+    from ihuyi_voice.models import Settings
+    from ihuyi_voice.sync.loop_thread import LoopThread
+    from ihuyi_voice.wire import FormEncoder
 
 # For a client whose attempts to connect fail, so that its test need not wait for the next one.
 QUICK = Limits(first_backoff=0.001)
+
+
+def settings_of(voice: AsyncVoiceClient | VoiceClient) -> Settings:
+    return _inner(voice)._settings
+
+
+def encoder_of(voice: AsyncVoiceClient | VoiceClient) -> FormEncoder:
+    return _inner(voice)._encoder
+
+
+def _inner(voice: AsyncVoiceClient | VoiceClient) -> AsyncVoiceClient:
+    return voice._client if isinstance(voice, VoiceClient) else voice
 
 
 def pipeline_of(voice: AsyncVoiceClient) -> Pipeline:
@@ -85,3 +102,40 @@ def waits_for_rate(run: BulkRun) -> bool:
 def unread(run: BulkRun | BlockingBulkRun) -> int:
     """How many outcomes of the run can be read at once."""
     return len(run._outcomes)
+
+
+def bells(run: BlockingBulkRun) -> int:
+    """How many threads wait for an outcome of the run."""
+    return len(run._outcomes._bells)
+
+
+def has_ended(run: BulkRun) -> bool:
+    """Whether nothing of the run goes on in the background."""
+    return run._progress.state is RunState.ENDED
+
+
+def make_due(run: BulkRun) -> None:
+    """Let the first row that waits for its number's quota be due now."""
+    intake = run._intake
+    intake._waiting[0] = intake._waiting[0]._replace(due=0.0)
+    intake._make_use_of_room()
+
+
+def thread_of(voice: VoiceClient) -> LoopThread:
+    """The loop thread of a client, whatever its state."""
+    return voice._threads.current
+
+
+def running_thread_of(voice: VoiceClient) -> LoopThread | None:
+    """The loop thread of a client in this process, if it runs."""
+    return voice._thread
+
+
+def has_thread_ended(thread: LoopThread, seconds: float) -> bool:
+    """Whether the thread ends within so many seconds."""
+    return thread._ended.wait(seconds)
+
+
+def exit_interpreter(voice: VoiceClient) -> None:
+    """Do what the interpreter's exit does to a client that is not closed."""
+    voice._threads.exit()

@@ -24,7 +24,7 @@ from tests.bulk.spies import (
     turns,
     until,
 )
-from tests.inside import shorten, unread, waits_for_rate, waits_for_room
+from tests.inside import make_due, shorten, unread, waits_for_rate, waits_for_room
 
 if TYPE_CHECKING:
     from ihuyi_voice.bulk.run import BulkRun
@@ -341,8 +341,7 @@ async def test_a_row_that_waited_for_its_quota_waits_for_room_too(gateway: Gatew
         await held_up(gateway, run)
         # Its minute is over.
         shorten(quota, (1, 1e-6))
-        run._intake._waiting[0] = run._intake._waiting[0]._replace(due=0.0)
-        run._intake._make_use_of_room()
+        make_due(run)
         await turns()
         assert 3 + 32 == len(gateway.mobiles)
         assert 61 == (await run.finish()).total

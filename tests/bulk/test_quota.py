@@ -10,9 +10,8 @@ import pytest
 
 from ihuyi_voice import Outcome, OutcomeStatus, QuotaExceededError, RecipientQuota
 from ihuyi_voice._limits import Limits
-from ihuyi_voice.bulk.progress import RunState
 from tests.bulk.spies import Asked, Gateway, Spy, client, counted, mobile, pair, pairs, turns, until
-from tests.inside import shorten, waiting_for_quota
+from tests.inside import has_ended, shorten, waiting_for_quota
 
 S = OutcomeStatus
 
@@ -143,7 +142,7 @@ async def test_a_cancelled_scope_while_rows_wait(gateway: Gateway) -> None:
                 scope.cancel()
                 # The run ends before its consumer notices the cancellation.
                 with anyio.CancelScope(shield=True):
-                    await until(lambda: run._progress.state is RunState.ENDED)
+                    await until(lambda: has_ended(run))
     assert {S.ACCEPTED: 1, S.LIMITED: 3} == counted(run.report)
     assert [S.ACCEPTED] == asked
 

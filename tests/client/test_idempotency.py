@@ -39,11 +39,11 @@ from ihuyi_voice import (
     SubmitResult,
     VoiceClient,
 )
-from ihuyi_voice._pipeline import Pipeline
 from ihuyi_voice.sandbox import Attempt, Chaos, SandboxGateway
 from ihuyi_voice.store.ledger import EntryState
 from ihuyi_voice.store.sql import file as ledger_file
 from ihuyi_voice.store.sql.connection import Connection
+from ihuyi_voice.transport.aiohttp import AiohttpTransport
 from tests.bulk.spies import Gateway, mobile, until
 from tests.client.test_secrets import (
     CODE,
@@ -840,16 +840,16 @@ async def test_what_was_reset_may_be_resolved_at_once(
     gateway: Gateway, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, *, reset: bool
 ) -> None:
     """Else the network may still deliver it, and a second call ring the phone twice."""
-    post = Pipeline._post
+    post = AiohttpTransport.post
 
     async def place_and_reset(*args: Any) -> Answer:
-        *_, exchange, _ = args
+        *_, exchange = args
         try:
             return await post(*args)
         finally:
             exchange.reset = reset
 
-    monkeypatch.setattr(Pipeline, "_post", place_and_reset)
+    monkeypatch.setattr(AiohttpTransport, "post", place_and_reset)
     gateway.answer = lambda _: None
     with pytest.raises(OutcomeUnknownError):
         await submit("asyncio", gateway.url, ledger)
@@ -863,7 +863,7 @@ async def test_what_was_reset_may_be_resolved_at_once(
 async def test_a_clock_that_fails_just_before_the_write_means_that_nothing_is_sent(
     gateway: Gateway, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    post = Pipeline._post
+    post = AiohttpTransport.post
 
     def fail() -> float:
         raise ZeroDivisionError
@@ -872,7 +872,7 @@ async def test_a_clock_that_fails_just_before_the_write_means_that_nothing_is_se
         ledger.clock = fail
         return await post(*args)
 
-    monkeypatch.setattr(Pipeline, "_post", fail_before)
+    monkeypatch.setattr(AiohttpTransport, "post", fail_before)
     with pytest.raises(NotSentError):
         await submit(kind, gateway.url, ledger)
     # What happened is recorded all the same.
@@ -1206,13 +1206,13 @@ async def test_a_machine_that_slept_does_not_send_what_may_have_been_resolved(
     gateway: Gateway, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the machine sleeps, the monotonic clock stops and the wall clock does not."""
-    post = Pipeline._post
+    post = AiohttpTransport.post
 
     async def sleep_before(*args: Any) -> Answer:
         ledger.clock = lambda: time.time() + 3600
         return await post(*args)
 
-    monkeypatch.setattr(Pipeline, "_post", sleep_before)
+    monkeypatch.setattr(AiohttpTransport, "post", sleep_before)
     with pytest.raises(NotSentError):
         await submit("asyncio", gateway.url, ledger)
     assert [] == gateway.mobiles

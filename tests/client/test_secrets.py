@@ -47,7 +47,7 @@ from ihuyi_voice import (
     VoiceClient,
 )
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
-from tests.inside import QUICK, submit_that_waits_for_a_slot
+from tests.inside import QUICK, encoder_of, settings_of, submit_that_waits_for_a_slot, transport_of
 from tests.rogue import Connection, Rogue, http_answer
 
 if TYPE_CHECKING:
@@ -709,7 +709,7 @@ async def test_no_repr_or_dump_of_a_client_shows_a_secret(dynamic_password: bool
         assert set() == leaks(*texts)
     async with made[0] as voice:
         # In use it holds more: the session and its connector.
-        texts = [*walked(voice), pprint.pformat(vars(voice)), repr(vars(voice._transport))]
+        texts = [*walked(voice), pprint.pformat(vars(voice)), repr(vars(transport_of(voice)))]
         assert set() == leaks(*texts)
 
 
@@ -720,7 +720,7 @@ def test_the_walk_finds_what_is_there() -> None:
 
 
 def test_a_dump_of_the_settings_does_not_show_the_key() -> None:
-    settings = AsyncVoiceClient("id", KEY, **proxied())._settings
+    settings = settings_of(AsyncVoiceClient("id", KEY, **proxied()))
     assert set() == leaks(
         repr(dataclasses.asdict(settings)),
         repr(dataclasses.astuple(settings)),
@@ -740,8 +740,7 @@ def test_a_client_is_not_pickled(
         with pytest.raises(TypeError) as caught:
             pickle.dumps(voice, protocol)
         assert set() == leaks(*shown(caught.value))
-        inner: Any = getattr(voice, "_client", voice)
-        for part in (inner._settings, inner._encoder):
+        for part in (settings_of(voice), encoder_of(voice)):
             with pytest.raises(TypeError):
                 pickle.dumps(part, protocol)
 

@@ -26,6 +26,7 @@ from ihuyi_voice._threads import Event
 from ihuyi_voice.sandbox import Chaos
 from ihuyi_voice.sync import loop_thread as _loop_thread
 from ihuyi_voice.sync.loop_thread import Handover
+from tests.inside import exit_interpreter, has_thread_ended, running_thread_of, thread_of
 from tests.sync.processes import gateway_url
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def test_an_exception_of_a_clock_reaches_only_its_own_caller(
         other = pool.submit(voice.submit, "13900000001", "1125")
         while not gateway.attempts:
             assert not other.done()
-        thread = voice._thread
+        thread = running_thread_of(voice)
         clock.errors.append(error)
         # A failure becomes a stated outcome, and so does a cancellation without a request.
         stated = {RuntimeError: NotSentError, asyncio.CancelledError: OutcomeUnknownError}
@@ -88,7 +89,7 @@ def test_an_exception_of_a_clock_reaches_only_its_own_caller(
             voice.submit("13900000002", "1125")
         assert "提交成功" == other.result().msg
     assert "提交成功" == voice.submit("13900000003", "1125").msg
-    assert thread is voice._thread
+    assert thread is running_thread_of(voice)
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
@@ -103,12 +104,12 @@ def test_a_callback_that_exits_does_not_end_the_thread(
 
     voice = make()
     voice.query_balance()
-    thread = voice._thread
+    thread = running_thread_of(voice)
     assert thread is not None
     for _ in range(3):
         thread.loop.call_soon_threadsafe(exits)
         assert "提交成功" == voice.submit("13900000003", "1125").msg
-    assert thread is voice._thread
+    assert thread is running_thread_of(voice)
 
 
 def test_a_task_that_user_code_left_behind_ends_with_the_thread(
@@ -156,8 +157,8 @@ def test_a_thread_that_user_code_blocks(make: Callable[..., VoiceClient]) -> Non
             first.result()
         voice.close()
         go_on.set()
-    thread = voice._threads.current
-    assert thread._ended.wait(20)
+    thread = thread_of(voice)
+    assert has_thread_ended(thread, 20)
 
 
 def test_a_blocked_balance_query_rang_no_phone(make: Callable[..., VoiceClient]) -> None:
@@ -239,9 +240,9 @@ def test_a_start_that_takes_too_long_means_not_sent(
     # It is logged as any other call.
     (line,) = [record.getMessage() for record in caplog.records if record.name == "ihuyi_voice"]
     assert line.startswith("submit 139****0001 not_sent ")
-    abandoned = voice._threads.current
+    abandoned = thread_of(voice)
     go_on.set()
-    assert abandoned._ended.wait(10)
+    assert has_thread_ended(abandoned, 10)
     assert 1000 == voice.query_balance().remaining
 
 
@@ -267,7 +268,7 @@ def test_an_interrupted_start_in_another_thread_does_not_block_a_call(
     make: Callable[..., VoiceClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     voice = make(timeout=30.0)
-    first = voice._threads.current
+    first = thread_of(voice)
     waits, given_up = threading.Event(), []
     launch = _loop_thread.LoopThread._launch
 
@@ -308,13 +309,13 @@ def test_close_during_the_start_ends_the_thread(
         patched.setattr(_loop_thread.LoopThread, "start", closing)
         with pytest.raises(RuntimeError, match="this client is closed"):
             voice.query_balance()
-    assert not voice._threads.current.is_usable()
+    assert not thread_of(voice).is_usable()
 
 
 def test_all_loop_threads_of_a_client_share_one_quota(make: Callable[..., VoiceClient]) -> None:
     voice = make(quota=RecipientQuota(per_minute=1))
     voice.submit("13900000001", "1125")
-    voice._threads.exit()
+    exit_interpreter(voice)
     with pytest.raises(QuotaExceededError):
         voice.submit("13900000001", "1125")
 
@@ -366,7 +367,7 @@ def test_a_handover_ends_once() -> None:
 def test_a_call_cannot_begin_in_a_thread_that_has_ended(make: Callable[..., VoiceClient]) -> None:
     voice = make()
     voice.query_balance()
-    thread = voice._thread
+    thread = running_thread_of(voice)
     assert thread is not None
     assert thread.stop(10, cancel_remaining=False)
     assert thread.stop(10, cancel_remaining=False)
