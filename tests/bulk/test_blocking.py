@@ -193,11 +193,11 @@ def test_a_consumer_that_stops_early_has_rung_few_extra_phones(
     rows: Any = spy.as_list()
     with voice.submit_many(rows, concurrency=5) as run:
         next(run)
-        while not run._run._intake.waits_for_room:
+        while run.report.total < 5 + 32:
             pass
         assert len(gateway.attempts) <= spy.taken <= 1 + 5 + 32
         run.stop()
-        assert spy.taken == run.finish().total
+        assert spy.taken == run.finish().total <= 1 + 5 + 32
 
 
 def test_several_threads_each_with_a_run_of_its_own(

@@ -223,7 +223,8 @@ async def test_a_cancelled_scope_while_a_row_waits_for_the_rate(gateway: Gateway
         with leaving_nothing(), anyio.CancelScope() as scope:
             async with run:
                 await run.__anext__()
-                await until(lambda: run._pace.pause.is_waiting)
+                await until(lambda: spy.taken == 2)
+                await turns()
                 scope.cancel()
                 await run.finish()
     assert {S.ACCEPTED: 1, S.NOT_SENT: 1} == counted(run.report)
