@@ -85,18 +85,7 @@ def taken(run: BulkRun) -> int:
 
 def waiting_for_quota(run: BulkRun) -> int:
     """How many rows of the run wait for their number's quota."""
-    return run._intake.waiting
-
-
-def waits_for_room(run: BulkRun | BlockingBulkRun) -> bool:
-    """Whether the run takes no row because its outcomes are not read."""
-    inner = run._run if isinstance(run, BlockingBulkRun) else run
-    return inner._intake.waits_for_room
-
-
-def waits_for_rate(run: BulkRun) -> bool:
-    """Whether the run waits for the next start that its rate allows."""
-    return run._pace.pause.is_waiting
+    return len(run._intake._waiting)
 
 
 def unread(run: BulkRun | BlockingBulkRun) -> int:

@@ -37,11 +37,6 @@ class Pause:
     def __init__(self) -> None:
         self._scope: anyio.CancelScope | None = None
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether a task waits."""
-        return self._scope is not None
-
     async def wait(
         self, seconds: float, event: Callable[[], Awaitable[None]] = anyio.sleep_forever
     ) -> None:
@@ -80,7 +75,7 @@ class Pace:
 
 
 class Turn:
-    """A lock that costs almost nothing while no task waits for it.
+    """A lock that is cheap while no task waits for it.
 
     A cancellation always reaches all workers, so no wake-up is lost.
 
@@ -156,7 +151,7 @@ class _WaitingRow(NamedTuple):
 
 
 class Intake:
-    """Decides which row is next: a new one of the source, or one that waited for its quota.
+    """Decides which row is next: a new row of the source, or one that waited for its quota.
 
     A row is taken only where there is room: at most `in_flight + READ_AHEAD`
     rows are in flight, read ahead, or have an outcome that was not read. Rows
@@ -246,11 +241,6 @@ class Intake:
         self._pause.end()
 
     @property
-    def waiting(self) -> int:
-        """How many rows wait for their quota."""
-        return len(self._waiting)
-
-    @property
     def ready(self) -> int:
         """How many rows can be taken without waiting, as far as is known."""
         return self._source.ready or self._free()
@@ -261,11 +251,6 @@ class Intake:
         return row
 
     # --- room -------------------------------------------------------------------
-
-    @property
-    def waits_for_room(self) -> bool:
-        """Whether no row is taken because the outcomes are not read."""
-        return self._room is not None and not self._room.is_set()
 
     def _free(self) -> int:
         """How many more rows may be taken or read ahead."""

@@ -24,7 +24,7 @@ from ihuyi_voice.bulk.run import BulkRun
 from ihuyi_voice.sandbox import Chaos
 from ihuyi_voice.sync.bulk import _ThreadOutcomes
 from tests.bulk.spies import Pair, Spy, counted, mobile, pair, pairs, sandbox, source, threads
-from tests.inside import shorten, unread, waits_for_room
+from tests.inside import shorten, unread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -194,11 +194,11 @@ def test_a_consumer_that_stops_early_has_rung_few_extra_phones(
     rows: Any = spy.as_list()
     with voice.submit_many(rows, concurrency=5) as run:
         next(run)
-        while not waits_for_room(run):
+        while run.report.total < 5 + 32:
             pass
         assert len(gateway.attempts) <= spy.taken <= 1 + 5 + 32
         run.stop()
-        assert spy.taken == run.finish().total
+        assert spy.taken == run.finish().total <= 1 + 5 + 32
 
 
 def test_several_threads_each_with_a_run_of_its_own(

@@ -37,7 +37,7 @@ from tests.bulk.spies import (
     turns,
     until,
 )
-from tests.inside import taken, waits_for_rate
+from tests.inside import taken
 from tests.rogue import ACCEPTED
 
 if TYPE_CHECKING:
@@ -224,7 +224,8 @@ async def test_a_cancelled_scope_while_a_row_waits_for_the_rate(gateway: Gateway
         with leaving_nothing(), anyio.CancelScope() as scope:
             async with run:
                 await run.__anext__()
-                await until(lambda: waits_for_rate(run))
+                await until(lambda: spy.taken == 2)
+                await turns()
                 scope.cancel()
                 await run.finish()
     assert {S.ACCEPTED: 1, S.NOT_SENT: 1} == counted(run.report)

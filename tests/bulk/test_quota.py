@@ -99,7 +99,7 @@ async def test_more_than_a_thousand_waiting_rows_are_bounded(gateway: Gateway) -
         voice.submit_many(spy.as_list(), wait_for_quota=True) as run,
     ):
         await run.__anext__()
-        await until(lambda: waiting_for_quota(run) == 1000)
+        await until(lambda: spy.taken == 1001)
         await turns()
         assert 1001 == spy.taken
         run.stop()
@@ -112,12 +112,13 @@ async def test_more_than_a_thousand_waiting_rows_are_bounded(gateway: Gateway) -
 async def test_rows_that_wait_when_the_run_is_stopped_end_limited(
     gateway: Gateway, ending: str
 ) -> None:
-    rows = [pair(0)] * 4
+    spy = Spy([pair(0)] * 4)
     quota = RecipientQuota(per_minute=1, per_day=None)
     async with client(gateway.url, quota=quota) as voice:
-        async with voice.submit_many(rows, wait_for_quota=True) as run:
+        async with voice.submit_many(spy.as_list(), wait_for_quota=True) as run:
             await run.__anext__()
-            await until(lambda: waiting_for_quota(run) == 3)
+            await until(lambda: spy.taken == 4)
+            await turns()
             if ending != "leave":
                 getattr(run, ending)()
         made = [outcome async for outcome in run]
@@ -133,12 +134,14 @@ async def test_a_cancelled_scope_while_rows_wait(gateway: Gateway) -> None:
     """The predicate is not asked about rows that end because of the cancellation."""
     asked = Asked()
     quota = RecipientQuota(per_minute=1, per_day=None)
-    rows = [pair(0)] * 4
+    spy = Spy([pair(0)] * 4)
     async with client(gateway.url, quota=quota) as voice:
         with anyio.CancelScope() as scope:
+            rows = spy.as_list()
             async with voice.submit_many(rows, wait_for_quota=True, stop_on=asked) as run:
                 await run.__anext__()
-                await until(lambda: waiting_for_quota(run) == 3)
+                await until(lambda: spy.taken == 4)
+                await turns()
                 scope.cancel()
                 # The run ends before its consumer notices the cancellation.
                 with anyio.CancelScope(shield=True):

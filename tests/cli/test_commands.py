@@ -99,7 +99,7 @@ def test_json_for_machines(gateway: SandboxGateway) -> None:
         "may_have_rung": False,
         "mobile": "138****0000",
         "error": "the gateway refused with code 4030: the mobile number is blacklisted"
-        " (its words: '手机号码已被列入黑名单')",
+        " (its text: '手机号码已被列入黑名单'); no phone rang",
         "code": 4030,
         "msg": "手机号码已被列入黑名单",
     }

@@ -134,13 +134,22 @@ def test_the_drawn_tree_is_the_real_one() -> None:
 
 
 def test_the_drawn_codes_are_the_real_ones() -> None:
-    real = {cls.__name__: set(cls.codes) for cls in GatewayError.__subclasses__()}
+    real: dict[str, set[int]] = {cls.__name__: set() for cls in GatewayError.__subclasses__()}
+    for code in (*DOCUMENTED, *OF_THE_FAMILY):
+        real[type(gateway_error(code, "")).__name__].add(code)
     drawn = {
         name: {int(code) for code in re.findall(r"\d+", remark)}
         for parent, name, remark in drawn_tree()
         if parent == "GatewayError"
     }
     assert real == drawn
+
+
+def test_the_docstring_of_each_refusal_names_its_codes() -> None:
+    for parent, name, remark in drawn_tree():
+        codes = re.findall(r"\d+", remark)
+        if parent == "GatewayError" and codes:
+            assert str(getattr(errors, name).__doc__).startswith(f"{', '.join(codes)}: ")
 
 
 def test_an_invalid_request_is_also_a_value_error() -> None:
@@ -208,10 +217,10 @@ def test_only_an_unknown_outcome_may_have_rung(error: IhuyiVoiceError) -> None:
     assert (unknown or run) is error.may_have_rung
 
 
-def test_a_refusal_says_code_meaning_and_the_gateways_words() -> None:
+def test_a_refusal_says_code_meaning_text_and_that_no_phone_rang() -> None:
     assert (
-        "the gateway refused with code 4051: the balance is used up (its words: '剩余条数不足')"
-        == str(gateway_error(4051, "剩余条数不足"))
+        "the gateway refused with code 4051: the balance is used up (its text: '剩余条数不足');"
+        " no phone rang" == str(gateway_error(4051, "剩余条数不足"))
     )
 
 
@@ -250,6 +259,24 @@ def test_a_ledgers_failure_says_nothing_about_sending_because_it_may_come_after(
 
     assert "the ledger could not be used: calls.db: the disk is full" == str(error)
     assert "calls.db: the disk is full" == error.reason
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [
+        (OutcomeStatus.UNKNOWN, "do not send the accepted and the unknown rows again"),
+        (OutcomeStatus.REFUSED, "no phone rang"),
+    ],
+)
+def test_a_stopped_run_says_which_rows_must_not_be_sent_again(
+    status: OutcomeStatus, advice: str
+) -> None:
+    error = BulkStoppedError(None, BulkReport({status: 2}, 0.1, stopped_at=7))
+
+    assert (
+        f"the bulk run stopped at row 7: stop_on asked for it; so far 2 {status.value}; {advice}"
+        == str(error)
+    )
 
 
 def test_an_unknown_outcome_says_not_to_repeat_it() -> None:

@@ -586,7 +586,7 @@ def test_an_unknown_outcome_names_the_id_that_came_with_the_code() -> None:
         submit(xml(code=1, msg="成功", voiceid=LONG_ID))
     assert (
         "the gateway answered code 1, which the voice product does not document, with the id"
-        f" {LONG_ID}, which only a submit that succeeded has (its words: '成功')"
+        f" {LONG_ID}, which only a submit that succeeded has (its text: '成功')"
     ) == caught.value.reason
 
 
@@ -836,7 +836,7 @@ def refused(date: str | None, code: int = 405, now: int = NOW) -> str:
 )
 def test_a_clock_off_by_more_than_a_minute_is_said(code: int, date: str, hint: str) -> None:
     assert refused(date, code).endswith(
-        f"(its words: 'x'); the local clock is {hint} the gateway's: set it right"
+        f"(its text: 'x'); no phone rang; the local clock is {hint} the gateway's: set it right"
     )
 
 

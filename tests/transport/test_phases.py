@@ -374,11 +374,11 @@ UNKNOWN: dict[str, tuple[Behaviour, int, str]] = {
     "without length, silence": (cut(NO_LENGTH, then_hang=True), 1, "outcome unknown"),
     "one byte a second": (drip, 1, "no whole answer within 1 s"),
     "one header a second": (drip_headers, 1, "no whole answer within 1 s"),
-    "not HTTP": (cut(SECRETIVE + b"\r\n\r\n", then_hang=False), 1, "not HTTP"),
+    "not HTTP": (cut(SECRETIVE + b"\r\n\r\n", then_hang=False), 1, "not valid HTTP"),
     "a header that is none": (
         cut(b"HTTP/1.1 200 OK\r\n" + SECRETIVE + b"\r\n\r\n", then_hang=False),
         1,
-        "not HTTP",
+        "not valid HTTP",
     ),
     "200 with HTML": (answering(HTML), 1, "HTTP status 200, no readable answer"),
     "200 with nothing": (answering(b""), 1, "it is empty"),
