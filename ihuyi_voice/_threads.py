@@ -11,10 +11,8 @@ two lines of the main thread, and must be able to wait for another thread.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib
-import selectors
 import socket
 import sys
 import threading
@@ -160,31 +158,6 @@ def call_blocking(act: Callable[[], T]) -> T:
     for error in errors:
         raise error
     return results[0]
-
-
-class _SelectSelector(selectors.SelectSelector):
-    """For Windows, which has no poll; both frameworks replace `select.select`."""
-
-    def _select(
-        self, r: list[int], w: list[int], _: object, timeout: float | None = None
-    ) -> tuple[list[int], list[int], list[int]]:
-        # A connection attempt that fails on Windows is in the third list alone.
-        readable, writable, failed = unpatched("select", "select")(r, w, w, timeout)
-        return readable, writable + failed, []
-
-
-def new_selector_loop() -> asyncio.AbstractEventLoop:
-    """An event loop of asyncio that blocks its real thread, not a greenlet."""
-    try:
-        poll = unpatched("select", "poll")
-    except AttributeError:
-        return asyncio.SelectorEventLoop(_SelectSelector())
-    select = (poll, unpatched("select", "POLLIN"), unpatched("select", "POLLOUT"))
-
-    class PollSelector(selectors._PollLikeSelector):  # noqa: SLF001 - both frameworks replace or remove the public classes
-        _selector_cls, _EVENT_READ, _EVENT_WRITE = select
-
-    return asyncio.SelectorEventLoop(PollSelector())
 
 
 class Event:

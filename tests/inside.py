@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from ihuyi_voice import VoiceClient
 from ihuyi_voice._limits import Limits
 from ihuyi_voice.bulk.progress import RunState
-from ihuyi_voice.sync.bulk import BlockingBulkRun
 from ihuyi_voice.transport.aiohttp import AiohttpTransport
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from ihuyi_voice import AsyncVoiceClient, BulkRun, RecipientQuota, SubmitResult
     from ihuyi_voice._pipeline import Pipeline
     from ihuyi_voice.models import Settings
+    from ihuyi_voice.sync.bulk import BlockingBulkRun
     from ihuyi_voice.sync.loop_thread import LoopThread
     from ihuyi_voice.wire import FormEncoder
 
@@ -118,11 +118,6 @@ def thread_of(voice: VoiceClient) -> LoopThread:
 def running_thread_of(voice: VoiceClient) -> LoopThread | None:
     """The loop thread of a client in this process, if it runs."""
     return voice._thread
-
-
-def has_thread_ended(thread: LoopThread, seconds: float) -> bool:
-    """Whether the thread ends within so many seconds."""
-    return thread._ended.wait(seconds)
 
 
 def exit_interpreter(voice: VoiceClient) -> None:

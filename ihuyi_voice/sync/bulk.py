@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from .._threads import Event
 from ..bulk.outcomes import OutcomeQueue
 from ..bulk.run import BulkOptions, BulkRun, Rows
-from .loop_thread import Handover
+from .handover import Handover
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,9 +96,9 @@ class BlockingBulkRun:
             BaseException: why it could not be entered.
         """
         self._thread = thread
-        self._outcomes.loop = thread.loop
+        self._outcomes.loop = thread.calls.loop
         entered = Event()
-        thread.begin(lambda client: self._live(client, thread, entered), self._block_left)
+        thread.calls.begin(lambda client: self._live(client, thread, entered), self._block_left)
         self._block_left.add_done_callback(lambda _: entered.set())
         entered.wait()
         if self._block_left.done():
@@ -200,7 +200,7 @@ class BlockingBulkRun:
         elif self._state is _State.ENTERED:
             # A loop that is closed has no run to stop.
             with contextlib.suppress(RuntimeError):
-                thread.loop.call_soon_threadsafe(act)
+                thread.calls.loop.call_soon_threadsafe(act)
 
     # --- in the loop thread -----------------------------------------------------
 
@@ -209,7 +209,7 @@ class BlockingBulkRun:
         self._async_client = client
         async with self._run:
             entered.set()
-            await _wait_for_either(self._leave_block, thread.stopping)
+            await _wait_for_either(self._leave_block, thread.calls.stopping)
 
     def _opened(self) -> Pipeline:
         return self._async_client._opened()

@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import os
 import sys
 import time
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from ..bulk.run import BulkOptions, is_account_level
@@ -32,7 +32,11 @@ from ..models import DEFAULT_BASE_URL, OutcomeStatus, SubmitRequest
 from ..quota import QuotaDefault
 from ..request_log import DeferredLog
 from .bulk import BlockingBulkRun
-from .loop_thread import CLOSED, Handover, LoopThread, import_ahead
+from .calls import CLOSED
+from .handover import Handover
+from .imports import import_ahead
+from .life_cycle import State
+from .threads import LoopThreads
 
 if TYPE_CHECKING:
     import ssl
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
     from ..models import AnswerFormat, Balance, SubmitResult
     from ..quota import RecipientQuota
     from ..store.ledger import Ledger
+    from .loop_thread import LoopThread
 
 T = TypeVar("T")
 
@@ -153,7 +158,8 @@ class VoiceClient:
         self._closed = False
         self._log = DeferredLog()
         import_ahead()
-        self._threads = _Threads(self._client, self._log)
+        make_client = partial(self._client._for_loop_thread, self._log.request_log())
+        self._threads = LoopThreads(make_client, self._log, self._client._settings.limits.exit)
         self._finalizer = weakref.finalize(self, self._threads.exit)
 
     @property
@@ -335,13 +341,15 @@ class VoiceClient:
         """Keep to other limits, from the first use on; for tests."""
         self._client._within(limits)
         self._grace = _grace(self._client)
+        self._threads.cancel_seconds = limits.exit
         return self
 
     @property
     def _thread(self) -> LoopThread | None:
-        """The loop thread of this process, if there is one."""
+        """The loop thread of this process, if one was started."""
         thread = self._threads.current
-        return thread if thread.was_started() and thread.is_usable() else None
+        is_new = thread.life.state is State.NEW
+        return thread if thread.is_usable() and not is_new else None
 
     def _call(
         self,
@@ -352,38 +360,24 @@ class VoiceClient:
         """Run a coroutine in the loop thread, wait for its end, and write the log."""
         self._check_usable(name)
         began = time.monotonic()
-        end: Handover[T] = Handover()
-        begun = given_up = False
-
-        def begin(client: AsyncVoiceClient) -> Awaitable[T]:
-            nonlocal begun
-            # In this order: a caller that gives up cancels first and reads `begun` after that.
-            begun = True
-            if end.cancelled():
-                raise asyncio.CancelledError  # pragma: no cover - only a race gets here
-            return start(client)
-
         deadline = began + self._timeout + self._grace
+        call = _Call(start)
         try:
-            self._running_thread().begin(begin, end)
-            in_time = end.wait(deadline - time.monotonic())
-            # Cancels a call that has not ended. If it has ended just now, its end counts.
-            given_up = not in_time and end.cancel()
-            return end.result()
+            self._running_thread().calls.begin(call.begin, call)
+            # `cancel` fails if the call has ended just now. Then its end counts.
+            if call.wait(deadline - time.monotonic()) or not call.cancel():
+                return call.result()
+            error = self._unanswered(name, call, "the client's thread did not answer in time")
         except concurrent.futures.CancelledError:
-            reason = (
-                "the client's thread did not answer in time"
-                if given_up
-                else "the client was closed, or the program ended,"
-            )
-            error = self._no_end(name, reason, begun=begun)
+            reason = "the client was closed, or the program ended,"
+            error = self._unanswered(name, call, reason)
         except NotSentError as not_sent:
-            if begun:
+            if call.begun:
                 raise
             error = not_sent
         except BaseException:
             # Ctrl-C ends only the wait. The call itself must end too, begun or not.
-            end.cancel()
+            call.cancel()
             raise
         finally:
             self._log.write()
@@ -395,9 +389,9 @@ class VoiceClient:
             self._log.write()
         raise error
 
-    def _no_end(self, name: str, reason: str, *, begun: bool) -> Exception:
+    def _unanswered(self, name: str, call: _Call[T], reason: str) -> Exception:
         """The error for a call that the loop thread has not answered."""
-        if begun:
+        if call.begun:
             reason = f"{reason} while the request was on its way"
             return OutcomeUnknownError(reason, may_have_rung=name != "query_balance")
         if self._closed:  # pragma: no cover - only a race gets here
@@ -450,53 +444,24 @@ def _grace(client: AsyncVoiceClient) -> float:
     return limits.grace if client._ledger is None else limits.grace_with_ledger
 
 
-class _Threads:
-    """The loop thread of one client, in each process; holds no reference to the client.
+class _Call(Handover[T]):
+    """One call: its coroutine, and its end.
 
-    There is one at a time. A thread that has ended, or that a fork left in the
-    parent, has exactly one successor.
+    Attributes:
+        begun: whether the loop thread has begun the coroutine.
     """
 
-    def __init__(self, settings: AsyncVoiceClient, log: DeferredLog) -> None:
-        self._settings = settings
-        self._log = log
-        self._exiting = False
-        request_log = log.request_log()
-        self.current = LoopThread(lambda: settings._for_loop_thread(request_log))
+    __slots__ = ("_start", "begun")
 
-    def running(self, seconds: float) -> LoopThread:
-        """The thread, which is started within so many seconds if it does not run."""
-        while True:
-            thread = self.current
-            while not thread.is_usable():
-                if thread.pid != os.getpid():
-                    # Kept, because a child that frees it closes its parent's loop and sockets.
-                    _inherited.append(thread)
-                thread = thread.successor()
-            self.current = thread
-            if thread.start(seconds):
-                return thread
+    def __init__(self, start: Callable[[AsyncVoiceClient], Awaitable[T]]) -> None:
+        super().__init__()
+        self._start = start
+        self.begun = False
 
-    def close(self, seconds: float) -> None:
-        """Let the calls end within so many seconds, cancel the rest, and end the thread."""
-        thread = self.current
-        if not thread.stop(seconds, cancel_remaining=False):
-            thread.stop(self._exit_seconds, cancel_remaining=True)
-
-    def exit(self) -> None:
-        """Cancel the calls and end the thread: the client is unreachable, or the program exits."""
-        self._exiting = True
-        self.current.stop(self._exit_seconds, cancel_remaining=True)
-        self._log.write()
-
-    @property
-    def _exit_seconds(self) -> float:
-        return self._settings._settings.limits.exit
-
-    def after_call(self) -> None:
-        """End the thread of a call that was made at exit, after the finalizer ran."""
-        if self._exiting:
-            self.exit()
-
-
-_inherited: list[LoopThread] = []
+    def begin(self, client: AsyncVoiceClient) -> Awaitable[T]:
+        """Begin the coroutine; called in the loop thread."""
+        # In this order: a caller that gives up cancels first and reads `begun` after that.
+        self.begun = True
+        if self.cancelled():
+            raise asyncio.CancelledError  # pragma: no cover - only a race gets here
+        return self._start(client)

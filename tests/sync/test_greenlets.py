@@ -270,7 +270,7 @@ def test_an_interrupted_greenlet_cancels_its_call(gateway: SandboxGateway) -> No
             submit()
     except gevent.Timeout:
         print("interrupted")
-    while client._thread.client._pipeline.slots.value < 100:
+    while client._thread.calls.client._pipeline.slots.value < 100:
         gevent.sleep(0.01)
     client.close()
     """

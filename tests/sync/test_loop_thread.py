@@ -24,9 +24,10 @@ from ihuyi_voice import (
 from ihuyi_voice._limits import Limits
 from ihuyi_voice._threads import Event
 from ihuyi_voice.sandbox import Chaos
-from ihuyi_voice.sync import loop_thread as _loop_thread
-from ihuyi_voice.sync.loop_thread import Handover
-from tests.inside import exit_interpreter, has_thread_ended, running_thread_of, thread_of
+from ihuyi_voice.sync import loop_thread
+from ihuyi_voice.sync.handover import Handover
+from ihuyi_voice.sync.life_cycle import State, Stop
+from tests.inside import exit_interpreter, running_thread_of, thread_of
 from tests.sync.processes import gateway_url
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def make(gateway: SandboxGateway) -> Iterator[Callable[..., VoiceClient]]:
 @pytest.fixture(params=["uvloop", "asyncio"])
 def _loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "asyncio":
-        monkeypatch.setattr(_loop_thread, "fast_loop_factory", lambda: asyncio.new_event_loop)
+        monkeypatch.setattr(loop_thread, "fast_loop_factory", lambda: asyncio.new_event_loop)
 
 
 class Raising:
@@ -107,7 +108,7 @@ def test_a_callback_that_exits_does_not_end_the_thread(
     thread = running_thread_of(voice)
     assert thread is not None
     for _ in range(3):
-        thread.loop.call_soon_threadsafe(exits)
+        thread.calls.loop.call_soon_threadsafe(exits)
         assert "提交成功" == voice.submit("13900000003", "1125").msg
     assert thread is running_thread_of(voice)
 
@@ -158,7 +159,7 @@ def test_a_thread_that_user_code_blocks(make: Callable[..., VoiceClient]) -> Non
         voice.close()
         go_on.set()
     thread = thread_of(voice)
-    assert has_thread_ended(thread, 20)
+    assert thread.life.ended.wait(20)
 
 
 def test_a_blocked_balance_query_rang_no_phone(make: Callable[..., VoiceClient]) -> None:
@@ -189,12 +190,12 @@ def test_a_thread_that_cannot_be_started_means_not_sent(
     with monkeypatch.context() as limited:
         words = limit
         if where == "at_once":
-            limited.setattr(_loop_thread, "start_thread", fail)
+            limited.setattr(loop_thread, "start_thread", fail)
         elif where == "later":
             limited.setattr(threading.Thread, "start", fail)
         else:
             words = "Too many open files"
-            limited.setattr(_loop_thread, "fast_loop_factory", lambda: no_files)
+            limited.setattr(loop_thread, "fast_loop_factory", lambda: no_files)
         for _ in range(2):
             with pytest.raises(NotSentError, match=rf"could not start \(\w+: {words}\)"):
                 voice.submit("13900000001", "1125")
@@ -216,7 +217,7 @@ def test_the_text_of_a_foreign_exception_at_the_start_is_not_shown(
     def fail() -> Any:
         raise LookupError("secret")  # noqa: EM101 - not to be shown
 
-    monkeypatch.setattr(_loop_thread, "fast_loop_factory", lambda: fail)
+    monkeypatch.setattr(loop_thread, "fast_loop_factory", lambda: fail)
     with pytest.raises(NotSentError, match=r"could not start \(LookupError\)"):
         make().query_balance()
 
@@ -234,7 +235,7 @@ def test_a_start_that_takes_too_long_means_not_sent(
 
     voice = make(Limits(grace=0.1), timeout=0.2)
     with monkeypatch.context() as patched, caplog.at_level("INFO", logger="ihuyi_voice"):
-        patched.setattr(_loop_thread, "fast_loop_factory", lambda: slow)
+        patched.setattr(loop_thread, "fast_loop_factory", lambda: slow)
         with pytest.raises(NotSentError, match=r"did not start within 0\.3 s"):
             voice.submit("13900000001", "1125")
     # It is logged as any other call.
@@ -242,7 +243,7 @@ def test_a_start_that_takes_too_long_means_not_sent(
     assert line.startswith("submit 139****0001 not_sent ")
     abandoned = thread_of(voice)
     go_on.set()
-    assert has_thread_ended(abandoned, 10)
+    assert abandoned.life.ended.wait(10)
     assert 1000 == voice.query_balance().remaining
 
 
@@ -257,7 +258,7 @@ def test_many_first_uses_share_one_thread(
         time.sleep(0.01)
         return start_thread(*arguments)
 
-    monkeypatch.setattr(_loop_thread, "start_thread", counting)
+    monkeypatch.setattr(loop_thread, "start_thread", counting)
     voice = make()
     with ThreadPoolExecutor(20) as pool:
         assert 20 == len(list(pool.map(lambda _: voice.query_balance(), range(20))))
@@ -270,7 +271,7 @@ def test_an_interrupted_start_in_another_thread_does_not_block_a_call(
     voice = make(timeout=30.0)
     first = thread_of(voice)
     waits, given_up = threading.Event(), []
-    launch = _loop_thread.LoopThread._launch
+    launch = loop_thread.LoopThread._launch
 
     def interrupted(self: Any) -> None:
         if self is not first:
@@ -279,13 +280,13 @@ def test_an_interrupted_start_in_another_thread_does_not_block_a_call(
         given_up.append(self)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_loop_thread.LoopThread, "_launch", interrupted)
+    monkeypatch.setattr(loop_thread.LoopThread, "_launch", interrupted)
     with ThreadPoolExecutor(2) as pool:
         one = pool.submit(voice.query_balance)
-        while not first.was_started():  # pragma: no cover - its rounds are a race
+        while first.life.state is State.NEW:  # pragma: no cover - its rounds are a race
             pass
         two = pool.submit(voice.query_balance)
-        while not first._started._waiters:  # pragma: no cover - its rounds are a race
+        while not first.life.started._waiters:  # pragma: no cover - its rounds are a race
             pass
         waits.set()
         with pytest.raises(KeyboardInterrupt):
@@ -297,7 +298,7 @@ def test_an_interrupted_start_in_another_thread_does_not_block_a_call(
 def test_close_during_the_start_ends_the_thread(
     make: Callable[..., VoiceClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start = _loop_thread.LoopThread.start
+    start = loop_thread.LoopThread.start
     voice = make()
 
     def closing(self: Any, seconds: float) -> bool:
@@ -306,7 +307,7 @@ def test_close_during_the_start_ends_the_thread(
         return started
 
     with monkeypatch.context() as patched:
-        patched.setattr(_loop_thread.LoopThread, "start", closing)
+        patched.setattr(loop_thread.LoopThread, "start", closing)
         with pytest.raises(RuntimeError, match="this client is closed"):
             voice.query_balance()
     assert not thread_of(voice).is_usable()
@@ -355,11 +356,11 @@ def test_a_handover_ends_once() -> None:
     end: Handover[int] = Handover()
     seen: list[object] = []
     end.add_done_callback(seen.append)
-    assert end.set_running_or_notify_cancel()
-    assert not end.set_running_or_notify_cancel()
-    assert not end.cancel()
     assert not end.done()
     end.set_result(7)
+    end.set_result(8)
+    end.set_exception(ValueError())
+    assert not end.cancel()
     end.add_done_callback(seen.append)
     assert (7, True, False, [end, end]) == (end.result(), end.done(), end.cancelled(), seen)
 
@@ -369,21 +370,21 @@ def test_a_call_cannot_begin_in_a_thread_that_has_ended(make: Callable[..., Voic
     voice.query_balance()
     thread = running_thread_of(voice)
     assert thread is not None
-    assert thread.stop(10, cancel_remaining=False)
-    assert thread.stop(10, cancel_remaining=False)
+    assert thread.stop(Stop.AFTER_CALLS, 10)
+    assert thread.stop(Stop.AFTER_CALLS, 10)
     end: Handover[None] = Handover()
     with pytest.raises(RuntimeError, match="this client is closed"):
-        thread.begin(lambda _: asyncio.sleep(0), end)
-    thread._over = False
+        thread.calls.begin(lambda _: asyncio.sleep(0), end)
+    thread.life._closed = False
     with pytest.raises(RuntimeError, match="this client is closed"):
-        thread.begin(lambda _: asyncio.sleep(0), end)
-    thread._over = True
+        thread.calls.begin(lambda _: asyncio.sleep(0), end)
+    thread.life._closed = True
     # A new use gets a new thread.
     assert 1000 == voice.query_balance().remaining
 
 
 def test_the_loop_for_greenlets_works_without_them() -> None:
-    loop = _threads.new_selector_loop()
+    loop = _loops.new_selector_loop()
     assert 1 == loop.run_until_complete(asyncio.sleep(0, 1))
     loop.close()
-    assert _loops.fast_loop_factory() is not _threads.new_selector_loop
+    assert _loops.fast_loop_factory() is not _loops.new_selector_loop

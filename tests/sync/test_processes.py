@@ -7,7 +7,6 @@ must be exact, and whose warnings are shown.
 from __future__ import annotations
 
 import signal
-from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +14,8 @@ import pytest
 from ihuyi_voice import VoiceClient
 from ihuyi_voice._loops import fast_loop_factory
 from ihuyi_voice.sandbox import Chaos
+from ihuyi_voice.sync.handover import Handover
+from ihuyi_voice.sync.life_cycle import Stop
 from tests.sync.processes import gateway_url, run, start
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def test_an_interrupted_close_can_be_repeated(gateway: SandboxGateway) -> None:
         print("interrupted")
     for _ in range(2):
         client.close()
-        print("ended", loop_thread._ended.is_set())
+        print("ended", loop_thread.life.ended.is_set())
     thread.join()
     print(*results)
     """
@@ -214,7 +215,7 @@ def test_ctrl_c_during_a_call_returns_at_once_and_cancels(gateway: SandboxGatewa
         submit()
     except KeyboardInterrupt:
         print("interrupted")
-    while client._thread.client._pipeline.slots.value < 100:
+    while client._thread.calls.client._pipeline.slots.value < 100:
         time.sleep(0)
     client.close()
     """
@@ -315,17 +316,18 @@ def test_ctrl_c_before_a_call_has_begun_places_no_call(gateway: SandboxGateway) 
     script = """
     submit()
     hold = threading.Event()
-    client._thread.loop.call_soon_threadsafe(hold.wait)
-    begin = client._thread.begin
+    client._thread.calls.loop.call_soon_threadsafe(hold.wait)
+    calls = client._thread.calls
+    begin = calls.begin
     def interrupted(*arguments):
         begin(*arguments)
         os.kill(os.getpid(), signal.SIGINT)
-    client._thread.begin = interrupted
+    calls.begin = interrupted
     try:
         submit(1)
     except KeyboardInterrupt:
         print("interrupted")
-    client._thread.begin = begin
+    calls.begin = begin
     hold.set()
     print(client.query_balance().remaining)
     """
@@ -333,35 +335,37 @@ def test_ctrl_c_before_a_call_has_begun_places_no_call(gateway: SandboxGateway) 
     assert 1 == len(gateway.attempts)
 
 
-def test_a_call_cancelled_before_its_first_step_ends_its_future(gateway: SandboxGateway) -> None:
+def test_a_call_cancelled_before_its_first_step_ends_its_handover(gateway: SandboxGateway) -> None:
     script = """
-    from concurrent.futures import CancelledError, Future
+    from concurrent.futures import CancelledError
+    from ihuyi_voice.sync.handover import Handover
     submit()
-    future, thread = Future(), client._thread
+    end, calls = Handover(), client._thread.calls
     def begin_and_cancel():
-        thread._calls.start(thread.client, lambda client: client.query_balance(), future)
-        thread._calls.cancel()
-    thread.loop.call_soon_threadsafe(begin_and_cancel)
+        calls._start(lambda client: client.query_balance(), end)
+        calls.cancel()
+    calls.loop.call_soon_threadsafe(begin_and_cancel)
+    print(end.wait(10))
     try:
-        future.result(10)
+        end.result()
     except CancelledError:
         print("cancelled")
     """
-    assert (0, "cancelled\n", "") == run(gateway, script)
+    assert (0, "True\ncancelled\n", "") == run(gateway, script)
 
 
 def test_the_result_of_a_cancelled_call_is_dropped(
     gateway: SandboxGateway,
 ) -> None:
     script = """
-    from concurrent.futures import Future
+    from ihuyi_voice.sync.handover import Handover
     submit()
-    future, ended = Future(), threading.Event()
+    end, ended = Handover(), threading.Event()
     async def start(_):
-        future.cancel()
-        client._thread.loop.call_soon(ended.set)
-    client._thread.begin(start, future)
-    print(ended.wait(10), future.cancelled())
+        end.cancel()
+        client._thread.calls.loop.call_soon(ended.set)
+    client._thread.calls.begin(start, end)
+    print(ended.wait(10), end.cancelled())
     """
     assert (0, "True True\n", "") == run(gateway, script)
 
@@ -373,10 +377,10 @@ def test_the_garbage_collector_may_finalize_in_the_loop_thread(gateway: SandboxG
     assert thread is not None
 
     async def finalize(_: object) -> None:
-        thread.stop(10, cancel_remaining=True)
+        thread.stop(Stop.CANCEL, 10)
 
-    thread.begin(finalize, Future())
-    assert thread._ended.wait(10)
+    thread.calls.begin(finalize, Handover())
+    assert thread.life.ended.wait(10)
     assert client._finalizer is not None
     client._finalizer.detach()
 

@@ -156,9 +156,10 @@ def test_the_start_of_the_thread_interrupted_at_each_step(
     gateway: SandboxGateway, moment: str
 ) -> None:
     script = f"""
-    from ihuyi_voice.sync import loop_thread as _loop_thread
+    from ihuyi_voice import _threads
+    from ihuyi_voice.sync import loop_thread
     owner, _, name = {moment!r}.rpartition(".")
-    owner = getattr(_loop_thread, owner) if owner else _loop_thread
+    owner = getattr(_threads, owner) if owner else loop_thread
     whole = getattr(owner, name)
     def interrupted(*arguments, **options):
         setattr(owner, name, whole)
@@ -200,7 +201,7 @@ def test_the_outcome_of_an_interrupted_call_is_logged_with_the_next(
         submit()
     except Alarm:
         print("interrupted")
-    while client._thread.client._pipeline.slots.value < 100:
+    while client._thread.calls.client._pipeline.slots.value < 100:
         time.sleep(0.01)
     try:
         client.submit("1", "1")
