@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import get_args
 
 import pytest
 
 from ihuyi_voice.sandbox import Chaos
 from ihuyi_voice.sandbox.faults import NOTHING_HAPPENS, Dice, Fault, Roll
+from ihuyi_voice.sandbox.page_files import FILES
 
 FAULTS = [fault for fault in get_args(Fault) if fault != "code"]
 
@@ -16,6 +18,11 @@ FAULTS = [fault for fault in get_args(Fault) if fault != "code"]
 def rolls(chaos: Chaos, times: int = 1000) -> list[Roll]:
     dice = Dice(chaos)
     return [dice.roll() for _ in range(times)]
+
+
+def test_the_page_has_words_for_every_fault_in_the_order_of_the_table() -> None:
+    _, script = FILES["faults.js"]
+    assert [*get_args(Fault)] == re.findall(r'\[\s*"(\w+)"', script.decode())
 
 
 def test_without_chaos_nothing_happens() -> None:
