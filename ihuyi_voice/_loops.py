@@ -74,12 +74,12 @@ def _asyncio_loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 class _SelectSelector(selectors.SelectSelector):
-    """For Windows, which has no poll; both frameworks replace `select.select`."""
+    """For Windows, which has no poll. Both frameworks replace `select.select`."""
 
     def _select(
         self, r: list[int], w: list[int], _: object, timeout: float | None = None
     ) -> tuple[list[int], list[int], list[int]]:
-        # A connection attempt that fails on Windows is in the third list alone.
+        # On Windows, a connection attempt that failed is only in the third list.
         readable, writable, failed = unpatched("select", "select")(r, w, w, timeout)
         return readable, writable + failed, []
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from .client import VoiceClient
     from .loop_thread import LoopThread
 
-# A waiting consumer is woken for so many outcomes, or after so many seconds
-# with fewer.
+# A waiting consumer is woken when this many outcomes are there, or after this many
+# seconds with fewer.
 _BATCH = 16
 _LINGER = 0.002
 
@@ -50,7 +50,7 @@ class BlockingBulkRun:
 
     `VoiceClient.submit_many` creates it. Use it with `with`. A waiting consumer
     gets several outcomes at a time, because a switch between threads costs
-    more than a row; so an outcome may be some milliseconds old.
+    more than a row. So an outcome may arrive some milliseconds late.
 
     An exception of a signal handler (Ctrl-C, a soft time limit) may interrupt
     the iteration: a `for` loop that continues afterwards gets every outcome
@@ -163,16 +163,16 @@ class BlockingBulkRun:
         return self.report
 
     def stop(self) -> None:
-        """Start no more; what is in flight finishes and is reported, then iteration ends."""
+        """Start no more rows. What is in flight finishes and is reported; then iteration ends."""
         self._in_loop(self._run.stop)
 
     def abort(self) -> None:
-        """Stop at once: what is in flight is cancelled and reported, as unknown or not sent."""
+        """Stop at once: cancel what is in flight, and report it as unknown or not sent."""
         self._in_loop(self._run.abort)
 
     @property
     def report(self) -> BulkReport:
-        """What happened to the rows taken so far; at any time, and after the block."""
+        """What happened to the rows taken so far. Can be read at any time, also after the block."""
         return self._run.report
 
     # --- its state --------------------------------------------------------------

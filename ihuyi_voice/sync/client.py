@@ -25,8 +25,9 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from .._options import conceal, options_from_env
 from ..bulk.run import BulkOptions, is_account_level
-from ..client import AsyncVoiceClient, conceal, options_from_env
+from ..client import AsyncVoiceClient
 from ..errors import NotSentError, OutcomeUnknownError
 from ..models import DEFAULT_BASE_URL, OutcomeStatus, SubmitRequest
 from ..quota import QuotaDefault
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from .._limits import Limits
+    from .._options import ClientOptions
     from ..bulk.run import Rows, StopOn
-    from ..client import ClientOptions
     from ..models import AnswerFormat, Balance, SubmitResult
     from ..quota import RecipientQuota
     from ..store.ledger import Ledger
@@ -78,34 +79,37 @@ class VoiceClient:
     Args:
         api_id: the account's APIID.
         api_key: the account's APIKEY; no repr, log or error shows it.
-        base_url: scheme and host of the gateway. Plain http is used only when
-            it says so.
+        base_url: scheme and host of the gateway. http without TLS is used only
+            if this URL has it.
         dynamic_password: sign each request with a time-bound MD5 (True), or
             send the key itself as the vendor also allows (False).
-        answer_format: "json" or "xml": what the gateway is asked to answer in.
-            Whatever it answers is read.
-        timeout: seconds for one request: from the wait for a slot over
-            connecting to the last byte of the answer.
+        answer_format: "json" or "xml": the format that the client asks for. It
+            reads both.
+        timeout: seconds for one request, from the wait for a slot to the last
+            byte of the answer, connecting included.
         connect_timeout: seconds for one attempt to connect, TLS included.
-        connect_attempts: how often connecting is tried, with random back-off,
-            within `timeout`. Nothing but connecting is ever tried again.
-        max_connections: how many requests may be on the way at once; further
-            ones wait for a slot.
-        ssl_context: for a private certificate authority; the system's by
-            default. Certificates are always verified unless it says otherwise.
-        proxy: `http(s)://[user:password@]host[:port]`, or "env" to take it
-            from the environment, which is ignored otherwise.
-        trace_configs: aiohttp trace configs, for instrumentation. Mind that
-            they are shown the signed body.
+        connect_attempts: how often the client tries to connect, with random
+            back-off, within `timeout`. A submit is tried again only while
+            nothing was written.
+        max_connections: how many requests may be in flight at once; others
+            wait for a slot.
+        ssl_context: for a private certificate authority; by default the
+            system's authorities. Certificates are verified unless this context
+            disables that.
+        proxy: `http(s)://[user:password@]host[:port]`, or "env" for the proxy
+            that the environment names. Otherwise the environment is ignored.
+        trace_configs: aiohttp trace configs, for instrumentation. They receive
+            the signed body, which must not be logged.
         quota: the limit of calls per number, 2 a minute and 10 a day by
             default; None for no limit.
         ledger: remembers idempotency keys, so that each is placed at most
             once across crashes and processes; see `Ledger.open`. It stays
             open when the client is closed.
-        clock: seconds since 1970; what is signed. Must be right to within the
-            gateway's tolerance, which is not published.
-        allow_running_loop: let a call block even if an event loop is running
-            in the same thread; the loop is blocked meanwhile.
+        clock: returns the seconds since 1970 that each request is signed with.
+            It must be right within the gateway's tolerance, which is not
+            published.
+        allow_running_loop: let a call block even if an event loop runs in the
+            same thread. The loop cannot continue during the call.
 
     Raises:
         ValueError: a setting is wrong; the text says which, and which values it allows.
@@ -193,8 +197,8 @@ class VoiceClient:
         """Place one call that reads out a verification code.
 
         Args:
-            mobile: one mainland number; blanks, hyphens and a +86/0086/86
-                prefix are stripped, then 1, 3-9 and nine digits must be left.
+            mobile: one mainland number. Blanks, hyphens and a prefix +86, 0086
+                or 86 are removed; then 1, a digit 3-9 and nine digits must remain.
             content: the code, a str of 4-6 ASCII digits.
             idempotency_key: names the request, 1-255 printable characters, so
                 that the ledger lets it be placed once, however often it is submitted.
@@ -202,7 +206,7 @@ class VoiceClient:
 
         Returns:
             The gateway accepted the call: the phone rings, usually within 5 s.
-            `replayed` is True where it did so earlier, under the same key.
+            `replayed` is True if it accepted the call earlier, under the same key.
 
         Raises:
             InvalidRequestError: the local check refused it, or its key belongs
@@ -224,8 +228,8 @@ class VoiceClient:
     def query_balance(self) -> Balance:
         """Ask how many calls the account has left.
 
-        Reading changes nothing, so it is tried again, up to `connect_attempts`
-        times within `timeout`, whatever way the transport failed.
+        Reading changes nothing, so the query is tried again after any failure of
+        the transport: up to `connect_attempts` times in all, within `timeout`.
 
         Raises:
             NotSentError: nothing was written.
@@ -245,17 +249,18 @@ class VoiceClient:
         max_failures_in_row: int | None = 20,
         wait_for_quota: bool = False,
     ) -> BlockingBulkRun:
-        """Place many calls; each row gets an outcome of its own.
+        """Place many calls. Each row gets its own outcome.
 
-        A context manager: iterate what it gives for the outcomes, as they
-        finish, or let `finish()` run it to the end. Leaving the block early
-        starts no more and waits for what is in flight; a cancellation or
-        Ctrl-C stops at once, and what was in flight is reported as unknown.
-        After the block the run still gives the outcomes that were not read.
+        The result is a context manager. Iterate over the run that it gives, to
+        get the outcomes as they finish, or call `finish()` to run to the end.
+        If the block is left early, no more rows are started, and the requests
+        in flight finish. A cancellation or Ctrl-C stops at once, and the
+        requests in flight are reported as unknown. After the block the run
+        still gives the outcomes that were not read.
 
-        An exception of the rows' iterable, of `stop_on` or of a clock stops
-        the run and comes out of the iteration as it is, whatever its class,
-        after the outcomes of the rows that were taken.
+        If the rows' iterable, `stop_on` or a clock raises, the run stops. The
+        iteration gives the outcomes of the rows that were taken, and then
+        raises that exception unchanged.
 
         Args:
             requests: an iterable or async iterable of `SubmitRequest` or
@@ -264,30 +269,30 @@ class VoiceClient:
                 (rows that wait for their quota not counted). A list, tuple,
                 set or deque is read in place; any other iterable is pulled
                 by a thread, so that it may block. A generator is closed when
-                the block is left, where it was iterated. An iterable that
-                never returns holds the block open.
+                the block is left, in the thread that iterated it. An iterable
+                that never returns keeps the block open.
             concurrency: how many requests may be in flight at once;
                 `max_connections` by default and at most.
             rate: starts per second, evenly spread; None for no limit.
-            stop_on: decides after each outcome whether to stop; by default at
-                a refusal of the whole account. None: never stop.
-            max_failures_in_row: also stop after so many outcomes in a row
+            stop_on: called with each outcome; the run stops if it returns
+                True. By default it stops at a refusal of the whole account.
+                None: never stop.
+            max_failures_in_row: also stop after this many outcomes in a row
                 that are unknown, not sent, or refused with one and the same
                 code that the table does not blame on the row (0, or a code
-                outside the table). An accepted row begins the count again; a
-                refusal that is blamed on its row ends a row of unknown and
-                not-sent outcomes only; invalid, limited and replayed rows
-                change nothing. None for no such limit. Not used when
-                `stop_on` is None.
-            wait_for_quota: let a row over its number's limit wait its turn,
-                at most 1,000 at a time, while others overtake it, instead of
-                ending as limited.
+                outside the table). An accepted row resets the count. A refusal
+                that is blamed on its row resets it only if it counts unknown
+                and not-sent outcomes. Invalid, limited and replayed rows change
+                nothing. None for no such limit. Not used when `stop_on` is None.
+            wait_for_quota: a row over its number's limit waits until it may be
+                sent, while later rows overtake it, instead of ending as
+                limited. At most 1,000 rows wait at a time.
 
         Raises:
             ValueError: an argument is wrong; the text says which.
             TypeError: an argument is of the wrong type.
-            BulkStoppedError: from the iteration or `finish()`, once what was
-                in flight is reported, when the run was stopped.
+            BulkStoppedError: the run was stopped. The iteration or `finish()`
+                raises it, after the requests in flight are reported.
         """
         return BlockingBulkRun(
             self,
@@ -307,7 +312,7 @@ class VoiceClient:
         """Close the connections, after the calls in progress in other threads have ended.
 
         Each call ends within its own deadline. A call that has not ended some
-        seconds later is cancelled. Closing twice does no harm; a closed client
+        seconds later is canceled. Closing twice does no harm; a closed client
         cannot be used again.
         """
         self._closed = True
@@ -338,7 +343,7 @@ class VoiceClient:
         return f"<{type(self).__name__} {self.base_url} {state}>"
 
     def _within(self, limits: Limits) -> Self:
-        """Keep to other limits, from the first use on; for tests."""
+        """Use other limits, from the first use on. For tests."""
         self._client._within(limits)
         self._grace = _grace(self._client)
         self._threads.cancel_seconds = limits.exit

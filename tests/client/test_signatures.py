@@ -8,9 +8,8 @@ import re
 
 import pytest
 
-import ihuyi_voice.client
-from ihuyi_voice import AsyncVoiceClient, VoiceClient
-from ihuyi_voice.client import options_from_env
+from ihuyi_voice import AsyncVoiceClient, VoiceClient, _options
+from ihuyi_voice._options import options_from_env
 
 # What must differ, and nothing else may.
 NAMES = {"aclose": "close"}
@@ -117,7 +116,7 @@ def test_every_argument_is_documented_in_its_order(cls: type) -> None:
 
 def options() -> dict[str, str]:
     """The fields of `ClientOptions` with their types, which exists for type checkers alone."""
-    tree = ast.parse(inspect.getsource(ihuyi_voice.client))
+    tree = ast.parse(inspect.getsource(_options))
     (found,) = (
         node
         for node in ast.walk(tree)
@@ -132,7 +131,7 @@ def options() -> dict[str, str]:
 
 
 def test_the_options_of_from_env_are_those_of_the_constructor() -> None:
-    assert not hasattr(ihuyi_voice.client, "ClientOptions")
+    assert not hasattr(_options, "ClientOptions")
     assert options() == {p.name: p.annotation for p in parameters(AsyncVoiceClient)}
 
 
