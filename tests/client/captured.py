@@ -114,10 +114,18 @@ def by_traceback(error: BaseException) -> str:
     return "".join(report.format(chain=True))
 
 
+class _WithoutColours(Traceback):
+    """Shows the source lines as plain text: to highlight them takes most of the time."""
+
+    @classmethod
+    def _guess_lexer(cls, filename: str, code: str) -> str:
+        return "text"
+
+
 def by_rich(error: BaseException) -> str:
     out = io.StringIO()
     Console(file=out, width=2_000, color_system=None).print(
-        Traceback.from_exception(
+        _WithoutColours.from_exception(
             type(error),
             error,
             error.__traceback__,
@@ -125,6 +133,7 @@ def by_rich(error: BaseException) -> str:
             locals_max_length=10_000,
             locals_max_string=100_000,
             max_frames=0,
+            extra_lines=0,
             code_width=500,
             suppress=[TESTS],
         )
