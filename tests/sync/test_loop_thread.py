@@ -82,7 +82,7 @@ def test_an_exception_of_a_clock_reaches_only_its_own_caller(
             assert not other.done()
         thread = voice._thread
         clock.errors.append(error)
-        # A failure becomes a stated outcome, and so does a cancellation without a request.
+        # A failure becomes an outcome, and so does a cancellation that the caller did not ask for.
         stated = {RuntimeError: NotSentError, asyncio.CancelledError: OutcomeUnknownError}
         with pytest.raises(stated.get(error, error)):
             voice.submit("13900000002", "1125")
@@ -96,7 +96,7 @@ def test_an_exception_of_a_clock_reaches_only_its_own_caller(
 def test_a_callback_that_exits_does_not_end_the_thread(
     make: Callable[..., VoiceClient], error: type[BaseException]
 ) -> None:
-    """For example a task or a timer of a trace config, which belongs to no call."""
+    """For example in a task or a timer of a trace config, which belongs to no call."""
 
     def exits() -> None:
         raise error
@@ -137,10 +137,10 @@ def test_a_task_that_user_code_left_behind_ends_with_the_thread(
     assert len(tasks) == 1
 
 
-def test_a_thread_that_user_code_blocks(
+def test_no_call_waits_for_ever_for_a_thread_that_user_code_blocks(
     make: Callable[..., VoiceClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The blocking call is unknown, later calls are not sent, and `close` returns."""
+    """The call that blocks is unknown, later calls are not sent, and `close` returns."""
     monkeypatch.setattr(sync_client, "_GRACE", 0.2)
     monkeypatch.setattr(sync_threads, "_CANCEL_SECONDS", 0.1)
     go_on, blocked = threading.Event(), threading.Event()
@@ -164,7 +164,7 @@ def test_a_thread_that_user_code_blocks(
     assert thread.life.ended.wait(20)
 
 
-def test_a_blocked_balance_query_rang_no_phone(
+def test_the_error_for_a_blocked_balance_query_says_that_no_phone_rang(
     make: Callable[..., VoiceClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sync_client, "_GRACE", 0.1)
@@ -183,7 +183,7 @@ def test_a_thread_that_cannot_be_started_means_not_sent(
     monkeypatch: pytest.MonkeyPatch,
     where: str,
 ) -> None:
-    """A limit of the system becomes an outcome, and a later call works."""
+    """The system's limit becomes an outcome, and a later call works."""
     voice, limit = make(), "can't start new thread"
 
     def fail(*_: object, **__: object) -> Any:
@@ -244,7 +244,7 @@ def test_a_start_that_takes_too_long_means_not_sent(
         patched.setattr(loop_thread, "fast_loop_factory", lambda: slow)
         with pytest.raises(NotSentError, match=r"did not start within 0\.3 s"):
             voice.submit("13900000001", "1125")
-    # It is logged as any other call.
+    # It is logged like any other call.
     (line,) = [record.getMessage() for record in caplog.records if record.name == "ihuyi_voice"]
     assert line.startswith("submit 139****0001 not_sent ")
     abandoned = voice._threads.current
@@ -389,7 +389,7 @@ def test_a_call_cannot_begin_in_a_thread_that_has_ended(make: Callable[..., Voic
     assert 1000 == voice.query_balance().remaining
 
 
-def test_the_loop_for_greenlets_works_without_them() -> None:
+def test_the_loop_for_greenlets_works_in_an_unpatched_process() -> None:
     loop = _loops.new_selector_loop()
     assert 1 == loop.run_until_complete(asyncio.sleep(0, 1))
     loop.close()
