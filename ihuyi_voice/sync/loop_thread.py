@@ -20,8 +20,7 @@ from .._loops import fast_loop_factory
 from .._threads import start_thread
 from ..errors import NotSentError
 from .calls import Calls
-from .handover import FirstValue
-from .life_cycle import LifeCycle, State, Stop
+from .life_cycle import FirstValue, LifeCycle, State, Stop
 
 if TYPE_CHECKING:
     import threading

@@ -26,7 +26,7 @@ from ihuyi_voice.sandbox import Chaos
 from ihuyi_voice.sync import client as sync_client
 from ihuyi_voice.sync import loop_thread
 from ihuyi_voice.sync import threads as sync_threads
-from ihuyi_voice.sync.handover import Handover
+from ihuyi_voice.sync.calls import Call
 from ihuyi_voice.sync.life_cycle import State, Stop
 from tests.sync.processes import gateway_url
 
@@ -240,7 +240,7 @@ def test_a_start_that_takes_too_long_means_not_sent(
 
     voice = make(timeout=0.2)
     with monkeypatch.context() as patched, caplog.at_level("INFO", logger="ihuyi_voice"):
-        voice._grace = 0.1
+        voice._call_seconds = 0.3
         patched.setattr(loop_thread, "fast_loop_factory", lambda: slow)
         with pytest.raises(NotSentError, match=r"did not start within 0\.3 s"):
             voice.submit("13900000001", "1125")
@@ -358,17 +358,17 @@ def test_an_event_is_set_cleared_and_waited_for() -> None:
     assert not event.wait(-1)
 
 
-def test_a_handover_ends_once() -> None:
-    end: Handover[int] = Handover()
+def test_a_call_ends_once() -> None:
+    call: Call[object] = Call(lambda client: client.query_balance())
     seen: list[object] = []
-    end.add_done_callback(seen.append)
-    assert not end.done()
-    end.set_result(7)
-    end.set_result(8)
-    end.set_exception(ValueError())
-    assert not end.cancel()
-    end.add_done_callback(seen.append)
-    assert (7, True, False, [end, end]) == (end.result(), end.done(), end.cancelled(), seen)
+    call.add_done_callback(seen.append)
+    assert not call.done()
+    call.set_result(7)
+    call.set_result(8)
+    call.set_exception(ValueError())
+    assert not call.cancel()
+    call.add_done_callback(seen.append)
+    assert (7, True, False, [call, call]) == (call.result(), call.done(), call.cancelled(), seen)
 
 
 def test_a_call_cannot_begin_in_a_thread_that_has_ended(make: Callable[..., VoiceClient]) -> None:
@@ -378,12 +378,12 @@ def test_a_call_cannot_begin_in_a_thread_that_has_ended(make: Callable[..., Voic
     assert thread is not None
     assert thread.stop(Stop.AFTER_CALLS, 10)
     assert thread.stop(Stop.AFTER_CALLS, 10)
-    end: Handover[None] = Handover()
+    call: Call[None] = Call(lambda _: asyncio.sleep(0))
     with pytest.raises(RuntimeError, match="this client is closed"):
-        thread.calls.begin(lambda _: asyncio.sleep(0), end)
+        thread.calls.begin(call)
     thread.life._closed = False
     with pytest.raises(RuntimeError, match="this client is closed"):
-        thread.calls.begin(lambda _: asyncio.sleep(0), end)
+        thread.calls.begin(call)
     thread.life._closed = True
     # A new use gets a new thread.
     assert 1000 == voice.query_balance().remaining

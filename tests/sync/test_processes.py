@@ -14,7 +14,7 @@ import pytest
 from ihuyi_voice import VoiceClient
 from ihuyi_voice._loops import fast_loop_factory
 from ihuyi_voice.sandbox import Chaos
-from ihuyi_voice.sync.handover import Handover
+from ihuyi_voice.sync.calls import Call
 from ihuyi_voice.sync.life_cycle import Stop
 from tests.sync.processes import gateway_url, run, start
 
@@ -337,19 +337,19 @@ def test_ctrl_c_before_a_call_has_begun_places_no_call(gateway: SandboxGateway) 
     assert 1 == len(gateway.attempts)
 
 
-def test_a_call_canceled_before_its_first_step_ends_its_handover(gateway: SandboxGateway) -> None:
+def test_a_call_canceled_before_its_first_step_ends(gateway: SandboxGateway) -> None:
     script = """
     from concurrent.futures import CancelledError
-    from ihuyi_voice.sync.handover import Handover
+    from ihuyi_voice.sync.calls import Call
     submit()
-    end, calls = Handover(), client._thread.calls
+    call, calls = Call(lambda client: client.query_balance()), client._thread.calls
     def begin_and_cancel():
-        calls._start(lambda client: client.query_balance(), end)
+        calls._start(call)
         calls.cancel()
     calls.loop.call_soon_threadsafe(begin_and_cancel)
-    print(end.wait(10))
+    print(call.wait(10))
     try:
-        end.result()
+        call.result()
     except CancelledError:
         print("cancelled")
     """
@@ -360,14 +360,15 @@ def test_the_result_of_a_canceled_call_is_dropped(
     gateway: SandboxGateway,
 ) -> None:
     script = """
-    from ihuyi_voice.sync.handover import Handover
+    from ihuyi_voice.sync.calls import Call
     submit()
-    end, ended = Handover(), threading.Event()
+    ended = threading.Event()
     async def start(_):
-        end.cancel()
+        call.cancel()
         client._thread.calls.loop.call_soon(ended.set)
-    client._thread.calls.begin(start, end)
-    print(ended.wait(10), end.cancelled())
+    call = Call(start)
+    client._thread.calls.begin(call)
+    print(ended.wait(10), call.cancelled())
     """
     assert (0, "True True\n", "") == run(gateway, script)
 
@@ -381,7 +382,7 @@ def test_a_finalizer_may_run_in_the_loop_thread(gateway: SandboxGateway) -> None
     async def finalize(_: object) -> None:
         thread.stop(Stop.CANCEL, 10)
 
-    thread.calls.begin(finalize, Handover())
+    thread.calls.begin(Call(finalize))
     assert thread.life.ended.wait(10)
     assert client._finalizer is not None
     client._finalizer.detach()
