@@ -121,7 +121,7 @@ class BlockingBulkRun:
             self._leave()
             raise
         finally:
-            self._client._write_logs()
+            self._client._log.write()
 
     def _leave(self) -> None:
         """Leave the run's block, and wait until it is left."""
@@ -150,7 +150,7 @@ class BlockingBulkRun:
             if self._outcomes.is_over():
                 self._run.raise_what_ended_it()
                 raise StopIteration
-            self._client._write_logs()
+            self._client._log.write()
             self._outcomes.wait_in_thread()
 
     def finish(self) -> BulkReport:

@@ -433,7 +433,3 @@ class VoiceClient:
             self._threads.close(0.0)
             raise RuntimeError(CLOSED)
         return thread
-
-    def _write_logs(self) -> None:
-        """Write the log entries of the loop thread from the calling thread."""
-        self._log.write()

@@ -65,7 +65,7 @@ class LifeCycle:
     def __init__(self) -> None:
         # The identifier of the thread that launches the loop thread. Others wait.
         self._launcher: FirstValue[int] = FirstValue()
-        # What decides whether the thread runs: the thread itself, or a request to stop.
+        # Decides whether the thread runs: the thread itself, or a request to stop.
         self._decider: FirstValue[object] = FirstValue()
         self._closed = False
         self.stop = Stop.NOT_ASKED
@@ -91,15 +91,12 @@ class LifeCycle:
         me = threading.get_ident()
         return self._launcher.offer(me) == me
 
-    def decide_to_run(self) -> bool:
-        """Called by a new thread. False: another thread runs already, or none may run."""
-        return self._is_first_to_decide()
+    def decides_first(self) -> bool:
+        """Whether the caller decides if the thread runs.
 
-    def decide_not_to_run(self) -> bool:
-        """Called to stop the thread. False: it runs already, or was stopped before."""
-        return self._is_first_to_decide()
-
-    def _is_first_to_decide(self) -> bool:
+        True for the first caller only: a new thread, which then runs, or a
+        request to stop, after which no thread runs.
+        """
         decider = object()
         return self._decider.offer(decider) is decider
 
