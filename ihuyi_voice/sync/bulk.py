@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from .._threads import Event
 from ..bulk.outcomes import OutcomeQueue
 from ..bulk.run import BulkOptions, BulkRun, Rows
-from .handover import Handover
+from .calls import Call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,10 +68,10 @@ class BlockingBulkRun:
         self._run = BulkRun(self._opened, requests, options, self._outcomes)
         self._async_client: AsyncVoiceClient
         self._thread: LoopThread | None = None
-        # `_leave_block` asks the loop thread to leave the run's block; `_block_left`
-        # says that it has.
+        # The run's block in the loop thread: the call ends when the block is left, which
+        # `_leave_block` asks for.
+        self._block: Call[None]
         self._leave_block = asyncio.Event()
-        self._block_left: Handover[None] = Handover()
 
     # --- the block --------------------------------------------------------------
 
@@ -98,11 +98,12 @@ class BlockingBulkRun:
         self._thread = thread
         self._outcomes.loop = thread.calls.loop
         entered = Event()
-        thread.calls.begin(lambda client: self._live(client, thread, entered), self._block_left)
-        self._block_left.add_done_callback(lambda _: entered.set())
+        block = self._block = Call(lambda client: self._live(client, thread, entered))
+        thread.calls.begin(block)
+        block.add_done_callback(lambda _: entered.set())
         entered.wait()
-        if self._block_left.done():
-            self._block_left.result()
+        if block.done():
+            block.result()
 
     def __exit__(
         self,
@@ -120,7 +121,7 @@ class BlockingBulkRun:
             self._leave()
             raise
         finally:
-            self._client._write_logs()
+            self._client._log.write()
 
     def _leave(self) -> None:
         """Leave the run's block, and wait until it is left."""
@@ -128,7 +129,7 @@ class BlockingBulkRun:
         if self._state is _State.ENTERED:
             # The interpreter's exit in a daemon thread cancels it.
             with contextlib.suppress(concurrent.futures.CancelledError):
-                self._block_left.result()
+                self._block.result()
 
     # --- for the consumer -------------------------------------------------------
 
@@ -149,7 +150,7 @@ class BlockingBulkRun:
             if self._outcomes.is_over():
                 self._run.raise_what_ended_it()
                 raise StopIteration
-            self._client._write_logs()
+            self._client._log.write()
             self._outcomes.wait_in_thread()
 
     def finish(self) -> BulkReport:

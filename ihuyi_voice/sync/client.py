@@ -33,8 +33,7 @@ from ..models import DEFAULT_BASE_URL, OutcomeStatus, SubmitRequest
 from ..quota import QuotaDefault
 from ..request_log import DeferredLog
 from .bulk import BlockingBulkRun
-from .calls import CLOSED
-from .handover import Handover
+from .calls import CLOSED, Call
 from .imports import import_ahead
 from .life_cycle import State
 from .threads import LoopThreads
@@ -156,8 +155,8 @@ class VoiceClient:
             ledger=ledger,
             clock=clock,
         )
-        self._timeout = timeout
-        self._grace = _grace(self._client)
+        # How long a call waits for the loop thread.
+        self._call_seconds = timeout + _grace(self._client)
         self._allow_running_loop = allow_running_loop
         self._closed = False
         self._log = DeferredLog()
@@ -309,7 +308,7 @@ class VoiceClient:
         )
 
     def close(self) -> None:
-        """Close the connections, after the calls in progress in other threads have ended.
+        """Close the connections, after the calls in flight in other threads have ended.
 
         Each call ends within its own deadline. A call that has not ended some
         seconds later is canceled. Closing twice does no harm; a closed client
@@ -317,7 +316,7 @@ class VoiceClient:
         """
         self._closed = True
         try:
-            self._threads.close(self._timeout + self._grace)
+            self._threads.close(self._call_seconds)
         finally:
             self._log.write()
         # Not in a `finally`: an interrupted close has not ended the thread.
@@ -345,7 +344,7 @@ class VoiceClient:
     def _within(self, limits: Limits) -> Self:
         """Use other limits, from the first use on. For tests."""
         self._client._within(limits)
-        self._grace = _grace(self._client)
+        self._call_seconds = self._client._settings.timeout + _grace(self._client)
         self._threads.cancel_seconds = limits.exit
         return self
 
@@ -365,10 +364,10 @@ class VoiceClient:
         """Run a coroutine in the loop thread, wait for its end, and write the log."""
         self._check_usable(name)
         began = time.monotonic()
-        deadline = began + self._timeout + self._grace
-        call = _Call(start)
+        deadline = began + self._call_seconds
+        call = Call(start)
         try:
-            self._running_thread().calls.begin(call.begin, call)
+            self._running_thread().calls.begin(call)
             # `cancel` fails if the call has ended just now. Then its end counts.
             if call.wait(deadline - time.monotonic()) or not call.cancel():
                 return call.result()
@@ -394,7 +393,7 @@ class VoiceClient:
             self._log.write()
         raise error
 
-    def _unanswered(self, name: str, call: _Call[T], reason: str) -> Exception:
+    def _unanswered(self, name: str, call: Call[T], reason: str) -> Exception:
         """The error for a call that the loop thread has not answered."""
         if call.begun:
             reason = f"{reason} while the request was on its way"
@@ -432,41 +431,14 @@ class VoiceClient:
             NotSentError: the thread cannot be started.
             RuntimeError: the client is closed.
         """
-        thread = self._threads.running(self._timeout + self._grace)
+        thread = self._threads.running(self._call_seconds)
         # A `close` in another thread either finds the loop thread, or is seen here.
         if self._closed:
             self._threads.close(0.0)
             raise RuntimeError(CLOSED)
         return thread
 
-    def _write_logs(self) -> None:
-        """Write the log entries of the loop thread from the calling thread."""
-        self._log.write()
-
 
 def _grace(client: AsyncVoiceClient) -> float:
     limits = client._settings.limits
     return limits.grace if client._ledger is None else limits.grace_with_ledger
-
-
-class _Call(Handover[T]):
-    """One call: its coroutine, and its end.
-
-    Attributes:
-        begun: whether the loop thread has begun the coroutine.
-    """
-
-    __slots__ = ("_start", "begun")
-
-    def __init__(self, start: Callable[[AsyncVoiceClient], Awaitable[T]]) -> None:
-        super().__init__()
-        self._start = start
-        self.begun = False
-
-    def begin(self, client: AsyncVoiceClient) -> Awaitable[T]:
-        """Begin the coroutine; called in the loop thread."""
-        # In this order: a caller that gives up cancels first and reads `begun` after that.
-        self.begun = True
-        if self.cancelled():
-            raise asyncio.CancelledError  # pragma: no cover - only a race gets here
-        return self._start(client)

@@ -1,12 +1,19 @@
-"""The life cycle of a loop thread: its states, and who takes which step."""
+"""The life cycle of a loop thread: its states, and which thread takes which step.
+
+There are no locks: a signal handler may use a client while the thread that it
+interrupted is between any two lines of this subpackage. Where two threads
+compete, one atomic step decides.
+"""
 
 from __future__ import annotations
 
 import threading
 from enum import Enum
+from typing import Generic, TypeVar
 
 from .._threads import Event
-from .handover import FirstValue
+
+T = TypeVar("T")
 
 
 class State(Enum):
@@ -26,11 +33,28 @@ class Stop(Enum):
     CANCEL = "cancel the calls in flight"
 
 
+class FirstValue(Generic[T]):
+    """Keeps the first value that is offered, in one atomic step."""
+
+    __slots__ = ("_kept",)
+
+    def __init__(self) -> None:
+        self._kept: dict[None, T] = {}
+
+    def offer(self, value: T) -> T:
+        """Offer a value. Returns the first value that was offered."""
+        return self._kept.setdefault(None, value)
+
+    def is_set(self) -> bool:
+        """Whether a value was offered."""
+        return bool(self._kept)
+
+
 class LifeCycle:
-    """The steps of one loop thread. Each is taken once and never undone.
+    """The steps of one loop thread. No step is ever undone.
 
     Attributes:
-        stop: how the thread was asked to stop; the latest request counts.
+        stop: how the thread was asked to stop. The latest request counts.
         failure: why the thread could not start.
         started: set when the client is open or can no longer be opened.
         ended: set when every call has its end and the client is closed.
@@ -41,7 +65,7 @@ class LifeCycle:
     def __init__(self) -> None:
         # The identifier of the thread that launches the loop thread. Others wait.
         self._launcher: FirstValue[int] = FirstValue()
-        # What decides whether the thread runs: the thread itself, or a request to stop.
+        # Decides whether the thread runs: the thread itself, or a request to stop.
         self._decider: FirstValue[object] = FirstValue()
         self._closed = False
         self.stop = Stop.NOT_ASKED
@@ -67,15 +91,12 @@ class LifeCycle:
         me = threading.get_ident()
         return self._launcher.offer(me) == me
 
-    def decide_to_run(self) -> bool:
-        """Called by a new thread. False: another thread runs already, or none may run."""
-        return self._is_first_to_decide()
+    def decides_first(self) -> bool:
+        """Whether the caller decides if the thread runs.
 
-    def decide_not_to_run(self) -> bool:
-        """Called to stop the thread. False: it runs already, or was stopped before."""
-        return self._is_first_to_decide()
-
-    def _is_first_to_decide(self) -> bool:
+        True for the first caller only: a new thread, which then runs, or a
+        request to stop, after which no thread runs.
+        """
         decider = object()
         return self._decider.offer(decider) is decider
 

@@ -20,8 +20,7 @@ from .._loops import fast_loop_factory
 from .._threads import start_thread
 from ..errors import NotSentError
 from .calls import Calls
-from .handover import FirstValue
-from .life_cycle import LifeCycle, State, Stop
+from .life_cycle import FirstValue, LifeCycle, State, Stop
 
 if TYPE_CHECKING:
     import threading
@@ -138,7 +137,7 @@ class LoopThread:
     def _ask_to_stop(self, stop: Stop) -> None:
         life = self.life
         life.stop = stop
-        if life.decide_not_to_run():
+        if life.decides_first():
             self._end()
         # Before it has started, the thread reads `life.stop` itself.
         elif life.started.is_set() and not life.ended.is_set():
@@ -155,7 +154,7 @@ class LoopThread:
     # --- in the thread ----------------------------------------------------------
 
     def _run(self, loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
-        if not self.life.decide_to_run():  # pragma: no cover - only after an interrupted start
+        if not self.life.decides_first():  # pragma: no cover - only after an interrupted start
             return
         try:
             loop = loop_factory()

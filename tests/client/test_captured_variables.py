@@ -1,8 +1,8 @@
-"""No secret is in the variables that tools for exceptions show, whatever is raised.
+"""Error-reporting tools show no secret, whatever is raised.
 
 Tracebacks with captured locals, rich, loguru and sentry_sdk show the variables
-of every frame that an exception passed, and loguru the attributes named on the
-line that raised. The callers' own frames are left out.
+of every frame that an exception passed. loguru also shows the attributes that
+the raising line names. The frames of the callers are left out.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ if TYPE_CHECKING:
 Rows = Any
 
 
-# --- both clients by one face -------------------------------------------------
+# --- both clients through one interface ----------------------------------------
 
 
 async def ended(act: Callable[[], Awaitable[object]]) -> object:
-    """What it returns or raises."""
+    """What `act` returns or raises."""
     try:
         return await act()
     except BaseException as error:  # noqa: BLE001 - whatever it is
@@ -82,7 +82,7 @@ async def raised_by(act: Callable[[], Awaitable[object]]) -> BaseException:
 
 
 async def in_a_thread(act: Callable[[], object]) -> object:
-    """What it returns or raises, with no frames of a thread pool."""
+    """Run `act` in a thread, without the frames of a thread pool."""
 
     def run() -> None:
         try:
@@ -152,11 +152,11 @@ def check_hides_everything(error: BaseException) -> None:
     assert {} == leaks_of(error, leaks)
 
 
-# --- the witness sees -----------------------------------------------------------
+# --- the check itself -----------------------------------------------------------
 
 
-def test_the_witness_sees_what_a_frame_holds(tmp_path: Path) -> None:
-    """Each of the tools, and our own walk over what is in sequences and fields."""
+def test_the_check_finds_what_a_frame_contains(tmp_path: Path) -> None:
+    """Each tool finds it, and so does our own walk over sequences and fields."""
     source = tmp_path / "leaky.py"
     source.write_text(
         "import dataclasses\n"
@@ -170,7 +170,7 @@ def test_the_witness_sees_what_a_frame_holds(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     names: dict[str, Any] = {"__name__": "leaky"}
-    exec(compile(source.read_text("utf-8"), source, "exec", dont_inherit=True), names)  # noqa: S102 - a frame that is not the tests'
+    exec(compile(source.read_text("utf-8"), source, "exec", dont_inherit=True), names)  # noqa: S102 - a frame outside the tests
 
     def fail(rows: object) -> NoReturn:
         raise LookupError
@@ -217,12 +217,12 @@ async def test_no_balance_query_shows_a_secret_in_its_frames(kind: Kind, how: An
 
         error = await raised_by(ask)
     assert isinstance(error, GatewayError if how == "in msg of JSON" else OutcomeUnknownError)
-    # A balance query knows neither number nor code, so it cannot know them in an answer.
+    # A balance query has neither number nor code, so it cannot redact them in an answer.
     assert {} == leaks_of(error, lambda *texts: leaks(*texts, allowed=("mobile", "code")))
 
 
 class Clock:
-    """Fails as often as it is asked."""
+    """Always fails."""
 
     def __call__(self) -> float:
         msg = "no time"
@@ -230,7 +230,7 @@ class Clock:
 
 
 class Store:
-    """A quota store that fails, hangs or lets its caller wait, and keeps no number."""
+    """A quota store that fails, hangs or reaches a limit. It keeps no number."""
 
     def __init__(self, reserve: str, release: str = "") -> None:
         self.on_reserve, self.on_release = reserve, release
@@ -269,7 +269,7 @@ class Store:
         ),
     ],
 )
-async def test_what_the_caller_handed_in_fails_without_showing_a_secret(
+async def test_a_failure_of_a_users_clock_or_store_shows_no_secret_in_its_frames(
     kind: Kind, error: type[IhuyiVoiceError], options: dict[str, Any]
 ) -> None:
     rogue = Rogue(say_nothing)
@@ -317,7 +317,7 @@ def failing(ledger: Ledger) -> None:
 
 
 def untouched(ledger: Ledger) -> None:
-    """Leave it as it is."""
+    """Leave the ledger as it is."""
 
 
 @BOTH_CLIENTS
@@ -361,8 +361,8 @@ async def test_no_failure_of_a_ledger_shows_a_secret_in_its_frames(
 # --- many requests ------------------------------------------------------------------
 
 
-class Broken(Exception):  # noqa: N818 - a row's end, not an error of ours
-    """What a source or a predicate raises."""
+class Broken(Exception):  # noqa: N818 - not one of our errors
+    """Raised by rows and by `stop_on`."""
 
 
 def rows_then_broken() -> Iterator[tuple[str, str]]:
@@ -578,7 +578,7 @@ async def test_misuse_shows_no_secret_in_its_frames(kind: Kind) -> None:
 # --- the carriers ---------------------------------------------------------------------
 
 
-def test_what_carries_a_secret_shows_none_of_it() -> None:
+def test_an_object_that_carries_a_secret_does_not_show_it() -> None:
     encoder = FormEncoder("id", KEY, dynamic_password=False)
     admitted = Admitted(MOBILE, CODE, 1.5)
     body = encoder.submit(MOBILE, CODE, NOW)

@@ -1,6 +1,6 @@
-"""A submit with a key: placed once, however often it is submitted, whatever fails in the ledger.
+"""A submit with a key is placed once, however often it is submitted and whatever fails.
 
-The proof is always what reached the gateway, over real sockets.
+Each test counts what reached the gateway, over real sockets.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ NONE = {"accepted": 0, "refused": 0, "not_sent": 0, "unknown": 0}
 PLACED = SubmitResult("197362477", "ok", MOBILE)
 REFUSED = b'{"code":0,"msg":"failed","voiceid":"0"}'
 WRONG_KEY = b'{"code":405,"msg":"no","voiceid":"0"}'
-NOBODY_HOME = "http://127.0.0.1:9"
+NOT_LISTENING = "http://127.0.0.1:9"
 OTHER = "13812345678"
 
 KINDS = ("asyncio", "blocking")
@@ -89,7 +89,7 @@ async def submit(
     content: str = CODE,
     **options: Any,
 ) -> SubmitResult:
-    """One submit by a client of its own."""
+    """One submit by a new client."""
     options = {**SYNC_OPTIONS, "base_url": url, "ledger": ledger, "quota": None, **options}
     if kind == "asyncio":
         async with AsyncVoiceClient(**options) as voice:
@@ -118,7 +118,7 @@ def one_a_minute() -> RecipientQuota:
 
 @pytest.fixture(autouse=True)
 def _no_last_tries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What cannot be recorded any more is not waited for at the end of a test."""
+    """A test does not wait at its end for what can no longer be recorded."""
     monkeypatch.setattr("ihuyi_voice.store.sql.limits.LAST_RETRIES", 0.0)
 
 
@@ -142,7 +142,7 @@ def ledger(path: Path) -> Iterator[Ledger]:
 
 @pytest.fixture
 def impatient(path: Path) -> Iterator[Ledger]:
-    """It does not wait for a claim that is on its way."""
+    """A ledger that does not wait for another request with the same key."""
     with Ledger.open(path, patience=0.0) as opened:
         yield opened
 
@@ -167,14 +167,14 @@ async def test_another_key_is_another_call(gateway: Gateway, ledger: Ledger) -> 
     assert [MOBILE] * 2 == gateway.mobiles
 
 
-async def test_it_is_known_to_a_ledger_opened_later(gateway: Gateway, path: Path) -> None:
+async def test_a_ledger_that_is_opened_later_knows_the_key(gateway: Gateway, path: Path) -> None:
     for replayed in (False, True):
         with Ledger.open(path) as ledger:
             assert replayed is (await submit("asyncio", gateway.url, ledger)).replayed
     assert [MOBILE] == gateway.mobiles
 
 
-async def test_a_replay_takes_no_place_in_the_quota(gateway: Gateway, ledger: Ledger) -> None:
+async def test_a_replay_does_not_count_in_the_quota(gateway: Gateway, ledger: Ledger) -> None:
     quota = RecipientQuota(per_minute=2, per_day=None)
     async with client(gateway.url, ledger, quota=quota) as voice:
         for replayed in (False, True, True, True):
@@ -189,7 +189,7 @@ async def test_a_replay_takes_no_place_in_the_quota(gateway: Gateway, ledger: Le
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_the_ledger_is_asked_before_a_limit_is_told(
+async def test_a_known_key_is_replayed_when_the_limit_is_reached(
     gateway: Gateway, ledger: Ledger, kind: str
 ) -> None:
     quota = one_a_minute()
@@ -200,11 +200,11 @@ async def test_the_ledger_is_asked_before_a_limit_is_told(
         await submit(kind, gateway.url, ledger, "new", quota=quota)
     assert 59 < limited.value.retry_after <= 60
     assert [MOBILE] == gateway.mobiles
-    # Nothing was sent under it.
+    # Nothing was sent with this key.
     assert EntryState.NOT_SENT is state(ledger, "new")
 
 
-async def test_over_the_limit_and_known_to_have_failed(gateway: Gateway, ledger: Ledger) -> None:
+async def test_over_the_limit_a_refused_key_is_limited(gateway: Gateway, ledger: Ledger) -> None:
     gateway.answer = lambda _: REFUSED
     quota = one_a_minute()
     with pytest.raises(GatewayError):
@@ -214,7 +214,9 @@ async def test_over_the_limit_and_known_to_have_failed(gateway: Gateway, ledger:
     assert EntryState.NOT_SENT is state(ledger)
 
 
-async def test_over_the_limit_and_unknown(gateway: Gateway, ledger: Ledger) -> None:
+async def test_over_the_limit_an_unknown_key_stays_unknown(
+    gateway: Gateway, ledger: Ledger
+) -> None:
     gateway.answer = lambda _: None
     quota = one_a_minute()
     for earlier in (False, True):
@@ -224,7 +226,7 @@ async def test_over_the_limit_and_unknown(gateway: Gateway, ledger: Ledger) -> N
     assert [MOBILE] == gateway.mobiles
 
 
-async def test_over_the_limit_with_the_key_of_another_number_or_content(
+async def test_over_the_limit_a_key_of_another_content_is_refused(
     gateway: Gateway, ledger: Ledger
 ) -> None:
     quota = one_a_minute()
@@ -233,7 +235,7 @@ async def test_over_the_limit_with_the_key_of_another_number_or_content(
         await submit("asyncio", gateway.url, ledger, content="4321", quota=quota)
 
 
-async def test_over_the_limit_and_the_ledger_fails(
+async def test_over_the_limit_a_ledger_that_fails_is_reported(
     gateway: Gateway, ledger: Ledger, path: Path
 ) -> None:
     quota = one_a_minute()
@@ -244,7 +246,9 @@ async def test_over_the_limit_and_the_ledger_fails(
     assert [MOBILE] == gateway.mobiles
 
 
-async def test_over_the_limit_without_a_key(gateway: Gateway, path: Path) -> None:
+async def test_over_the_limit_a_request_without_a_key_is_limited(
+    gateway: Gateway, path: Path
+) -> None:
     quota = one_a_minute()
     with Ledger.open(path, require_key=False) as ledger:
         assert not (await submit("asyncio", gateway.url, ledger, None, quota=quota)).replayed
@@ -276,7 +280,7 @@ async def test_an_unknown_outcome_is_never_sent_again(ledger: Ledger, kind: str)
     assert EntryState.UNKNOWN is state(ledger)
 
 
-async def test_a_claim_that_was_never_settled_says_so(
+async def test_the_error_for_a_claim_that_was_never_settled_says_so(
     gateway: Gateway, impatient: Ledger, path: Path
 ) -> None:
     gateway.hold()
@@ -299,7 +303,7 @@ async def test_a_claim_that_was_never_settled_says_so(
 
 
 @pytest.mark.parametrize("native", [False, True])
-async def test_cancelled_after_the_write_it_is_unknown(
+async def test_a_request_cancelled_after_the_write_is_unknown(
     gateway: Gateway, ledger: Ledger, native: bool
 ) -> None:
     gateway.hold()
@@ -314,10 +318,10 @@ async def test_cancelled_after_the_write_it_is_unknown(
 
 
 @pytest.mark.parametrize("native", [False, True])
-async def test_cancelled_before_the_write_it_is_not_sent(
+async def test_a_request_cancelled_before_the_write_is_not_sent(
     gateway: Gateway, ledger: Ledger, native: bool
 ) -> None:
-    """It has its claim and waits for the only slot."""
+    """The request has its claim and waits for the only slot."""
     gateway.hold()
     quota = RecipientQuota(per_minute=2, per_day=None)
     async with client(gateway.url, ledger, max_connections=1, quota=quota) as voice:
@@ -334,16 +338,16 @@ async def test_cancelled_before_the_write_it_is_not_sent(
     assert [OTHER, MOBILE] == gateway.mobiles
 
 
-async def test_cancelled_just_when_it_is_claimed_it_is_not_sent(
+async def test_a_request_cancelled_just_after_its_claim_is_not_sent(
     gateway: Gateway, ledger: Ledger
 ) -> None:
-    """The claim is in the file, and its task does not know it yet."""
+    """The claim is in the file, and the task has not resumed yet."""
     quota = one_a_minute()
     async with client(gateway.url, ledger, quota=quota) as voice:
         task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
         await until(lambda: ledger._writer.thread.started)
         while state(ledger) is not EntryState.CLAIMED:
-            # The loop is blocked meanwhile.
+            # This blocks the loop.
             pass
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -354,7 +358,7 @@ async def test_cancelled_just_when_it_is_claimed_it_is_not_sent(
 
 
 async def cancelled(voice: AsyncVoiceClient, reached: Callable[[], Any], *, native: bool) -> None:
-    """A submit that is cancelled once it has come so far."""
+    """Start a submit, wait for `reached`, and cancel it."""
     if native:
         task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
         await reached()
@@ -372,7 +376,7 @@ async def cancelled(voice: AsyncVoiceClient, reached: Callable[[], Any], *, nati
         group.cancel_scope.cancel()
 
 
-async def test_cancelled_while_it_claims_it_is_not_sent(
+async def test_a_request_cancelled_during_its_claim_is_not_sent(
     gateway: Gateway, ledger: Ledger, path: Path
 ) -> None:
     quota = one_a_minute()
@@ -388,7 +392,9 @@ async def test_cancelled_while_it_claims_it_is_not_sent(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_refusal_may_be_sent_anew(gateway: Gateway, ledger: Ledger, kind: str) -> None:
+async def test_a_refused_request_may_be_sent_again(
+    gateway: Gateway, ledger: Ledger, kind: str
+) -> None:
     gateway.answer = lambda _: REFUSED
     for _ in range(2):
         with pytest.raises(GatewayError):
@@ -401,35 +407,39 @@ async def test_a_refusal_may_be_sent_anew(gateway: Gateway, ledger: Ledger, kind
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_what_was_not_sent_may_be_sent_anew(
+async def test_a_request_that_was_not_sent_may_be_sent_again(
     gateway: Gateway, ledger: Ledger, kind: str
 ) -> None:
     quota = one_a_minute()
     for _ in range(2):
         with pytest.raises(NotSentError) as not_sent:
-            await submit(kind, NOBODY_HOME, ledger, quota=quota, connect_attempts=1)
+            await submit(kind, NOT_LISTENING, ledger, quota=quota, connect_attempts=1)
         assert not isinstance(not_sent.value, LedgerError)
         assert EntryState.NOT_SENT is state(ledger)
     assert PLACED == await submit(kind, gateway.url, ledger, quota=quota)
 
 
-async def test_the_wrong_api_key_and_then_the_right_one(ledger: Ledger) -> None:
+async def test_a_request_refused_for_its_api_key_may_be_sent_with_the_right_one(
+    ledger: Ledger,
+) -> None:
     sandbox = SandboxGateway()
     async with sandbox.serve() as url:
         with pytest.raises(AuthenticationError):
             await submit("asyncio", url, ledger, api_key="mistyped")
         result = await submit("asyncio", url, ledger)
         assert not result.replayed
-        # Only the API key that sent it can show whether it was the same number.
+        # The ledger can compare the number only with the API key that sent it.
         with pytest.raises(InvalidRequestError, match="or with another API key"):
             await submit("asyncio", url, ledger, api_key="mistyped")
     assert 1 == len(sandbox.calls)
 
 
-async def test_resolved_by_hand(gateway: Gateway, path: Path) -> None:
+async def test_a_key_that_a_person_resolved_is_replayed_or_sent_again(
+    gateway: Gateway, path: Path
+) -> None:
     clock = Clock()
     ledger = Ledger.open(path, clock=clock)
-    # An answer came, so the connection is not reset.
+    # An answer arrived, so the connection is not reset.
     gateway.answer = lambda _: b"not an answer"
     for key in ("placed", "not placed"):
         with pytest.raises(OutcomeUnknownError):
@@ -451,7 +461,7 @@ async def test_resolved_by_hand(gateway: Gateway, path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("mobile", "content"), [(OTHER, CODE), (MOBILE, "4321")])
-async def test_a_key_stands_for_one_number_and_content(
+async def test_a_key_belongs_to_one_number_and_content(
     gateway: Gateway, ledger: Ledger, kind: str, mobile: str, content: str
 ) -> None:
     quota = one_a_minute()
@@ -477,7 +487,9 @@ async def test_a_ledger_needs_a_key(gateway: Gateway, ledger: Ledger, kind: str)
     assert [] == gateway.mobiles
 
 
-async def test_unless_it_was_opened_to_do_without(gateway: Gateway, path: Path) -> None:
+async def test_a_ledger_opened_with_require_key_false_needs_no_key(
+    gateway: Gateway, path: Path
+) -> None:
     with Ledger.open(path, require_key=False) as ledger:
         for _ in range(2):
             assert not (await submit("asyncio", gateway.url, ledger, None)).replayed
@@ -518,13 +530,13 @@ async def test_a_bad_key_is_refused(
 
 
 @pytest.mark.parametrize("key", ["k" * 255, "a b", "订单-7", "a'; DROP TABLE", "%s{0}[b]"])
-async def test_a_key_may_be_any_other_text(gateway: Gateway, ledger: Ledger, key: str) -> None:
+async def test_a_key_may_be_any_printable_text(gateway: Gateway, ledger: Ledger, key: str) -> None:
     for replayed in (False, True):
         assert replayed is (await submit("asyncio", gateway.url, ledger, key)).replayed
 
 
 @pytest.mark.parametrize("kind", [AsyncVoiceClient, VoiceClient])
-def test_the_place_of_a_ledger_is_no_ledger(kind: Any, path: Path) -> None:
+def test_a_path_is_refused_as_a_ledger(kind: Any, path: Path) -> None:
     for place in (str(path), path):
         with pytest.raises(TypeError, match=r"pass ledger=Ledger\.open\(\.\.\.\)"):
             kind("sandbox", "sandbox-key", ledger=place)
@@ -559,7 +571,7 @@ async def test_the_claim_is_in_the_file_when_the_request_arrives(
 
 
 class Broken:
-    """Ways to break the file of a ledger that was used before, each with its words."""
+    """Ways to break the file of a ledger in use, each with the text of its error."""
 
     WAYS = ("deleted", "replaced", "locked", "read-only", "full", "a bug")
 
@@ -572,7 +584,7 @@ class Broken:
         self._stack: contextlib.ExitStack = stack
 
     def now(self, how: str) -> str:
-        """Break it; what is then said of it."""
+        """Break it. Returns the text that the error then contains."""
         if how == "deleted":
             self.path.unlink()
             return "was deleted, emptied or replaced while it was in use"
@@ -595,7 +607,7 @@ class Broken:
             self._at_each_connection("PRAGMA query_only = 1")
             return "it is read-only"
         self._at_each_connection("PRAGMA max_page_count = 1")
-        # Until the pages there are have no room any more.
+        # It fails when the existing pages are full.
         return "the disk is full"
 
     def _at_each_connection(self, statement: str) -> None:
@@ -606,7 +618,7 @@ class Broken:
             connection.execute(statement).fetchall()
 
         self._monkeypatch.setattr(ledger_file, "_set_up_sqlite", and_more)
-        # As a fork does, so that the next transaction reconnects; in no loop's thread.
+        # As a fork does, so that the next transaction reconnects. Not in the loop's thread.
         writer = self._ledger._writer
         with writer.at_work, ThreadPoolExecutor(1) as pool:
             pool.submit(writer.thread.transactions.close).result()
@@ -631,9 +643,9 @@ async def test_nothing_is_sent_when_the_claim_fails(
     words = broken.now(how)
     sent = 1
     if how == "full":
-        # There is room for some more in the pages that there are.
+        # The existing pages have room for some more rows.
         with contextlib.suppress(LedgerError):
-            for sent in itertools.count(1):  # pragma: no branch - it has an end
+            for sent in itertools.count(1):  # pragma: no branch - it raises
                 await submit(kind, gateway.url, ledger, f"{sent:0>250}", quota=quota)
     with pytest.raises(LedgerError) as caught:
         await submit(kind, gateway.url, ledger, f"{0:0>250}", quota=quota)
@@ -641,14 +653,14 @@ async def test_nothing_is_sent_when_the_claim_fails(
     assert caught.value.reason.endswith("; nothing was sent, no phone rang")
     assert isinstance(caught.value, NotSentError)
     assert [MOBILE] * sent == gateway.mobiles
-    # What was reserved was given back.
+    # The reservation was released.
     for _ in range(100 - sent):
         await quota.reserve(MOBILE)
     with pytest.raises(QuotaExceededError):
         await quota.reserve(MOBILE)
 
 
-async def test_its_cause_is_the_databases_own(
+async def test_the_cause_of_a_ledger_error_is_the_databases_exception(
     gateway: Gateway, ledger: Ledger, broken: Broken
 ) -> None:
     await submit("asyncio", gateway.url, ledger, "earlier")
@@ -658,7 +670,7 @@ async def test_its_cause_is_the_databases_own(
     assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
 
 
-async def test_a_database_that_does_not_answer_in_time(
+async def test_a_database_that_does_not_answer_in_time_means_not_sent(
     gateway: Gateway, ledger: Ledger, path: Path
 ) -> None:
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -675,8 +687,8 @@ AFTER = ("deleted", "replaced", "locked", "read-only", "a bug")
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left_to_the_collector() -> Iterator[None]:
-    """What an earlier test left is logged in that test, not in a later one."""
+def _collect_garbage() -> Iterator[None]:
+    """A finalizer that logs must run in its own test, not in a later one."""
     # The collector looks only at what the test makes, not at every module.
     gc.freeze()
     yield
@@ -734,7 +746,7 @@ async def test_the_outcome_stays_when_it_cannot_be_recorded(  # noqa: PLR0917 - 
 
 
 @pytest.mark.parametrize("how", ["locked", "read-only", "a bug"])
-async def test_what_could_not_be_recorded_is_recorded_once_the_ledger_recovers(
+async def test_an_outcome_is_recorded_once_the_ledger_recovers(
     gateway: Gateway,
     ledger: Ledger,
     path: Path,
@@ -751,7 +763,7 @@ async def test_what_could_not_be_recorded_is_recorded_once_the_ledger_recovers(
             assert PLACED == await task
             assert 1 == len(warnings(caplog))
             assert NONE | {"unknown": 1} == ledger.summary()
-            # While it is down the key is not sent again.
+            # The key is not sent again while the ledger is down.
             with pytest.raises(LedgerError):
                 await voice.submit(MOBILE, CODE, idempotency_key="k")
         await until(lambda: state(ledger) is EntryState.ACCEPTED)
@@ -760,10 +772,10 @@ async def test_what_could_not_be_recorded_is_recorded_once_the_ledger_recovers(
     assert [MOBILE] == gateway.mobiles
 
 
-async def test_a_settlement_that_somebody_overtook_is_told_without_its_key(
+async def test_the_warning_that_another_settled_first_does_not_show_the_key(
     gateway: Gateway, ledger: Ledger, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As when the machine slept, a person resolved the claim, and the key was claimed again."""
+    """For example the machine slept, a person resolved the claim, and it was claimed again."""
     key = f"{MOBILE}/{CODE}"
     gateway.hold()
     async with client(gateway.url, ledger) as voice:
@@ -781,7 +793,7 @@ async def test_a_settlement_that_somebody_overtook_is_told_without_its_key(
     assert set() == leaks(caplog.text)
 
 
-async def test_a_ledger_that_is_closed_in_mid_request(
+async def test_a_ledger_closed_during_a_request_does_not_change_the_outcome(
     gateway: Gateway, ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway.hold()
@@ -795,14 +807,14 @@ async def test_a_ledger_that_is_closed_in_mid_request(
     assert said.endswith("the ledger could not record it: RuntimeError")
 
 
-async def test_a_log_handler_that_raises_takes_no_outcome_away(
+async def test_a_log_handler_that_raises_does_not_change_the_outcome(
     gateway: Gateway,
     ledger: Ledger,
     path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Neither at the line of the request nor at the warning that it could not be recorded."""
+    """It raises at the request's line, and at the warning that the ledger could not record."""
 
     class Raising(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -823,10 +835,10 @@ async def test_a_log_handler_that_raises_takes_no_outcome_away(
     assert [logging.INFO, logging.WARNING] == heard
 
 
-async def test_a_claim_outlives_its_deadline_by_the_time_of_its_settlement(
+async def test_a_claim_lasts_longer_than_its_deadline_so_that_it_can_be_settled(
     gateway: Gateway, path: Path
 ) -> None:
-    """Else somebody could record that it was not placed while its answer is being recorded."""
+    """Otherwise a person could resolve it as not placed while its answer is being recorded."""
     gateway.hold()
     with Ledger.open(path, clock=lambda: 1_000_000.0) as ledger:
         async with client(gateway.url, ledger, timeout=5.0) as voice:
@@ -839,10 +851,10 @@ async def test_a_claim_outlives_its_deadline_by_the_time_of_its_settlement(
 
 
 @pytest.mark.parametrize("reset", [False, True])
-async def test_what_was_reset_may_be_resolved_at_once(
+async def test_a_request_whose_connection_was_reset_may_be_resolved_at_once(
     gateway: Gateway, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, *, reset: bool
 ) -> None:
-    """Else the network may still deliver it, and a second call ring the phone twice."""
+    """Otherwise the network may still deliver it, and a second call would ring the phone twice."""
     post = AiohttpTransport.post
 
     async def place_and_reset(*args: Any) -> Answer:
@@ -863,7 +875,7 @@ async def test_what_was_reset_may_be_resolved_at_once(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_clock_that_fails_just_before_the_write_means_that_nothing_is_sent(
+async def test_a_ledger_clock_that_fails_just_before_the_write_means_not_sent(
     gateway: Gateway, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     post = AiohttpTransport.post
@@ -878,13 +890,13 @@ async def test_a_clock_that_fails_just_before_the_write_means_that_nothing_is_se
     monkeypatch.setattr(AiohttpTransport, "post", fail_before)
     with pytest.raises(NotSentError):
         await submit(kind, gateway.url, ledger)
-    # What happened is recorded all the same.
+    # The outcome is recorded without the clock.
     assert EntryState.NOT_SENT is state(ledger)
     assert [] == gateway.mobiles
 
 
 @pytest.mark.parametrize("end", ["accepted", "refused", "unknown"])
-async def test_a_bulk_run_says_how_many_outcomes_are_not_recorded(  # noqa: PLR0917 - fixtures
+async def test_a_bulk_report_counts_the_outcomes_that_are_not_recorded(  # noqa: PLR0917 - fixtures
     gateway: Gateway,
     ledger: Ledger,
     path: Path,
@@ -892,7 +904,7 @@ async def test_a_bulk_run_says_how_many_outcomes_are_not_recorded(  # noqa: PLR0
     caplog: pytest.LogCaptureFixture,
     end: str,
 ) -> None:
-    # Whatever the log shows.
+    # The count does not depend on the log.
     caplog.set_level(logging.CRITICAL, logger="ihuyi_voice")
     gateway.hold()
     answers = {"accepted": gateway.answer(MOBILE), "refused": REFUSED}
@@ -930,7 +942,7 @@ async def test_a_clock_that_fails_once_does_not_stop_the_ledger(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_clock_that_fails_before_the_send_means_that_nothing_is_sent(
+async def test_a_ledger_clock_that_fails_at_the_claim_means_not_sent(
     gateway: Gateway, path: Path, kind: str
 ) -> None:
     def clock() -> float:
@@ -944,10 +956,10 @@ async def test_a_clock_that_fails_before_the_send_means_that_nothing_is_sent(
     assert [] == gateway.mobiles
 
 
-# --- at once -----------------------------------------------------------------
+# --- simultaneous requests ---------------------------------------------------
 
 
-async def test_of_two_tasks_one_rings(gateway: Gateway, ledger: Ledger) -> None:
+async def test_of_several_tasks_with_one_key_one_rings(gateway: Gateway, ledger: Ledger) -> None:
     gateway.hold()
     async with client(gateway.url, ledger) as voice:
         tasks = [
@@ -961,7 +973,7 @@ async def test_of_two_tasks_one_rings(gateway: Gateway, ledger: Ledger) -> None:
     assert [MOBILE] == gateway.mobiles
 
 
-async def test_of_two_tasks_one_rings_and_who_cannot_wait_is_told(
+async def test_a_task_that_may_not_wait_for_the_other_gets_unknown(
     gateway: Gateway, impatient: Ledger
 ) -> None:
     gateway.hold()
@@ -976,7 +988,9 @@ async def test_of_two_tasks_one_rings_and_who_cannot_wait_is_told(
     assert [MOBILE] == gateway.mobiles
 
 
-async def test_whoever_waits_for_a_refusal_sends_it_anew(gateway: Gateway, ledger: Ledger) -> None:
+async def test_a_task_that_waited_for_a_refusal_sends_the_request_again(
+    gateway: Gateway, ledger: Ledger
+) -> None:
     gateway.hold()
     gateway.answer = lambda _: REFUSED if len(gateway.mobiles) == 1 else b'{"code":2,"msg":"ok"}'
     async with client(gateway.url, ledger) as voice:
@@ -991,7 +1005,7 @@ async def test_whoever_waits_for_a_refusal_sends_it_anew(gateway: Gateway, ledge
     assert [MOBILE] * 2 == gateway.mobiles
 
 
-async def test_of_two_clients_with_ledgers_of_their_own_one_rings(
+async def test_of_two_clients_with_two_ledgers_on_one_file_one_rings(
     gateway: Gateway, path: Path
 ) -> None:
     gateway.hold()
@@ -1007,7 +1021,7 @@ async def test_of_two_clients_with_ledgers_of_their_own_one_rings(
 
 
 @pytest.mark.parametrize("clients", [1, 2])
-def test_of_many_threads_one_rings(ledger: Ledger, clients: int) -> None:
+def test_of_many_threads_with_one_key_one_rings(ledger: Ledger, clients: int) -> None:
     gateway = SandboxGateway(chaos=Chaos(latency=0.05))
     start = threading.Barrier(8)
     with gateway.serve_in_thread() as url, contextlib.ExitStack() as stack:
@@ -1028,18 +1042,20 @@ def test_of_many_threads_one_rings(ledger: Ledger, clients: int) -> None:
     assert 1 == len(gateway.calls)
 
 
-# --- a ledger's life ---------------------------------------------------------
+# --- the ledger's life cycle -------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_it_outlives_its_clients(gateway: Gateway, ledger: Ledger, kind: str) -> None:
+async def test_a_ledger_stays_open_when_its_clients_are_closed(
+    gateway: Gateway, ledger: Ledger, kind: str
+) -> None:
     for n in range(3):
         await submit(kind, gateway.url, ledger, str(n))
     assert 3 == ledger.summary()["accepted"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_closed_ledger_says_so_and_nothing_is_sent(
+async def test_a_closed_ledger_raises_and_nothing_is_sent(
     gateway: Gateway, ledger: Ledger, kind: str
 ) -> None:
     quota = one_a_minute()
@@ -1072,7 +1088,7 @@ print("parent", submit("before"), submit("child"), submit("parent"), ledger.summ
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_forked_child_goes_on_with_the_ledger(path: Path) -> None:
+def test_a_forked_child_can_use_the_ledger(path: Path) -> None:
     gateway = SandboxGateway()
     with gateway.serve_in_thread() as url:
         done = subprocess.run(
@@ -1114,7 +1130,7 @@ def list_files(folder: Path) -> list[Path]:
 
 
 async def searched(sending: Awaitable[SubmitResult], texts: list[str]) -> SubmitResult:
-    """What it returns or raises; an error's texts are kept."""
+    """Await `sending`, and add the texts of its error to `texts`."""
     try:
         return await sending
     except Exception as error:
@@ -1159,7 +1175,7 @@ async def test_no_secret_reaches_the_file_the_log_or_an_error(
     assert 1 <= rogue.submits
 
 
-async def test_no_secret_is_told_when_the_ledger_fails(
+async def test_a_ledger_that_fails_leaks_no_secret(
     gateway: Gateway, ledger: Ledger, broken: Broken, witness: Witness
 ) -> None:
     await submit("asyncio", gateway.url, ledger, "earlier", api_key=KEY)
@@ -1172,7 +1188,7 @@ async def test_no_secret_is_told_when_the_ledger_fails(
 # --- values ------------------------------------------------------------------
 
 
-def test_a_replayed_result_is_equal_and_says_so() -> None:
+def test_a_replayed_result_is_equal_and_shows_replayed() -> None:
     replayed = SubmitResult("197362477", "ok", MOBILE, replayed=True)
     assert PLACED == replayed
     assert hash(PLACED) == hash(replayed)
@@ -1186,14 +1202,14 @@ def test_a_replayed_result_is_equal_and_says_so() -> None:
 
 
 @pytest.mark.parametrize("earlier", [False, True])
-def test_an_unknown_outcome_pickles_with_whether_it_is_an_earlier_one(earlier: bool) -> None:
+def test_an_unknown_outcome_pickles_with_its_earlier_flag(earlier: bool) -> None:
     error = pickle.loads(pickle.dumps(OutcomeUnknownError("why", earlier=earlier)))
     assert (earlier, "why", True) == (error.earlier, error.reason, error.may_have_rung)
     assert "outcome unknown: why; the phone may have rung" in str(error)
 
 
 @pytest.mark.parametrize("kind", [NotSentError, LedgerError])
-def test_what_was_not_sent_has_its_reason(kind: type[NotSentError]) -> None:
+def test_a_not_sent_error_pickles_with_its_reason(kind: type[NotSentError]) -> None:
     error = pickle.loads(pickle.dumps(kind("why")))
     assert (kind, "why", False) == (type(error), error.reason, error.may_have_rung)
     assert "why" in str(error)
@@ -1205,7 +1221,7 @@ def test_a_request_shows_neither_code_nor_number_beside_its_key() -> None:
     assert "'k'" in repr(request)
 
 
-async def test_a_machine_that_slept_does_not_send_what_may_have_been_resolved(
+async def test_a_request_that_may_have_been_resolved_while_the_machine_slept_is_not_sent(
     gateway: Gateway, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the machine sleeps, the monotonic clock stops and the wall clock does not."""

@@ -35,7 +35,7 @@ GREEN = {
     "gevent": "from gevent import spawn, sleep\nwait = lambda g: g.get()\n",
     "eventlet": "from eventlet import spawn, sleep\nwait = lambda g: g.wait()\n",
 }
-# Both warn on import, about each other and about their own age.
+# Both warn when they are imported: about each other, and about being deprecated.
 QUIET = "import warnings\nwarnings.simplefilter('ignore')\n"
 WITHOUT_UVLOOP = "import sys\nsys.modules['uvloop'] = None\n"
 
@@ -117,7 +117,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_a_ledger_in_patched_threads(
     gateway: SandboxGateway, framework: str, patched: str, loop: str, place: str
 ) -> None:
-    """Patched before or after the import: keys, bulk runs, calls by a person, a fork, close."""
+    """Patched before or after the import: keys, bulk runs, queries, a fork, close."""
     before = QUIET + ("" if loop == "uvloop" else WITHOUT_UVLOOP)
     script = GREEN[framework]
     if patched == "before":
@@ -243,7 +243,7 @@ def test_exit_without_close(gateway: SandboxGateway, framework: str) -> None:
 
 
 def test_a_call_in_a_signal_handler_in_the_hub(gateway: SandboxGateway, framework: str) -> None:
-    """It runs where no greenlet may switch, and the wait for its call still works."""
+    """The handler runs where no greenlet may switch, and its call must still return."""
     script = (
         GREEN[framework]
         + """

@@ -25,7 +25,7 @@ from ihuyi_voice._limits import Limits
 from ihuyi_voice._threads import Event
 from ihuyi_voice.sandbox import Chaos
 from ihuyi_voice.sync import loop_thread
-from ihuyi_voice.sync.handover import Handover
+from ihuyi_voice.sync.calls import Call
 from ihuyi_voice.sync.life_cycle import State, Stop
 from tests.inside import exit_interpreter, running_thread_of, thread_of
 from tests.sync.processes import gateway_url
@@ -84,7 +84,7 @@ def test_an_exception_of_a_clock_reaches_only_its_own_caller(
             assert not other.done()
         thread = running_thread_of(voice)
         clock.errors.append(error)
-        # A failure becomes a stated outcome, and so does a cancellation without a request.
+        # A failure becomes an outcome, and so does a cancellation that the caller did not ask for.
         stated = {RuntimeError: NotSentError, asyncio.CancelledError: OutcomeUnknownError}
         with pytest.raises(stated.get(error, error)):
             voice.submit("13900000002", "1125")
@@ -98,7 +98,7 @@ def test_an_exception_of_a_clock_reaches_only_its_own_caller(
 def test_a_callback_that_exits_does_not_end_the_thread(
     make: Callable[..., VoiceClient], error: type[BaseException]
 ) -> None:
-    """For example a task or a timer of a trace config, which belongs to no call."""
+    """For example in a task or a timer of a trace config, which belongs to no call."""
 
     def exits() -> None:
         raise error
@@ -139,8 +139,10 @@ def test_a_task_that_user_code_left_behind_ends_with_the_thread(
     assert len(tasks) == 1
 
 
-def test_a_thread_that_user_code_blocks(make: Callable[..., VoiceClient]) -> None:
-    """The blocking call is unknown, later calls are not sent, and `close` returns."""
+def test_no_call_waits_for_ever_for_a_thread_that_user_code_blocks(
+    make: Callable[..., VoiceClient],
+) -> None:
+    """The call that blocks is unknown, later calls are not sent, and `close` returns."""
     go_on, blocked = threading.Event(), threading.Event()
 
     def clock() -> float:
@@ -162,7 +164,9 @@ def test_a_thread_that_user_code_blocks(make: Callable[..., VoiceClient]) -> Non
     assert thread.life.ended.wait(20)
 
 
-def test_a_blocked_balance_query_rang_no_phone(make: Callable[..., VoiceClient]) -> None:
+def test_the_error_for_a_blocked_balance_query_says_that_no_phone_rang(
+    make: Callable[..., VoiceClient],
+) -> None:
     go_on = threading.Event()
     voice = make(Limits(grace=0.1), clock=lambda: float(go_on.wait(60)), timeout=0.1)
     with pytest.raises(OutcomeUnknownError) as caught:
@@ -178,7 +182,7 @@ def test_a_thread_that_cannot_be_started_means_not_sent(
     monkeypatch: pytest.MonkeyPatch,
     where: str,
 ) -> None:
-    """A limit of the system becomes an outcome, and a later call works."""
+    """The system's limit becomes an outcome, and a later call works."""
     voice, limit = make(), "can't start new thread"
 
     def fail(*_: object, **__: object) -> Any:
@@ -238,7 +242,7 @@ def test_a_start_that_takes_too_long_means_not_sent(
         patched.setattr(loop_thread, "fast_loop_factory", lambda: slow)
         with pytest.raises(NotSentError, match=r"did not start within 0\.3 s"):
             voice.submit("13900000001", "1125")
-    # It is logged as any other call.
+    # It is logged like any other call.
     (line,) = [record.getMessage() for record in caplog.records if record.name == "ihuyi_voice"]
     assert line.startswith("submit 139****0001 not_sent ")
     abandoned = thread_of(voice)
@@ -352,17 +356,17 @@ def test_an_event_is_set_cleared_and_waited_for() -> None:
     assert not event.wait(-1)
 
 
-def test_a_handover_ends_once() -> None:
-    end: Handover[int] = Handover()
+def test_a_call_ends_once() -> None:
+    call: Call[object] = Call(lambda client: client.query_balance())
     seen: list[object] = []
-    end.add_done_callback(seen.append)
-    assert not end.done()
-    end.set_result(7)
-    end.set_result(8)
-    end.set_exception(ValueError())
-    assert not end.cancel()
-    end.add_done_callback(seen.append)
-    assert (7, True, False, [end, end]) == (end.result(), end.done(), end.cancelled(), seen)
+    call.add_done_callback(seen.append)
+    assert not call.done()
+    call.set_result(7)
+    call.set_result(8)
+    call.set_exception(ValueError())
+    assert not call.cancel()
+    call.add_done_callback(seen.append)
+    assert (7, True, False, [call, call]) == (call.result(), call.done(), call.cancelled(), seen)
 
 
 def test_a_call_cannot_begin_in_a_thread_that_has_ended(make: Callable[..., VoiceClient]) -> None:
@@ -372,18 +376,18 @@ def test_a_call_cannot_begin_in_a_thread_that_has_ended(make: Callable[..., Voic
     assert thread is not None
     assert thread.stop(Stop.AFTER_CALLS, 10)
     assert thread.stop(Stop.AFTER_CALLS, 10)
-    end: Handover[None] = Handover()
+    call: Call[None] = Call(lambda _: asyncio.sleep(0))
     with pytest.raises(RuntimeError, match="this client is closed"):
-        thread.calls.begin(lambda _: asyncio.sleep(0), end)
+        thread.calls.begin(call)
     thread.life._closed = False
     with pytest.raises(RuntimeError, match="this client is closed"):
-        thread.calls.begin(lambda _: asyncio.sleep(0), end)
+        thread.calls.begin(call)
     thread.life._closed = True
     # A new use gets a new thread.
     assert 1000 == voice.query_balance().remaining
 
 
-def test_the_loop_for_greenlets_works_without_them() -> None:
+def test_the_loop_for_greenlets_works_in_an_unpatched_process() -> None:
     loop = _loops.new_selector_loop()
     assert 1 == loop.run_until_complete(asyncio.sleep(0, 1))
     loop.close()

@@ -31,7 +31,7 @@ def write():
 def test_a_call_in_a_signal_handler_that_interrupts_a_log_handler(
     gateway: SandboxGateway, act: str, used: str
 ) -> None:
-    """Another call is in flight, and its log record waits for no lock."""
+    """Another call is in flight, and its log record must not wait for a lock."""
     gateway.chaos = Chaos(latency=0.2)
     script = f"""
     {INSIDE_A_LOG_HANDLER.replace(chr(10), chr(10) + "    ")}
@@ -60,7 +60,7 @@ def test_a_call_in_a_signal_handler_that_interrupts_a_log_handler(
 
 
 def test_a_call_in_a_signal_handler_while_logging_is_locked(gateway: SandboxGateway) -> None:
-    """`isEnabledFor` takes the lock in the thread that asks first."""
+    """`Logger.isEnabledFor` takes the lock at its first use."""
     script = """
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
     with logging._lock:
@@ -80,8 +80,8 @@ def test_calls_in_signal_handlers_at_any_moment(gateway: SandboxGateway) -> None
     results = []
     left = 30
     def again():
-        # Only once the handler is done, and so many times for each client: on a
-        # loaded machine, what is interrupted gets no further between two of them.
+        # Only when the handler has ended, and 30 times for each client: on a loaded machine
+        # the interrupted code makes no progress between two signals.
         global left
         left -= 1
         if left > 0:
@@ -103,7 +103,7 @@ def test_calls_in_signal_handlers_at_any_moment(gateway: SandboxGateway) -> None
         client.close()
     signal.signal(signal.SIGALRM, signal.SIG_IGN)
     print(submitted, {text: results.count(text) > 0 for text in sorted(set(results))})
-    # A thread that was stopped in a handler may need a moment.
+    # A thread that was stopped in a handler may end a moment later.
     deadline = time.monotonic() + 20
     while threading.active_count() > 1 and time.monotonic() < deadline:
         time.sleep(0.01)
