@@ -321,7 +321,7 @@ def test_without_a_ledger_keys_are_ignored_and_it_says_so(gateway: Gateway, path
     path.write_text(f"{KEYED}{A},1125,order 1\n")
     for _ in range(2):
         result = bulk(path, "--yes")
-        assert "across runs nothing remembers it without --ledger" in result.stderr
+        assert "only --ledger remembers it for the next run" in result.stderr
     assert Counter({(A, "1125"): 2}) == sent(gateway)
 
 
