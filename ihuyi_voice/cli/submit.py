@@ -40,7 +40,7 @@ EXIT_HELP = """
 Exit status: 0 accepted · 2 invalid number, content, option or credentials, nothing sent ·
 3 refused by the gateway · 4 not sent, repeating is safe · 5 over the limit for this number ·
 6 [bold]unknown: the phone may have rung[/bold], do not repeat blindly ·
-128 and the signal's number (130 after Ctrl-C) when interrupted before anything was sent.
+128 plus the signal's number (130 for Ctrl-C) interrupted before anything was sent.
 """
 
 
@@ -83,8 +83,8 @@ class _Call:
     """One call and its outcome.
 
     Attributes:
-        sending: the request may have been sent. From here on an interruption
-            leaves the outcome unknown, unless the result is known already.
+        sending: the request may have been sent. From then on the outcome of an
+            interrupted call is unknown, unless its result is known already.
     """
 
     def __init__(self, mobile: str, content: str | None) -> None:
@@ -92,16 +92,16 @@ class _Call:
         self._mobile = mobile
         self._draws_code = content is None
         self._content = generate_code() if content is None else content
-        # The masked number, "" while it is not checked.
+        # The masked number; "" until the number is checked.
         self._shown_mobile = ""
         self._result: SubmitResult | IhuyiVoiceError = OutcomeUnknownError(
             "interrupted while the request was on its way"
         )
 
     def place(self, account: Account) -> None:
-        """Check number and code, then send; the outcome is kept, not raised."""
+        """Check number and code, then send; keep the outcome instead of raising it."""
         try:
-            # Before the account is needed: a bad number must not prompt for a key.
+            # Before the account is read: with a bad number there is no prompt for a key.
             number, code = check_mobile(self._mobile), check_content(self._content)
         except InvalidRequestError as error:
             self._result = error
@@ -109,7 +109,7 @@ class _Call:
         self._shown_mobile = mask_mobile(number)
         with account.client(VoiceClient) as client:
             self.sending = True
-            # Kept at once: a signal may interrupt the closing of the client.
+            # Keep the result at once: a signal may interrupt the close of the client.
             try:
                 self._result = client.submit(number, code)
             except IhuyiVoiceError as error:
@@ -123,7 +123,7 @@ class _Call:
         return OutcomeStatus.ACCEPTED
 
     def print(self, *, as_json: bool) -> None:
-        """Print the outcome: an error as one line on stderr."""
+        """Print the outcome; an error is one line on stderr."""
         report = self._report()
         code = f"  code {report['content']}" if "content" in report else ""
         if as_json:
@@ -134,7 +134,7 @@ class _Call:
             typer.echo(f"accepted  {report['mobile']}{code}  voice id {report['voice_id'] or '-'}")
 
     def _report(self) -> dict[str, object]:
-        """The outcome as JSON; with a drawn code if a phone may read it out."""
+        """The outcome as JSON, with the drawn code if the phone may read it out."""
         result = self._result
         may_have_rung = not isinstance(result, IhuyiVoiceError) or result.may_have_rung
         report: dict[str, object] = {

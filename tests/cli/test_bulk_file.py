@@ -129,9 +129,9 @@ def test_a_file_without_rows_is_an_error(path: Path, text: str) -> None:
 
 def test_broken_csv_is_one_clear_error(path: Path) -> None:
     path.write_text(f'mobile,content\n"{A}" x,1125\n')
-    assert error_of(path).startswith("is not the CSV it looks like: ")
+    assert error_of(path).startswith("looks like CSV but is not valid CSV: ")
     path.write_text(f'mobile,content\n{A},"1125\n')
-    assert error_of(path).startswith("is not the CSV it looks like: ")
+    assert error_of(path).startswith("looks like CSV but is not valid CSV: ")
 
 
 # --- JSON lines --------------------------------------------------------------
@@ -205,7 +205,7 @@ def test_an_array_of_lists(path: Path) -> None:
         (f'[["{A}", "1125"],]', "breaks off or is not valid JSON after item 1"),
         (f'[["{A}", "1125"] ["{B}", "1125"]]', "breaks off or is not valid JSON after item 0"),
         (f'[["{A}", "1125"], 13', "breaks off or is not valid JSON after item 1"),
-        (f'[["{A}", "1125"]]\n[["{B}", "1125"]]', "something after the end of its JSON array"),
+        (f'[["{A}", "1125"]]\n[["{B}", "1125"]]', "more text after the end of its JSON array"),
         ("[{" + '"a":[' * 10_000, "breaks off or is not valid JSON after item 0"),
     ],
 )

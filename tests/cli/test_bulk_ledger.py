@@ -85,8 +85,8 @@ def sent(gateway: Gateway) -> Counter[tuple[str, str]]:
 
 def known(accepted: int, unknown: int = 0) -> str:
     return (
-        f"of these the ledger knows: accepted {accepted}, unknown {unknown}; they are not sent"
-        " again\n"
+        f"the ledger knows of these rows: accepted {accepted}, unknown {unknown}; they are not"
+        " sent again\n"
     )
 
 
@@ -99,7 +99,7 @@ def test_a_second_run_sends_nothing_and_asks_nothing(
     write(path, many(30))
     first = again(path, book, "--yes")
     assert (0, Counter(many(30))) == (first.exit_code, sent(gateway))
-    assert "this ledger is new: it knows of no earlier call\n" in first.stderr
+    assert "this ledger is new: it holds no earlier call\n" in first.stderr
     assert "the ledger knows" not in first.stderr
     assert "accepted the phone rings 30" in flat(first.stdout)
     # There is no terminal to ask on.
@@ -108,7 +108,7 @@ def test_a_second_run_sends_nothing_and_asks_nothing(
     assert known(30) in second.stderr
     assert "is new" not in second.stderr
     assert "to send 0\n" in second.stderr
-    assert "replayed done earlier: nothing was sent 30" in flat(second.stdout)
+    assert "replayed accepted earlier: nothing was sent now 30" in flat(second.stdout)
 
 
 def test_for_machines(gateway: Gateway, path: Path, book: Path) -> None:
@@ -202,7 +202,7 @@ def test_what_was_not_sent_is_sent_again(gateway: Gateway, path: Path, book: Pat
     gateway.balance = 7
     result = again(path, book, "--yes", "--partial", "--concurrency", "3")
     assert 3 == result.exit_code
-    assert "the balance is 13 short: the run will stop there" in result.stderr
+    assert "the balance is 13 short: the run will stop when it is used up" in result.stderr
     first = sent(gateway)
     gateway.balance = 100
     assert 0 == again(path, book, "--yes").exit_code
@@ -321,7 +321,7 @@ def test_without_a_ledger_keys_are_ignored_and_it_says_so(gateway: Gateway, path
     path.write_text(f"{KEYED}{A},1125,order 1\n")
     for _ in range(2):
         result = bulk(path, "--yes")
-        assert "across runs nothing remembers it without --ledger" in result.stderr
+        assert "only --ledger remembers it for the next run" in result.stderr
     assert Counter({(A, "1125"): 2}) == sent(gateway)
 
 
@@ -338,8 +338,8 @@ def test_another_api_key_cannot_recognise_rows_without_keys(
     monkeypatch.setenv("IHUYI_VOICE_API_KEY", "new-key")
     result = again(path, book, "--yes")
     assert (2, Counter()) == (result.exit_code, sent(gateway))
-    assert "this ledger knows rows that were sent with another API key" in result.stderr
-    assert "give every row an idempotency_key of its own" in result.stderr
+    assert "this ledger holds rows that were sent with another API key" in result.stderr
+    assert "give every row its own idempotency_key" in result.stderr
 
 
 def test_another_api_key_after_the_wrong_one(
@@ -607,7 +607,7 @@ def test_a_ledger_that_fails_while_it_is_asked_sends_nothing(
     assert "the ledger could not be used: the disk is gone" in result.stderr
 
 
-def test_what_is_all_done_is_told_without_the_gateway(
+def test_a_finished_file_needs_no_gateway(
     gateway: Gateway, path: Path, book: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(path, many(3))
@@ -615,7 +615,7 @@ def test_what_is_all_done_is_told_without_the_gateway(
     monkeypatch.setenv("IHUYI_VOICE_BASE_URL", "http://127.0.0.1:9")
     result = again(path, book)
     assert (0, 3) == (result.exit_code, len(placed(gateway)))
-    assert "replayed done earlier: nothing was sent 3" in flat(result.stdout)
+    assert "replayed accepted earlier: nothing was sent now 3" in flat(result.stdout)
 
 
 def test_a_ledger_that_is_lost_in_mid_run_is_named_whatever_its_name(

@@ -30,7 +30,7 @@ def test_without_chaos_nothing_happens() -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_certain_fault_always_strikes(fault: str) -> None:
+def test_a_fault_with_probability_1_always_strikes(fault: str) -> None:
     certain = Chaos.from_json(json.dumps({fault: 1}).encode())
     assert {fault} == {roll.fault for roll in rolls(certain, 50)}
 

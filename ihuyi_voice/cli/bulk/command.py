@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections import Counter
@@ -10,11 +11,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
-import anyio
 import typer
 from rich.console import Console
 
-from ..._loops import fast_loop_factory
 from ...client import AsyncVoiceClient
 from ...errors import IhuyiVoiceError, LedgerError
 from ...models import DEFAULT_BASE_URL
@@ -30,6 +29,7 @@ from ..account import (
     Timeout,
     fail,
     fail_interrupted,
+    run_async,
 )
 from ..ledger import fail_of_ledger, open_ledger
 from ..signals import Interruptions
@@ -42,6 +42,7 @@ from .progress import OutFile, SendOptions, Tally, outcome_table, say, send
 from .summary import Summary
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from ...store.entry import Fingerprints
@@ -85,15 +86,14 @@ def bulk(  # noqa: PLR0913 - one argument per option
     in flight; a second one stops at once.
     """
     if rate is not None and not math.isfinite(rate):
-        fail("--rate must be a finite number of starts per second; nothing was sent")
+        fail("nothing was sent: --rate must be a finite number of starts per second")
     if draw_codes and out is None and not dry_run:
-        fail("--draw-codes needs --out: the codes are written there and nowhere else")
+        fail("nothing was sent: --draw-codes needs --out, the only place that gets the codes")
+    columns = ColumnOptions(mobile_column, content_column, key_column)
     job = _Job(
-        file=file,
-        limit=limit,
-        columns=ColumnOptions(mobile_column, content_column, key_column),
-        encoding=encoding,
-        draw_codes=draw_codes,
+        open_file=functools.partial(
+            BulkFile, file, limit, columns, draw_codes=draw_codes, encoding=encoding
+        ),
         ledger=ledger,
         out=out,
         show_codes=show_codes or draw_codes,
@@ -111,13 +111,13 @@ def bulk(  # noqa: PLR0913 - one argument per option
 
 
 def _run(job: _Job, signals: Interruptions) -> None:
-    """Run the job; an error before the first row was sent ends the program."""
+    """Run the job; an error before the first row is sent ends the program."""
     try:
         job.run(signals)
     except BulkFileError as error:
         fail(str(error))
     except LedgerError as error:
-        # Raised by the lookup before the run: a later failure is the outcome of a row.
+        # From the look-up before the run: later the outcome of a row reports it.
         fail_of_ledger(error)
     except (KeyboardInterrupt, typer.Abort) as error:
         # Once the run began, its outcomes are reported even if it was interrupted.
@@ -129,11 +129,7 @@ def _run(job: _Job, signals: Interruptions) -> None:
 class _Job:
     """One use of the command: what to send, from where, and its outcomes."""
 
-    file: str
-    limit: int | None
-    columns: ColumnOptions
-    encoding: str | None
-    draw_codes: bool
+    open_file: Callable[[], BulkFile]
     ledger: str | None
     out: Path | None
     show_codes: bool
@@ -148,7 +144,7 @@ class _Job:
     def run(self, signals: Interruptions) -> None:
         """Check the file, ask, and send."""
         with ExitStack() as stack:
-            rows = stack.enter_context(closing(self._open_file()))
+            rows = stack.enter_context(closing(self.open_file()))
             check = self._check(rows)
             doubts = self.consent.doubts_of_codes(check)
             if self.dry_run:
@@ -161,17 +157,7 @@ class _Job:
             to_send = check.good - self._settled_earlier(rows, check, ledger)
             self._ask(to_send, doubts)
             out = _open_out(self.out, show_codes=self.show_codes)
-            loop = {"loop_factory": fast_loop_factory()}
-            anyio.run(self._send, client, rows, out, signals, backend_options=loop)
-
-    def _open_file(self) -> BulkFile:
-        return BulkFile(
-            self.file,
-            self.limit,
-            self.columns,
-            draw_codes=self.draw_codes,
-            encoding=self.encoding,
-        )
+            run_async(self._send, client, rows, out, signals)
 
     def _check(self, rows: BulkFile) -> Check:
         check = rows.check()
@@ -181,10 +167,13 @@ class _Job:
 
     def _refuse_to_overwrite(self) -> None:
         if self.out is not None and self.out.exists():
-            fail(f"{self.out} exists already: give --out a new file, so that no outcome is lost")
+            fail(
+                f"nothing was sent: {self.out} exists already: give --out a new file, so that no"
+                " outcome is lost"
+            )
 
     def _settled_earlier(self, rows: BulkFile, check: Check, ledger: Ledger | None) -> int:
-        """How many rows the ledger keeps from being sent again."""
+        """How many rows the ledger knows as done: they are not sent again."""
         if ledger is None:
             return 0
         return _look_up(self.console, rows, check, ledger, self.account.fingerprints())
@@ -215,7 +204,7 @@ class _Job:
 
 def _print_summary(summary: Summary, *, as_json: bool) -> None:
     """Print the outcomes of the rows, and what to do next."""
-    # With --json standard output is for machines, and stderr for the person who watches.
+    # With --json standard output is for programs: people read stderr.
     console = Console(stderr=as_json)
     if as_json:
         typer.echo(json.dumps(summary.report()))
@@ -231,7 +220,7 @@ def _open_out(path: Path | None, *, show_codes: bool) -> OutFile | None:
     try:
         return OutFile(path, show_codes=show_codes)
     except OSError as error:
-        fail(f"cannot write {path}: {error.strerror or error}; nothing was sent")
+        fail(f"nothing was sent: cannot write {path}: {error.strerror or error}")
 
 
 def _print_balance(console: Console, account: Account, to_send: int) -> int:
@@ -239,26 +228,27 @@ def _print_balance(console: Console, account: Account, to_send: int) -> int:
         with account.client(VoiceClient) as client:
             remaining = client.query_balance().remaining
     except IhuyiVoiceError as error:
-        fail(f"no balance, so nothing is sent: {error}")
+        fail(f"nothing was sent: the balance is not known: {error}")
     say(console, f"to send {to_send}, balance {remaining}")
     if remaining < to_send:
-        say(console, f"the balance is {to_send - remaining} short: the run will stop there")
+        short = to_send - remaining
+        say(console, f"the balance is {short} short: the run will stop when it is used up")
     return remaining
 
 
 def _look_up(
     console: Console, rows: BulkFile, check: Check, ledger: Ledger, fingerprints: Fingerprints
 ) -> int:
-    """Give every row its key; say, and count, what the ledger keeps from being sent again."""
+    """Give every row its key; count and print the rows that the ledger knows as done."""
     if check.keyless and ledger.hashed_with_another_key(fingerprints.hashed_with):
         fail(
-            "this ledger knows rows that were sent with another API key, by which they cannot be"
-            " recognised: give every row an idempotency_key of its own, or finish with the old key"
-            " and take a new ledger"
+            "nothing was sent: this ledger holds rows that were sent with another API key, and"
+            " this key cannot recognise them: give every row its own idempotency_key, or finish"
+            " with the old API key and then use a new ledger"
         )
     if ledger.is_new:
-        # With a mistyped name every phone would ring again: say that it is new.
-        say(console, "this ledger is new: it knows of no earlier call")
+        # If its name is mistyped, every phone would ring again: say that it is new.
+        say(console, "this ledger is new: it holds no earlier call")
     rows.row_keys = lambda: RowKeys(fingerprints, ledger.id)
     states: Counter[EntryState] = Counter()
     keys = (row.key for row in rows if row.key is not None and not row.problem)
@@ -269,8 +259,8 @@ def _look_up(
     if accepted or unknown:
         say(
             console,
-            f"of these the ledger knows: accepted {accepted}, unknown {unknown}; they are not sent"
-            " again",
+            f"the ledger knows of these rows: accepted {accepted}, unknown {unknown}; they are not"
+            " sent again",
         )
     return accepted + unknown
 
@@ -294,13 +284,13 @@ def _print_check(console: Console, name: str, check: Check, *, with_ledger: bool
         say(
             console,
             f"the codes differ in length: {counts}. A spreadsheet drops leading zeros: 0042 becomes"
-            " 42, and a phone would be read a code that is wrong",
+            " 42, and the phone would read out a wrong code",
         )
     if check.drawn:
         say(
             console,
-            f"rows without content: {check.drawn}; a code is drawn for each, and written into the"
-            " --out file",
+            f"rows without content: {check.drawn}; the command draws a code for each, and writes it"
+            " into the --out file",
         )
     if check.revealing_keys:
         say(
@@ -311,6 +301,6 @@ def _print_check(console: Console, name: str, check: Check, *, with_ledger: bool
     if check.keys and not with_ledger:
         say(
             console,
-            f"rows with an idempotency_key: {check.keys}; within this file a key is sent once,"
-            " across runs nothing remembers it without --ledger",
+            f"rows with an idempotency_key: {check.keys}; a key is sent once in this run, but"
+            " only --ledger remembers it for the next run",
         )

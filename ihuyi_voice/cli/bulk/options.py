@@ -1,4 +1,4 @@
-"""The options of `ihuyi-voice bulk`, as typer reads them."""
+"""The options of `ihuyi-voice bulk`, in the form that typer reads."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Exit status:
 3  some were not, and none is unknown: refused, limited, not sent, bad, stopped
 6  [bold]some are unknown: their phones may have rung[/bold]
 2  nothing was sent: a bad option, file or credentials, no answer about the
-balance, or a doubt that --yes alone does not settle
-4  nothing was sent because the ledger could not be used; or some outcomes
-could not be recorded in it
-128 and the signal's number (130 for Ctrl-C): interrupted, nothing was sent
+balance, or a doubt that needs more than --yes
+4  nothing was sent because the ledger could not be used; or the ledger could
+not record some outcomes
+128 plus the signal's number (130 for Ctrl-C): interrupted, nothing was sent
 A run that a signal stops has the status of its outcomes: 3 or 6.
-With --dry-run: 0 the file can be sent as it is, 2 not.
+With --dry-run: 0 the file can be sent unchanged, 2 it cannot.
 """
 
 File = Annotated[
@@ -44,7 +44,7 @@ ContentColumn = Annotated[
     str | None,
     typer.Option(
         metavar="COLUMN",
-        help="The column of the codes to read out, given in the same way.",
+        help="The column of the codes to read out, by its name or its position.",
         show_default=False,
     ),
 ]
@@ -52,15 +52,15 @@ KeyColumn = Annotated[
     str | None,
     typer.Option(
         metavar="COLUMN",
-        help="The column of the idempotency keys, given in the same way. Keys are stored and"
-        " written unchanged.",
+        help="The column of the idempotency keys, by its name or its position. Keys are stored"
+        " and written unchanged.",
         show_default=False,
     ),
 ]
 Encoding = Annotated[
     str | None,
     typer.Option(
-        help="The file's encoding, such as gbk for plain CSV of a Chinese Excel.",
+        help="The file's encoding, such as gbk for the plain CSV that a Chinese Excel saves.",
         show_default="utf-8",
     ),
 ]
@@ -76,7 +76,7 @@ AllowMixedLengths = Annotated[
     bool,
     typer.Option(
         "--allow-mixed-lengths",
-        help="Send even if the file's codes differ in length, as when a spreadsheet dropped"
+        help="Send even if the file's codes differ in length. They do when a spreadsheet drops"
         " leading zeros.",
     ),
 ]
@@ -97,8 +97,8 @@ Rate = Annotated[
 Out = Annotated[
     Path | None,
     typer.Option(
-        help="A new file for the outcomes, one line per row as they finish: JSON lines when its"
-        " name ends in .jsonl, CSV otherwise.",
+        help="A new file for the outcomes, one line for each row when it finishes: JSON lines if"
+        " its name ends in .jsonl, else CSV.",
         show_default=False,
     ),
 ]
@@ -110,7 +110,7 @@ DryRun = Annotated[
 ]
 Limit = Annotated[
     int | None,
-    typer.Option(min=1, help="Read only this many rows, from the first.", show_default=False),
+    typer.Option(min=1, help="Read only the first rows, this many.", show_default=False),
 ]
 WaitForQuota = Annotated[
     bool,
@@ -124,10 +124,10 @@ LedgerFile = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        help="Record in this file what was sent, so that the same command can be run again"
-        " after any crash: what may have rung is never sent again. An SQLite file, created if"
-        " missing, or postgresql+psycopg://user@host/database. Rows without an"
-        " idempotency_key get one made from their number and content.",
+        help="Record in this file what was sent. Then you can run the same command again after"
+        " any crash: a row whose phone may have rung is never sent again. An SQLite file, created"
+        " if missing, or postgresql+psycopg://user@host/database. A row without an"
+        " idempotency_key gets one derived from its number and content.",
         show_default=False,
     ),
 ]
@@ -136,7 +136,7 @@ Yes = Annotated[
     typer.Option(
         "--yes",
         "-y",
-        help="Do not ask before sending. It does not cover codes of mixed lengths or a balance"
-        " that is too small: those have options of their own.",
+        help="Do not ask before sending. Codes of different lengths and a balance that is too"
+        " small need their own options.",
     ),
 ]
