@@ -73,7 +73,7 @@ NOT_WITH_LOWEST = tuple(
         "pure/test_wire_fuzz.py",
         "store/test_model.py",
         "store/test_simultaneous_senders.py",
-        "cli/test_bulk_ledger.py",
+        "cli/test_bulk_store.py",
         "test_benchmarks.py",
         "test_readme.py",
         "test_truth.py",
@@ -266,7 +266,7 @@ def _lowest_pins() -> list[str]:
     """`name==bound` for each dependency of a user, from its `name>=bound`."""
     extras = PROJECT["optional-dependencies"]
     wanted = list(PROJECT["dependencies"])
-    for extra in ("cli", "ledger", "postgresql", "speed"):
+    for extra in ("cli", "store", "postgresql", "speed"):
         wanted += extras[extra]
     pins = []
     for requirement in map(Requirement, wanted):

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
         InvalidContentError,
         InvalidMobileError,
         InvalidRequestError,
-        LedgerError,
         NotSentError,
         OutcomeUnknownError,
         QuotaExceededError,
+        StoreError,
         SubmitFailedError,
         UnrecognizedCodeError,
     )
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
         SubmitResult,
         generate_code,
     )
-    from .quota import MemoryQuotaStore, QuotaStore, RecipientQuota
+    from .quota import RecipientQuota
     from .receipts import (
         RECEIPT_REPLY,
         InvalidReceiptError,
@@ -56,8 +56,9 @@ if TYPE_CHECKING:
         asgi_receipt_app,
         parse_receipt,
     )
+    from .store.base import LimitStore
     from .store.entry import UnknownClaim
-    from .store.ledger import Ledger
+    from .store.store import Store
     from .sync.bulk import BlockingBulkRun
     from .sync.client import VoiceClient
 else:
@@ -81,15 +82,14 @@ else:
         "InvalidMobileError": "errors",
         "InvalidReceiptError": "receipts",
         "InvalidRequestError": "errors",
-        "Ledger": "store.ledger",
-        "LedgerError": "errors",
-        "MemoryQuotaStore": "quota",
+        "Store": "store.store",
+        "StoreError": "errors",
         "NotSentError": "errors",
         "Outcome": "models",
         "OutcomeStatus": "models",
         "OutcomeUnknownError": "errors",
         "QuotaExceededError": "errors",
-        "QuotaStore": "quota",
+        "LimitStore": "store.base",
         "RECEIPT_REPLY": "receipts",
         "Receipt": "receipts",
         "RecipientQuota": "quota",
@@ -147,17 +147,16 @@ __all__ = [
     "InvalidMobileError",
     "InvalidReceiptError",
     "InvalidRequestError",
-    "Ledger",
-    "LedgerError",
-    "MemoryQuotaStore",
+    "LimitStore",
     "NotSentError",
     "Outcome",
     "OutcomeStatus",
     "OutcomeUnknownError",
     "QuotaExceededError",
-    "QuotaStore",
     "Receipt",
     "RecipientQuota",
+    "Store",
+    "StoreError",
     "SubmitFailedError",
     "SubmitRequest",
     "SubmitResult",

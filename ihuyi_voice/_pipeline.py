@@ -1,9 +1,9 @@
 """The steps of one submit, each once and in this order.
 
-Check, claim the key in the ledger, reserve the quota, wait for a slot, read the
-clock and sign, POST, decode, settle the quota and the ledger, return. A request
-that the ledger already knows takes no place in the quota. Only connecting is
-tried again, because only then is it certain that nothing was written.
+Check, claim the key and reserve the quota, wait for a slot, read the clock and
+sign, POST, decode, settle, return. A request that the store already knows takes
+no place in the quota. Only connecting is tried again, because only then is it
+certain that nothing was written.
 
 A request has two forms: the `SubmitRequest` of the caller until it is checked,
 and an `Admitted` from then on.
@@ -50,8 +50,7 @@ if TYPE_CHECKING:
     from .quota import RecipientQuota
     from .request_log import RequestLog
     from .store.entry import Entry
-    from .store.guard import Claim, Guard, Keyed
-    from .store.ledger import Ledger
+    from .store.guard import Claim, Guard, Guarded, Reserved
     from .transport.base import Transport
     from .wire import FormEncoder
 
@@ -88,27 +87,28 @@ class Admitted:
     report an exception show the variables of every frame it passes.
 
     Attributes:
-        reserved_at: the moment of its reservation in the quota, None without one.
-        keyed: what the ledger records of it, None where it has no key.
+        reserved: the token of its reservation in a quota that is not in the
+            store; None without one.
+        guarded: what the store records of it, None for nothing.
     """
 
-    __slots__ = ("_content", "_mobile", "_signed_at", "keyed", "reserved_at")
+    __slots__ = ("_content", "_mobile", "_signed_at", "guarded", "reserved")
 
     def __init__(
         self,
         mobile: str,
         content: str,
-        reserved_at: float | None = None,
-        keyed: Keyed | None = None,
+        reserved: str | None = None,
+        guarded: Guarded | None = None,
     ) -> None:
         self._mobile = mobile
         self._content = content
         self._signed_at = 0
-        self.reserved_at: float | None = reserved_at
-        self.keyed: Keyed | None = keyed
+        self.reserved: str | None = reserved
+        self.guarded: Guarded | None = guarded
 
     def __repr__(self) -> str:
-        return f"<Admitted {mask_mobile(self._mobile)} reserved_at={self.reserved_at}>"
+        return f"<Admitted {mask_mobile(self._mobile)} reserved={self.reserved is not None}>"
 
     def masked_mobile(self) -> str:
         """The number with its middle masked."""
@@ -128,7 +128,7 @@ class Admitted:
         return decode_submit(answer, self._mobile, self._content, self._signed_at, redaction)
 
     def replayed(self, entry: Entry) -> SubmitResult:
-        """The result that the ledger stored for an earlier submit with the same key."""
+        """The result that the store stored for an earlier submit with the same key."""
         return SubmitResult(entry.voice_id, entry.msg, self._mobile, replayed=True)
 
 
@@ -182,7 +182,7 @@ class Pipeline:
         encoder: FormEncoder,
         transport: Transport,
         quota: RecipientQuota | None,
-        ledger: Ledger | None,
+        guard: Guard | None,
         clock: Callable[[], float],
         log: RequestLog,
     ) -> None:
@@ -195,11 +195,7 @@ class Pipeline:
         self._quota_waits = quota is not None and not never_waits(quota)
         # Calls to the quota's store that may outlive their request.
         self._store_calls: set[asyncio.Task[Any]] = set()
-        self._guard: Guard | None = None
-        if ledger is not None:
-            from .store.guard import Guard  # noqa: PLC0415 - only a client with a ledger needs it
-
-            self._guard = Guard(ledger, settings.api_key.reveal(), log)
+        self._guard = guard
         self._clock = clock
         self._redaction = Redaction(secret.reveal() for secret in settings.never_shown())
 
@@ -240,12 +236,15 @@ class Pipeline:
             return code
         key = request.idempotency_key
         if self._guard is not None:
-            keyed = self._guard.check(key, number, code)
-            if isinstance(keyed, InvalidRequestError):
-                return keyed
-            return Admitted(number, code, None, keyed)
+            guarded = self._guard.check(key, number, code)
+            if isinstance(guarded, InvalidRequestError):
+                return guarded
+            return Admitted(number, code, None, guarded)
         if key is not None:
-            return InvalidRequestError("idempotency_key needs a ledger, and this client has none")
+            return InvalidRequestError(
+                "idempotency_key needs a store that remembers it, and this client has none: pass"
+                " store=Store.open(...); nothing was sent, no phone rang"
+            )
         return Admitted(number, code)
 
     # --- reserve ------------------------------------------------------------------
@@ -268,9 +267,9 @@ class Pipeline:
             if self._quota_waits:
                 if deadline is None:
                     deadline = self.exchange().deadline
-                admitted.reserved_at = await self._reserve_by(deadline, admitted, self.quota)
+                admitted.reserved = await self._reserve_by(deadline, admitted, self.quota)
             else:
-                admitted.reserved_at = await self.quota.reserve(admitted.mobile())
+                admitted.reserved = await self.quota.reserve(admitted.mobile())
         except IhuyiVoiceError:
             raise
         except Exception as exception:
@@ -278,9 +277,7 @@ class Pipeline:
             raise NotSentError(msg) from exception
         return admitted
 
-    async def _reserve_by(
-        self, deadline: float, admitted: Admitted, quota: RecipientQuota
-    ) -> float:
+    async def _reserve_by(self, deadline: float, admitted: Admitted, quota: RecipientQuota) -> str:
         """Reserve, but wait only until the deadline, even for a store that ignores cancellation."""
         asked = self._ask(lambda: quota.reserve(admitted.mobile()))
         try:
@@ -295,22 +292,22 @@ class Pipeline:
         if asked.cancelled():
             msg = "the quota's store failed (CancelledError)"
             raise NotSentError(msg)
-        reserved_at = asked.result()
-        if isinstance(reserved_at, _Raised):
-            raise reserved_at.error
-        return reserved_at
+        token = asked.result()
+        if isinstance(token, _Raised):
+            raise token.error
+        return token
 
     def _abandon(
-        self, asked: asyncio.Task[float | _Raised], admitted: Admitted, quota: RecipientQuota
+        self, asked: asyncio.Task[str | _Raised], admitted: Admitted, quota: RecipientQuota
     ) -> None:
         """Cancel a reservation; give it back where the store makes it late."""
 
-        def give_back(late: asyncio.Task[float | _Raised]) -> None:
+        def give_back(late: asyncio.Task[str | _Raised]) -> None:
             if late.cancelled():
                 return
-            reserved_at = late.result()
-            if not isinstance(reserved_at, _Raised):  # pragma: no branch - a late failure
-                self._release(admitted, reserved_at, quota)
+            token = late.result()
+            if not isinstance(token, _Raised):  # pragma: no branch - a late failure
+                self._release(admitted, token, quota)
 
         asked.cancel()
         asked.add_done_callback(give_back)
@@ -332,12 +329,12 @@ class Pipeline:
         Also during a cancellation. A store that fails here, or does not answer
         within some seconds, keeps the reservation; the outcome does not change.
         """
-        if self.quota is None or admitted.reserved_at is None:
+        if self.quota is None or admitted.reserved is None:
             return
         if not self._quota_waits:
-            await self.quota.release(admitted.mobile(), admitted.reserved_at)
+            await self.quota.release(admitted.mobile(), admitted.reserved)
             return
-        released = self._release(admitted, admitted.reserved_at, self.quota)
+        released = self._release(admitted, admitted.reserved, self.quota)
         with anyio.CancelScope(shield=True):
             await asyncio.wait((released,), timeout=_RELEASE_SECONDS)
         if not released.done():
@@ -350,7 +347,7 @@ class Pipeline:
             raise failed.error
 
     def _release(
-        self, admitted: Admitted, reserved_at: float, quota: RecipientQuota
+        self, admitted: Admitted, token: str, quota: RecipientQuota
     ) -> asyncio.Task[_Raised | None]:
         """Start to give a reservation back; a failure is logged."""
 
@@ -358,7 +355,7 @@ class Pipeline:
             if not done.cancelled() and (failed := done.result()) is not None:
                 self._warn_of_kept_slot(admitted, _named(failed.error))
 
-        released = self._ask(lambda: quota.release(admitted.mobile(), reserved_at))
+        released = self._ask(lambda: quota.release(admitted.mobile(), token))
         released.add_done_callback(warn)
         return released
 
@@ -376,12 +373,12 @@ class Pipeline:
         """The stored result of a submit with a key; None where it may be sent.
 
         Raises:
-            OutcomeUnknownError, InvalidRequestError, LedgerError: as `send`.
+            OutcomeUnknownError, InvalidRequestError, StoreError: as `send`.
         """
         began = time.monotonic()
-        if self._guard is None or admitted.keyed is None:  # pragma: no cover - for type checkers
+        if self._guard is None or admitted.guarded is None:  # pragma: no cover - for type checkers
             return None
-        entry = await self._guard.find(admitted.keyed, began + self._settings.timeout)
+        entry = await self._guard.find(admitted.guarded, began + self._settings.timeout)
         if entry is None:
             return None
         result = admitted.replayed(entry)
@@ -400,21 +397,21 @@ class Pipeline:
             IhuyiVoiceError: any other outcome.
         """
         began = time.monotonic()
-        claim: Claim | None = None
+        claim: Claim | Reserved | None = None
         end: SubmitResult | BaseException
         try:
-            if admitted.keyed is not None and self._guard is not None:
-                claim = await self._guard.claim(admitted.keyed, exchange)
+            if admitted.guarded is not None and self._guard is not None:
+                claim = await self._guard.claim(admitted.guarded, exchange)
             if claim is not None and claim.entry is not None:
                 end, status = admitted.replayed(claim.entry), OutcomeStatus.REPLAYED
             else:
-                if admitted.reserved_at is None and self.quota is not None:
+                if admitted.reserved is None and self.quota is not None:
                     await self.reserve(admitted, exchange.deadline)
                 answer = await self._post(SUBMIT_TARGET, admitted, exchange, (NotSentError,))
                 end = admitted.decode(answer, self._redaction)
                 status = _status(end)
         except BaseException as exception:  # noqa: BLE001 - raised again below
-            is_claimed = claim is not None or admitted.keyed is None
+            is_claimed = claim is not None or admitted.guarded is None
             end = _stated(exception, exchange, is_claimed=is_claimed)
             status = _status(end, written=exchange.may_have_been_written)
         if status not in _LOGGED_BY_THE_CALLER:
@@ -518,7 +515,7 @@ def _stated(
     """The error to raise for what ended a request.
 
     A cancellation passes as it is, and so does the RuntimeError of a claim: it
-    says that the ledger is closed. Any other foreign exception comes from what
+    says that the store is closed. Any other foreign exception comes from what
     the caller passed in, such as the clock.
     """
     if isinstance(exception, IhuyiVoiceError) or not isinstance(exception, Exception):
@@ -552,5 +549,5 @@ def _status(end: SubmitResult | Balance | BaseException, *, written: bool = True
         return OutcomeStatus.ACCEPTED
     if isinstance(end, IhuyiVoiceError):
         return status_of(end)
-    # A cancellation, or a mistake in the use of the ledger.
+    # A cancellation, or a mistake in the use of the store.
     return OutcomeStatus.UNKNOWN if written else OutcomeStatus.NOT_SENT

@@ -7,6 +7,7 @@ one. `_pipeline.py` sends one request, `bulk/` many.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import os
 import time
@@ -26,7 +27,7 @@ from .wire import FormEncoder
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
     from typing import TypedDict
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from .bulk.run import Rows, StopOn
     from .models import Balance, SubmitResult
-    from .store.ledger import Ledger
+    from .store.store import Store
     from .transport.base import Transport
 
     class ClientOptions(TypedDict, total=False):
@@ -54,7 +55,8 @@ if TYPE_CHECKING:
         proxy: str | None
         trace_configs: Sequence[aiohttp.TraceConfig]
         quota: RecipientQuota | QuotaDefault | None
-        ledger: Ledger | None
+        store: Store | None
+        require_key: bool
         clock: Callable[[], float]
 
 
@@ -91,9 +93,11 @@ class AsyncVoiceClient:
             they are shown the signed body.
         quota: the limit of calls per number, 2 a minute and 10 a day by
             default; None for no limit.
-        ledger: remembers idempotency keys, so that each is placed at most
-            once across crashes and processes; see `Ledger.open`. It stays
-            open when the client is closed.
+        store: what several processes share, see `Store.open`: the limit of
+            calls per number, and idempotency keys, each placed at most once
+            across crashes and processes. It stays open when the client is
+            closed.
+        require_key: whether a submit without an idempotency key is refused.
         clock: seconds since 1970; what is signed. Must be right to within the
             gateway's tolerance, which is not published.
 
@@ -118,7 +122,8 @@ class AsyncVoiceClient:
         proxy: str | None = None,
         trace_configs: Sequence[aiohttp.TraceConfig] = (),
         quota: RecipientQuota | QuotaDefault | None = QuotaDefault.DEFAULT,
-        ledger: Ledger | None = None,
+        store: Store | None = None,
+        require_key: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         # What is raised from here on must not find them in this frame.
@@ -151,8 +156,11 @@ class AsyncVoiceClient:
             trace_configs=tuple(trace_configs),
         )
         self._quota = RecipientQuota() if isinstance(quota, QuotaDefault) else quota
-        _check_opened(ledger)
-        self._ledger = ledger
+        self._store = store
+        # Opened by `from_env`, and closed with this client.
+        self._owned_store: Store | None = None
+        self._require_key = require_key
+        _check_store(store, self._quota, require_key=require_key)
         self._clock = clock
         self._log = RequestLog()
         self._closed = False
@@ -169,21 +177,26 @@ class AsyncVoiceClient:
     def from_env(cls, **overrides: Unpack[ClientOptions]) -> Self:
         """A client for the account that the environment names.
 
-        Reads `IHUYI_VOICE_API_ID`, `IHUYI_VOICE_API_KEY` and, where it is set,
-        `IHUYI_VOICE_BASE_URL`.
+        Reads `IHUYI_VOICE_API_ID`, `IHUYI_VOICE_API_KEY` and, where they are
+        set, `IHUYI_VOICE_BASE_URL` and `IHUYI_VOICE_STORE`: the path or URL of
+        a store, which this opens and which closes with the client.
 
         Args:
             **overrides: any argument of the class; they win over the environment.
 
         Raises:
             ValueError: a variable is not set, or as the class raises.
+            StoreError, ModuleNotFoundError: the store cannot be opened.
         """
         options = options_from_env(overrides)
         # What is raised from here on must not find them in this frame.
         del overrides
-        if isinstance(options, ValueError):
+        if isinstance(options, Exception):
             raise options
-        return cls(**options.reveal())
+        with options.closing_store_on_error():
+            client = cls(**options.reveal())
+        client._owned_store = options.opened_store
+        return client
 
     async def submit(
         self, mobile: str, content: str, *, idempotency_key: str | None = None
@@ -195,8 +208,8 @@ class AsyncVoiceClient:
                 prefix are stripped, then 1, 3-9 and nine digits must be left.
             content: the code, a str of 4-6 ASCII digits.
             idempotency_key: names the request, 1-255 printable characters, so
-                that the ledger lets it be placed once, however often it is submitted.
-                Needed with a ledger, an error without one.
+                that the store lets it be placed once, however often it is submitted.
+                Needed with a store, an error without one.
 
         Returns:
             The gateway accepted the call: the phone rings, usually within 5 s.
@@ -206,10 +219,10 @@ class AsyncVoiceClient:
             InvalidRequestError: the local check refused it, or its key belongs
                 to another number or content; nothing was sent.
             QuotaExceededError: the limit for this number is reached; nothing was sent.
-            NotSentError: nothing was written; repeating is safe. A LedgerError
-                where it was the ledger that failed.
+            NotSentError: nothing was written; repeating is safe. A StoreError
+                where it was the store that failed.
             OutcomeUnknownError: something may have been written and no readable
-                answer came, or the ledger knows so of an earlier request with
+                answer came, or the store knows so of an earlier request with
                 this key: the phone may have rung, do not repeat it blindly.
             GatewayError: the gateway refused; its subclass and code say why.
             RuntimeError: the client is closed, or used where it cannot run.
@@ -312,6 +325,8 @@ class AsyncVoiceClient:
         self._closed = True
         if self._transport is not None:
             await self._transport.aclose()
+        if self._owned_store is not None:
+            await asyncio.to_thread(self._owned_store.close)
 
     async def __aenter__(self) -> Self:
         self._opened()
@@ -345,7 +360,27 @@ class AsyncVoiceClient:
         """A client of the same settings and the same quota; this one was never opened."""
         client = copy.copy(self)
         client._log = log
+        client._owned_store = None
         return client
+
+    def _new_pipeline(self, transport: Transport) -> Pipeline:
+        quota, guard, store = self._quota, None, self._store
+        if store is not None:
+            from .store.guard import Guard  # noqa: PLC0415 - only a client with a store needs it
+
+            windows = None
+            if quota is not None and quota.may_move:
+                windows, quota = quota.windows, None
+            guard = Guard(
+                store,
+                windows,
+                self._settings.api_key.reveal(),
+                require_key=self._require_key,
+                log=self._log,
+            )
+        return Pipeline(
+            self._settings, self._encoder, transport, quota, guard, self._clock, self._log
+        )
 
     def _opened(self) -> Pipeline:
         """What sends requests, made at the first use, or an error that says what is wrong."""
@@ -364,15 +399,7 @@ class AsyncVoiceClient:
         if self._pipeline is None:
             self._loop = loop
             self._transport = self._open_transport()
-            self._pipeline = Pipeline(
-                self._settings,
-                self._encoder,
-                self._transport,
-                self._quota,
-                self._ledger,
-                self._clock,
-                self._log,
-            )
+            self._pipeline = self._new_pipeline(self._transport)
         elif loop is not self._loop:
             msg = (
                 "this client belongs to another event loop, the one it was first used in:"
@@ -382,10 +409,23 @@ class AsyncVoiceClient:
         return self._pipeline
 
 
-def _check_opened(ledger: object) -> None:
-    if isinstance(ledger, str | os.PathLike):
-        msg = "ledger is a Ledger, not the place of one: pass ledger=Ledger.open(...)"
+def _check_store(store: object, quota: RecipientQuota | None, *, require_key: bool) -> None:
+    """Refuse settings of store, quota and key that contradict each other."""
+    if isinstance(store, str | os.PathLike):
+        msg = "store is a Store, not the place of one: pass store=Store.open(...)"
         raise TypeError(msg)
+    if require_key and getattr(store, "claims", None) is None:
+        msg = (
+            "require_key=True needs a store that keeps keys: pass store=Store.open(...) with an"
+            " SQLite file, PostgreSQL or MySQL"
+        )
+        raise ValueError(msg)
+    if store is not None and quota is not None and quota.has_own_clock:
+        msg = (
+            "this quota has a clock of its own, and with a store the store's clock decides: leave"
+            " clock out of RecipientQuota"
+        )
+        raise ValueError(msg)
 
 
 def conceal(value: _T) -> _T:
@@ -437,25 +477,42 @@ def _environment_proxy(base_url: str) -> Secret | None:
 
 
 class ConcealedOptions:
-    """The keyword arguments of a client, which no repr shows; `reveal()` gives them."""
+    """The keyword arguments of a client, which no repr shows; `reveal()` gives them.
 
-    __slots__ = ("_options",)
+    Attributes:
+        opened_store: the store that the environment names, opened; None where
+            it names none, or the caller has passed one.
+    """
 
-    def __init__(self, options: ClientOptions) -> None:
+    __slots__ = ("_options", "opened_store")
+
+    def __init__(self, options: ClientOptions, opened_store: Store | None) -> None:
         self._options = options
+        self.opened_store: Store | None = opened_store
+
+    @contextlib.contextmanager
+    def closing_store_on_error(self) -> Iterator[None]:
+        """Close the opened store where the client cannot be made."""
+        try:
+            yield
+        except BaseException:
+            if self.opened_store is not None:
+                self.opened_store.close()
+            raise
 
     def reveal(self) -> ClientOptions:
         """The arguments."""
         return self._options
 
 
-def options_from_env(overrides: ClientOptions) -> ConcealedOptions | ValueError:
+def options_from_env(overrides: ClientOptions) -> ConcealedOptions | Exception:
     """The overrides, and what they leave open taken from the environment.
 
-    An error where a variable is not set: it is for the caller to raise, without
-    the overrides in its frame.
+    An error where a variable is not set, or its store cannot be opened: it is
+    for the caller to raise, without the overrides in its frame.
     """
     options: ClientOptions = {}
+    opened_store: Store | None = None
     if base_url := os.environ.get("IHUYI_VOICE_BASE_URL"):
         options["base_url"] = base_url
     if "api_id" not in overrides:
@@ -466,7 +523,14 @@ def options_from_env(overrides: ClientOptions) -> ConcealedOptions | ValueError:
         if not (api_key := os.environ.get("IHUYI_VOICE_API_KEY")):
             return _not_set("IHUYI_VOICE_API_KEY", "api_key")
         options["api_key"] = api_key
-    return ConcealedOptions({**options, **overrides})
+    if "store" not in overrides and (url := os.environ.get("IHUYI_VOICE_STORE")):
+        from .store.store import Store  # noqa: PLC0415 - only where it is set
+
+        try:
+            opened_store = options["store"] = Store.open(url)
+        except Exception as error:  # noqa: BLE001 - for the caller to raise
+            return error.with_traceback(None)
+    return ConcealedOptions({**options, **overrides}, opened_store)
 
 
 def _not_set(variable: str, option: str) -> ValueError:

@@ -304,7 +304,7 @@ class SubmitRequest:
         mobile: one mainland number; blanks, hyphens and a +86/0086/86 prefix
             are stripped.
         content: the verification code, a str of 4-6 ASCII digits.
-        idempotency_key: names the request across processes; needs a ledger.
+        idempotency_key: names the request across processes; needs a store.
     """
 
     mobile: str
@@ -403,9 +403,9 @@ class Outcome:
 
 
 class Unrecorded:
-    """Counts outcomes that the ledger has not recorded yet.
+    """Counts outcomes that the store has not recorded yet.
 
-    The ledger changes it under a lock of its own; any thread may read it.
+    The store changes it under a lock of its own; any thread may read it.
 
     Attributes:
         count: how many there are now.

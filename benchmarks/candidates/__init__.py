@@ -97,9 +97,9 @@ CANDIDATES = {
             ours=True,
         ),
         Candidate(
-            "submit-many-ledger",
-            "submit_many with a ledger in SQLite",
-            "ours:submit_many_ledger",
+            "submit-many-store",
+            "submit_many with a store in SQLite",
+            "ours:submit_many_store",
             10_000,
             1_000,
             needs="sqlalchemy",

@@ -20,7 +20,7 @@ from ..store.entry import Fingerprints
 from ..sync.client import VoiceClient
 
 if TYPE_CHECKING:
-    from ..store.ledger import Ledger
+    from ..store.store import Store
 
 AnyClient = TypeVar("AnyClient", AsyncVoiceClient, VoiceClient)
 
@@ -67,7 +67,7 @@ class Account:
     _known_key: Secret | None = field(default=None, init=False)
 
     def client(
-        self, kind: type[AnyClient], max_connections: int = 100, ledger: Ledger | None = None
+        self, kind: type[AnyClient], max_connections: int = 100, store: Store | None = None
     ) -> AnyClient:
         """A client for the account; an invalid setting ends the program."""
         api_id = self.api_id or fail("no APIID: set IHUYI_VOICE_API_ID, or give --api-id")
@@ -78,13 +78,13 @@ class Account:
                 base_url=self.base_url,
                 timeout=self.timeout,
                 max_connections=max_connections,
-                ledger=ledger,
+                store=store,
             )
         except (TypeError, ValueError) as error:
             fail(str(error))
 
     def fingerprints(self) -> Fingerprints:
-        """The keyed fingerprints of the account's requests in a ledger."""
+        """The keyed fingerprints of the account's requests in a store."""
         return Fingerprints(self._key())
 
     def _key(self) -> str:

@@ -46,14 +46,14 @@ if TYPE_CHECKING:
     from ..client import ClientOptions
     from ..models import AnswerFormat, Balance, SubmitResult
     from ..quota import RecipientQuota
-    from ..store.ledger import Ledger
+    from ..store.store import Store
 
 T = TypeVar("T")
 
 # Seconds after a request's own deadline in which the loop thread hands its outcome
-# over. With a ledger it may first wait for the record.
+# over. With a store it may first wait for the record.
 _GRACE = 5.0
-_GRACE_WITH_LEDGER = 15.0
+_GRACE_WITH_STORE = 15.0
 # Seconds that the interpreter's exit waits for the calls that it has canceled.
 _EXIT_SECONDS = 12.0
 
@@ -100,9 +100,11 @@ class VoiceClient:
             they are shown the signed body.
         quota: the limit of calls per number, 2 a minute and 10 a day by
             default; None for no limit.
-        ledger: remembers idempotency keys, so that each is placed at most
-            once across crashes and processes; see `Ledger.open`. It stays
-            open when the client is closed.
+        store: what several processes share, see `Store.open`: the limit of
+            calls per number, and idempotency keys, each placed at most once
+            across crashes and processes. It stays open when the client is
+            closed.
+        require_key: whether a submit without an idempotency key is refused.
         clock: seconds since 1970; what is signed. Must be right to within the
             gateway's tolerance, which is not published.
         allow_running_loop: let a call block even if an event loop is running
@@ -129,7 +131,8 @@ class VoiceClient:
         proxy: str | None = None,
         trace_configs: Sequence[aiohttp.TraceConfig] = (),
         quota: RecipientQuota | QuotaDefault | None = QuotaDefault.DEFAULT,
-        ledger: Ledger | None = None,
+        store: Store | None = None,
+        require_key: bool = False,
         clock: Callable[[], float] = time.time,
         allow_running_loop: bool = False,
     ) -> None:
@@ -150,11 +153,14 @@ class VoiceClient:
             proxy=proxy,
             trace_configs=trace_configs,
             quota=quota,
-            ledger=ledger,
+            store=store,
+            require_key=require_key,
             clock=clock,
         )
+        # Opened by `from_env`, and closed with this client.
+        self._owned_store: Store | None = None
         self._timeout = timeout
-        self._grace = _GRACE if ledger is None else _GRACE_WITH_LEDGER
+        self._grace = _GRACE if store is None else _GRACE_WITH_STORE
         self._allow_running_loop = allow_running_loop
         self._closed = False
         self._log = DeferredLog()
@@ -171,21 +177,26 @@ class VoiceClient:
     def from_env(cls, **overrides: Unpack[ClientOptions]) -> Self:
         """A client for the account that the environment names.
 
-        Reads `IHUYI_VOICE_API_ID`, `IHUYI_VOICE_API_KEY` and, where it is set,
-        `IHUYI_VOICE_BASE_URL`.
+        Reads `IHUYI_VOICE_API_ID`, `IHUYI_VOICE_API_KEY` and, where they are
+        set, `IHUYI_VOICE_BASE_URL` and `IHUYI_VOICE_STORE`: the path or URL of
+        a store, which this opens and which closes with the client.
 
         Args:
             **overrides: any argument of the class; they win over the environment.
 
         Raises:
             ValueError: a variable is not set, or as the class raises.
+            StoreError, ModuleNotFoundError: the store cannot be opened.
         """
         options = options_from_env(overrides)
         # An exception raised below must not find the plain strings in this frame.
         del overrides
-        if isinstance(options, ValueError):
+        if isinstance(options, Exception):
             raise options
-        return cls(**options.reveal())
+        with options.closing_store_on_error():
+            client = cls(**options.reveal())
+        client._owned_store = options.opened_store
+        return client
 
     def submit(
         self, mobile: str, content: str, *, idempotency_key: str | None = None
@@ -197,8 +208,8 @@ class VoiceClient:
                 prefix are stripped, then 1, 3-9 and nine digits must be left.
             content: the code, a str of 4-6 ASCII digits.
             idempotency_key: names the request, 1-255 printable characters, so
-                that the ledger lets it be placed once, however often it is submitted.
-                Needed with a ledger, an error without one.
+                that the store lets it be placed once, however often it is submitted.
+                Needed with a store, an error without one.
 
         Returns:
             The gateway accepted the call: the phone rings, usually within 5 s.
@@ -208,10 +219,10 @@ class VoiceClient:
             InvalidRequestError: the local check refused it, or its key belongs
                 to another number or content; nothing was sent.
             QuotaExceededError: the limit for this number is reached; nothing was sent.
-            NotSentError: nothing was written; repeating is safe. A LedgerError
-                where it was the ledger that failed.
+            NotSentError: nothing was written; repeating is safe. A StoreError
+                where it was the store that failed.
             OutcomeUnknownError: something may have been written and no readable
-                answer came, or the ledger knows so of an earlier request with
+                answer came, or the store knows so of an earlier request with
                 this key: the phone may have rung, do not repeat it blindly.
             GatewayError: the gateway refused; its subclass and code say why.
             RuntimeError: the client is closed, or used where it cannot run.
@@ -316,6 +327,8 @@ class VoiceClient:
             self._log.write()
         # Not in a `finally`: an interrupted close has not ended the thread.
         self._finalizer.detach()
+        if self._owned_store is not None:
+            self._owned_store.close()
 
     def __enter__(self) -> Self:
         self._check_usable("submit")

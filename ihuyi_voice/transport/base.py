@@ -52,7 +52,7 @@ class Exchange:
         reset: the connection is closed and the kernel's send buffer dropped,
             so that no byte can reach the gateway later. False where this is
             not known: behind a proxy, after an answer, or without a connection.
-        unrecorded: counts the outcome while the ledger has not recorded it;
+        unrecorded: counts the outcome while the store has not recorded it;
             None where nothing counts it.
     """
 

@@ -92,7 +92,7 @@ MALFORMED: list[tuple[object, str]] = [
     ((GOOD, None), "content must be a str of 4-6 digits, not NoneType"),
     (
         SubmitRequest(GOOD, "1125", "key"),
-        "idempotency_key needs a ledger, and this client has none",
+        "idempotency_key needs a store, and this client has none",
     ),
 ]
 

@@ -255,7 +255,7 @@ def test_what_is_said_before_sending(gateway: Gateway, path: Path) -> None:
     )
     keys = (
         "rows with an idempotency_key: 1; within this file a key is sent once, across runs nothing"
-        " remembers it without --ledger"
+        " remembers it without --store"
     )
     assert [
         f"{path}: rows 11, bad 7, duplicate numbers 1",
@@ -401,7 +401,7 @@ def test_the_columns_of_an_export(gateway: Gateway, path: Path) -> None:
     """What is read out is the code, and neither number nor code becomes a key."""
     path.write_text(f"phone,user_id,code\n{A},424242,1125\n{B},434343,0042\n")
     out = path.with_name("out.csv")
-    result = bulk(path, "--yes", "--ledger", path.with_name("calls.db"), "--out", out)
+    result = bulk(path, "--yes", "--store", path.with_name("calls.db"), "--out", out)
     assert (0, {(A, "1125"), (B, "0042")}) == (result.exit_code, set(placed(gateway)))
     assert "ignored columns: user_id\n" in result.stderr
     assert all(line["idempotency_key"].startswith("row:") for line in read_csv(out))

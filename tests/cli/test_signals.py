@@ -213,13 +213,13 @@ def _python_path() -> list[str]:
     return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
-def test_an_interrupted_run_goes_on_with_its_ledger(
+def test_an_interrupted_run_goes_on_with_its_store(
     gateway: Gateway, path: Path, tmp_path: Path
 ) -> None:
     write(path, many(100))
     book = tmp_path / "the calls.db"
     gateway.after_the_balance_query(latency=0.5)
-    with running(path, "--yes", "--concurrency", "5", "--ledger", book) as process:
+    with running(path, "--yes", "--concurrency", "5", "--store", book) as process:
         gateway.wait_for(5)
         process.send_signal(signal.SIGTERM)
         stdout, _ = process.communicate(timeout=30)
@@ -228,11 +228,11 @@ def test_an_interrupted_run_goes_on_with_its_ledger(
     assert "Interrupted before the end." == interrupted
     left = 100 - len(gateway.calls)
     assert last == (
-        f"Rows left: {left} of 100. To go on, run the same command again with the same --ledger:"
+        f"Rows left: {left} of 100. To go on, run the same command again with the same --store:"
         " no phone that rang, or may have rung, is called again."
     )
     gateway.chaos = Chaos()
-    assert 0 == bulk(path, "--yes", "--ledger", book).exit_code
+    assert 0 == bulk(path, "--yes", "--store", book).exit_code
     assert Counter(many(100)) == Counter(placed(gateway))
 
 
@@ -309,7 +309,7 @@ def test_a_signal_during_a_balance_query(gateway: Gateway) -> None:
 def test_what_is_known_stays_when_the_end_is_interrupted(
     gateway: Gateway, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the client is closed, the ledger is, or the outcome is printed."""
+    """While the client is closed, the store is, or the outcome is printed."""
 
     def interrupt(*_: object, **__: object) -> None:
         raise Interrupted(signal.SIGTERM)
@@ -327,8 +327,8 @@ def test_what_is_known_stays_when_the_end_is_interrupted(
         refused = run("submit", "13800000000", "--json")
         assert (3, "refused") == (refused.exit_code, json.loads(refused.stdout)["status"])
     with monkeypatch.context() as broken:
-        broken.setattr("ihuyi_voice.Ledger.__exit__", interrupt)
-        closed = bulk(path, "--yes", "--json", "--ledger", book)
+        broken.setattr("ihuyi_voice.Store.__exit__", interrupt)
+        closed = bulk(path, "--yes", "--json", "--store", book)
         assert (0, 3) == (closed.exit_code, json.loads(closed.stdout)["accepted"])
 
 
@@ -346,8 +346,8 @@ def tally(**counts: int) -> Tally:
     return made
 
 
-def next_steps(done: Tally, out: Path | None, ledger: str | None) -> list[str]:
-    return Summary(done, 1000, "rows.csv", out, ledger).next_steps()
+def next_steps(done: Tally, out: Path | None, store: str | None) -> list[str]:
+    return Summary(done, 1000, "rows.csv", out, store).next_steps()
 
 
 def test_what_to_do_next_speaks_of_the_run(tmp_path: Path) -> None:
@@ -360,27 +360,27 @@ def test_what_to_do_next_speaks_of_the_run(tmp_path: Path) -> None:
         " refused"
     )
     assert "Interrupted before the end." == interrupted
-    assert "Unknown rows: 3, listed by: ihuyi-voice ledger 'my calls.db'." == unknown
+    assert "Unknown rows: 3, listed by: ihuyi-voice store 'my calls.db'." == unknown
     assert last == (
-        "Rows left: 220 of 1000. To go on, run the same command again with the same --ledger and a"
+        "Rows left: 220 of 1000. To go on, run the same command again with the same --store and a"
         " new --out file: no phone that rang, or may have rung, is called again."
     )
     *_, unknown, last = next_steps(done, None, None)
     assert unknown == (
-        "Unknown rows: 3, listed nowhere, because there was neither --ledger nor --out."
+        "Unknown rows: 3, listed nowhere, because there was neither --store nor --out."
     )
     assert last == (
         "Rows left: 220 of 1000. Do not run rows.csv again as it is: 780 phones would be called a"
-        " second time, and nothing here shows which; look at the account's page. With --ledger the"
+        " second time, and nothing here shows which; look at the account's page. With --store the"
         " same command goes on by itself."
     )
     assert (
         "No phone was called: the same command may be run again."
         in next_steps(tally(not_sent=20), None, None)[-1]
     )
-    for ledger in ("calls.db", None):
+    for store in ("calls.db", None):
         for where in (out, None):
-            lines = next_steps(done, where, ledger)
+            lines = next_steps(done, where, store)
             assert not any("repeating is safe" in line for line in lines)
     done = tally(accepted=5, unknown=1)
     done.interrupted = False

@@ -20,7 +20,7 @@ from ihuyi_voice import (
     GatewayError,
     IhuyiVoiceError,
     InvalidRequestError,
-    Ledger,
+    Store,
     NotSentError,
     OutcomeStatus,
     OutcomeUnknownError,
@@ -312,18 +312,18 @@ async def test_a_cancelled_request_shows_no_secret_in_its_frames(where: str) -> 
     check_hides_everything(error)
 
 
-# --- with a ledger ----------------------------------------------------------------
+# --- with a store ----------------------------------------------------------------
 
 
-def closed(ledger: Ledger) -> None:
-    ledger.close()
+def closed(store: Store) -> None:
+    store.close()
 
 
-def failing(ledger: Ledger) -> None:
-    ledger.clock = Clock()
+def failing(store: Store) -> None:
+    store.clock = Clock()
 
 
-def untouched(ledger: Ledger) -> None:
+def untouched(store: Store) -> None:
     """Leave it as it is."""
 
 
@@ -341,11 +341,11 @@ def untouched(ledger: Ledger) -> None:
         (OSError, (MOBILE, "key"), failing),
     ],
 )
-async def test_no_failure_of_a_ledger_shows_a_secret_in_its_frames(
+async def test_no_failure_of_a_store_shows_a_secret_in_its_frames(
     kind: Kind,
     error: type[Exception],
     submit: tuple[str, str | None],
-    prepare: Callable[[Ledger], None],
+    prepare: Callable[[Store], None],
     tmp_path: Path,
 ) -> None:
     mobile, key = submit
@@ -355,11 +355,11 @@ async def test_no_failure_of_a_ledger_shows_a_secret_in_its_frames(
 
     rogue = Rogue(hang_up)
     async with rogue.running():
-        with Ledger.open(tmp_path / "calls.db") as ledger:
-            options = of(rogue, ledger=ledger)
+        with Store.open(tmp_path / "calls.db") as store:
+            options = of(rogue, store=store)
             used = await raised_by(lambda: submitted(kind, options, key="used"))
             assert isinstance(used, OutcomeUnknownError)
-            prepare(ledger)
+            prepare(store)
             caught = await raised_by(lambda: submitted(kind, options, mobile, key=key))
     assert isinstance(caught, error if error is not OSError else NotSentError)
     check_hides_everything(caught)
@@ -452,7 +452,7 @@ BAD_ROWS: Sequence[object] = [
     (MOBILE, CODE + "1"),
     (CODE, MOBILE),
     (int(MOBILE), int(CODE)),
-    SubmitRequest(MOBILE, CODE, "no ledger"),
+    SubmitRequest(MOBILE, CODE, "no store"),
 ]
 
 
@@ -517,7 +517,7 @@ BAD_SETTINGS: list[dict[str, Any]] = [
     {"api_id": None},
     {"timeout": 0},
     {"answer_format": "yaml"},
-    {"ledger": "calls.db"},
+    {"store": "calls.db"},
     {"trace_configs": 1},
     {"proxy": f"socks5://user:{PROXY_PASSWORD}@p"},
     {"proxy": f"http://user:{PROXY_PASSWORD}@p:port"},

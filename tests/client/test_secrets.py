@@ -312,7 +312,7 @@ CASES: dict[str, Case] = {
     "invalid: a digit too many in the content": Case(InvalidRequestError, content=CODE + "1"),
     "invalid: the content is the key": Case(InvalidRequestError, content=KEY),
     "invalid: the content is the mobile": Case(InvalidRequestError, content=MOBILE),
-    "invalid: no ledger": Case(InvalidRequestError, idempotency_key=f"{MOBILE}/{CODE}"),
+    "invalid: no store": Case(InvalidRequestError, idempotency_key=f"{MOBILE}/{CODE}"),
     "limited": Case(QuotaExceededError, options={"quota": USED_UP}),
     "not sent: the store is down": Case(
         NotSentError, options={"quota": RecipientQuota(store=FailingStore())}

@@ -12,7 +12,7 @@ import pytest
 
 from ihuyi_voice import (
     AsyncVoiceClient,
-    Ledger,
+    Store,
     MemoryQuotaStore,
     NotSentError,
     OutcomeStatus,
@@ -221,11 +221,11 @@ async def test_a_row_of_a_bulk_run_is_not_held_up_either() -> None:
 
 async def test_a_claim_whose_store_hangs_is_settled_as_not_sent(tmp_path: Path) -> None:
     store = Store(reserving=True)
-    with Ledger.open(tmp_path / "calls.db") as ledger:
-        async with client(store, ledger=ledger, timeout=1.0) as voice:
+    with Store.open(tmp_path / "calls.db") as store:
+        async with client(store, store=store, timeout=1.0) as voice:
             with pytest.raises(NotSentError, match="the quota's store did not answer"):
                 await voice.submit(MOBILE, CODE, idempotency_key="key")
-        assert 1 == ledger.summary()["not_sent"]
+        assert 1 == store.summary()["not_sent"]
 
 
 # --- releasing ---------------------------------------------------------------

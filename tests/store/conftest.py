@@ -1,4 +1,4 @@
-"""Fixtures: ledgers in SQLite files and in a PostgreSQL server that the tests start."""
+"""Fixtures: stores in SQLite files and in a PostgreSQL server that the tests start."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ihuyi_voice.store.ledger import Ledger
+from ihuyi_voice.store.store import Store
 
 from .postgres import running_server
 from .support import Clock
@@ -28,7 +28,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The place of a ledger that does not exist yet, in either database."""
+    """The place of a store that does not exist yet, in either database."""
     if request.param == "sqlite":
         return str(tmp_path / "calls.db")
     server: PostgresServer = request.getfixturevalue("postgres")
@@ -37,8 +37,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def _no_last_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Closing a ledger does not retry settlements that can never be recorded."""
-    monkeypatch.setattr("ihuyi_voice.store.sql.limits.LAST_RETRIES", 0.0)
+    """Closing a store does not retry settlements that can never be recorded."""
+    monkeypatch.setattr("ihuyi_voice.store.writer.bounds.LAST_RETRIES", 0.0)
 
 
 @pytest.fixture
@@ -47,15 +47,15 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def ledger(place: str, clock: Clock) -> Iterator[Ledger]:
-    with Ledger.open(place, patience=0.1, clock=clock) as opened:
+def store(place: str, clock: Clock) -> Iterator[Store]:
+    with Store.open(place, patience=0.1, clock=clock) as opened:
         yield opened
 
 
 @pytest.fixture
-def in_file(tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
-    """A ledger in SQLite, for tests about files."""
-    with Ledger.open(tmp_path / "calls.db", patience=0.1, clock=clock) as opened:
+def in_file(tmp_path: Path, clock: Clock) -> Iterator[Store]:
+    """A store in SQLite, for tests about files."""
+    with Store.open(tmp_path / "calls.db", patience=0.1, clock=clock) as opened:
         yield opened
 
 

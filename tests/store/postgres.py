@@ -46,7 +46,7 @@ class PostgresServer:
         return psycopg.connect(f"host={self._folder} user=postgres", autocommit=True)
 
     def empty(self) -> str:
-        """The SQLAlchemy URL of a database without a ledger."""
+        """The SQLAlchemy URL of a database without a store."""
         with contextlib.closing(self.connect()) as connection:
             connection.execute("DROP TABLE IF EXISTS ihuyi_voice_meta, ihuyi_voice_calls")
         return self.url

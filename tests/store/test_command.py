@@ -1,4 +1,4 @@
-"""The command `ihuyi-voice ledger`: output and exit status."""
+"""The command `ihuyi-voice store`: output and exit status."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from ihuyi_voice import LedgerError
-from ihuyi_voice.cli import ledger as cli_ledger
-from ihuyi_voice.store.ledger import EntryState, Ledger
+from ihuyi_voice import StoreError
+from ihuyi_voice.cli import store as cli_store
+from ihuyi_voice.store.store import EntryState, Store
 
 from .support import DELIVERY, LIVE, Clock, claimed, ended
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .postgres import PostgresServer
 
 app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
-app.command(epilog=cli_ledger.EXIT_HELP)(cli_ledger.ledger)
+app.command(epilog=cli_store.EXIT_HELP)(cli_store.store)
 
 LONG_KEY = "a key as long as a key may be [bold] " * 6
 
@@ -46,19 +46,19 @@ def refused(*arguments: str) -> str:
 
 @pytest.fixture
 def file(tmp_path: Path) -> str:
-    """A ledger with one key in each state; the claims have expired."""
+    """A store with one key in each state; the claims have expired."""
     path = str(tmp_path / "calls.db")
     clock = Clock()
 
-    async def fill(ledger: Ledger) -> None:
+    async def fill(store: Store) -> None:
         for state in (EntryState.ACCEPTED, EntryState.REFUSED, EntryState.NOT_SENT):
-            await ended(ledger, state, state.value)
-        await claimed(ledger, LONG_KEY)
+            await ended(store, state, state.value)
+        await claimed(store, LONG_KEY)
         clock.time += LIVE
-        await ended(ledger, EntryState.UNKNOWN, "unknown")
+        await ended(store, EntryState.UNKNOWN, "unknown")
 
-    with Ledger.open(path, clock=clock) as ledger:
-        asyncio.run(fill(ledger))
+    with Store.open(path, clock=clock) as store:
+        asyncio.run(fill(store))
     return path
 
 
@@ -94,7 +94,7 @@ def test_list_as_json(file: str) -> None:
 
 def test_list_without_unknown_keys(tmp_path: Path) -> None:
     path = str(tmp_path / "calls.db")
-    Ledger.open(path).close()
+    Store.open(path).close()
     result = run(path)
     assert (0, "no unknown calls\n") == (result.exit_code, result.stdout)
     result = run(path, "--json")
@@ -124,17 +124,17 @@ def test_resolve_records_the_outcome(file: str, message: str, option: str, state
     assert (0, f"unknown: {message}\n") == (result.exit_code, result.stdout)
     result = run(file, "resolve", LONG_KEY, option, "--json")
     assert {"key": LONG_KEY, "placed": option == "--placed"} == json.loads(result.stdout)
-    with Ledger.open(file) as ledger:
-        assert (3, 0) == (ledger.summary()[state], ledger.summary()["unknown"])
+    with Store.open(file) as store:
+        assert (3, 0) == (store.summary()[state], store.summary()["unknown"])
 
 
 def test_keys_that_cannot_be_resolved(file: str, tmp_path: Path) -> None:
-    assert "the ledger has no key 'k'" == refused(file, "resolve", "k", "--placed")
+    assert "the store has no key 'k'" == refused(file, "resolve", "k", "--placed")
     assert "'accepted' is settled already, as accepted" == refused(
         file, "resolve", "accepted", "--placed"
     )
-    with Ledger.open(tmp_path / "calls.db") as ledger:
-        asyncio.run(claimed(ledger, "k", live=LIVE))
+    with Store.open(tmp_path / "calls.db") as store:
+        asyncio.run(claimed(store, "k", live=LIVE))
     message = refused(file, "resolve", "k", "--not-placed")
     assert "'k' may still be on its way; it may be resolved in 1" in message
     assert message.endswith(
@@ -143,8 +143,8 @@ def test_keys_that_cannot_be_resolved(file: str, tmp_path: Path) -> None:
 
 
 def test_list_shows_when_a_claim_can_be_resolved(file: str) -> None:
-    with Ledger.open(file) as ledger:
-        asyncio.run(claimed(ledger, "k", live=LIVE))
+    with Store.open(file) as store:
+        asyncio.run(claimed(store, "k", live=LIVE))
     *_, last = (json.loads(line) for line in run(file, "--json").stdout.splitlines())
     assert "k" == last["key"]
     assert LIVE < last["resolvable_in"] <= LIVE + DELIVERY
@@ -159,8 +159,8 @@ def test_purge_deletes_settled_keys(file: str, age: str) -> None:
     assert (0, "forgotten: 3\n") == (result.exit_code, result.stdout)
     result = run(file, "purge", "--older-than", age, "--json")
     assert {"purged": 0} == json.loads(result.stdout)
-    with Ledger.open(file) as ledger:
-        assert 2 == ledger.summary()["unknown"]
+    with Store.open(file) as store:
+        assert 2 == store.summary()["unknown"]
 
 
 def test_purge_keeps_younger_keys(file: str) -> None:
@@ -197,13 +197,13 @@ def test_the_command_creates_no_file(tmp_path: Path, spell: str) -> None:
     assert [] == list(tmp_path.iterdir())
 
 
-def test_an_unusable_ledger_has_its_own_exit_status(tmp_path: Path) -> None:
+def test_an_unusable_store_has_its_own_exit_status(tmp_path: Path) -> None:
     path = tmp_path / "calls.db"
     path.write_text("no database" * 100)
     result = run(str(path))
     assert 4 == result.exit_code
     assert (
-        f"ihuyi-voice: the ledger could not be used: {path}: it is not an SQLite database\n"
+        f"ihuyi-voice: the store could not be used: {path}: it is not an SQLite database\n"
         == result.stderr
     )
 
@@ -229,13 +229,13 @@ def test_a_password_is_not_taken_from_the_command_line(url: str) -> None:
 
 
 def test_a_url_of_another_database(tmp_path: Path) -> None:
-    assert "a ledger is an SQLite file or a PostgreSQL database" in refused("mysql://joe@host/db")
+    assert "a store is an SQLite file or a PostgreSQL database" in refused("mysql://joe@host/db")
 
 
-def test_a_ledger_on_a_server(postgres: PostgresServer) -> None:
+def test_a_store_on_a_server(postgres: PostgresServer) -> None:
     url = postgres.empty()
-    with Ledger.open(url, clock=Clock()) as ledger:
-        asyncio.run(ended(ledger, EntryState.UNKNOWN))
+    with Store.open(url, clock=Clock()) as store:
+        asyncio.run(ended(store, EntryState.UNKNOWN))
     assert 6 == run(url).exit_code
     assert "forgotten: 0\n" == run(url, "purge", "--older-than", "0s").stdout
     assert 0 == run(url, "resolve", "k", "--placed").exit_code
@@ -245,10 +245,10 @@ def test_a_ledger_on_a_server(postgres: PostgresServer) -> None:
 def test_the_command_in_a_process(file: str) -> None:
     script = """
 import typer
-from ihuyi_voice import LedgerError
-from ihuyi_voice.cli import ledger as cli_ledger
+from ihuyi_voice import StoreError
+from ihuyi_voice.cli import store as cli_store
 app = typer.Typer(rich_markup_mode="rich")
-app.command(epilog=cli_ledger.EXIT_HELP)(cli_ledger.ledger)
+app.command(epilog=cli_store.EXIT_HELP)(cli_store.store)
 app()
 """
     done = subprocess.run(
@@ -267,7 +267,7 @@ app()
     [("0s", -5), ("59s", 59), ("1m", 60), ("2h", 7200), ("3d", 3 * 86_400)],
 )
 def test_an_age_is_shown_in_its_largest_unit(age: str, seconds: float) -> None:
-    assert age == cli_ledger._age(seconds)
+    assert age == cli_store._age(seconds)
 
 
 def test_help_names_every_action() -> None:
@@ -281,12 +281,12 @@ def test_a_database_that_fails_during_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "calls.db"
-    Ledger.open(path).close()
+    Store.open(path).close()
 
-    def fail(_: Ledger) -> None:
+    def fail(_: Store) -> None:
         msg = "the disk is gone"
-        raise LedgerError(msg)
+        raise StoreError(msg)
 
-    monkeypatch.setattr(Ledger, "unknown", fail)
+    monkeypatch.setattr(Store, "unknown", fail)
     result = run(str(path))
     assert (4, True) == (result.exit_code, "the disk is gone" in result.stderr)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ihuyi_voice.errors import InvalidRequestError
-from ihuyi_voice.store.ledger import Fingerprints, check_key
+from ihuyi_voice.store.store import Fingerprints, check_key
 
 from .support import API_KEY, CONTENT, FINGERPRINTS, MOBILE
 
@@ -40,7 +40,7 @@ def test_any_other_key_is_refused(problem: str, key: object) -> None:
 
 
 def test_a_fingerprint_is_the_same_in_every_process() -> None:
-    # These values must never change, because later releases read the ledger.
+    # These values must never change, because later releases read the store.
     assert ("6c86b8a2e7f46a3aaf8a5631ede69d71", "fba6f1ac") == FINGERPRINTS.of(MOBILE, CONTENT)
     assert "row:5a5adada8befeef62e234f8313e40bd3" == FINGERPRINTS.of_row(MOBILE, CONTENT, 0)
 

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from ..._loops import fast_loop_factory
 from ...client import AsyncVoiceClient
-from ...errors import IhuyiVoiceError, LedgerError
+from ...errors import IhuyiVoiceError, StoreError
 from ...models import DEFAULT_BASE_URL
 from ...store.entry import EntryState
 from ...sync.client import VoiceClient
@@ -31,8 +31,8 @@ from ..account import (
     fail,
     fail_interrupted,
 )
-from ..ledger import fail_of_ledger, open_ledger
 from ..signals import Interruptions
+from ..store import fail_of_store, open_store
 from . import options  # noqa: TC001 - typer reads the annotations
 from .columns import ColumnOptions
 from .consent import Consent
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ...store.entry import Fingerprints
-    from ...store.ledger import Ledger
+    from ...store.store import Store
 
 # How many names of ignored columns are shown.
 _MOST_NAMES = 20
@@ -68,7 +68,7 @@ def bulk(  # noqa: PLR0913 - one argument per option
     dry_run: options.DryRun = False,
     limit: options.Limit = None,
     wait_for_quota: options.WaitForQuota = False,
-    ledger: options.LedgerFile = None,
+    store: options.LedgerFile = None,
     yes: options.Yes = False,
     api_id: ApiId = None,
     api_key_file: ApiKeyFile = None,
@@ -79,7 +79,7 @@ def bulk(  # noqa: PLR0913 - one argument per option
     """Place [bold]a call for each row[/bold] of a file. Real phones ring.
 
     The command checks the whole file, prints what it found, and asks before it sends.
-    With --ledger, run it again after a crash: it sends only the rows that never
+    With --store, run it again after a crash: it sends only the rows that never
     reached the gateway or were refused.
     The first Ctrl-C, SIGTERM or SIGHUP starts no more requests and finishes those
     in flight; a second one stops at once.
@@ -94,17 +94,17 @@ def bulk(  # noqa: PLR0913 - one argument per option
         columns=ColumnOptions(mobile_column, content_column, key_column),
         encoding=encoding,
         draw_codes=draw_codes,
-        ledger=ledger,
+        store=store,
         out=out,
         show_codes=show_codes or draw_codes,
         dry_run=dry_run,
         consent=Consent(yes=yes, mixed_lengths=allow_mixed_lengths, partial=partial),
         account=Account(api_id, api_key_file, base_url, timeout),
-        sending=SendOptions(concurrency, rate, wait_for_quota, with_keys=ledger is not None),
+        sending=SendOptions(concurrency, rate, wait_for_quota, with_keys=store is not None),
     )
     with Interruptions() as signals:
         _run(job, signals)
-        summary = Summary(job.tally, job.rows, file, out, ledger)
+        summary = Summary(job.tally, job.rows, file, out, store)
         with suppress(KeyboardInterrupt):
             _print_summary(summary, as_json=as_json)
     raise typer.Exit(summary.exit_status())
@@ -116,9 +116,9 @@ def _run(job: _Job, signals: Interruptions) -> None:
         job.run(signals)
     except BulkFileError as error:
         fail(str(error))
-    except LedgerError as error:
+    except StoreError as error:
         # Raised by the lookup before the run: a later failure is the outcome of a row.
-        fail_of_ledger(error)
+        fail_of_store(error)
     except (KeyboardInterrupt, typer.Abort) as error:
         # Once the run began, its outcomes are reported even if it was interrupted.
         if job.tally.run is None:
@@ -134,7 +134,7 @@ class _Job:
     columns: ColumnOptions
     encoding: str | None
     draw_codes: bool
-    ledger: str | None
+    store: str | None
     out: Path | None
     show_codes: bool
     dry_run: bool
@@ -154,11 +154,11 @@ class _Job:
             if self.dry_run:
                 raise typer.Exit(EXIT_USAGE if check.bad or doubts else 0)
             self._refuse_to_overwrite()
-            ledger = None
-            if self.ledger is not None:
-                ledger = stack.enter_context(open_ledger(self.ledger, create=True))
-            client = self.account.client(AsyncVoiceClient, self.sending.concurrency or 1, ledger)
-            to_send = check.good - self._settled_earlier(rows, check, ledger)
+            store = None
+            if self.store is not None:
+                store = stack.enter_context(open_store(self.store, create=True))
+            client = self.account.client(AsyncVoiceClient, self.sending.concurrency or 1, store)
+            to_send = check.good - self._settled_earlier(rows, check, store)
             self._ask(to_send, doubts)
             out = _open_out(self.out, show_codes=self.show_codes)
             loop = {"loop_factory": fast_loop_factory()}
@@ -176,18 +176,18 @@ class _Job:
     def _check(self, rows: BulkFile) -> Check:
         check = rows.check()
         self.rows = check.rows
-        _print_check(self.console, rows.name, check, with_ledger=self.ledger is not None)
+        _print_check(self.console, rows.name, check, with_store=self.store is not None)
         return check
 
     def _refuse_to_overwrite(self) -> None:
         if self.out is not None and self.out.exists():
             fail(f"{self.out} exists already: give --out a new file, so that no outcome is lost")
 
-    def _settled_earlier(self, rows: BulkFile, check: Check, ledger: Ledger | None) -> int:
-        """How many rows the ledger keeps from being sent again."""
-        if ledger is None:
+    def _settled_earlier(self, rows: BulkFile, check: Check, store: Store | None) -> int:
+        """How many rows the store keeps from being sent again."""
+        if store is None:
             return 0
-        return _look_up(self.console, rows, check, ledger, self.account.fingerprints())
+        return _look_up(self.console, rows, check, store, self.account.fingerprints())
 
     def _ask(self, to_send: int, doubts: list[str]) -> None:
         """Return if the calls may be placed; otherwise end the program."""
@@ -247,35 +247,35 @@ def _print_balance(console: Console, account: Account, to_send: int) -> int:
 
 
 def _look_up(
-    console: Console, rows: BulkFile, check: Check, ledger: Ledger, fingerprints: Fingerprints
+    console: Console, rows: BulkFile, check: Check, store: Store, fingerprints: Fingerprints
 ) -> int:
-    """Give every row its key; say, and count, what the ledger keeps from being sent again."""
-    if check.keyless and ledger.hashed_with_another_key(fingerprints.hashed_with):
+    """Give every row its key; say, and count, what the store keeps from being sent again."""
+    if check.keyless and store.hashed_with_another_key(fingerprints.hashed_with):
         fail(
-            "this ledger knows rows that were sent with another API key, by which they cannot be"
+            "this store knows rows that were sent with another API key, by which they cannot be"
             " recognised: give every row an idempotency_key of its own, or finish with the old key"
-            " and take a new ledger"
+            " and take a new store"
         )
-    if ledger.is_new:
+    if store.is_new:
         # With a mistyped name every phone would ring again: say that it is new.
-        say(console, "this ledger is new: it knows of no earlier call")
-    rows.row_keys = lambda: RowKeys(fingerprints, ledger.id)
+        say(console, "this store is new: it knows of no earlier call")
+    rows.row_keys = lambda: RowKeys(fingerprints, store.id)
     states: Counter[EntryState] = Counter()
     keys = (row.key for row in rows if row.key is not None and not row.problem)
     while some := list(islice(keys, 1000)):
-        states.update(ledger.known(some).values())
+        states.update(store.known(some).values())
     accepted = states[EntryState.ACCEPTED]
     unknown = states[EntryState.UNKNOWN] + states[EntryState.CLAIMED]
     if accepted or unknown:
         say(
             console,
-            f"of these the ledger knows: accepted {accepted}, unknown {unknown}; they are not sent"
+            f"of these the store knows: accepted {accepted}, unknown {unknown}; they are not sent"
             " again",
         )
     return accepted + unknown
 
 
-def _print_check(console: Console, name: str, check: Check, *, with_ledger: bool) -> None:
+def _print_check(console: Console, name: str, check: Check, *, with_store: bool) -> None:
     summary = f"{name}: rows {check.rows}, bad {check.bad}, duplicate numbers {check.duplicates}"
     say(console, summary)
     for line, problem in check.problems:
@@ -308,9 +308,9 @@ def _print_check(console: Console, name: str, check: Check, *, with_ledger: bool
             f"rows whose idempotency_key contains their number or code: {check.revealing_keys};"
             " keys are stored and written unchanged, so choose others for new rows",
         )
-    if check.keys and not with_ledger:
+    if check.keys and not with_store:
         say(
             console,
             f"rows with an idempotency_key: {check.keys}; within this file a key is sent once,"
-            " across runs nothing remembers it without --ledger",
+            " across runs nothing remembers it without --store",
         )

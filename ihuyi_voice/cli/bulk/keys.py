@@ -1,6 +1,6 @@
 """Keys and codes for the rows of a file that have none.
 
-With a ledger a bulk run can be repeated after a crash. So a row must get the
+With a store a bulk run can be repeated after a crash. So a row must get the
 same key and the same code at every reading: both are derived from the row's
 cells. Rows may be added, removed or moved between readings.
 """
@@ -25,13 +25,13 @@ class RowKeys:
     Args:
         fingerprints: of the account; keyed with its API key, so that neither
             number nor code can be guessed from a key.
-        ledger_id: of the ledger, so that every ledger draws another code for
+        store_id: of the store, so that every store draws another code for
             the same number.
     """
 
-    def __init__(self, fingerprints: Fingerprints, ledger_id: str) -> None:
+    def __init__(self, fingerprints: Fingerprints, store_id: str) -> None:
         self._fingerprints = fingerprints
-        self._ledger_id = ledger_id
+        self._store_id = store_id
         self._seen: Counter[str] = Counter()
 
     def key(self, mobile: str, content: str) -> str:
@@ -42,5 +42,5 @@ class RowKeys:
 
     def code(self, mobile: str, key: str) -> str:
         """The 6-digit code of a row without one, derived by hashing."""
-        digest = self._fingerprints.of(mobile, f"{self._ledger_id} {key}").digest
+        digest = self._fingerprints.of(mobile, f"{self._store_id} {key}").digest
         return f"{int(digest, 16) % 10**_CODE_LENGTH:0{_CODE_LENGTH}}"

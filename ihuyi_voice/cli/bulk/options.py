@@ -15,7 +15,7 @@ Exit status:
 6  [bold]some are unknown: their phones may have rung[/bold]
 2  nothing was sent: a bad option, file or credentials, no answer about the
 balance, or a doubt that --yes alone does not settle
-4  nothing was sent because the ledger could not be used; or some outcomes
+4  nothing was sent because the store could not be used; or some outcomes
 could not be recorded in it
 128 and the signal's number (130 for Ctrl-C): interrupted, nothing was sent
 A run that a signal stops has the status of its outcomes: 3 or 6.

@@ -24,14 +24,14 @@ class Summary:
     Attributes:
         tally: the outcomes.
         rows: how many rows the file has, or `--limit` reads of it.
-        file, out, ledger: as they were given on the command line.
+        file, out, store: as they were given on the command line.
     """
 
     tally: Tally
     rows: int
     file: str
     out: Path | None
-    ledger: str | None
+    store: str | None
 
     def exit_status(self) -> int:
         """The exit status; an unknown outcome wins over every other."""
@@ -73,8 +73,8 @@ class Summary:
             lines.append("Interrupted before the end.")
         if tally.unrecorded:
             lines.append(
-                f"The ledger did not record {tally.unrecorded} outcomes. Run this again only with"
-                " the same ledger, which does not send them again; without it their phones would"
+                f"The store did not record {tally.unrecorded} outcomes. Run this again only with"
+                " the same store, which does not send them again; without it their phones would"
                 " ring once more."
             )
         if unknown := tally.of(OutcomeStatus.UNKNOWN):
@@ -88,17 +88,17 @@ class Summary:
         return self.rows - self.tally.total + self.tally.of(OutcomeStatus.NOT_SENT)
 
     def _where_listed(self) -> str:
-        if self.ledger is not None:
-            return f"listed by: ihuyi-voice ledger {shlex.quote(self.ledger)}"
+        if self.store is not None:
+            return f"listed by: ihuyi-voice store {shlex.quote(self.store)}"
         if self.out is not None:
             return f"listed in {self.out} with the status unknown"
-        return "listed nowhere, because there was neither --ledger nor --out"
+        return "listed nowhere, because there was neither --store nor --out"
 
     def _how_to_go_on(self) -> str:
-        if self.ledger is not None:
+        if self.store is not None:
             new_out = " and a new --out file" if self.out is not None else ""
             return (
-                f"To go on, run the same command again with the same --ledger{new_out}: no phone"
+                f"To go on, run the same command again with the same --store{new_out}: no phone"
                 " that rang, or may have rung, is called again."
             )
         called = self.tally.of(OutcomeStatus.ACCEPTED) + self.tally.of(OutcomeStatus.UNKNOWN)
@@ -108,10 +108,10 @@ class Summary:
             return (
                 f"To go on, remove from {self.file} the rows that {self.out} shows as accepted or"
                 f" unknown, and run what remains; the whole of {self.file} would call {called}"
-                " phones a second time. With --ledger the same command goes on by itself."
+                " phones a second time. With --store the same command goes on by itself."
             )
         return (
             f"Do not run {self.file} again as it is: {called} phones would be called a second"
-            " time, and nothing here shows which; look at the account's page. With --ledger the"
+            " time, and nothing here shows which; look at the account's page. With --store the"
             " same command goes on by itself."
         )

@@ -1,4 +1,4 @@
-"""The ledger's tables and its SQL statements.
+"""The store's tables and its SQL statements.
 
 The statements contain the rules: which claim succeeds, and which settlement
 counts. So the database decides, and no process. `connection.py` executes them.
@@ -28,19 +28,27 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from ..entry import REPEATABLE, UNSETTLED, Entry, EntryState, Fingerprint
+from ..limits import Start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqlalchemy import Executable
+    from sqlalchemy.dialects import postgresql, sqlite
 
     from ..entry import Settlement
 
-# Stored with the tables; a ledger with another version is refused.
-SCHEMA_VERSION = 1
+# Keys are compared byte by byte, as in the other databases.
+_IN_MYSQL: dict[str, Any] = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mysql_collate": "utf8mb4_bin",
+    "mariadb_engine": "InnoDB",
+    "mariadb_charset": "utf8mb4",
+    "mariadb_collate": "utf8mb4_bin",
+}
 
 metadata: MetaData = MetaData()
 meta: Table = Table(
@@ -48,6 +56,7 @@ meta: Table = Table(
     metadata,
     Column("name", String(32), primary_key=True),
     Column("value", Text, nullable=False),
+    **_IN_MYSQL,
 )
 calls: Table = Table(
     "ihuyi_voice_calls",
@@ -64,6 +73,17 @@ calls: Table = Table(
     Column("claimed_at", Double, nullable=False),
     Column("live_until", Double, nullable=False),
     Column("changed_at", Double, nullable=False),
+    **_IN_MYSQL,
+)
+starts: Table = Table(
+    "ihuyi_voice_starts",
+    metadata,
+    # The keyed hash of a number.
+    Column("number", String(32), primary_key=True),
+    # Its starts that a limit may still need, see `encode`.
+    Column("starts", Text, nullable=False),
+    Column("expires_at", Double, nullable=False, index=True),
+    **_IN_MYSQL,
 )
 _c = calls.c
 
@@ -97,7 +117,15 @@ SETTLE = update(calls).where(
 )
 
 
-def _claim_statement(statement: sqlite.Insert | postgresql.Insert) -> Executable:
+# A claim whose number turned out to be over its limit: nothing was sent.
+UNDO_CLAIM = (
+    update(calls)
+    .where(_c.key == bindparam("its_key"), _c.token == bindparam("its_token"))
+    .values(state=EntryState.NOT_SENT.value, msg="over the limit of its number")
+)
+
+
+def claiming(statement: sqlite.Insert | postgresql.Insert) -> Executable:
     """One statement for a whole batch: the database decides which process sends."""
     new = statement.excluded
     # Literals: a parameter here would be needed in each row.
@@ -123,10 +151,6 @@ def _claim_statement(statement: sqlite.Insert | postgresql.Insert) -> Executable
     )
 
 
-CLAIM_IN_SQLITE = _claim_statement(sqlite.insert(calls))
-CLAIM_IN_POSTGRESQL = _claim_statement(postgresql.insert(calls))
-
-
 def overtaken(settlement: Settlement, existing: Entry) -> bool:
     """Whether `SETTLE` leaves the existing entry unchanged."""
     if existing.token != settlement.token:
@@ -138,3 +162,17 @@ def entry_of(row: Sequence[Any]) -> Entry:
     """The entry of a row that has the columns `ENTRY`."""
     key, digest, hashed_with, mobile, state, *rest = row
     return Entry(key, Fingerprint(digest, hashed_with), mobile, EntryState(state), *rest)
+
+
+def encode(of_number: Sequence[Start]) -> str:
+    """The starts of a number, as they are stored: `1764230400.25 token`, one to a line."""
+    return "\n".join(f"{start.at!r} {start.token}" for start in of_number)
+
+
+def decode(text: str) -> tuple[Start, ...]:
+    """The starts that `encode` has stored."""
+    return tuple(Start(float(at), token) for at, _, token in map(_parts, text.splitlines()))
+
+
+def _parts(line: str) -> tuple[str, str, str]:
+    return line.partition(" ")

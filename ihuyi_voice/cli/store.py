@@ -1,4 +1,4 @@
-"""`ihuyi-voice ledger`: inspect a ledger, and record by hand how unknown calls ended."""
+"""`ihuyi-voice store`: inspect a store, and record by hand how unknown calls ended."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import LedgerError
+from ..errors import StoreError
 from ..models import OutcomeStatus
-from ..store.ledger import Ledger
+from ..store.store import Store
 from .account import EXIT_STATUSES, AsJson, fail
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..store.ledger import UnknownClaim
+    from ..store.entry import UnknownClaim
 
 EXIT_HELP = """
 
-Exit status: 0 done · 2 a bad option, no such ledger or key, or a key that cannot be resolved ·
-4 the ledger could not be used. With [bold]list[/bold]: 6 if there are unknown calls.
+Exit status: 0 done · 2 a bad option, no such store or key, or a key that cannot be resolved ·
+4 the store could not be used. With [bold]list[/bold]: 6 if there are unknown calls.
 """
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -44,7 +44,7 @@ _MEANINGS = {
 
 
 class Action(str, Enum):
-    """What to do with the ledger."""
+    """What to do with the store."""
 
     LIST = "list"
     SUMMARY = "summary"
@@ -52,7 +52,7 @@ class Action(str, Enum):
     PURGE = "purge"
 
 
-def ledger(  # noqa: PLR0913 - one argument per option
+def store(  # noqa: PLR0913 - one argument per option
     file: Annotated[
         str,
         typer.Argument(
@@ -91,7 +91,7 @@ def ledger(  # noqa: PLR0913 - one argument per option
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Inspect a [bold]ledger[/bold], and resolve its unknown calls. No phone rings."""
+    """Inspect a [bold]store[/bold], and resolve its unknown calls. No phone rings."""
     if (key is not None or placed is not None) and action is not Action.RESOLVE:
         fail("a key, --placed and --not-placed go with resolve")
     if older_than is not None and action is not Action.PURGE:
@@ -110,12 +110,12 @@ def ledger(  # noqa: PLR0913 - one argument per option
         _list(file, as_json=as_json)
 
 
-def open_ledger(file: str, *, create: bool) -> Ledger:
-    """Open the ledger; an error ends the program.
+def open_store(file: str, *, create: bool) -> Store:
+    """Open the store; an error ends the program.
 
     Args:
-        file: a path or a URL, as `Ledger.open` takes it, without a password.
-        create: whether to create a missing ledger.
+        file: a path or a URL, as `Store.open` takes it, without a password.
+        create: whether to create a missing store.
     """
     # Before the URL is parsed: a parser's error could show the password.
     if "://" in file and re.search(r"://[^:/@]*:[^@]*@|[?&]password=", file):
@@ -124,25 +124,25 @@ def open_ledger(file: str, *, create: bool) -> Ledger:
             " the URL, and set PGPASSWORD or write it into ~/.pgpass"
         )
     try:
-        return Ledger.open(file, create=create)
-    except LedgerError as error:
-        fail_of_ledger(error)
+        return Store.open(file, create=create)
+    except StoreError as error:
+        fail_of_store(error)
     except (ModuleNotFoundError, LookupError, ValueError) as error:
         fail(str(error))
 
 
-def fail_of_ledger(error: LedgerError) -> NoReturn:
-    """End the program because the ledger failed before anything was sent."""
+def fail_of_store(error: StoreError) -> NoReturn:
+    """End the program because the store failed before anything was sent."""
     fail(str(error), EXIT_STATUSES[OutcomeStatus.NOT_SENT])
 
 
 @contextmanager
-def _opened(file: str) -> Iterator[Ledger]:
-    with open_ledger(file, create=False) as book:
+def _opened(file: str) -> Iterator[Store]:
+    with open_store(file, create=False) as book:
         try:
             yield book
-        except LedgerError as error:
-            fail_of_ledger(error)
+        except StoreError as error:
+            fail_of_store(error)
         except (LookupError, ValueError) as error:
             fail(str(error.args[0]))
 
@@ -192,7 +192,7 @@ def _print_claims(claims: list[UnknownClaim]) -> None:
     _print_wide(table)
     typer.echo(
         "These phones may have rung. Look each up on the account's page, then:"
-        " ihuyi-voice ledger FILE resolve KEY --placed (or --not-placed)"
+        " ihuyi-voice store FILE resolve KEY --placed (or --not-placed)"
     )
 
 

@@ -1,0 +1,109 @@
+"""The backend for an SQLite file: the processes of one machine.
+
+One writer at a time has the whole file, so there are no row locks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from sqlalchemy import create_engine, event
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.pool import NullPool
+
+from ...errors import StoreError
+from .backend import FIND_STARTS
+from .file import lost, open_for_reading, open_for_writing, until_free
+from .tables import calls, claiming, starts
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import sqlalchemy
+    from sqlalchemy import Engine
+
+_CLAIM = claiming(sqlite.insert(calls))
+
+
+def _save_starts() -> sqlite.Insert:
+    new = sqlite.insert(starts)
+    return new.on_conflict_do_update(
+        index_elements=["number"],
+        set_={"starts": new.excluded.starts, "expires_at": new.excluded.expires_at},
+    )
+
+
+_SAVE_STARTS = _save_starts()
+
+
+class Sqlite:
+    """See `Backend`.
+
+    Attributes:
+        exists: whether the store was found or created, so that its file must
+            not be created a second time.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path: str | None = path
+        self.place: str = path
+        self.exists: bool = False
+        self._path = path
+
+    def engine(self, *, writing: bool) -> Engine:
+        """See `Backend`."""
+
+        def connect() -> sqlite3.Connection:
+            if self.exists and not Path(self._path).exists():
+                raise StoreError(lost(self._path))
+            if writing:
+                return open_for_writing(self._path, create=not self.exists)
+            return open_for_reading(self._path)
+
+        engine = create_engine(
+            "sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True
+        )
+        event.listen(engine, "begin", _begin)
+        return engine
+
+    def check(self, connection: sqlalchemy.Connection) -> None:
+        """See `Backend`; `check_path` has checked the file."""
+
+    @contextlib.contextmanager
+    def lock_schema(self, connection: sqlalchemy.Connection) -> Iterator[None]:  # noqa: ARG002 - its transaction holds the file
+        """See `Backend`."""
+        yield
+
+    def now(self, connection: sqlalchemy.Connection) -> None:
+        """See `Backend`: all processes are on this machine."""
+
+    def wait_for_rows(self, connection: sqlalchemy.Connection, seconds: float) -> None:
+        """See `Backend`: there are no row locks."""
+
+    def claim(
+        self, connection: sqlalchemy.Connection, rows: Sequence[Mapping[str, object]]
+    ) -> set[str]:
+        """See `Backend`."""
+        return set(connection.execute(_CLAIM, rows).scalars())
+
+    def lock_starts(
+        self, connection: sqlalchemy.Connection, numbers: Sequence[str]
+    ) -> dict[str, str]:
+        """See `Backend`: the transaction has the whole file."""
+        found = connection.execute(FIND_STARTS, {"numbers": numbers})
+        return {number: text for number, text in found}  # noqa: C416 - rows are not pairs to dict
+
+    def save_starts(
+        self, connection: sqlalchemy.Connection, rows: Sequence[Mapping[str, object]]
+    ) -> None:
+        """See `Backend`."""
+        connection.execute(_SAVE_STARTS, [{**row, "number": row["its_number"]} for row in rows])
+
+
+def _begin(connection: sqlalchemy.Connection) -> None:
+    raw = cast("sqlite3.Connection", connection.connection.dbapi_connection)
+    statement: str = connection.info["begin"]
+    until_free(lambda: raw.execute(statement))
