@@ -266,7 +266,7 @@ def _lowest_pins() -> list[str]:
     """`name==bound` for each dependency of a user, from its `name>=bound`."""
     extras = PROJECT["optional-dependencies"]
     wanted = list(PROJECT["dependencies"])
-    for extra in ("cli", "store", "postgresql", "speed"):
+    for extra in ("cli", "store", "postgresql", "mysql", "redis", "speed"):
         wanted += extras[extra]
     pins = []
     for requirement in map(Requirement, wanted):
