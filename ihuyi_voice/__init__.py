@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         OutcomeStatus,
         SubmitRequest,
         SubmitResult,
+        VerificationStatus,
         generate_code,
     )
     from .quota import RecipientQuota
@@ -59,14 +60,19 @@ if TYPE_CHECKING:
     from .store.base import LimitStore
     from .store.entry import UnknownClaim
     from .store.store import Store
+    from .store.verifications import VerificationStore
     from .sync.bulk import BlockingBulkRun
     from .sync.client import VoiceClient
+    from .verification.sync import Verifier
+    from .verification.values import CheckResult, EventName, Verification, VerificationEvent
+    from .verification.verifier import AsyncVerifier
 else:
     # The module of each public name. A name is imported at its first use, so that a
     # program that needs one part, as pytest needs the plugin, loads only that part.
     _HOMES = {
         "AccessDeniedError": "errors",
         "AccountFrozenError": "errors",
+        "AsyncVerifier": "verification.verifier",
         "AsyncVoiceClient": "client",
         "AuthenticationError": "errors",
         "Balance": "models",
@@ -75,6 +81,8 @@ else:
         "BulkReport": "models",
         "BulkRun": "bulk.run",
         "BulkStoppedError": "errors",
+        "CheckResult": "verification.values",
+        "EventName": "verification.values",
         "GatewayError": "errors",
         "IhuyiVoiceError": "errors",
         "InsufficientBalanceError": "errors",
@@ -82,22 +90,27 @@ else:
         "InvalidMobileError": "errors",
         "InvalidReceiptError": "receipts",
         "InvalidRequestError": "errors",
-        "Store": "store.store",
-        "StoreError": "errors",
+        "LimitStore": "store.base",
         "NotSentError": "errors",
         "Outcome": "models",
         "OutcomeStatus": "models",
         "OutcomeUnknownError": "errors",
         "QuotaExceededError": "errors",
-        "LimitStore": "store.base",
         "RECEIPT_REPLY": "receipts",
         "Receipt": "receipts",
         "RecipientQuota": "quota",
+        "Store": "store.store",
+        "StoreError": "errors",
         "SubmitFailedError": "errors",
         "SubmitRequest": "models",
         "SubmitResult": "models",
         "UnknownClaim": "store.entry",
         "UnrecognizedCodeError": "errors",
+        "Verification": "verification.values",
+        "VerificationEvent": "verification.values",
+        "VerificationStatus": "models",
+        "VerificationStore": "store.verifications",
+        "Verifier": "verification.sync",
         "VoiceClient": "sync.client",
         "aiohttp_receipt_handler": "receipts",
         "asgi_receipt_app": "receipts",
@@ -132,6 +145,7 @@ __all__ = [
     "RECEIPT_REPLY",
     "AccessDeniedError",
     "AccountFrozenError",
+    "AsyncVerifier",
     "AsyncVoiceClient",
     "AuthenticationError",
     "Balance",
@@ -140,6 +154,8 @@ __all__ = [
     "BulkReport",
     "BulkRun",
     "BulkStoppedError",
+    "CheckResult",
+    "EventName",
     "GatewayError",
     "IhuyiVoiceError",
     "InsufficientBalanceError",
@@ -162,6 +178,11 @@ __all__ = [
     "SubmitResult",
     "UnknownClaim",
     "UnrecognizedCodeError",
+    "Verification",
+    "VerificationEvent",
+    "VerificationStatus",
+    "VerificationStore",
+    "Verifier",
     "VoiceClient",
     "__version__",
     "aiohttp_receipt_handler",

@@ -230,7 +230,16 @@ class AsyncVoiceClient:
         request = SubmitRequest(mobile, content, idempotency_key)
         # What is raised from here on must not find them in this frame.
         del mobile, content, idempotency_key
+        return await self._submit(request)
+
+    async def _submit(self, request: SubmitRequest) -> SubmitResult:
+        """As `submit`, for callers that hold no plain number or code."""
         return await self._opened().submit(request)
+
+    @property
+    def _keeps_keys(self) -> bool:
+        """Whether idempotency keys can be used."""
+        return self._store is not None and self._store.claims is not None
 
     async def query_balance(self) -> Balance:
         """Ask how many calls the account has left.

@@ -10,6 +10,7 @@ import base64
 import secrets
 import sys
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Literal
 from urllib.parse import quote_plus, unquote, urlsplit
 
@@ -32,6 +33,7 @@ __all__ = [
     "SubmitRequest",
     "SubmitResult",
     "Unrecorded",
+    "VerificationStatus",
     "charset_of",
     "check_count",
     "exact_text",
@@ -320,6 +322,21 @@ class SubmitRequest:
                 key = key.replace(part, "****")
         masked = mask_mobile(mobile)
         return f"SubmitRequest(mobile={masked!r}, content='****', idempotency_key={key!r})"
+
+
+class VerificationStatus(Enum):
+    """Where a verification is in its life."""
+
+    PENDING = "pending"
+    """A code may still be checked."""
+    APPROVED = "approved"
+    """The right code was given, once."""
+    CANCELED = "canceled"
+    """It was canceled, or its call certainly never rang."""
+    EXPIRED = "expired"
+    """Its time is over."""
+    MAX_ATTEMPTS_REACHED = "max_attempts_reached"
+    """Too many wrong codes were given."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Limits in this process's memory: what a client has without a store."""
+"""Limits and verifications in this process's memory: what there is without a store."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import os
 import time
 import weakref
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from .._threads import unpatched
-from .limits import Start, release, seconds_to_wait
+from .limits import KEEP_SECONDS, Start, release, seconds_to_wait
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from .limits import Windows
+    from .verifications import Record
+
+T = TypeVar("T")
 
 
 class MemoryLimits:
@@ -106,13 +109,79 @@ class MemoryLimits:
         self._lock: threading.Lock = unpatched("_thread", "allocate_lock")()
 
 
-_all: weakref.WeakSet[MemoryLimits] = weakref.WeakSet()
+class MemoryVerifications:
+    """Verifications in this process's memory; a `Transaction` and what runs it.
+
+    Expired records are removed as new ones are created.
+
+    Args:
+        clock: Unix time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._records: OrderedDict[str, Record] = OrderedDict()
+        self._starts: OrderedDict[str, tuple[Start, ...]] = OrderedDict()
+        self._renew_lock()
+        _all.add(self)
+
+    async def run(self, step: Callable[[MemoryVerifications], T], deadline: float) -> T:  # noqa: ARG002 - it never waits
+        """See `StepRunner`."""
+        with self._lock:
+            return step(self)
+
+    def now(self) -> float:
+        """See `Transaction`."""
+        return self._clock()
+
+    def find(self, id: str) -> Record | None:  # noqa: A002 - its name
+        """See `Transaction`."""
+        return self._records.get(id)
+
+    def save(self, record: Record, *, is_new: bool = False) -> None:
+        """See `Transaction`."""
+        self._records[record.id] = record
+        if is_new:
+            self._forget_expired()
+
+    def starts(self, number: str) -> tuple[Start, ...]:
+        """See `Transaction`."""
+        return self._starts.get(number, ())
+
+    def save_starts(self, number: str, starts: Sequence[Start]) -> None:
+        """See `Transaction`."""
+        self._starts[number] = tuple(starts)
+        self._starts.move_to_end(number)
+
+    def purge(self, before: float) -> int:
+        """See `Transaction`."""
+        expired = [record.id for record in self._records.values() if record.expires_at < before]
+        for id_ in expired:
+            del self._records[id_]
+        return len(expired)
+
+    def _forget_expired(self) -> None:
+        # In the order of their creation or last change: the oldest come first.
+        before = self._clock() - KEEP_SECONDS
+        for _ in range(2):
+            record = next(iter(self._records.values()))
+            if record.expires_at < before:
+                del self._records[record.id]
+            number, starts = next(iter(self._starts.items()), ("", ()))
+            if number and (not starts or starts[-1].at < before):
+                del self._starts[number]
+
+    def _renew_lock(self) -> None:
+        self._lock: threading.Lock = unpatched("_thread", "allocate_lock")()
+
+
+_all: weakref.WeakSet[MemoryLimits | MemoryVerifications] = weakref.WeakSet()
 
 
 def _renew_locks() -> None:
     # A fork may happen while another thread, which the child lacks, holds a lock.
-    for limits in _all:
-        limits._renew_lock()  # noqa: SLF001 - the same module
+    for kept in _all:
+        kept._renew_lock()  # noqa: SLF001 - the same module
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - absent on Windows alone

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from .base import ClaimStore, SharedLimits
     from .entry import UnknownClaim
+    from .verifications import VerificationStore
 
 # The scheme of a URL: the module, and the extra that it needs.
 _KINDS = {
@@ -127,6 +128,11 @@ class Store(ABC):
     @abstractmethod
     def limits(self) -> SharedLimits:
         """Keeps the starts of calls to each number."""
+
+    @property
+    @abstractmethod
+    def verifications(self) -> VerificationStore:
+        """Keeps verifications."""
 
     @property
     def claims(self) -> ClaimStore | None:

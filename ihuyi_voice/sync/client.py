@@ -360,6 +360,7 @@ class VoiceClient:
         name: str,
         start: Callable[[AsyncVoiceClient], Awaitable[T]],
         request: SubmitRequest | None = None,
+        extra_seconds: float = 0.0,
     ) -> T:
         """Run a coroutine in the loop thread, wait for its end, and write the log."""
         self._check_usable(name)
@@ -375,7 +376,7 @@ class VoiceClient:
                 raise asyncio.CancelledError  # pragma: no cover - only a race gets here
             return start(client)
 
-        deadline = began + self._timeout + self._grace
+        deadline = began + self._timeout + self._grace + extra_seconds
         try:
             self._running_thread().begin(begin, end)
             in_time = end.wait(deadline - time.monotonic())

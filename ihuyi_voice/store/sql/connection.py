@@ -30,6 +30,7 @@ from .failures import (
 )
 from .file import Identity, identity_of, is_still, lost
 from .migrations import facts_of, migrate, version_of
+from .steps import SqlTransaction
 from .tables import (
     ENTRY,
     FIND,
@@ -43,6 +44,7 @@ from .tables import (
     entry_of,
     overtaken,
     starts,
+    verifications,
 )
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
 
     from ..entry import NewClaim, Settlement
     from ..limits import Release
-    from ..writer.operations import Work
+    from ..writer.operations import Step, Work
     from .database import Database
 
 # Rows that are deleted at once when they have expired.
@@ -126,13 +128,16 @@ class Connection:
             found = self._find(work.lookups) if work.lookups else {}
             blocking = self._claim(work.claims) if work.claims else {}
             waits = self._reserve(work, blocking) if work.reservations else {}
-        return Committed(overtaken, found, blocking, waits)
+            results = self._run(work.steps) if work.steps else {}
+        return Committed(overtaken, found, blocking, waits, results)
 
     def forget_expired(self) -> bool:
         """Delete some hundred rows that have expired; returns whether there may be more."""
         before = self._database.clock()
+        old = delete(verifications).where(verifications.c.expires_at < before - KEEP_SECONDS)
         query = select(starts.c.number).where(starts.c.expires_at < before).limit(_CLEANED_AT_ONCE)
         with self._transaction() as connection:
+            connection.execute(old)
             numbers = list(connection.execute(query).scalars())
             if numbers:
                 connection.execute(
@@ -243,6 +248,11 @@ class Connection:
         if undone:
             self._connection.execute(UNDO_CLAIM, undone)
         return waits
+
+    def _run(self, steps: Sequence[tuple[str, Step]]) -> dict[str, object]:
+        """Run steps of verifications; returns their results by name."""
+        transaction = SqlTransaction(self._connection, self._backend, self._now)
+        return {name: step(transaction) for name, step in steps}
 
     def _release(self, releases: Sequence[Release]) -> None:
         """Give reservations back; those that are not there any more change nothing."""

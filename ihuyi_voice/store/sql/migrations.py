@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import inspect, select, update
 
 from ...errors import StoreError
-from .tables import calls, meta, metadata, starts
+from .tables import calls, meta, metadata, starts, verifications
 
 if TYPE_CHECKING:
     import sqlalchemy
@@ -25,6 +25,8 @@ _TABLES_OF_STEP: tuple[tuple[Table, ...], ...] = (
     (meta, calls),
     # 2: limits per number.
     (starts,),
+    # 3: verifications.
+    (verifications,),
 )
 
 SCHEMA_VERSION = len(_TABLES_OF_STEP)

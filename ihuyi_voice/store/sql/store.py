@@ -33,6 +33,7 @@ from ..entry import (
 )
 from ..limits import Limited, Release, Reservation
 from ..store import Store
+from ..verifications import Verifications
 from ..writer.operations import Work
 from ..writer.writer import Writer
 from .database import Database
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     from ...models import Secret, Unrecorded
     from ..limits import Windows
+    from ..verifications import Transaction
     from .connection import Connection
 
 T = TypeVar("T")
@@ -100,6 +102,15 @@ class SqlStore(Store):
     def claims(self) -> Self:
         """See `Store`."""
         return self
+
+    @property
+    def verifications(self) -> Verifications:
+        """See `Store`."""
+        return Verifications(self)
+
+    async def run(self, step: Callable[[Transaction], T], deadline: float) -> T:
+        """See `StepRunner`."""
+        return await self._writer.run(step, deadline)
 
     def clock(self) -> float:
         """The store's clock, Unix time in seconds."""

@@ -15,6 +15,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Double,
+    Integer,
     MetaData,
     String,
     Table,
@@ -83,6 +84,27 @@ starts: Table = Table(
     # Its starts that a limit may still need, see `encode`.
     Column("starts", Text, nullable=False),
     Column("expires_at", Double, nullable=False, index=True),
+    **_IN_MYSQL,
+)
+verifications: Table = Table(
+    "ihuyi_voice_verifications",
+    metadata,
+    # The fields of `store.verifications.Record`.
+    Column("id", String(32), primary_key=True),
+    Column("purpose", String(64), nullable=False),
+    Column("binding", String(32), nullable=False),
+    Column("subject", String(32), nullable=False),
+    Column("hashed_with", String(8), nullable=False),
+    Column("mobile", String(16), nullable=False),
+    Column("status", String(24), nullable=False),
+    Column("length", Integer, nullable=False),
+    Column("expires_at", Double, nullable=False, index=True),
+    Column("attempts_left", Integer, nullable=False),
+    Column("sends", Integer, nullable=False),
+    Column("resend_at", Double, nullable=False),
+    Column("call", String(16), nullable=False),
+    Column("is_decoy", Integer, nullable=False),
+    Column("token", String(32), nullable=False),
     **_IN_MYSQL,
 )
 _c = calls.c

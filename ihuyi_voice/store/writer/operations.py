@@ -14,10 +14,16 @@ from ..limits import Release, Reservation
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from ...errors import StoreError
     from ...models import Unrecorded
     from ..entry import Entry, NewClaim
+    from ..verifications import Transaction
+
+
+Step: TypeAlias = "Callable[[Transaction], object]"
+"""A function of `verifications.py` that runs as one transaction, or as part of one."""
 
 
 class Work(NamedTuple):
@@ -32,6 +38,7 @@ class Work(NamedTuple):
         claims: keys to be claimed.
         reservations: starts to be reserved. One with the token of a claim is
             reserved only if the claim succeeds, and undoes it if it does not.
+        steps: functions, each with a name.
     """
 
     settlements: list[Settlement]
@@ -39,11 +46,14 @@ class Work(NamedTuple):
     lookups: list[str]
     claims: list[NewClaim]
     reservations: list[Reservation]
+    steps: list[tuple[str, Step]] = []  # noqa: RUF012 - never changed in place
 
     @property
     def only_reads(self) -> bool:
         """Whether it changes nothing."""
-        return not (self.settlements or self.releases or self.claims or self.reservations)
+        return not (
+            self.settlements or self.releases or self.claims or self.reservations or self.steps
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +67,14 @@ class Committed:
         blocking: the entries that block a new claim.
         waits: by token, the seconds until a number may be called that is over
             its limit. A claim succeeded that is neither in `blocking` nor here.
+        results: by name, what the steps returned.
     """
 
     overtaken: set[str]
     found: dict[str, Entry]
     blocking: dict[str, Entry]
     waits: dict[str, float] = field(default_factory=dict)
+    results: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +129,20 @@ class Operation:
     def is_wanted(self) -> bool:
         """Whether it must be executed."""
         return self.waiting
+
+
+class StepOperation(Operation):
+    """Runs a function of `verifications.py`.
+
+    Attributes:
+        step: the function.
+    """
+
+    __slots__ = ("step",)
+
+    def __init__(self, key: str, step: Step, future: asyncio.Future[None]) -> None:
+        super().__init__(key, future)
+        self.step: Step = step
 
 
 class LookupOperation(Operation):

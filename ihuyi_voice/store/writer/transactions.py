@@ -15,6 +15,7 @@ from .operations import (
     LastingOperation,
     ReserveOperation,
     SettleOperation,
+    StepOperation,
     Work,
 )
 
@@ -129,12 +130,14 @@ class Transactions:
 
 def work_of(batch: Iterable[Operation]) -> Work:
     """What a transaction has to do for a batch."""
-    work = Work([], [], [], [], [])
+    work = Work([], [], [], [], [], [])
     for operation in batch:
         if isinstance(operation, ClaimOperation):
             work.claims.append(operation.claim)
             if operation.reservation is not None:
                 work.reservations.append(operation.reservation)
+        elif isinstance(operation, StepOperation):
+            work.steps.append((operation.key, operation.step))
         elif isinstance(operation, ReserveOperation):
             work.reservations.append(operation.reservation)
         elif isinstance(operation, LastingOperation):

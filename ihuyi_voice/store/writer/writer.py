@@ -9,8 +9,9 @@ None imports SQLAlchemy.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from ..._threads import load_ahead, threads_are_greenlets, unpatched
 from ...errors import StoreError
@@ -23,6 +24,7 @@ from .operations import (
     ReleaseOperation,
     ReserveOperation,
     SettleOperation,
+    StepOperation,
 )
 from .transactions import Transactions
 
@@ -34,7 +36,10 @@ if TYPE_CHECKING:
     from ..base import Connection
     from ..entry import Entry, NewClaim, Settlement
     from ..limits import Release, Reservation
+    from ..verifications import Transaction
     from .operations import Committed, LastingOperation, Operation
+
+T = TypeVar("T")
 
 # An event loop takes no infinite delay.
 _LONGEST_WAIT = 86_400.0
@@ -143,6 +148,18 @@ class Writer:
         """
         operation = ReleaseOperation(release, asyncio.get_running_loop().create_future())
         await self._execute_lasting(operation)
+
+    async def run(self, step: Callable[[Transaction], T], deadline: float) -> T:
+        """Run a step of a verification as one transaction, or as part of one.
+
+        Raises:
+            StoreError: the store failed, or did not answer before the deadline
+                (monotonic seconds). The step may have been executed then.
+        """
+        future = asyncio.get_running_loop().create_future()
+        operation = StepOperation(secrets.token_hex(8), step, future)
+        committed = await self._execute(operation, deadline)
+        return cast("T", committed.results[operation.key])
 
     async def find(self, key: str, deadline: float) -> Entry | None:
         """The entry of a key.
