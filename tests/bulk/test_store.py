@@ -181,7 +181,7 @@ async def test_a_limited_row_is_sent_when_due_while_the_source_has_more_rows(
     gateway: Gateway, store: Store
 ) -> None:
     quota = RecipientQuota(per_minute=1, per_day=None)
-    quota._limits = ((1, 0.2),)
+    quota.windows = ((1, 0.2),)
     over = anyio.Event()
 
     async def rows() -> AsyncIterator[SubmitRequest]:

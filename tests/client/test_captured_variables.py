@@ -240,11 +240,11 @@ class Store:
         self.on_reserve, self.on_release = reserve, release
         self.asked = asyncio.Event()
 
-    async def reserve(self, mobile: str, now: float, limits: object) -> float:
+    async def reserve(self, number: str, token: str, windows: object) -> float:
         del mobile
         return await self._do(self.on_reserve)
 
-    async def release(self, mobile: str, reserved_at: float) -> None:
+    async def release(self, number: str, token: str) -> None:
         del mobile
         await self._do(self.on_release)
 

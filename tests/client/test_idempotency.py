@@ -41,7 +41,7 @@ from ihuyi_voice import (
 )
 from ihuyi_voice._pipeline import Pipeline
 from ihuyi_voice.sandbox import Attempt, Chaos, SandboxGateway
-from ihuyi_voice.store.store import EntryState
+from ihuyi_voice.store.entry import EntryState
 from ihuyi_voice.store.sql import file as store_file
 from ihuyi_voice.store.sql.connection import Connection
 from tests.bulk.spies import Gateway, mobile, until

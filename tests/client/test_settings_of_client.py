@@ -403,7 +403,7 @@ class ListStore:
         self.standing: list[tuple[str, float]] = []
         self.asked: list[tuple[str, float, Sequence[tuple[int, float]]]] = []
 
-    async def reserve(self, mobile: str, now: float, limits: Sequence[tuple[int, float]]) -> float:
+    async def reserve(self, number: str, token: str, windows: Windows) -> float:
         await asyncio.sleep(0)
         if self.fail_reserve:
             msg = "the store is down"
@@ -414,7 +414,7 @@ class ListStore:
         self.standing.append((mobile, now))
         return 0.0
 
-    async def release(self, mobile: str, reserved_at: float) -> None:
+    async def release(self, number: str, token: str) -> None:
         await asyncio.sleep(0)
         if self.fail_release:
             msg = "the store is down"

@@ -23,7 +23,8 @@ import pytest
 
 from ihuyi_voice.cli.bulk.keys import RowKeys
 from ihuyi_voice.store.entry import UNSETTLED
-from ihuyi_voice.store.store import Entry, EntryState, Fingerprints, Store
+from ihuyi_voice.store.entry import Entry, EntryState, Fingerprints
+from ihuyi_voice.store.store import Store
 from tests.soak.gateway import Sandbox, sandbox
 
 if TYPE_CHECKING:

@@ -189,11 +189,11 @@ invalid: ValueError = InvalidRequestError("a wrong number is a wrong value")
 class SharedStore:
     """A user's own store: it need not derive from anything."""
 
-    async def reserve(self, mobile: str, now: float, limits: Sequence[tuple[int, float]]) -> float:
+    async def reserve(self, number: str, token: str, windows: Windows) -> float:
         del mobile
         return min(seconds for _, seconds in limits) - now
 
-    async def release(self, mobile: str, reserved_at: float) -> None:
+    async def release(self, number: str, token: str) -> None:
         del mobile, reserved_at
 
 
