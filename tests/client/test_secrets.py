@@ -263,7 +263,7 @@ class FailingStore:
 
     async def reserve(self, number: str, token: str, windows: object) -> float:
         # Its own frame is one that tools show.
-        del mobile
+        del number
         msg = "down"
         raise OSError(msg)
 

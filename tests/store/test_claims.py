@@ -179,7 +179,7 @@ async def test_many_operations_at_once_are_split_into_batches(
     apply = Connection.apply
 
     def counting(self: Connection, work: Work) -> Committed:
-        sizes.append(sum(map(len, work)))
+        sizes.append(sum(len(part) for part in work))
         return apply(self, work)
 
     monkeypatch.setattr(Connection, "apply", counting)

@@ -240,7 +240,7 @@ def test_no_folder(tmp_path: Path) -> None:
 
 
 def test_a_newer_schema(path: Path) -> None:
-    change(make(path), f"UPDATE ihuyi_voice_meta SET value = '{NEWER}' WHERE name = 'schema'")
+    change(make(path), "UPDATE ihuyi_voice_meta SET value = value + 1 WHERE name = 'schema'")
     assert f"{path} was written by a newer release (schema {NEWER}): update ihuyi-voice" == refusal(
         path
     )
@@ -370,7 +370,7 @@ def without(module: str, where: str, path: Path) -> str:
 
 
 def test_without_sqlalchemy(path: Path) -> None:
-    assert "a store needs SQLAlchemy: pip install 'ihuyi-voice[store]'\n" == without(
+    assert "this store needs sqlalchemy: pip install 'ihuyi-voice[store]'\n" == without(
         "sqlalchemy", str(path), path
     )
 

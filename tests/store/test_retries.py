@@ -11,7 +11,7 @@ import signal
 import socket
 import sqlite3
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -237,11 +237,19 @@ async def test_a_failing_clock_loses_no_outcome(in_file: SqlStore) -> None:
 async def test_a_clock_that_returns_no_time_is_a_store_error(
     tmp_path: Path, moment: object
 ) -> None:
-    with (
-        open_store(tmp_path / "calls.db", clock=lambda: moment) as store,  # type: ignore[arg-type, return-value]
-        pytest.raises(StoreError, match="its clock failed"),
-    ):
-        await claim(store)
+    moments = [1_700_000_000.0]
+    with open_store(tmp_path / "calls.db", clock=lambda: moments[-1]) as store:
+        moments.append(moment)  # type: ignore[arg-type]
+        with pytest.raises(StoreError, match="its clock failed"):
+            await claim(store)
+
+
+@pytest.mark.parametrize("moment", [float("nan"), float("inf"), "soon", None])
+def test_a_store_with_a_clock_that_returns_no_time_is_not_opened(
+    tmp_path: Path, moment: Any
+) -> None:
+    with pytest.raises(StoreError, match="its clock failed"):
+        open_store(tmp_path / "calls.db", clock=lambda: moment)
 
 
 # --- one row -----------------------------------------------------------------
