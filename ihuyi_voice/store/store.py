@@ -11,7 +11,7 @@ import os
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-from ..errors import InvalidRequestError
+from ..errors import InvalidRequestError, StoreError
 from ..models import Secret
 
 if TYPE_CHECKING:
@@ -221,6 +221,23 @@ def keyless(place: str) -> InvalidRequestError:
         " and Redis may lose its last writes. Use a store in SQLite, PostgreSQL or MySQL for keys;"
         " nothing was sent, no phone rang"
     )
+
+
+def checked_clock(clock: Callable[[], float]) -> Callable[[], float]:
+    """The caller's clock; its failure becomes a `StoreError`."""
+
+    def now() -> float:
+        try:
+            moment = float(clock())
+        except Exception as error:
+            msg = f"its clock failed ({type(error).__name__})"
+            raise StoreError(msg) from error
+        if not math.isfinite(moment):
+            msg = f"its clock failed (it says {moment})"
+            raise StoreError(msg)
+        return moment
+
+    return now
 
 
 def _hidden(url: object) -> Secret | None:

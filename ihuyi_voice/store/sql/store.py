@@ -32,7 +32,7 @@ from ..entry import (
     UnknownClaim,
 )
 from ..limits import Limited, Release, Reservation
-from ..store import Store
+from ..store import Store, checked_clock
 from ..writer.operations import Work
 from ..writer.writer import Writer
 from .database import Database
@@ -77,6 +77,7 @@ class SqlStore(Store):
         self._writer = Writer(
             self._database.connect,
             self._database.clock,
+            place=self._database.place,
             on_server=self._database.path is None,
         )
         self._finalizer = weakref.finalize(
@@ -88,7 +89,7 @@ class SqlStore(Store):
         cls, url: Secret, *, create: bool, patience: float, clock: Callable[[], float] | None
     ) -> Self:
         """What `Store.open` calls, with arguments that it has checked."""
-        database = Database(url, None if clock is None else _checked(clock))
+        database = Database(url, None if clock is None else checked_clock(clock))
         database.open(create=create)
         return cls(database, patience)
 
@@ -408,23 +409,6 @@ class SqlStore(Store):
     def is_under_way(self, entry: Entry) -> bool:
         """Whether the request of an entry may be being sent at the moment."""
         return entry.state is EntryState.CLAIMED and entry.live_until > self.clock()
-
-
-def _checked(clock: Callable[[], float]) -> Callable[[], float]:
-    """The caller's clock; its failure becomes a `StoreError`."""
-
-    def now() -> float:
-        try:
-            moment = float(clock())
-        except Exception as error:
-            msg = f"its clock failed ({type(error).__name__})"
-            raise StoreError(msg) from error
-        if not math.isfinite(moment):
-            msg = f"its clock failed (it says {moment})"
-            raise StoreError(msg)
-        return moment
-
-    return now
 
 
 def _check_matches(entry: Entry, fingerprint: Fingerprint, mobile: str) -> None:
