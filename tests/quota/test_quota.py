@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 import ihuyi_voice.store.memory
 from ihuyi_voice import LimitStore, QuotaExceededError, RecipientQuota
-from ihuyi_voice.quota import DAY, HOUR, MINUTE, QuotaDefault
+from ihuyi_voice.quota import HOUR, MINUTE, QuotaDefault
+from ihuyi_voice.store.limits import DAY
 from ihuyi_voice.store.memory import MemoryLimits
 
 if TYPE_CHECKING:
@@ -483,8 +484,8 @@ async def test_quotas_with_different_limits_share_a_store_and_keep_each_others_s
     """The small quota neither trims the starts of the large one nor forgets its numbers."""
     clock = Clock(1_000.0)
     store = MemoryLimits(clock)
-    limits = ({"per_minute": None, "per_day": 3}, {"per_minute": 1, "per_day": None})
-    quotas = {n: RecipientQuota(**limits[n], store=store) for n in order}
+    limits = ((None, 3), (1, None))
+    quotas = {n: RecipientQuota(*limits[n], store) for n in order}
     large, small = quotas[0], quotas[1]
     for quota in (small, large, small):
         await quota.reserve(MOBILE)

@@ -20,6 +20,7 @@ from ihuyi_voice import (
     SubmitRequest,
     VoiceClient,
 )
+from ihuyi_voice._reservations import Reservations
 from ihuyi_voice.quota import never_waits
 from ihuyi_voice.sandbox import SandboxGateway
 from ihuyi_voice.store.memory import MemoryLimits
@@ -86,6 +87,12 @@ def client(limits: Limits, base_url: str = NOWHERE, **options: Any) -> AsyncVoic
     )
 
 
+def reservations(voice: AsyncVoiceClient) -> Reservations:
+    opened = voice._opened().reservations
+    assert opened is not None
+    return opened
+
+
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
 
@@ -115,7 +122,7 @@ async def test_a_reservation_that_is_made_late_is_given_back() -> None:
         store.go.set()
         await asyncio.wait_for(store.released.wait(), 10)
         assert store.reserved == store.given_back
-        while voice._opened()._store_calls:
+        while reservations(voice)._calls:
             await asyncio.sleep(0)
 
 
@@ -124,7 +131,7 @@ async def test_a_store_that_honours_the_cancellation_is_asked_nothing_more() -> 
     async with client(store) as voice:
         with pytest.raises(NotSentError, match=DID_NOT_ANSWER):
             await voice.submit(MOBILE, CODE)
-        while voice._opened()._store_calls:
+        while reservations(voice)._calls:
             await asyncio.sleep(0)
     assert [] == store.given_back
 
@@ -234,7 +241,7 @@ async def test_a_claim_whose_store_hangs_is_settled_as_not_sent(tmp_path: Path) 
 
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ihuyi_voice._pipeline._RELEASE_SECONDS", 0.01)
+    monkeypatch.setattr("ihuyi_voice._reservations._RELEASE_SECONDS", 0.01)
 
 
 @pytest.mark.usefixtures("_impatient")
@@ -249,7 +256,7 @@ async def test_a_release_is_waited_for_shortly_and_changes_no_outcome(
         await asyncio.sleep(0)
         assert 1 == store.cancelled
         store.go.set()
-        while voice._opened()._store_calls:
+        while reservations(voice)._calls:
             await asyncio.sleep(0)
     (warning,) = warnings_of(caplog)
     assert (
@@ -331,8 +338,8 @@ async def test_only_this_processs_memory_never_waits(
             return create_task(coroutine, **options)
 
         monkeypatch.setattr(loop, "create_task", counted)
-        await voice._opened().reserve(admitted)
-        await voice._opened().give_back(admitted)
+        await reservations(voice).reserve(admitted)
+        await reservations(voice).give_back(admitted)
     assert expected is not bool(made)
 
 
