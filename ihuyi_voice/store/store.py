@@ -259,9 +259,10 @@ def _opener(url: Secret) -> Callable[..., Store] | Exception:
             return RedisStore
         from .sql.store import SqlStore  # noqa: PLC0415 - it needs an extra
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in ("sqlalchemy", "redis"):
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("sqlalchemy", "redis"):
             return error.with_traceback(None)
         return ModuleNotFoundError(
-            f"this store needs {error.name}: pip install 'ihuyi-voice[{extra}]'", name=error.name
+            f"this store needs {missing}: pip install 'ihuyi-voice[{extra}]'", name=missing
         )
-    return SqlStore
+    return SqlStore.at

@@ -70,13 +70,10 @@ class SqlStore(Store):
             with the same key, in seconds.
     """
 
-    def __init__(
-        self, url: Secret, *, create: bool, patience: float, clock: Callable[[], float] | None
-    ) -> None:
+    def __init__(self, database: Database, patience: float) -> None:
         self.patience: float = patience
-        self._database = Database(url, None if clock is None else checked_clock(clock))
-        self._database.open(create=create)
-        self.is_new = self._database.is_new
+        self._database = database
+        self.is_new = database.is_new
         self._writer = Writer(
             self._database.connect,
             self._database.clock,
@@ -86,6 +83,15 @@ class SqlStore(Store):
         self._finalizer = weakref.finalize(
             self, self._writer.stop, _EXIT_TIMEOUT, greenlets_run=False
         )
+
+    @classmethod
+    def at(
+        cls, url: Secret, *, create: bool, patience: float, clock: Callable[[], float] | None
+    ) -> Self:
+        """What `Store.open` calls, with arguments that it has checked."""
+        database = Database(url, None if clock is None else checked_clock(clock))
+        database.open(create=create)
+        return cls(database, patience)
 
     @property
     def place(self) -> str:
