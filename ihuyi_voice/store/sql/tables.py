@@ -107,14 +107,13 @@ FIND = select(*ENTRY).where(_c.key.in_(bindparam("keys", expanding=True)))
 # The holder of the token knows the outcome, even where a person has recorded another one.
 # One exception: a call that a person saw placed stays accepted, or it could ring again.
 # The names of the other parameters say which columns are set.
+_ACCEPTED: ColumnElement[str] = literal_column(f"'{EntryState.ACCEPTED.value}'")
 SETTLE = update(calls).where(
     _c.key == bindparam("its_key"),
     _c.token == bindparam("its_token"),
-    or_(
-        _c.state != EntryState.ACCEPTED.value,
-        bindparam("its_state") == EntryState.ACCEPTED.value,
-    ),
+    or_(_c.state != _ACCEPTED, bindparam("its_state", type_=String) == _ACCEPTED),
 )
+SETTLED_COLUMNS = ("state", "code", "msg", "voice_id", "changed_at", "live_until")
 
 
 # A claim whose number turned out to be over its limit: nothing was sent.
