@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ihuyi_voice.store.store import Store
-
 from . import mariadb as mariadb_server
 from .postgres import running_server
-from .support import Clock
+from .support import Clock, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from ihuyi_voice.store.sql.store import SqlStore
 
     from .mariadb import MariaDbServer
     from .postgres import PostgresServer
@@ -62,15 +62,15 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def store(place: str, clock: Clock) -> Iterator[Store]:
-    with Store.open(place, patience=0.1, clock=clock) as opened:
+def store(place: str, clock: Clock) -> Iterator[SqlStore]:
+    with open_store(place, patience=0.1, clock=clock) as opened:
         yield opened
 
 
 @pytest.fixture
-def in_file(tmp_path: Path, clock: Clock) -> Iterator[Store]:
+def in_file(tmp_path: Path, clock: Clock) -> Iterator[SqlStore]:
     """A store in SQLite, for tests about files."""
-    with Store.open(tmp_path / "calls.db", patience=0.1, clock=clock) as opened:
+    with open_store(tmp_path / "calls.db", patience=0.1, clock=clock) as opened:
         yield opened
 
 
