@@ -106,8 +106,9 @@ local at = now
 if last[2] then
   at = math.max(now, tonumber(last[2]))
 end
-redis.call('ZREMRANGEBYSCORE', starts, '-inf', string.format('%.17g', now - keep))
+-- The first change, because a server without memory refuses no later one.
 redis.call('ZADD', starts, string.format('%.17g', at), token)
+redis.call('ZREMRANGEBYSCORE', starts, '-inf', string.format('%.17g', now - keep))
 -- A second more, because Redis cuts the time to milliseconds.
 local ahead = math.min(at - now, keep)
 redis.call('PEXPIRE', starts, string.format('%.0f', (keep + ahead + 1) * 1000))
@@ -142,25 +143,30 @@ class RedisStore(Store):
     says what that depends on.
     """
 
-    def __init__(
-        self,
-        url: Secret,
-        *,
-        create: bool,  # noqa: ARG002 - there is nothing to create
-        patience: float,  # noqa: ARG002 - it is for keys
-        clock: Callable[[], float] | None,
-    ) -> None:
-        server = _server(url, None if clock is None else checked_clock(clock))
-        if isinstance(server, Exception):
-            raise server
+    def __init__(self, server: Server) -> None:
         self.is_new = False
         self._server = server
-        # Fails now rather than at the first call.
-        server.connect().close()
         self._writer = Writer(server.connect, time.time, place=server.place, on_server=True)
         self._finalizer = weakref.finalize(
             self, self._writer.stop, _EXIT_TIMEOUT, greenlets_run=False
         )
+
+    @classmethod
+    def at(
+        cls,
+        url: Secret,
+        *,
+        create: bool,  # noqa: ARG003 - there is nothing to create
+        patience: float,  # noqa: ARG003 - it is for keys
+        clock: Callable[[], float] | None,
+    ) -> Self:
+        """What `Store.open` calls, with arguments that it has checked."""
+        server = _server(url, None if clock is None else checked_clock(clock))
+        if isinstance(server, Exception):
+            raise server
+        # Fails now rather than at the first call.
+        server.connect().close()
+        return cls(server)
 
     @property
     def place(self) -> str:

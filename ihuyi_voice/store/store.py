@@ -256,7 +256,7 @@ def _opener(url: Secret) -> Callable[..., Store] | Exception:
         if module == "redis":
             from .redis import RedisStore  # noqa: PLC0415 - it needs an extra
 
-            return RedisStore
+            return RedisStore.at
         from .sql.store import SqlStore  # noqa: PLC0415 - it needs an extra
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]

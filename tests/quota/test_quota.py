@@ -485,7 +485,7 @@ async def test_quotas_with_different_limits_share_a_store_and_keep_each_others_s
     clock = Clock(1_000.0)
     store = MemoryLimits(clock)
     limits = ((None, 3), (1, None))
-    quotas = {n: RecipientQuota(*limits[n], store) for n in order}
+    quotas = {n: RecipientQuota(limits[n][0], limits[n][1], store) for n in order}
     large, small = quotas[0], quotas[1]
     for quota in (small, large, small):
         await quota.reserve(MOBILE)

@@ -20,7 +20,6 @@ from ihuyi_voice import (
     SubmitRequest,
     VoiceClient,
 )
-from ihuyi_voice._reservations import Reservations
 from ihuyi_voice.quota import never_waits
 from ihuyi_voice.sandbox import SandboxGateway
 from ihuyi_voice.store.memory import MemoryLimits
@@ -28,6 +27,7 @@ from ihuyi_voice.store.memory import MemoryLimits
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ihuyi_voice._reservations import Reservations
     from ihuyi_voice.store.limits import Windows
 
 MOBILE, CODE = "13912345678", "1125"

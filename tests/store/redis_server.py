@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 class RedisServer:
     """A running server; it can be frozen, stopped and started again with the same port and data."""
 
-    def __init__(self, program: str, folder: str) -> None:
+    def __init__(self, program: str, folder: str, *options: str) -> None:
         self._program = program
         self._folder = folder
         self.port: int = free_port()
-        self.start()
+        self.start(*options)
 
     def start(self, *options: str) -> None:
         """Start it and wait until it accepts connections.
@@ -89,7 +89,7 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running_redis() -> Iterator[RedisServer]:
+def running_redis(*options: str) -> Iterator[RedisServer]:
     """A server while the block runs; without Redis the test is skipped, and fails in CI."""
     program = shutil.which("redis-server")
     if program is None:  # pragma: no cover - depends on the machine
@@ -98,7 +98,7 @@ def running_redis() -> Iterator[RedisServer]:
             pytest.fail(reason)
         pytest.skip(reason)
     with tempfile.TemporaryDirectory(prefix="redis-") as folder:
-        server = RedisServer(program, folder)
+        server = RedisServer(program, folder, *options)
         try:
             yield server
         finally:
