@@ -49,7 +49,7 @@ _SETTINGS: dict[str, object] = {
 _SET_UP = (
     # SQLAlchemy's reset of a connection does not undo these.
     f"SET SESSION time_zone = '+00:00', innodb_lock_wait_timeout = {LOCK_TIMEOUT},"
-    f" wait_timeout = {IDLE_TIMEOUT}"
+    f" lock_wait_timeout = {LOCK_TIMEOUT}, wait_timeout = {IDLE_TIMEOUT}"
 )
 # The same in every release: it serialises processes that create or change the tables.
 _SCHEMA_LOCK = "ihuyi_voice_schema"
