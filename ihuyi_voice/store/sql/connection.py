@@ -25,6 +25,7 @@ from .failures import (
     ErrorTypes,
     describe,
     driver_error,
+    may_not_create,
     scope_of,
     without_frames,
 )
@@ -193,8 +194,18 @@ class Connection:
 
     def migrate(self) -> bool:
         """Create the tables, or upgrade them; returns whether there was no store before."""
-        with self._transaction() as connection, self._backend.lock_schema(connection):
-            return migrate(connection, self._database.place)
+        try:
+            with self._transaction() as connection, self._backend.lock_schema(connection):
+                return migrate(connection, self._database.place)
+        except StoreError as error:
+            cause = error.__cause__
+            if cause is None or not may_not_create(cause):
+                raise
+            msg = (
+                f"{error.reason}. This user may not create or change tables: run"
+                " `ihuyi-voice store URL upgrade` once, as a user who may"
+            )
+            raise StoreError(msg) from cause
 
     def _claim(self, claims: Sequence[NewClaim]) -> dict[str, Entry]:
         """Claim the keys that are free; returns the entries that block the other claims."""
