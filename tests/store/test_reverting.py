@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ihuyi_voice.store.sql.store import SqlStore
 
+    from .mariadb import MariaDbServer
     from .postgres import PostgresServer
 
 NONE = {"accepted": 0, "refused": 0, "not_sent": 0, "unknown": 0}
@@ -42,7 +43,12 @@ class Block:
 @pytest.fixture
 def block(store: SqlStore, place: str, request: pytest.FixtureRequest) -> Iterator[Block]:
     with contextlib.ExitStack() as stack:
-        if "://" in place:
+        if place.startswith("mysql"):
+            mariadb: MariaDbServer = request.getfixturevalue("mariadb")
+            locking = stack.enter_context(contextlib.closing(mariadb.connect()))
+            # Others may read it too, and not write.
+            locking.cursor().execute("LOCK TABLES store.ihuyi_voice_calls READ")
+        elif "://" in place:
             server: PostgresServer = request.getfixturevalue("postgres")
             other = stack.enter_context(contextlib.closing(server.connect()))
             other.autocommit = False

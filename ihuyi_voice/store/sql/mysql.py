@@ -18,7 +18,7 @@ from sqlalchemy.pool import NullPool
 from ...errors import StoreError
 from ..entry import EntryState
 from .backend import FIND_STARTS
-from .tables import calls, is_free
+from .tables import SETTLE, calls, is_free
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -49,7 +49,7 @@ _SETTINGS: dict[str, object] = {
 _SET_UP = (
     # SQLAlchemy's reset of a connection does not undo these.
     f"SET SESSION time_zone = '+00:00', innodb_lock_wait_timeout = {LOCK_TIMEOUT},"
-    f" wait_timeout = {IDLE_TIMEOUT}"
+    f" lock_wait_timeout = {LOCK_TIMEOUT}, wait_timeout = {IDLE_TIMEOUT}"
 )
 # The same in every release: it serialises processes that create or change the tables.
 _SCHEMA_LOCK = "ihuyi_voice_schema"
@@ -151,13 +151,20 @@ class MySql:
 
     def claim(
         self, connection: sqlalchemy.Connection, rows: Sequence[Mapping[str, object]]
-    ) -> set[str]:
+    ) -> bool:
         """See `Backend`."""
         names = [column.name for column in calls.c]
         values = [tuple({**_EMPTY, **row}[name] for name in names) for row in rows]
         connection.exec_driver_sql(_CLAIM, values)
         # Which rows changed, the server does not say: the caller finds its own tokens.
-        return set()
+        return False
+
+    def settle(
+        self, connection: sqlalchemy.Connection, rows: Sequence[Mapping[str, object]]
+    ) -> bool:
+        """See `Backend`."""
+        # SQLAlchemy asks the server to count the rows that already had the values too.
+        return connection.execute(SETTLE, rows).rowcount == len(rows)
 
     def lock_starts(
         self, connection: sqlalchemy.Connection, numbers: Sequence[str]
@@ -172,7 +179,7 @@ class MySql:
         self, connection: sqlalchemy.Connection, rows: Sequence[Mapping[str, object]]
     ) -> None:
         """See `Backend`."""
-        values = [(row["its_number"], row["starts"], row["expires_at"]) for row in rows]
+        values = [(row["number"], row["starts"], row["expires_at"]) for row in rows]
         connection.exec_driver_sql(_SAVE_STARTS, values)
 
 
