@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -57,6 +58,11 @@ class RedisServer:
         self._process.terminate()
         self._process.communicate(timeout=60)
 
+    def kill(self) -> None:
+        """Let it crash, also while it is frozen."""
+        self._process.kill()
+        self._process.communicate(timeout=60)
+
     def restart(self, *options: str) -> None:
         self.stop()
         self.start(*options)
@@ -82,10 +88,16 @@ class RedisServer:
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A free port that no connection gets as its own while the server is stopped.
+
+    Clients of a stopped server connect again and again. From the range of the
+    system's own choice, one of them could take the server's port.
+    """
+    for _ in range(100):
+        port = secrets.choice(range(10_000, 32_000))
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    pytest.fail("no port is free")  # pragma: no cover - depends on the machine
 
 
 @contextlib.contextmanager
