@@ -24,7 +24,7 @@ from ihuyi_voice import Store, StoreError
 from ihuyi_voice.bulk.run import BulkRun
 from ihuyi_voice.cli.bulk.keys import RowKeys
 from ihuyi_voice.sandbox import Chaos
-from ihuyi_voice.store.store import Fingerprints
+from ihuyi_voice.store.entry import Fingerprints
 from tests.cli.test_bulk_command import (
     A,
     B,
