@@ -14,14 +14,13 @@ requests at once.
 
 from __future__ import annotations
 
-import asyncio
-import os
 import random
 import time
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn
 
 import anyio
 
+from ._reservations import NO_MORE_THREADS, Reservations, named
 from .errors import (
     GatewayError,
     IhuyiVoiceError,
@@ -31,7 +30,6 @@ from .errors import (
     QuotaExceededError,
 )
 from .models import Balance, OutcomeStatus, SubmitResult, mask_mobile
-from .quota import never_waits
 from .transport.base import Exchange
 from .wire import (
     BALANCE_TARGET,
@@ -44,7 +42,7 @@ from .wire import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
     from .models import Answer, Settings, SignedBody, SubmitRequest
     from .quota import RecipientQuota
@@ -57,14 +55,9 @@ if TYPE_CHECKING:
 # Seconds between attempts to connect: random, below a bound that starts here and doubles.
 _BACKOFF_FIRST = 0.1
 _BACKOFF_MOST = 2.0
-# Seconds that a request which has its outcome waits for the quota's store.
-_RELEASE_SECONDS = 2.0
-# The text of the RuntimeError at the system's limit of threads; it has no class of its own.
-_NO_MORE_THREADS = ("can't start new thread",)
 # `send` does not log these: a bulk run names the row, or lets it wait for its quota.
 _LOGGED_BY_THE_CALLER = (OutcomeStatus.INVALID, OutcomeStatus.LIMITED)
 
-_T = TypeVar("_T")
 
 _STATUS_BY_ERROR: dict[type[IhuyiVoiceError], OutcomeStatus] = {
     InvalidRequestError: OutcomeStatus.INVALID,
@@ -145,26 +138,6 @@ class _BalanceQuery:
         return decode_balance(answer, self._signed_at, redaction)
 
 
-class _Raised:
-    """What a call raised in its own task."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-
-async def _caught(call: Callable[[], Coroutine[object, object, _T]]) -> _T | _Raised:
-    """Run the caller's code and return what it raises; SystemExit in a task would end the loop."""
-    try:
-        return await call()
-    except asyncio.CancelledError:
-        # The task records the cancellation.
-        raise
-    except BaseException as error:  # noqa: BLE001 - raised again where the call is awaited
-        return _Raised(error)
-
-
 class Pipeline:
     """Sends requests over one transport, a limited number at once, each with its deadline.
 
@@ -173,7 +146,7 @@ class Pipeline:
     Attributes:
         slots: one for each request that may be in flight at once.
         log: writes a line for each request.
-        quota: the limit of calls per number, None for none.
+        reservations: in a quota that is not in the store; None without one.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - one for each step
@@ -191,10 +164,9 @@ class Pipeline:
         self._settings = settings
         self._encoder = encoder
         self._transport = transport
-        self.quota = quota
-        self._quota_waits = quota is not None and not never_waits(quota)
-        # Calls to the quota's store that may outlive their request.
-        self._store_calls: set[asyncio.Task[Any]] = set()
+        self.reservations: Reservations | None = None
+        if quota is not None:
+            self.reservations = Reservations(quota, settings.timeout, log)
         self._guard = guard
         self._clock = clock
         self._redaction = Redaction(secret.reveal() for secret in settings.never_shown())
@@ -247,126 +219,6 @@ class Pipeline:
             )
         return Admitted(number, code)
 
-    # --- reserve ------------------------------------------------------------------
-
-    async def reserve(self, admitted: Admitted, deadline: float | None = None) -> Admitted:
-        """Reserve one call in the number's quota; nothing is sent.
-
-        Args:
-            admitted: the submit, which is also returned.
-            deadline: until when to wait for the quota's store, in monotonic
-                seconds; the client's timeout from now by default.
-
-        Raises:
-            QuotaExceededError: the number's limit is reached.
-            NotSentError: the quota's store failed, or did not answer in time.
-        """
-        if self.quota is None:  # pragma: no cover - for type checkers; the callers ask
-            return admitted
-        try:
-            if self._quota_waits:
-                if deadline is None:
-                    deadline = self.exchange().deadline
-                admitted.reserved = await self._reserve_by(deadline, admitted, self.quota)
-            else:
-                admitted.reserved = await self.quota.reserve(admitted.mobile())
-        except IhuyiVoiceError:
-            raise
-        except Exception as exception:
-            msg = f"the quota's store failed ({_named(exception)})"
-            raise NotSentError(msg) from exception
-        return admitted
-
-    async def _reserve_by(self, deadline: float, admitted: Admitted, quota: RecipientQuota) -> str:
-        """Reserve, but wait only until the deadline, even for a store that ignores cancellation."""
-        asked = self._ask(lambda: quota.reserve(admitted.mobile()))
-        try:
-            await asyncio.wait((asked,), timeout=max(0.0, deadline - time.monotonic()))
-        except BaseException:
-            self._abandon(asked, admitted, quota)
-            raise
-        if not asked.done():
-            self._abandon(asked, admitted, quota)
-            msg = f"the quota's store did not answer within {self._settings.timeout:g} s"
-            raise NotSentError(msg)
-        if asked.cancelled():
-            msg = "the quota's store failed (CancelledError)"
-            raise NotSentError(msg)
-        token = asked.result()
-        if isinstance(token, _Raised):
-            raise token.error
-        return token
-
-    def _abandon(
-        self, asked: asyncio.Task[str | _Raised], admitted: Admitted, quota: RecipientQuota
-    ) -> None:
-        """Cancel a reservation; give it back where the store makes it late."""
-
-        def give_back(late: asyncio.Task[str | _Raised]) -> None:
-            if late.cancelled():
-                return
-            token = late.result()
-            if not isinstance(token, _Raised):  # pragma: no branch - a late failure
-                self._release(admitted, token, quota)
-
-        asked.cancel()
-        asked.add_done_callback(give_back)
-
-    def _ask(self, call: Callable[[], Coroutine[object, object, _T]]) -> asyncio.Task[_T | _Raised]:
-        """Start a call to the quota's store in its own task.
-
-        An abandoned call goes on in the background, so the task is kept until it
-        is done.
-        """
-        asked = asyncio.get_running_loop().create_task(_caught(call))
-        self._store_calls.add(asked)
-        asked.add_done_callback(self._store_calls.discard)
-        return asked
-
-    async def give_back(self, admitted: Admitted) -> None:
-        """Release the reservation of a submit that was not sent.
-
-        Also during a cancellation. A store that fails here, or does not answer
-        within some seconds, keeps the reservation; the outcome does not change.
-        """
-        if self.quota is None or admitted.reserved is None:
-            return
-        if not self._quota_waits:
-            await self.quota.release(admitted.mobile(), admitted.reserved)
-            return
-        released = self._release(admitted, admitted.reserved, self.quota)
-        with anyio.CancelScope(shield=True):
-            await asyncio.wait((released,), timeout=_RELEASE_SECONDS)
-        if not released.done():
-            released.cancel()
-            self._warn_of_kept_slot(admitted, f"no answer within {_RELEASE_SECONDS:g} s")
-            return
-        failed = None if released.cancelled() else released.result()
-        # SystemExit and KeyboardInterrupt reach the caller.
-        if failed is not None and not isinstance(failed.error, Exception):
-            raise failed.error
-
-    def _release(
-        self, admitted: Admitted, token: str, quota: RecipientQuota
-    ) -> asyncio.Task[_Raised | None]:
-        """Start to give a reservation back; a failure is logged."""
-
-        def warn(done: asyncio.Task[_Raised | None]) -> None:
-            if not done.cancelled() and (failed := done.result()) is not None:
-                self._warn_of_kept_slot(admitted, _named(failed.error))
-
-        released = self._ask(lambda: quota.release(admitted.mobile(), token))
-        released.add_done_callback(warn)
-        return released
-
-    def _warn_of_kept_slot(self, admitted: Admitted, why: str) -> None:
-        self.log.warn(  # noqa: G010 - a RequestLog's
-            "submit %s: nothing was sent, and the quota's store did not give its slot back (%s):"
-            " the call counts until its window has passed",
-            admitted.masked_mobile(),
-            why,
-        )
-
     # --- send ---------------------------------------------------------------------
 
     async def known(self, admitted: Admitted) -> SubmitResult | None:
@@ -405,8 +257,8 @@ class Pipeline:
             if claim is not None and claim.entry is not None:
                 end, status = admitted.replayed(claim.entry), OutcomeStatus.REPLAYED
             else:
-                if admitted.reserved is None and self.quota is not None:
-                    await self.reserve(admitted, exchange.deadline)
+                if admitted.reserved is None and self.reservations is not None:
+                    await self.reservations.reserve(admitted, exchange.deadline)
                 answer = await self._post(SUBMIT_TARGET, admitted, exchange, (NotSentError,))
                 end = admitted.decode(answer, self._redaction)
                 status = _status(end)
@@ -417,8 +269,8 @@ class Pipeline:
         if status not in _LOGGED_BY_THE_CALLER:
             self.log.submit(admitted, end, status, began)
         try:
-            if status is OutcomeStatus.NOT_SENT:
-                await self.give_back(admitted)
+            if status is OutcomeStatus.NOT_SENT and self.reservations is not None:
+                await self.reservations.give_back(admitted)
         finally:
             if claim is not None and claim.entry is None:
                 await claim.settle(status, end, exchange)
@@ -520,28 +372,15 @@ def _stated(
     """
     if isinstance(exception, IhuyiVoiceError) or not isinstance(exception, Exception):
         return exception
-    is_misuse = isinstance(exception, RuntimeError) and exception.args != _NO_MORE_THREADS
+    is_misuse = isinstance(exception, RuntimeError) and exception.args != NO_MORE_THREADS
     if is_misuse and not is_claimed:
         return exception
-    reason = f"an unexpected exception ({_named(exception)})"
+    reason = f"an unexpected exception ({named(exception)})"
     error: IhuyiVoiceError = NotSentError(reason)
     if exchange.may_have_been_written:
         error = OutcomeUnknownError(reason)
     error.__cause__ = exception
     return error
-
-
-def _named(exception: BaseException) -> str:
-    """A foreign exception by its class, and in the system's words where they say more.
-
-    The rest of its text is not shown: it may hold anything.
-    """
-    name = type(exception).__name__
-    if isinstance(exception, OSError) and isinstance(exception.errno, int):
-        return f"{name}: {os.strerror(exception.errno)}"
-    if exception.args == _NO_MORE_THREADS:
-        return f"{name}: {_NO_MORE_THREADS[0]}"
-    return name
 
 
 def _status(end: SubmitResult | Balance | BaseException, *, written: bool = True) -> OutcomeStatus:

@@ -223,8 +223,8 @@ class BulkRun:
                 # Its key is claimed and its quota reserved together, outside of the
                 # turn. A row that the store knows must not use up the rate.
                 return not (self._pace.is_limited and await self._is_known(row))
-            if self._pipeline.quota is not None:
-                await self._pipeline.reserve(admitted)
+            if self._pipeline.reservations is not None:
+                await self._pipeline.reservations.reserve(admitted)
         except InvalidRequestError as error:
             self._refuse(row, _name_row(row, error))
         except QuotaExceededError as error:
@@ -264,7 +264,8 @@ class BulkRun:
     async def _withdraw(self, row: BulkRow) -> None:
         """Give the row's quota back, and report it as not sent."""
         try:
-            await self._pipeline.give_back(row.admitted)
+            if self._pipeline.reservations is not None:
+                await self._pipeline.reservations.give_back(row.admitted)
         finally:
             self._report_end(row, _not_started())
 

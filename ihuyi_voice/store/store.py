@@ -11,7 +11,7 @@ import os
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-from ..errors import InvalidRequestError
+from ..errors import InvalidRequestError, StoreError
 from ..models import Secret
 
 if TYPE_CHECKING:
@@ -233,6 +233,23 @@ def keyless(place: str) -> InvalidRequestError:
     )
 
 
+def checked_clock(clock: Callable[[], float]) -> Callable[[], float]:
+    """The caller's clock; its failure becomes a `StoreError`."""
+
+    def now() -> float:
+        try:
+            moment = float(clock())
+        except Exception as error:
+            msg = f"its clock failed ({type(error).__name__})"
+            raise StoreError(msg) from error
+        if not math.isfinite(moment):
+            msg = f"its clock failed (it says {moment})"
+            raise StoreError(msg)
+        return moment
+
+    return now
+
+
 def _hidden(url: object) -> Secret | None:
     path = os.fspath(url) if isinstance(url, str | os.PathLike) else None
     return Secret(path) if isinstance(path, str) else None
@@ -252,9 +269,10 @@ def _opener(url: Secret) -> Callable[..., Store] | Exception:
             return RedisStore
         from .sql.store import SqlStore  # noqa: PLC0415 - it needs an extra
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in ("sqlalchemy", "redis"):
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("sqlalchemy", "redis"):
             return error.with_traceback(None)
         return ModuleNotFoundError(
-            f"this store needs {error.name}: pip install 'ihuyi-voice[{extra}]'", name=error.name
+            f"this store needs {missing}: pip install 'ihuyi-voice[{extra}]'", name=missing
         )
-    return SqlStore
+    return SqlStore.at

@@ -352,7 +352,7 @@ def test_rows_over_the_limit_end_limited_or_wait(url: str) -> None:
         assert isinstance(two.error, QuotaExceededError)
         assert 60.0 == two.error.retry_after
     quota = RecipientQuota(per_minute=1, per_day=None)
-    quota._limits = ((1, 0.05),)
+    quota.windows = ((1, 0.05),)
     with (
         client(url, quota=quota) as voice,
         voice.submit_many([pair(1)] * 3, wait_for_quota=True) as run,

@@ -232,13 +232,13 @@ class SlowStore:
         self.reserving = ""
         self.released: list[str] = []
 
-    async def reserve(self, number: str, now: float, limits: object) -> float:
+    async def reserve(self, number: str, token: str, windows: object) -> float:
         self.reserving = number
         if number == self._slow_for:
             await self.go_on.wait()
         return 0.0
 
-    async def release(self, number: str, reserved_at: float) -> None:
+    async def release(self, number: str, token: str) -> None:
         self.released.append(number)
 
 
@@ -342,7 +342,7 @@ async def test_a_row_that_waited_for_its_quota_waits_for_room_too(gateway: Gatew
     ):
         await held_up(gateway, run)
         # Its minute is over.
-        quota._limits = ((1, 1e-6),)
+        quota.windows = ((1, 1e-6),)
         run._intake._waiting[0] = run._intake._waiting[0]._replace(due=0.0)
         run._intake._make_use_of_room()
         await turns()

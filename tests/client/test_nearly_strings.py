@@ -11,10 +11,10 @@ import pytest
 from ihuyi_voice import (
     AsyncVoiceClient,
     InvalidRequestError,
-    Store,
     NotSentError,
     OutcomeStatus,
     OutcomeUnknownError,
+    Store,
     SubmitRequest,
     VoiceClient,
 )

@@ -261,13 +261,13 @@ async def refuse_as_a_proxy(connection: Connection) -> None:
 class FailingStore:
     """A quota store that is down, and says no more than that."""
 
-    async def reserve(self, mobile: str, now: float, limits: object) -> float:
+    async def reserve(self, number: str, token: str, windows: object) -> float:
         # Its own frame is one that tools show.
-        del mobile
+        del number
         msg = "down"
         raise OSError(msg)
 
-    async def release(self, mobile: str, reserved_at: float) -> None:
+    async def release(self, number: str, token: str) -> None:
         """Never asked."""
 
 
@@ -612,7 +612,7 @@ async def test_a_request_cancelled_while_the_quotas_store_is_asked_is_logged_too
     witness: Witness,
 ) -> None:
     class SlowStore(FailingStore):
-        async def reserve(self, mobile: str, now: float, limits: object) -> float:
+        async def reserve(self, number: str, token: str, windows: object) -> float:
             asked.set()
             return float(await asyncio.Event().wait())
 

@@ -26,8 +26,10 @@ from ihuyi_voice.sandbox import SandboxGateway
 from tests.rogue import ACCEPTED, Connection, Rogue, http_answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
+
+    from ihuyi_voice.store.limits import Windows
 
 MOBILE = "13912345678"
 PLACED = SubmitResult("197362477", "ok", MOBILE)
@@ -400,39 +402,39 @@ class ListStore:
     def __init__(self, *, fail_reserve: bool = False, fail_release: bool = False) -> None:
         self.fail_reserve = fail_reserve
         self.fail_release = fail_release
-        self.standing: list[tuple[str, float]] = []
-        self.asked: list[tuple[str, float, Sequence[tuple[int, float]]]] = []
+        self.reserved: list[tuple[str, str]] = []
+        self.asked: list[tuple[str, Windows]] = []
 
-    async def reserve(self, mobile: str, now: float, limits: Sequence[tuple[int, float]]) -> float:
+    async def reserve(self, number: str, token: str, windows: Windows) -> float:
         await asyncio.sleep(0)
         if self.fail_reserve:
             msg = "the store is down"
             raise ConnectionResetError(msg)
-        self.asked.append((mobile, now, limits))
-        if len(self.standing) == 1:
+        self.asked.append((number, windows))
+        if len(self.reserved) == 1:
             return 12.5
-        self.standing.append((mobile, now))
+        self.reserved.append((number, token))
         return 0.0
 
-    async def release(self, mobile: str, reserved_at: float) -> None:
+    async def release(self, number: str, token: str) -> None:
         await asyncio.sleep(0)
         if self.fail_release:
             msg = "the store is down"
             raise ConnectionResetError(msg)
-        self.standing.remove((mobile, reserved_at))
+        self.reserved.remove((number, token))
 
 
-async def test_a_store_of_somebody_elses() -> None:
+async def test_a_store_of_another_author() -> None:
     store = ListStore()
     gateway = SandboxGateway()
-    quota = RecipientQuota(1, None, store, clock=lambda: 1_000.0)
+    quota = RecipientQuota(1, None, store)
     async with gateway.serve() as url, sandbox_client(url, quota=quota) as voice:
         await voice.submit(MOBILE, "1125")
         with pytest.raises(QuotaExceededError) as caught:
             await voice.submit(MOBILE, "1125")
     assert 12.5 == caught.value.retry_after
-    assert 2 * [(MOBILE, 1_000.0, ((1, 60.0),))] == store.asked
-    assert [(MOBILE, 1_000.0)] == store.standing
+    assert 2 * [(MOBILE, ((1, 60.0),))] == store.asked
+    assert [MOBILE] == [number for number, _ in store.reserved]
     assert 1 == len(gateway.attempts)
 
 
@@ -467,7 +469,7 @@ async def test_a_store_that_fails_to_release_leaves_the_outcome_as_it_is() -> No
             await voice.submit(MOBILE, "1125")
     assert not caught.value.may_have_rung
     # The slot is kept: better one call too few.
-    assert 1 == len(store.standing)
+    assert 1 == len(store.reserved)
 
 
 async def waiting_for_a_slot(voice: AsyncVoiceClient) -> asyncio.Task[SubmitResult]:
@@ -490,7 +492,7 @@ async def test_a_cancellation_stays_one_and_gives_the_slot_back(fail_release: bo
     with pytest.raises(asyncio.CancelledError):
         await task
     assert task.cancelled()
-    assert fail_release == bool(store.standing)
+    assert fail_release == bool(store.reserved)
 
 
 # --- threads -----------------------------------------------------------------

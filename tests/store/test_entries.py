@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ihuyi_voice.errors import InvalidRequestError
-from ihuyi_voice.store.store import Fingerprints, check_key
+from ihuyi_voice.store.entry import Fingerprints, check_key
 
 from .support import API_KEY, CONTENT, FINGERPRINTS, MOBILE
 

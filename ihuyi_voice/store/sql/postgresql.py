@@ -37,7 +37,7 @@ _OPTIONS: dict[str, object] = {
 # Any number, the same in every release: it serialises processes that create or change the tables.
 _ADVISORY_LOCK = 4_805_719_362
 
-_CLAIM = claiming(postgresql.insert(calls))
+_CLAIM = claiming(postgresql.insert(calls)).returning(calls.c.key)
 
 
 def _lock_starts() -> sqlalchemy.Executable:

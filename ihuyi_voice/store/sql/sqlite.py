@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import sqlalchemy
     from sqlalchemy import Engine
 
-_CLAIM = claiming(sqlite.insert(calls))
+_CLAIM = claiming(sqlite.insert(calls)).returning(calls.c.key)
 
 
 def _save_starts() -> sqlite.Insert:

@@ -33,7 +33,7 @@ from ..entry import (
     row_prefix,
 )
 from ..limits import Limited, Release, Reservation
-from ..store import Store
+from ..store import Store, checked_clock
 from ..writer.operations import Work
 from ..writer.writer import Writer
 from .database import Database
@@ -72,21 +72,28 @@ class SqlStore(Store):
             with the same key, in seconds.
     """
 
-    def __init__(
-        self, url: Secret, *, create: bool, patience: float, clock: Callable[[], float] | None
-    ) -> None:
+    def __init__(self, database: Database, patience: float) -> None:
         self.patience: float = patience
-        self._database = Database(url, None if clock is None else _checked(clock))
-        self._database.open(create=create)
-        self.is_new = self._database.is_new
+        self._database = database
+        self.is_new = database.is_new
         self._writer = Writer(
             self._database.connect,
             self._database.clock,
+            place=self._database.place,
             on_server=self._database.path is None,
         )
         self._finalizer = weakref.finalize(
             self, self._writer.stop, _EXIT_TIMEOUT, greenlets_run=False
         )
+
+    @classmethod
+    def at(
+        cls, url: Secret, *, create: bool, patience: float, clock: Callable[[], float] | None
+    ) -> Self:
+        """What `Store.open` calls, with arguments that it has checked."""
+        database = Database(url, None if clock is None else checked_clock(clock))
+        database.open(create=create)
+        return cls(database, patience)
 
     @property
     def place(self) -> str:
@@ -407,23 +414,6 @@ class SqlStore(Store):
     def is_under_way(self, entry: Entry) -> bool:
         """Whether the request of an entry may be being sent at the moment."""
         return entry.state is EntryState.CLAIMED and entry.live_until > self.clock()
-
-
-def _checked(clock: Callable[[], float]) -> Callable[[], float]:
-    """The caller's clock; its failure becomes a `StoreError`."""
-
-    def now() -> float:
-        try:
-            moment = float(clock())
-        except Exception as error:
-            msg = f"its clock failed ({type(error).__name__})"
-            raise StoreError(msg) from error
-        if not math.isfinite(moment):
-            msg = f"its clock failed (it says {moment})"
-            raise StoreError(msg)
-        return moment
-
-    return now
 
 
 def _check_matches(entry: Entry, fingerprint: Fingerprint, mobile: str) -> None:

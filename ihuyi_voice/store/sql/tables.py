@@ -33,9 +33,9 @@ from ..entry import REPEATABLE, UNSETTLED, Entry, EntryState, Fingerprint
 from ..limits import Start
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from sqlalchemy import Executable
+    from sqlalchemy import ColumnElement
     from sqlalchemy.dialects import postgresql, sqlite
 
     from ..entry import Settlement
@@ -125,29 +125,32 @@ UNDO_CLAIM = (
 )
 
 
-def claiming(statement: sqlite.Insert | postgresql.Insert) -> Executable:
-    """One statement for a whole batch: the database decides which process sends."""
-    new = statement.excluded
+def is_free(new: Mapping[str, ColumnElement[Any]]) -> ColumnElement[bool]:
+    """Whether an existing entry may be claimed by a new row; `new` has the row's columns."""
     # Literals: a parameter here would be needed in each row.
     states = ", ".join(f"'{state.value}'" for state in REPEATABLE)
     # The rule of `Entry.matches`, for entries that may be claimed again.
     same = or_(
-        and_(_c.hashed_with == new.hashed_with, _c.digest == new.digest),
-        and_(_c.hashed_with != new.hashed_with, _c.mobile == new.mobile),
+        and_(_c.hashed_with == new["hashed_with"], _c.digest == new["digest"]),
+        and_(_c.hashed_with != new["hashed_with"], _c.mobile == new["mobile"]),
     )
-    return (
-        statement.values(
-            state=literal_column(f"'{EntryState.CLAIMED.value}'"),
-            code=null(),
-            msg=literal_column("''"),
-            voice_id=null(),
-        )
-        .on_conflict_do_update(
-            index_elements=["key"],
-            set_={column.name: new[column.name] for column in _c if column is not _c.key},
-            where=and_(text(f"{calls.name}.state IN ({states})"), same),
-        )
-        .returning(_c.key)
+    return and_(text(f"{calls.name}.state IN ({states})"), same)
+
+
+def claiming(
+    statement: sqlite.Insert | postgresql.Insert,
+) -> sqlite.Insert | postgresql.Insert:
+    """One statement for a whole batch: the database decides which process sends."""
+    new = statement.excluded
+    return statement.values(
+        state=literal_column(f"'{EntryState.CLAIMED.value}'"),
+        code=null(),
+        msg=literal_column("''"),
+        voice_id=null(),
+    ).on_conflict_do_update(
+        index_elements=["key"],
+        set_={column.name: new[column.name] for column in _c if column is not _c.key},
+        where=is_free(dict(new)),
     )
 
 

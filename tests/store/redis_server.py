@@ -1,0 +1,105 @@
+"""A temporary Redis server for the tests, on a free port of the loopback interface."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from typing import TYPE_CHECKING
+
+import pytest
+import redis
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class RedisServer:
+    """A running server; it can be frozen, stopped and started again with the same port and data."""
+
+    def __init__(self, program: str, folder: str) -> None:
+        self._program = program
+        self._folder = folder
+        self.port: int = free_port()
+        self.start()
+
+    def start(self, *options: str) -> None:
+        """Start it and wait until it accepts connections.
+
+        Args:
+            options: further options, such as `"--requirepass", "hunter2"`.
+        """
+        self._process = subprocess.Popen(
+            [
+                *(self._program, "--port", str(self.port), "--bind", "127.0.0.1"),
+                *("--dir", self._folder, "--save", "", "--appendonly", "yes"),
+                # No test depends on data that survives a crash of the machine.
+                *("--appendfsync", "no", "--daemonize", "no", *options),
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        said = []
+        for line in self._process.stdout:  # pragma: no branch - it ends where the server fails
+            said.append(line)
+            if "Ready to accept connections" in line:
+                return
+        pytest.fail(f"redis-server does not start: {''.join(said)}")  # pragma: no cover
+
+    def stop(self) -> None:
+        """Stop it, cut its connections, and let it save its data."""
+        self.thaw()
+        self._process.terminate()
+        self._process.communicate(timeout=60)
+
+    def restart(self, *options: str) -> None:
+        self.stop()
+        self.start(*options)
+
+    def freeze(self) -> None:
+        """Let it accept connections and answer nothing."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(port=self.port)
+
+    def empty(self, database: int = 0) -> str:
+        """The URL of a database without keys."""
+        with self.client() as client:
+            client.flushall()
+        return self.url(database)
+
+    def url(self, database: int = 0, *, login: str = "") -> str:
+        return f"redis://{login}127.0.0.1:{self.port}/{database}"
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def running_redis() -> Iterator[RedisServer]:
+    """A server while the block runs; without Redis the test is skipped, and fails in CI."""
+    program = shutil.which("redis-server")
+    if program is None:  # pragma: no cover - depends on the machine
+        reason = "Redis's server is not installed: apt-get install redis-server"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with tempfile.TemporaryDirectory(prefix="redis-") as folder:
+        server = RedisServer(program, folder)
+        try:
+            yield server
+        finally:
+            server.stop()
