@@ -248,14 +248,14 @@ def test_what_is_said_before_sending(gateway: Gateway, path: Path) -> None:
     )
     out = path.with_name("out.csv")
     options = ("--yes", "--partial", "--draw-codes", "--out", out, "--concurrency", "1")
-    result = bulk(path, *options)
+    result = bulk(path, *options, "--store", "none")
     problem = (
         "mobile must be a mainland number: 1, then 3-9, then nine digits; it has characters other"
         " than digits"
     )
     keys = (
         "rows with an idempotency_key: 1; within this file a key is sent once, across runs nothing"
-        " remembers it without --store"
+        " remembers it with --store none"
     )
     assert [
         f"{path}: rows 11, bad 7, duplicate numbers 1",

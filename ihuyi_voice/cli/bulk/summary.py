@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ...models import OutcomeStatus
 from ..account import EXIT_STATUSES
+from .known import Known
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .known import Known
     from .progress import Tally
 
 EXIT_ALL_ACCEPTED = 0
@@ -35,7 +35,7 @@ class Summary:
     file: str
     out: Path | None
     place: str | None
-    known: Known
+    known: Known = field(default_factory=Known)
 
     def exit_status(self) -> int:
         """The exit status; an unknown outcome wins over every other."""
