@@ -88,7 +88,7 @@ def test_the_first_bulk_run_says_where_too(
     first = run("bulk", rows, "--yes")
     assert 0 == first.returncode
     assert f"remembers calls in {no_store}; --store none for no memory\n" in first.stderr
-    assert "remembers" not in run("bulk", rows, "--yes").stderr
+    assert "remembers calls" not in run("bulk", rows, "--yes").stderr
     assert 2 == len(gateway.calls)
 
 
@@ -116,7 +116,7 @@ def test_none_remembers_nothing(
     for _ in range(3):
         assert 0 == run("submit", MOBILE, *option, cwd=tmp_path, **variable).returncode
         done = run("bulk", rows, "--yes", *option, cwd=tmp_path, **variable)
-        assert (0, False) == (done.returncode, "remembers" in done.stderr)
+        assert (0, False) == (done.returncode, "remembers calls" in done.stderr)
     assert 9 == len(gateway.calls)
     assert not no_store.parent.parent.exists()
     assert ["rows.csv"] == [path.name for path in tmp_path.iterdir()]
