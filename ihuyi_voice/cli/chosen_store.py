@@ -59,7 +59,7 @@ def open_chosen(chosen: str | None) -> Store | None:
         store = open_store(chosen, create=True)
         if store.is_new:
             # With a mistyped name every phone would ring again: say that it is new.
-            _say(f"this store is new: it knows of no earlier call: {store.place}")
+            _say(f"{store.place}: this store is new: it knows of no earlier call")
         return store
     path = own_path()
     try:

@@ -138,7 +138,7 @@ def test_another_store_by_option_or_variable(
 ) -> None:
     book = tmp_path / "calls.db"
     first = run("submit", MOBILE, "--store", book)
-    new = f"ihuyi-voice: this store is new: it knows of no earlier call: {book}\n"
+    new = f"ihuyi-voice: {book}: this store is new: it knows of no earlier call\n"
     assert (0, new) == (first.returncode, first.stderr)
     assert 0 == run("submit", MOBILE, IHUYI_VOICE_STORE=f"sqlite:///{book}").returncode
     assert 5 == run("submit", MOBILE, "--store", book).returncode
