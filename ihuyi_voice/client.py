@@ -179,7 +179,7 @@ class AsyncVoiceClient:
 
         Reads `IHUYI_VOICE_API_ID`, `IHUYI_VOICE_API_KEY` and, where they are
         set, `IHUYI_VOICE_BASE_URL` and `IHUYI_VOICE_STORE`: the path or URL of
-        a store, which this opens and which closes with the client.
+        a store, which this opens and which closes with the client, or `none`.
 
         Args:
             **overrides: any argument of the class; they win over the environment.
@@ -523,7 +523,9 @@ def options_from_env(overrides: ClientOptions) -> ConcealedOptions | Exception:
         if not (api_key := os.environ.get("IHUYI_VOICE_API_KEY")):
             return _not_set("IHUYI_VOICE_API_KEY", "api_key")
         options["api_key"] = api_key
-    if "store" not in overrides and (url := os.environ.get("IHUYI_VOICE_STORE")):
+    # "none" is how the variable asks the command line for no store.
+    url = os.environ.get("IHUYI_VOICE_STORE") or "none"
+    if "store" not in overrides and url != "none":
         from .store.store import Store  # noqa: PLC0415 - only where it is set
 
         try:

@@ -70,7 +70,7 @@ class Account:
         self, kind: type[AnyClient], max_connections: int = 100, store: Store | None = None
     ) -> AnyClient:
         """A client for the account; an invalid setting ends the program."""
-        api_id = self.api_id or fail("no APIID: set IHUYI_VOICE_API_ID, or give --api-id")
+        api_id = self._id()
         try:
             return kind(
                 api_id,
@@ -83,9 +83,17 @@ class Account:
         except (TypeError, ValueError) as error:
             fail(str(error))
 
+    def check(self) -> None:
+        """End the program where the account is incomplete; this may prompt for the key."""
+        self._id()
+        self._key()
+
     def fingerprints(self) -> Fingerprints:
         """The keyed fingerprints of the account's requests in a store."""
         return Fingerprints(self._key())
+
+    def _id(self) -> str:
+        return self.api_id or fail("no APIID: set IHUYI_VOICE_API_ID, or give --api-id")
 
     def _key(self) -> str:
         self._known_key = self._known_key or Secret(self._read_key())

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from .base import ClaimStore, SharedLimits
+    from .base import ClaimStore, KnownKeys, SharedLimits
     from .entry import UnknownClaim
 
 # The scheme of a URL: the module, and the extra that it needs.
@@ -131,6 +131,16 @@ class Store(ABC):
     @property
     def claims(self) -> ClaimStore | None:
         """Keeps idempotency keys; None where the store cannot."""
+        return None
+
+    @property
+    def known_keys(self) -> KnownKeys | None:
+        """What the command line asks of the keys; None where the store keeps none."""
+        return None
+
+    @property
+    def schema_version(self) -> int | None:
+        """The number of its last schema step; None where it has no schema."""
         return None
 
     @abstractmethod

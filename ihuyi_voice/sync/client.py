@@ -179,7 +179,7 @@ class VoiceClient:
 
         Reads `IHUYI_VOICE_API_ID`, `IHUYI_VOICE_API_KEY` and, where they are
         set, `IHUYI_VOICE_BASE_URL` and `IHUYI_VOICE_STORE`: the path or URL of
-        a store, which this opens and which closes with the client.
+        a store, which this opens and which closes with the client, or `none`.
 
         Args:
             **overrides: any argument of the class; they win over the environment.

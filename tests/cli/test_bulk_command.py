@@ -248,14 +248,14 @@ def test_what_is_said_before_sending(gateway: Gateway, path: Path) -> None:
     )
     out = path.with_name("out.csv")
     options = ("--yes", "--partial", "--draw-codes", "--out", out, "--concurrency", "1")
-    result = bulk(path, *options)
+    result = bulk(path, *options, "--store", "none")
     problem = (
         "mobile must be a mainland number: 1, then 3-9, then nine digits; it has characters other"
         " than digits"
     )
     keys = (
         "rows with an idempotency_key: 1; within this file a key is sent once, across runs nothing"
-        " remembers it without --store"
+        " remembers it with --store none"
     )
     assert [
         f"{path}: rows 11, bad 7, duplicate numbers 1",
@@ -350,7 +350,8 @@ def test_a_balance_that_is_too_small_is_not_used_by_yes_alone(gateway: Gateway, 
     assert 0 == bulk(path, "--yes", "--limit", "3").exit_code
     gateway.reset()
     gateway.balance = 3
-    assert 3 == bulk(path, "--yes", "--partial", "--concurrency", "1").exit_code
+    options = ("--yes", "--partial", "--concurrency", "1", "--job", "again")
+    assert 3 == bulk(path, *options).exit_code
     assert 3 == len(gateway.calls)
 
 
@@ -590,11 +591,12 @@ def test_rate(gateway: Gateway, path: Path) -> None:
 
 def test_wait_for_quota(monkeypatch: pytest.MonkeyPatch, gateway: Gateway, path: Path) -> None:
     write(path, [(A, f"{n:04d}") for n in range(5)])
-    limited = json.loads(bulk(path, "--yes", "--json").stdout)
+    options = ("--yes", "--json", "--store", "none")
+    limited = json.loads(bulk(path, *options).stdout)
     assert (2, 3) == (limited["accepted"], limited["limited"])
     monkeypatch.setattr("ihuyi_voice.quota.MINUTE", 0.3)
     began = time.time()
-    waited = bulk(path, "--yes", "--json", "--wait-for-quota")
+    waited = bulk(path, *options, "--wait-for-quota")
     assert (0, 5) == (waited.exit_code, json.loads(waited.stdout)["accepted"])
     # Since the start, because a call may arrive long after its place was reserved.
     after = [attempt.time - began for attempt in gateway.attempts[2:]]
@@ -779,7 +781,9 @@ def test_a_full_disk_stops_the_run(gateway: Gateway, path: Path, name: str) -> N
     write(path, many(300))
     out = path.with_name(name)
     with files_of_at_most(2000):
-        result = bulk(path, "--yes", "--concurrency", "4", "--out", out, "--json")
+        # Without a store, whose file would be cut off too.
+        options = ("--yes", "--concurrency", "4", "--store", "none")
+        result = bulk(path, *options, "--out", out, "--json")
     report = json.loads(result.stdout)
     assert (3, "cannot write the outcomes: File too large") == (result.exit_code, report["stopped"])
     assert 10 < report["accepted"] == len(gateway.calls) < 60

@@ -147,7 +147,7 @@ class Job:
     def entries(self) -> dict[Row, Entry]:
         """What the store holds of the rows."""
         with open_store(self.folder / "calls.db") as store:
-            keys = RowKeys(Fingerprints(API_KEY), store.id)
+            keys = RowKeys(Fingerprints(API_KEY), store.id, "rows.csv")
             by_key = {keys.key(*row): row for row in ALL}
             with store._database.connect(writing=False) as connection:
                 found = connection.apply(Work([], [], list(by_key), [], [])).found

@@ -200,15 +200,17 @@ def test_purge_refuses_a_negative_age(in_file: SqlStore) -> None:
 async def test_row_keys_of_another_api_key_are_detected(
     store: SqlStore, state: EntryState, *, refuses: bool
 ) -> None:
-    row = FINGERPRINTS.of_row(MOBILE, CONTENT, 0)
+    row = FINGERPRINTS.of_row("job", MOBILE, CONTENT, 0)
     token = await claimed(store, row)
     if state is not EntryState.CLAIMED:
         await store.settle(row, token, state)
     await ended(store, EntryState.ACCEPTED, "not a row of a file")
-    assert not store.hashed_with_another_key(FINGERPRINTS.hashed_with)
-    assert refuses is store.hashed_with_another_key(Fingerprints("new").hashed_with)
+    assert not store.hashed_with_another_key("job", FINGERPRINTS.hashed_with)
+    new = Fingerprints("new").hashed_with
+    assert refuses is store.hashed_with_another_key("job", new)
+    assert not store.hashed_with_another_key("another job", new)
 
 
 async def test_keys_that_the_caller_chose_do_not_depend_on_the_api_key(in_file: SqlStore) -> None:
     await ended(in_file, EntryState.ACCEPTED, "a key of one's own")
-    assert not in_file.hashed_with_another_key(Fingerprints("new").hashed_with)
+    assert not in_file.hashed_with_another_key("job", Fingerprints("new").hashed_with)

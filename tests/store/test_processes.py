@@ -291,7 +291,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 async def test_no_secret_is_in_the_files(in_file: SqlStore, tmp_path: Path) -> None:
     for state in (*SETTLED, EntryState.UNKNOWN):
         await ended(in_file, state, state.value)
-    row = FINGERPRINTS.of_row(MOBILE, CONTENT, 0)
+    row = FINGERPRINTS.of_row("job", MOBILE, CONTENT, 0)
     await claimed(in_file, row)
     files = contents(tmp_path)
     assert {"calls.db", "calls.db-wal", "calls.db-shm"} == set(files)

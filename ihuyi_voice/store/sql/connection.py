@@ -17,7 +17,7 @@ from sqlalchemy import and_, delete, func, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...errors import StoreError
-from ..entry import DELIVERY_SECONDS, ROW_PREFIX, Entry, EntryState, FailureScope
+from ..entry import DELIVERY_SECONDS, Entry, EntryState, FailureScope
 from ..limits import KEEP_SECONDS, Start, release, reserve
 from ..writer.operations import Committed
 from .failures import (
@@ -182,11 +182,11 @@ class Connection:
         with self._transaction() as connection:
             return connection.execute(statement).rowcount
 
-    def has_rows_hashed_otherwise(self, hashed_with: str) -> bool:
-        """Whether a row's derived key may not be claimed again and is of another API key."""
+    def has_rows_hashed_otherwise(self, prefix: str, hashed_with: str) -> bool:
+        """Whether a key that begins so may not be claimed again and is of another API key."""
         query = (
             select(_c.key)
-            .where(_c.key.startswith(ROW_PREFIX), ~IS_REPEATABLE, _c.hashed_with != hashed_with)
+            .where(_c.key.startswith(prefix), ~IS_REPEATABLE, _c.hashed_with != hashed_with)
             .limit(1)
         )
         with self._transaction(writing=False) as connection:

@@ -30,12 +30,14 @@ from ..entry import (
     NewClaim,
     Settlement,
     UnknownClaim,
+    row_prefix,
 )
 from ..limits import Limited, Release, Reservation
 from ..store import Store, checked_clock
 from ..writer.operations import Work
 from ..writer.writer import Writer
 from .database import Database
+from .migrations import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -107,6 +109,16 @@ class SqlStore(Store):
     def claims(self) -> Self:
         """See `Store`."""
         return self
+
+    @property
+    def known_keys(self) -> Self:
+        """See `Store`."""
+        return self
+
+    @property
+    def schema_version(self) -> int:
+        """See `Store`: opening it ran the steps that it lacked."""
+        return SCHEMA_VERSION
 
     def clock(self) -> float:
         """The store's clock, Unix time in seconds."""
@@ -188,26 +200,19 @@ class SqlStore(Store):
             StoreError: the database failed.
             RuntimeError: the store is closed.
         """
-        committed = self._aside(
-            lambda connection: connection.apply(Work([], [], list(keys), [], [])), writing=False
-        )
-        return {key: entry.state for key, entry in committed.found.items()}
+        return {key: entry.state for key, entry in self.entries(keys).items()}
 
-    def hashed_with_another_key(self, hashed_with: str) -> bool:
-        """Whether a row was or may have been placed whose key another API key derived.
+    def entries(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """See `KnownKeys`."""
+        work = Work([], [], list(keys), [], [])
+        return self._aside(lambda connection: connection.apply(work), writing=False).found
 
-        With this API key the same file gets other keys, and every phone would
-        ring again.
-
-        Args:
-            hashed_with: `Fingerprints.hashed_with` of the API key in use.
-
-        Raises:
-            StoreError: the database failed.
-            RuntimeError: the store is closed.
-        """
+    def hashed_with_another_key(self, job: str, hashed_with: str) -> bool:
+        """See `KnownKeys`."""
+        prefix = row_prefix(job)
         return self._aside(
-            lambda connection: connection.has_rows_hashed_otherwise(hashed_with), writing=False
+            lambda connection: connection.has_rows_hashed_otherwise(prefix, hashed_with),
+            writing=False,
         )
 
     def _aside(self, act: Callable[[Connection], T], *, writing: bool = True) -> T:
