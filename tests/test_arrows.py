@@ -25,9 +25,10 @@ FOLDER = Path(ihuyi_voice.__file__).parent
 # A subpackage is one room; a new module needs its entry here.
 BUILDS_ON = {
     "errors": [],
+    "_limits": [],
     "_threads": [],
     "_cancellation": [],
-    "models": ["errors"],
+    "models": ["errors", "_limits"],
     "wire": ["models"],
     "request_log": ["wire"],
     "transport": ["wire", "_threads"],
@@ -36,7 +37,8 @@ BUILDS_ON = {
     "_reservations": ["quota"],
     "_pipeline": ["_reservations"],
     "bulk": ["_pipeline", "_cancellation"],
-    "client": ["bulk"],
+    "_options": ["quota", "store"],
+    "client": ["bulk", "_options"],
     "_loops": ["_threads"],
     "sync": ["client", "_loops"],
     "receipts": ["models"],

@@ -12,17 +12,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
+import anyio
 import typer
 
+from .._loops import fast_loop_factory
 from ..client import AsyncVoiceClient
 from ..models import OutcomeStatus, Secret
 from ..store.entry import Fingerprints
 from ..sync.client import VoiceClient
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from ..store.store import Store
 
 AnyClient = TypeVar("AnyClient", AsyncVoiceClient, VoiceClient)
+Returned = TypeVar("Returned")
 
 EXIT_STATUSES = {
     OutcomeStatus.ACCEPTED: 0,
@@ -111,6 +116,11 @@ class Account:
             key = typer.prompt("APIKEY", hide_input=True, err=True)
             return str(key)
         return fail("no API key: set IHUYI_VOICE_API_KEY, or give --api-key-file")
+
+
+def run_async(main: Callable[..., Awaitable[Returned]], *arguments: object) -> Returned:
+    """Run a coroutine function in the fastest loop that is installed."""
+    return anyio.run(main, *arguments, backend_options={"loop_factory": fast_loop_factory()})
 
 
 def fail(message: str, status: int = EXIT_USAGE) -> NoReturn:

@@ -38,6 +38,7 @@ from tests.bulk.spies import (
 )
 from tests.bulk.test_quota import FailingStore
 from tests.client.test_idempotency import Broken
+from tests.inside import shorten, slots_of, taken
 from tests.rogue import ACCEPTED
 from tests.store.support import open_store
 
@@ -176,7 +177,7 @@ async def test_a_limited_row_is_sent_when_due_while_the_source_has_more_rows(
     gateway: Gateway, store: SqlStore
 ) -> None:
     quota = RecipientQuota(per_minute=1, per_day=None)
-    quota.windows = ((1, 0.2),)
+    shorten(quota, (1, 0.2))
     over = anyio.Event()
 
     async def rows() -> AsyncIterator[SubmitRequest]:
@@ -507,7 +508,7 @@ async def test_rows_aborted_before_the_write_are_not_sent(
             group.start_soon(hold_the_slots)
             await gateway.arrived(3)
             async with voice.submit_many(keyed(3, 4, 5), concurrency=3) as run:
-                slots = voice._opened().slots
+                slots = slots_of(voice)
                 await until(lambda: slots.statistics().tasks_waiting == 3)
                 assert {"claimed"} == set(states(path).values())
                 run.abort()
@@ -549,7 +550,7 @@ async def test_a_store_that_is_lost_during_a_run(  # noqa: PLR0917 - fixtures
                             gateway.release()
     counts = counted(run.report)
     assert {S.ACCEPTED, S.NOT_SENT} == set(counts)
-    assert run.report.total == len(made) == run._intake.taken
+    assert run.report.total == len(made) == taken(run)
     # Three requests were in flight.
     assert len(gateway.mobiles) == counts[S.ACCEPTED] == len(set(gateway.mobiles))
     assert 23 <= counts[S.ACCEPTED] <= (23 if how != "full" else 100)
@@ -636,7 +637,7 @@ async def test_cancelling_the_look_up_of_a_limited_row(
             other.execute("BEGIN EXCLUSIVE")
             # A claim waits for the file, and the look-up waits for the claim.
             async with voice.submit_many(keyed(1, 0), concurrency=2) as run:
-                await until(lambda: run._intake.taken == 2)
+                await until(lambda: taken(run) == 2)
                 await turns()
                 run.abort()
                 made = [outcome async for outcome in run]

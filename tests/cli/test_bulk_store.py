@@ -119,7 +119,7 @@ def test_a_second_run_sends_nothing_and_asks_nothing(
     assert known(30, 30) in second.stderr
     assert "is new" not in second.stderr
     assert "to send 0\n" in second.stderr
-    assert "replayed done earlier: nothing was sent 30" in flat(second.stdout)
+    assert "replayed accepted earlier: nothing was sent now 30" in flat(second.stdout)
 
 
 def test_for_machines(gateway: Gateway, path: Path, book: Path) -> None:
@@ -218,7 +218,7 @@ def test_what_was_not_sent_is_sent_again(gateway: Gateway, path: Path, book: Pat
     gateway.balance = 7
     result = again(path, book, "--yes", "--partial", "--concurrency", "3")
     assert 3 == result.exit_code
-    assert "the balance is 13 short: the run will stop there" in result.stderr
+    assert "the balance is 13 short: the run will stop when it is used up" in result.stderr
     first = sent(gateway)
     gateway.balance = 100
     assert 0 == again(path, book, "--yes").exit_code
@@ -631,7 +631,7 @@ def test_a_store_that_fails_while_it_is_asked_sends_nothing(
     assert "the store could not be used: the disk is gone" in result.stderr
 
 
-def test_what_is_all_done_is_told_without_the_gateway(
+def test_a_finished_file_needs_no_gateway(
     gateway: Gateway, path: Path, book: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(path, many(3))
@@ -639,7 +639,7 @@ def test_what_is_all_done_is_told_without_the_gateway(
     monkeypatch.setenv("IHUYI_VOICE_BASE_URL", "http://127.0.0.1:9")
     result = again(path, book)
     assert (0, 3) == (result.exit_code, len(placed(gateway)))
-    assert "replayed done earlier: nothing was sent 3" in flat(result.stdout)
+    assert "replayed accepted earlier: nothing was sent now 3" in flat(result.stdout)
 
 
 def test_a_store_that_is_lost_in_mid_run_is_named_whatever_its_name(

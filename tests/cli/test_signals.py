@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 MOBILE = "13912345678"
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-STOPPING = "Stopping: what is in flight is finished. Ctrl-C again stops it now."
+STOPPING = "Stopping: requests in flight finish first. Ctrl-C again stops at once."
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_the_first_signal_finishes_what_is_in_flight(
     assert 20 <= report["accepted"] == len(gateway.attempts) < 60
     check_against_the_record(rows, report, out, gateway)
     last = stderr.splitlines()[-1]
-    assert last.startswith(f"Rows left: {report['left']} of 900. To go on, remove from {path} the")
+    assert last.startswith(f"Rows left: {report['left']} of 900. To continue, remove from {path}")
     assert f"would call {report['accepted']} phones a second time" in last
 
 
@@ -145,14 +145,14 @@ def test_the_second_signal_stops_at_once(
         gateway.wait_for(20, "no_answer")
         process.send_signal(first)
         said = ""
-        while "Ctrl-C again stops it now." not in said:
+        while STOPPING not in said:
             said += process.stderr.readline()  # type: ignore[union-attr]
             assert process.poll() is None, said
         process.send_signal(second)
         began = time.monotonic()
         stdout, stderr = process.communicate(timeout=30)
     assert (6, True) == (process.returncode, time.monotonic() - began < 5)
-    assert "Stopping now." in stderr
+    assert "Stopping at once: phones of requests in flight may have rung." in stderr
     report = json.loads(stdout)
     assert (True, "", 20) == (report["interrupted"], report["stopped"], report["unknown"])
     assert report["accepted"] + 20 == len(gateway.attempts)
@@ -175,7 +175,7 @@ def test_a_lost_terminal_hangs_up_twice_and_that_is_one_signal(
     report = json.loads(stdout)
     assert (3, 0) == (process.returncode, report["unknown"])
     assert 20 <= report["accepted"] == len(gateway.attempts)
-    assert "Stopping now." not in stderr
+    assert "Stopping at once: phones of requests in flight may have rung." not in stderr
 
 
 def test_under_nohup_a_hang_up_is_ignored(gateway: Gateway, path: Path) -> None:
@@ -356,7 +356,7 @@ def test_what_to_do_next_speaks_of_the_run(tmp_path: Path) -> None:
     done.stopped, done.stopped_by_row = "not sent: connection refused", True
     stopped, interrupted, unknown, last = next_steps(done, out, "my calls.db")
     assert stopped == (
-        "Stopped before the end, because more rows would end in the same way: not sent: connection"
+        "Stopped before the end, because further rows would end the same way: not sent: connection"
         " refused"
     )
     assert "Interrupted before the end." == interrupted
@@ -375,7 +375,7 @@ def test_what_to_do_next_speaks_of_the_run(tmp_path: Path) -> None:
         " none the same command goes on by itself."
     )
     assert (
-        "No phone was called: the same command may be run again."
+        "No phone was called: run the same command again."
         in next_steps(tally(not_sent=20), None, None)[-1]
     )
     for store in ("calls.db", None):

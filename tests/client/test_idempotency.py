@@ -1,6 +1,6 @@
 """A submit with a key: placed once, however often it is submitted, whatever fails in the store.
 
-The proof is always what reached the gateway, over real sockets.
+Each test counts what reached the gateway, over real sockets.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from ihuyi_voice import (
     SubmitResult,
     VoiceClient,
 )
-from ihuyi_voice._pipeline import Pipeline
 from ihuyi_voice.sandbox import Attempt, Chaos, SandboxGateway
 from ihuyi_voice.store.entry import EntryState
 from ihuyi_voice.store.sql import file as store_file
 from ihuyi_voice.store.sql.connection import Connection
+from ihuyi_voice.transport.aiohttp import AiohttpTransport
 from tests.bulk.spies import Gateway, mobile, until
 from tests.client.test_secrets import (
     CODE,
@@ -56,6 +56,7 @@ from tests.client.test_secrets import (
     leaks,
     shown,
 )
+from tests.inside import slots_of
 from tests.rogue import Connection as Socket
 from tests.rogue import Rogue
 from tests.store.support import Clock, open_store
@@ -71,7 +72,7 @@ NONE = {"accepted": 0, "refused": 0, "not_sent": 0, "unknown": 0}
 PLACED = SubmitResult("197362477", "ok", MOBILE)
 REFUSED = b'{"code":0,"msg":"failed","voiceid":"0"}'
 WRONG_KEY = b'{"code":405,"msg":"no","voiceid":"0"}'
-NOBODY_HOME = "http://127.0.0.1:9"
+NOT_LISTENING = "http://127.0.0.1:9"
 OTHER = "13812345678"
 
 KINDS = ("asyncio", "blocking")
@@ -243,7 +244,9 @@ async def test_over_the_limit_and_the_store_fails(
     assert [MOBILE] == gateway.mobiles
 
 
-async def test_over_the_limit_without_a_key(gateway: Gateway, path: Path) -> None:
+async def test_over_the_limit_a_request_without_a_key_is_limited(
+    gateway: Gateway, path: Path
+) -> None:
     quota = one_a_minute()
     with open_store(path) as store:
         assert not (await submit("asyncio", gateway.url, store, None, quota=quota)).replayed
@@ -316,13 +319,13 @@ async def test_cancelled_after_the_write_it_is_unknown(
 async def test_cancelled_before_the_write_it_is_not_sent(
     gateway: Gateway, store: SqlStore, native: bool
 ) -> None:
-    """It has its claim and waits for the only slot."""
+    """The request has its claim and waits for the only slot."""
     gateway.hold()
     quota = RecipientQuota(per_minute=2, per_day=None)
     async with client(gateway.url, store, max_connections=1, quota=quota) as voice:
         other = asyncio.create_task(voice.submit(OTHER, CODE, idempotency_key="other"))
         await gateway.arrived(1)
-        slots = voice._opened().slots
+        slots = slots_of(voice)
         for _ in range(4):
             waiting = lambda: until(lambda: slots.statistics().tasks_waiting == 1)  # noqa: E731
             await cancelled(voice, waiting, native=native)
@@ -336,7 +339,7 @@ async def test_cancelled_before_the_write_it_is_not_sent(
 async def test_cancelled_just_when_it_is_claimed_it_is_not_sent(
     gateway: Gateway, store: SqlStore
 ) -> None:
-    """The claim is in the file, and its task does not know it yet."""
+    """The claim is in the file, and the task has not resumed yet."""
     quota = one_a_minute()
     async with client(gateway.url, store, quota=quota) as voice:
         task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
@@ -353,7 +356,7 @@ async def test_cancelled_just_when_it_is_claimed_it_is_not_sent(
 
 
 async def cancelled(voice: AsyncVoiceClient, reached: Callable[[], Any], *, native: bool) -> None:
-    """A submit that is cancelled once it has come so far."""
+    """Start a submit, wait for `reached`, and cancel it."""
     if native:
         task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
         await reached()
@@ -406,7 +409,7 @@ async def test_what_was_not_sent_may_be_sent_anew(
     quota = one_a_minute()
     for _ in range(2):
         with pytest.raises(NotSentError) as not_sent:
-            await submit(kind, NOBODY_HOME, store, quota=quota, connect_attempts=1)
+            await submit(kind, NOT_LISTENING, store, quota=quota, connect_attempts=1)
         assert not isinstance(not_sent.value, StoreError)
         assert EntryState.NOT_SENT is state(store)
     assert PLACED == await submit(kind, gateway.url, store, quota=quota)
@@ -419,13 +422,15 @@ async def test_the_wrong_api_key_and_then_the_right_one(store: SqlStore) -> None
             await submit("asyncio", url, store, api_key="mistyped")
         result = await submit("asyncio", url, store)
         assert not result.replayed
-        # Only the API key that sent it can show whether it was the same number.
+        # The store can compare the number only with the API key that sent it.
         with pytest.raises(InvalidRequestError, match="or with another API key"):
             await submit("asyncio", url, store, api_key="mistyped")
     assert 1 == len(sandbox.calls)
 
 
-async def test_resolved_by_hand(gateway: Gateway, path: Path) -> None:
+async def test_a_key_that_a_person_resolved_is_replayed_or_sent_again(
+    gateway: Gateway, path: Path
+) -> None:
     clock = Clock()
     store = open_store(path, clock=clock)
     # An answer came, so the connection is not reset.
@@ -571,7 +576,7 @@ class Broken:
         self._stack: contextlib.ExitStack = stack
 
     def now(self, how: str) -> str:
-        """Break it; what is then said of it."""
+        """Break it. Returns the text that the error then contains."""
         if how == "deleted":
             self.path.unlink()
             return "was deleted, emptied or replaced while it was in use"
@@ -594,7 +599,7 @@ class Broken:
             self._at_each_connection("PRAGMA query_only = 1")
             return "it is read-only"
         self._at_each_connection("PRAGMA max_page_count = 1")
-        # Until the pages there are have no room any more.
+        # It fails when the existing pages are full.
         return "the disk is full"
 
     def _at_each_connection(self, statement: str) -> None:
@@ -640,7 +645,7 @@ async def test_nothing_is_sent_when_the_claim_fails(
     assert caught.value.reason.endswith("; nothing was sent, no phone rang")
     assert isinstance(caught.value, NotSentError)
     assert [MOBILE] * sent == gateway.mobiles
-    # What was reserved was given back.
+    # The reservation was released.
     for _ in range(100 - sent):
         await quota.reserve(MOBILE)
     with pytest.raises(QuotaExceededError):
@@ -674,10 +679,13 @@ AFTER = ("deleted", "replaced", "locked", "read-only", "a bug")
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left_to_the_collector() -> Iterator[None]:
-    """What an earlier test left is logged in that test, not in a later one."""
+def _collect_garbage() -> Iterator[None]:
+    """A finalizer that logs must run in its own test, not in a later one."""
+    # The collector looks only at what the test makes, not at every module.
+    gc.freeze()
     yield
     gc.collect()
+    gc.unfreeze()
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -759,7 +767,7 @@ async def test_what_could_not_be_recorded_is_recorded_once_the_store_recovers(
 async def test_a_settlement_that_somebody_overtook_is_told_without_its_key(
     gateway: Gateway, store: SqlStore, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As when the machine slept, a person resolved the claim, and the key was claimed again."""
+    """For example the machine slept, a person resolved the claim, and it was claimed again."""
     key = f"{MOBILE}/{CODE}"
     gateway.hold()
     async with client(gateway.url, store) as voice:
@@ -791,14 +799,14 @@ async def test_a_store_that_is_closed_in_mid_request(
     assert said.endswith("the store could not record it: RuntimeError")
 
 
-async def test_a_log_handler_that_raises_takes_no_outcome_away(
+async def test_a_log_handler_that_raises_does_not_change_the_outcome(
     gateway: Gateway,
     store: SqlStore,
     path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Neither at the line of the request nor at the warning that it could not be recorded."""
+    """It raises at the request's line, and at the warning that the store could not record."""
 
     class Raising(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -819,10 +827,10 @@ async def test_a_log_handler_that_raises_takes_no_outcome_away(
     assert [logging.INFO, logging.WARNING] == heard
 
 
-async def test_a_claim_outlives_its_deadline_by_the_time_of_its_settlement(
+async def test_a_claim_lasts_longer_than_its_deadline_so_that_it_can_be_settled(
     gateway: Gateway, path: Path
 ) -> None:
-    """Else somebody could record that it was not placed while its answer is being recorded."""
+    """Otherwise a person could resolve it as not placed while its answer is being recorded."""
     gateway.hold()
     with open_store(path, clock=lambda: 1_000_000.0) as store:
         async with client(gateway.url, store, timeout=5.0) as voice:
@@ -838,17 +846,17 @@ async def test_a_claim_outlives_its_deadline_by_the_time_of_its_settlement(
 async def test_what_was_reset_may_be_resolved_at_once(
     gateway: Gateway, store: SqlStore, monkeypatch: pytest.MonkeyPatch, *, reset: bool
 ) -> None:
-    """Else the network may still deliver it, and a second call ring the phone twice."""
-    post = Pipeline._post
+    """Otherwise the network may still deliver it, and a second call would ring the phone twice."""
+    post = AiohttpTransport.post
 
     async def place_and_reset(*args: Any) -> Answer:
-        *_, exchange, _ = args
+        *_, exchange = args
         try:
             return await post(*args)
         finally:
             exchange.reset = reset
 
-    monkeypatch.setattr(Pipeline, "_post", place_and_reset)
+    monkeypatch.setattr(AiohttpTransport, "post", place_and_reset)
     gateway.answer = lambda _: None
     with pytest.raises(OutcomeUnknownError):
         await submit("asyncio", gateway.url, store)
@@ -862,7 +870,7 @@ async def test_what_was_reset_may_be_resolved_at_once(
 async def test_a_clock_that_fails_just_before_the_write_means_that_nothing_is_sent(
     gateway: Gateway, store: SqlStore, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    post = Pipeline._post
+    post = AiohttpTransport.post
 
     def fail() -> float:
         raise ZeroDivisionError
@@ -871,7 +879,7 @@ async def test_a_clock_that_fails_just_before_the_write_means_that_nothing_is_se
         store.clock = fail  # type: ignore[method-assign]
         return await post(*args)
 
-    monkeypatch.setattr(Pipeline, "_post", fail_before)
+    monkeypatch.setattr(AiohttpTransport, "post", fail_before)
     with pytest.raises(NotSentError):
         await submit(kind, gateway.url, store)
     # What happened is recorded all the same.
@@ -880,7 +888,7 @@ async def test_a_clock_that_fails_just_before_the_write_means_that_nothing_is_se
 
 
 @pytest.mark.parametrize("end", ["accepted", "refused", "unknown"])
-async def test_a_bulk_run_says_how_many_outcomes_are_not_recorded(  # noqa: PLR0917 - fixtures
+async def test_a_bulk_report_counts_the_outcomes_that_are_not_recorded(  # noqa: PLR0917 - fixtures
     gateway: Gateway,
     store: SqlStore,
     path: Path,
@@ -888,7 +896,7 @@ async def test_a_bulk_run_says_how_many_outcomes_are_not_recorded(  # noqa: PLR0
     caplog: pytest.LogCaptureFixture,
     end: str,
 ) -> None:
-    # Whatever the log shows.
+    # The count does not depend on the log.
     caplog.set_level(logging.CRITICAL, logger="ihuyi_voice")
     gateway.hold()
     answers = {"accepted": gateway.answer(MOBILE), "refused": REFUSED}
@@ -926,7 +934,7 @@ async def test_a_clock_that_fails_once_does_not_stop_the_store(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_clock_that_fails_before_the_send_means_that_nothing_is_sent(
+async def test_a_store_clock_that_fails_at_the_claim_means_not_sent(
     gateway: Gateway, path: Path, kind: str
 ) -> None:
     def clock() -> float:
@@ -940,7 +948,7 @@ async def test_a_clock_that_fails_before_the_send_means_that_nothing_is_sent(
     assert [] == gateway.mobiles
 
 
-# --- at once -----------------------------------------------------------------
+# --- simultaneous requests ---------------------------------------------------
 
 
 async def test_of_two_tasks_one_rings(gateway: Gateway, store: SqlStore) -> None:
@@ -1110,7 +1118,7 @@ def list_files(folder: Path) -> list[Path]:
 
 
 async def searched(sending: Awaitable[SubmitResult], texts: list[str]) -> SubmitResult:
-    """What it returns or raises; an error's texts are kept."""
+    """Await `sending`, and add the texts of its error to `texts`."""
     try:
         return await sending
     except Exception as error:
@@ -1166,7 +1174,7 @@ async def test_no_secret_is_told_when_the_store_fails(
 # --- values ------------------------------------------------------------------
 
 
-def test_a_replayed_result_is_equal_and_says_so() -> None:
+def test_a_replayed_result_is_equal_and_shows_replayed() -> None:
     replayed = SubmitResult("197362477", "ok", MOBILE, replayed=True)
     assert PLACED == replayed
     assert hash(PLACED) == hash(replayed)
@@ -1180,7 +1188,7 @@ def test_a_replayed_result_is_equal_and_says_so() -> None:
 
 
 @pytest.mark.parametrize("earlier", [False, True])
-def test_an_unknown_outcome_pickles_with_whether_it_is_an_earlier_one(earlier: bool) -> None:
+def test_an_unknown_outcome_pickles_with_its_earlier_flag(earlier: bool) -> None:
     error = pickle.loads(pickle.dumps(OutcomeUnknownError("why", earlier=earlier)))
     assert (earlier, "why", True) == (error.earlier, error.reason, error.may_have_rung)
     assert "outcome unknown: why; the phone may have rung" in str(error)
@@ -1203,13 +1211,13 @@ async def test_a_machine_that_slept_does_not_send_what_may_have_been_resolved(
     gateway: Gateway, store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the machine sleeps, the monotonic clock stops and the wall clock does not."""
-    post = Pipeline._post
+    post = AiohttpTransport.post
 
     async def sleep_before(*args: Any) -> Answer:
         store.clock = lambda: time.time() + 3600  # type: ignore[method-assign]
         return await post(*args)
 
-    monkeypatch.setattr(Pipeline, "_post", sleep_before)
+    monkeypatch.setattr(AiohttpTransport, "post", sleep_before)
     with pytest.raises(NotSentError):
         await submit("asyncio", gateway.url, store)
     assert [] == gateway.mobiles

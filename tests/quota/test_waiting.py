@@ -213,7 +213,7 @@ def test_a_blocking_submit_is_not_held_up_either() -> None:
         with pytest.raises(NotSentError, match=DID_NOT_ANSWER):
             voice.submit(MOBILE, CODE)
         assert voice._thread is not None
-        voice._thread.loop.call_soon_threadsafe(store.go.set)
+        voice._thread.calls.loop.call_soon_threadsafe(store.go.set)
 
 
 async def test_a_row_of_a_bulk_run_is_not_held_up_either() -> None:

@@ -2,7 +2,7 @@
 
 Sender and gateway are processes of their own, so the gateway's record is what
 the rows are accounted against, one by one. With IHUYI_VOICE_SOAK=1 in the
-environment each store outlives 30 kills, and it takes minutes.
+environment each store outlives 20 kills, and it takes minutes.
 """
 
 from __future__ import annotations
