@@ -54,7 +54,12 @@ class MemoryLimits:
 
     async def reserve(self, number: str, token: str, windows: Windows) -> float:
         """See `LimitStore`."""
-        now = self._clock()
+        try:
+            now = self._clock()
+        except BaseException:
+            # What the caller's clock raises must not find the number in this frame.
+            del number
+            raise
         with self._lock:
             if windows is not self._windows:
                 self._add(windows)

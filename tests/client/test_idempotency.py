@@ -40,6 +40,7 @@ from ihuyi_voice import (
 )
 from ihuyi_voice.sandbox import Attempt, Chaos, SandboxGateway
 from ihuyi_voice.store.entry import EntryState
+from ihuyi_voice.store.memory import MemoryLimits
 from ihuyi_voice.store.sql import file as store_file
 from ihuyi_voice.store.sql.connection import Connection
 from ihuyi_voice.transport.aiohttp import AiohttpTransport
@@ -630,7 +631,8 @@ def broken(path: Path, store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> Iter
 async def test_nothing_is_sent_when_the_claim_fails(
     gateway: Gateway, store: SqlStore, broken: Broken, kind: str, how: str
 ) -> None:
-    quota = RecipientQuota(per_minute=100, per_day=None)
+    # Not in the store, which is going to fail.
+    quota = RecipientQuota(per_minute=100, per_day=None, store=MemoryLimits())
     await submit(kind, gateway.url, store, "earlier", quota=quota)
     words = broken.now(how)
     sent = 1
