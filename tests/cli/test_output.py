@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ihuyi_voice import Store, OutcomeUnknownError, VoiceClient
+from ihuyi_voice import OutcomeUnknownError, Store, VoiceClient
 from ihuyi_voice.cli.output import LossyFile, _guarded
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
 
