@@ -111,7 +111,8 @@ def test_the_first_signal_finishes_what_is_in_flight(
     write(path, rows)
     out = path.with_name("out.jsonl")
     gateway.after_the_balance_query(latency=1.0)
-    with running(path, "--yes", "--json", "--concurrency", "20", "--out", out) as process:
+    options = ("--yes", "--json", "--concurrency", "20", "--out", out, "--store", "none")
+    with running(path, *options) as process:
         gateway.wait_for(20)
         process.send_signal(number)
         began = time.monotonic()
@@ -138,7 +139,8 @@ def test_the_second_signal_stops_at_once(
     write(path, rows)
     out = path.with_name("out.jsonl")
     gateway.after_the_balance_query(latency=0.02)
-    with running(path, "--yes", "--json", "--concurrency", "20", "--out", out) as process:
+    options = ("--yes", "--json", "--concurrency", "20", "--out", out, "--store", "none")
+    with running(path, *options) as process:
         gateway.wait_for(50)
         gateway.chaos = Chaos(no_answer=1.0)
         # All twenty are held, and the fifteen seconds of the timeout have begun.
@@ -394,7 +396,7 @@ def test_a_gateway_that_goes_away_stops_the_run_with_a_message_about_the_run(
 ) -> None:
     """777 accepted calls, and then nothing can be sent."""
     write(path, many(900))
-    with running(path, "--yes", "--concurrency", "10") as process:
+    with running(path, "--yes", "--concurrency", "10", "--store", "none") as process:
         gateway.wait_for(200)
         gateway.chaos = Chaos(close_before_reading=1.0)
         stdout, _ = process.communicate(timeout=60)
