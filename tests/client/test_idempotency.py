@@ -1063,7 +1063,7 @@ FORK = """
 import os, sys, warnings
 warnings.simplefilter("ignore", DeprecationWarning)
 from ihuyi_voice import *
-store = open_store(sys.argv[1])
+store = Store.open(sys.argv[1])
 client = VoiceClient.from_env(quota=None, store=store)
 def submit(key):
     return client.submit("13912345678", "1125", idempotency_key=key).replayed

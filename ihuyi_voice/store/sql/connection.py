@@ -347,7 +347,8 @@ class Connection:
         with self._transaction(writing=writing) as connection:
             self._backend.check(connection)
             facts = facts_of(connection)
-            self._now()
+            if database.asks_server:
+                self._now()
         self.version = version_of(facts, database.place)
         if database.store_id not in (None, facts.get("id")):
             msg = (
