@@ -70,6 +70,11 @@ def place_with_keys(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return place_of(request.param, request, tmp_path)
 
 
+@pytest.fixture
+def postgres_place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return place_of("postgresql", request, tmp_path)
+
+
 @pytest.fixture(params=["asyncio", "blocking"])
 def kind(request: pytest.FixtureRequest) -> Kind:
     chosen: Kind = request.param

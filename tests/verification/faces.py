@@ -136,6 +136,13 @@ class Face:
             self._loop.run_until_complete(self.client.aclose())
         else:
             self.client.close()
+        self.close_loop()
+
+    def reopen_loop(self) -> None:
+        """To call what is closed."""
+        self._loop = asyncio.new_event_loop()
+
+    def close_loop(self) -> None:
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
 
