@@ -6,6 +6,7 @@ This module does not touch the loop of an application.
 from __future__ import annotations
 
 import asyncio
+import selectors
 import socket
 
 # Loaded here because the loops load it at their first use, and it registers
@@ -14,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor  # noqa: F401 - imported to be
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ._threads import unpatched
+from ._threads import threads_are_greenlets, unpatched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,9 +30,9 @@ def fast_loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     try:
         import uvloop  # noqa: PLC0415 - an extra, and only this needs it
     except ImportError:
-        return asyncio.new_event_loop
+        return _asyncio_loop_factory()
     if not _is_sound(getattr(uvloop, "__version__", "")):
-        return asyncio.new_event_loop
+        return _asyncio_loop_factory()
 
     class ForkableLoop(uvloop.Loop):
         """uvloop without libuv's thread pool.
@@ -66,3 +67,32 @@ def _is_sound(uvloop_version: str) -> bool:
     except ValueError:
         return False
     return (major, minor) >= _UVLOOP_AT_LEAST
+
+
+def _asyncio_loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    return new_selector_loop if threads_are_greenlets() else asyncio.new_event_loop
+
+
+class _SelectSelector(selectors.SelectSelector):
+    """For Windows, which has no poll. Both frameworks replace `select.select`."""
+
+    def _select(
+        self, r: list[int], w: list[int], _: object, timeout: float | None = None
+    ) -> tuple[list[int], list[int], list[int]]:
+        # On Windows, a connection attempt that failed is only in the third list.
+        readable, writable, failed = unpatched("select", "select")(r, w, w, timeout)
+        return readable, writable + failed, []
+
+
+def new_selector_loop() -> asyncio.AbstractEventLoop:
+    """An event loop of asyncio that blocks its real thread, not a greenlet."""
+    try:
+        poll = unpatched("select", "poll")
+    except AttributeError:
+        return asyncio.SelectorEventLoop(_SelectSelector())
+    select = (poll, unpatched("select", "POLLIN"), unpatched("select", "POLLOUT"))
+
+    class PollSelector(selectors._PollLikeSelector):  # noqa: SLF001 - both frameworks replace or remove the public classes
+        _selector_cls, _EVENT_READ, _EVENT_WRITE = select
+
+    return asyncio.SelectorEventLoop(PollSelector())

@@ -44,6 +44,7 @@ from .wire import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ._limits import Limits
     from .models import Answer, Settings, SignedBody, SubmitRequest
     from .quota import RecipientQuota
     from .request_log import RequestLog
@@ -52,9 +53,6 @@ if TYPE_CHECKING:
     from .transport.base import Transport
     from .wire import FormEncoder
 
-# Seconds between attempts to connect: random, below a bound that starts here and doubles.
-_BACKOFF_FIRST = 0.1
-_BACKOFF_MOST = 2.0
 # `send` does not log these: a bulk run names the row, or lets it wait for its quota.
 _LOGGED_BY_THE_CALLER = (OutcomeStatus.INVALID, OutcomeStatus.LIMITED)
 
@@ -321,7 +319,7 @@ class Pipeline:
                     body = request.sign(self._encoder, int(self._clock()))
                     answer = await self._transport.post(target, body, exchange)
                 except retry_on:
-                    pause = _backoff(attempt)
+                    pause = _backoff(attempt, self._settings.limits)
                     if attempt == self._settings.connect_attempts or pause >= exchange.remaining():
                         raise
                 else:
@@ -355,9 +353,9 @@ def _raise(end: BaseException) -> NoReturn:
         end.__context__ = None
 
 
-def _backoff(attempt: int) -> float:
+def _backoff(attempt: int, limits: Limits) -> float:
     """Seconds to wait after the attempt with this number, counted from 1."""
-    bound = min(_BACKOFF_FIRST * 2.0 ** (attempt - 1), _BACKOFF_MOST)
+    bound = min(limits.first_backoff * 2.0 ** (attempt - 1), limits.longest_backoff)
     return random.uniform(0.0, bound)  # noqa: S311 - spreads load, guards nothing
 
 

@@ -5,16 +5,14 @@ blocking client needs a thread of the operating system, so this module gets the
 original functions from the framework. In an unpatched process it is plain
 `threading`.
 
-No lock that Python code holds is used: a signal handler may run between any
-two lines of the main thread, and must be able to wait for another thread.
+Python code holds no lock here: a signal handler may run between any two lines
+of the main thread, and must be able to wait for another thread.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib
-import selectors
 import socket
 import sys
 import threading
@@ -75,7 +73,7 @@ def start_thread(
 
 
 def start_raw_thread(run: Callable[[], object]) -> None:
-    """Start a thread that `threading` does not know; also in a real thread.
+    """Start a thread that `threading` does not know. Works in a real thread too.
 
     Raises:
         RuntimeError: no thread can be started.
@@ -101,18 +99,18 @@ def _traced(  # pragma: no cover - in a thread that no tracer follows yet
     try:
         run()
     finally:
-        _destroy_hub()
+        destroy_hub()
 
 
-def _destroy_hub() -> None:
+def destroy_hub() -> None:
     """Close the hub that a framework made for this thread, or its descriptors stay open."""
     if (local := sys.modules.get("gevent._hub_local")) is not None:
         hub = local.get_hub_if_exists()
         if hub is not None:
             hub.destroy(destroy_loop=True)
     if (hubs := sys.modules.get("eventlet.hubs")) is not None:
-        hub = getattr(hubs._threadlocal, "hub", None)  # noqa: SLF001 - to ask for it makes one
-        # `abort` of a hub that never ran would run it for ever.
+        hub = getattr(hubs._threadlocal, "hub", None)  # noqa: SLF001 - get_hub() creates one
+        # `abort` would run a hub that never ran, for ever.
         if hub is not None and hub.running:
             hub.abort(wait=True)
 
@@ -131,13 +129,14 @@ def load_ahead() -> None:
 
 
 def call_blocking(act: Callable[[], T]) -> T:
-    """Call `act`, which blocks, and return or raise its end; other greenlets run meanwhile.
+    """Call `act`, which blocks, while other greenlets run. Returns what it returns.
 
     Under gevent and eventlet a thread of the operating system calls it. The
     thread continues if the wait for it is interrupted. Elsewhere it is a plain
     call.
 
     Raises:
+        BaseException: what `act` raises.
         RuntimeError: no thread can be started.
     """
     if not threads_are_greenlets():
@@ -162,33 +161,8 @@ def call_blocking(act: Callable[[], T]) -> T:
     return results[0]
 
 
-class _SelectSelector(selectors.SelectSelector):
-    """For Windows, which has no poll; both frameworks replace `select.select`."""
-
-    def _select(
-        self, r: list[int], w: list[int], _: object, timeout: float | None = None
-    ) -> tuple[list[int], list[int], list[int]]:
-        # A connection attempt that fails on Windows is in the third list alone.
-        readable, writable, failed = unpatched("select", "select")(r, w, w, timeout)
-        return readable, writable + failed, []
-
-
-def new_selector_loop() -> asyncio.AbstractEventLoop:
-    """An event loop of asyncio that blocks its real thread, not a greenlet."""
-    try:
-        poll = unpatched("select", "poll")
-    except AttributeError:
-        return asyncio.SelectorEventLoop(_SelectSelector())
-    select = (poll, unpatched("select", "POLLIN"), unpatched("select", "POLLOUT"))
-
-    class PollSelector(selectors._PollLikeSelector):  # noqa: SLF001 - both frameworks replace or remove the public classes
-        _selector_cls, _EVENT_READ, _EVENT_WRITE = select
-
-    return asyncio.SelectorEventLoop(PollSelector())
-
-
 class Event:
-    """As `threading.Event`, between a real thread and threads or greenlets.
+    """Like `threading.Event`, between a real thread and threads or greenlets.
 
     An exception of a signal handler ends a wait at once. Other greenlets run
     during a wait. `set` never waits.
@@ -273,7 +247,7 @@ class _GreenWaiter(_Waiter):
 
     def __init__(self) -> None:
         super().__init__()
-        # The C sockets, which neither framework patches: the real thread uses one of them.
+        # C sockets, which neither framework patches: the real thread uses one of them.
         read, self._write = unpatched("_socket", "socketpair")()
         self._read = socket.socket(fileno=read.detach())
 
@@ -289,7 +263,8 @@ class _GreenWaiter(_Waiter):
 
     def wake(self) -> None:
         super().wake()
-        # Closed by the thread that wakes: otherwise the descriptor could already be another file's.
+        # Only the waking thread closes it. If another thread closed it, the descriptor could
+        # belong to another file by now.
         with contextlib.suppress(OSError):
             self._write.send(b"!")
         self._write.close()

@@ -26,15 +26,15 @@ values, attributes are derived from them, and the text is made by `__str__`.
 
 `BulkStoppedError` carries a `BulkReport`, and the report an error, so both live here.
 
-Nothing here sends, decides or logs. Texts carry no key, no password, no
-verification code, and only masked numbers: the code that raises ensures that.
+Nothing here sends, decides or logs. The code that raises an error makes sure that
+its text holds no key, no password, no verification code and only masked numbers.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -63,8 +63,8 @@ class IhuyiVoiceError(Exception):
     """The root of everything this library raises about a request.
 
     `type(error)(*error.args)`, pickle and copy give an equal error. Two errors
-    are equal when they are of one class and have equal `args`; what caused
-    them and where they were raised does not count.
+    are equal if they are of the same class and have equal `args`. Their causes
+    and tracebacks are not compared.
 
     Attributes:
         may_have_rung: True when a phone may have rung for this request. A
@@ -79,7 +79,7 @@ class IhuyiVoiceError(Exception):
         return type(self) is type(other) and self.args == other.args
 
     def __hash__(self) -> int:
-        # Not of `args`, which may hold a report as a dict.
+        # Not from `args`: they may hold a report as a dict, which has no hash.
         return hash((type(self), str(self)))
 
 
@@ -110,9 +110,9 @@ class QuotaExceededError(IhuyiVoiceError):
 class NotSentError(IhuyiVoiceError):
     """Nothing was written to the gateway: no phone rang, repeating is safe.
 
-    Raised when no slot came free in time, or when the name could not be
-    resolved, the connection, its TLS handshake or the proxy failed. The
-    original exception, where there is one, is the `__cause__`.
+    Raised when no slot came free in time, the name could not be resolved, or
+    the connection, its TLS handshake or the proxy failed. If another exception
+    led to it, that is the `__cause__`.
 
     Attributes:
         reason: what happened, without the advice that the text adds.
@@ -157,7 +157,7 @@ class OutcomeUnknownError(IhuyiVoiceError):
     def __init__(
         self,
         reason: str,
-        # Not for keywords alone, because `cls(*args)` rebuilds it.
+        # Positional, because `cls(*args)` rebuilds the error.
         may_have_rung: bool = True,  # noqa: FBT001, FBT002 - see above
         earlier: bool = False,  # noqa: FBT001, FBT002 - see above
     ) -> None:
@@ -181,7 +181,7 @@ class BulkReport:
 
     Attributes:
         counts: how many rows ended with each status, every status included.
-        elapsed: seconds since the run began, or that it took.
+        elapsed: seconds since the run began; once it has ended, the seconds it took.
         stopped_by: the error that stopped the run before its rows were done,
             None where none did.
         stopped_at: the index of the row that stopped it, None where none did.
@@ -224,14 +224,14 @@ class BulkReport:
 
 
 class BulkStoppedError(IhuyiVoiceError):
-    """A bulk run stopped before its rows were done; what was in flight was finished.
+    """A bulk run stopped before its rows were done. Requests in flight were finished.
 
     `may_have_rung` is True when any row's phone may have rung: do not run
     the same rows again blindly.
 
     Args:
-        cause: the error that stopped it, or None; or what `args` hold of it.
-        report: a `BulkReport`, or what `args` hold of it.
+        cause: the error that stopped it, also as JSON values; or None.
+        report: a `BulkReport`, also as JSON values.
 
     Attributes:
         cause: the error that stopped it; None where `stop_on` stopped it on
@@ -263,7 +263,13 @@ class BulkStoppedError(IhuyiVoiceError):
             f"{count} {status.value}" for status, count in self.report.counts.items() if count
         )
         why = "stop_on asked for it" if self.cause is None else self.cause
-        return f"the bulk run stopped at row {self.report.stopped_at}: {why}; so far {counts}"
+        advice = (
+            "do not send the accepted and the unknown rows again"
+            if self.may_have_rung
+            else "no phone rang"
+        )
+        stopped_at = self.report.stopped_at
+        return f"the bulk run stopped at row {stopped_at}: {why}; so far {counts}; {advice}"
 
 
 def error_to_json(error: IhuyiVoiceError) -> dict[str, object]:
@@ -282,103 +288,20 @@ def error_from_json(value: dict[str, object]) -> IhuyiVoiceError:
     return cls(*cast("Iterable[object]", value["args"]))
 
 
-@dataclass(frozen=True, slots=True)
-class Code:
-    """One row of the gateway's table of codes.
-
-    Attributes:
-        number: the code as the gateway sends it.
-        vendor_text: the vendor's own words for it (Chinese).
-        meaning: the same in English.
-        account_level: True when the account, not this one request, is the
-            problem, so that every further request would meet it too.
-    """
-
-    number: int
-    vendor_text: str
-    meaning: str
-    account_level: bool = False
-
-
-ACCEPTED = 2
-"""The code of success, for a submit and for a balance query."""
-
-CODES: dict[int, Code] = {
-    code.number: code
-    for code in (
-        Code(ACCEPTED, "提交成功", "accepted"),
-        Code(0, "提交失败", "submit failed"),
-        Code(400, "非法ip访问", "the caller's IP address is refused", account_level=True),
-        Code(401, "帐号不能为空", "the account (APIID) is missing", account_level=True),
-        Code(402, "密码不能为空", "the password is missing", account_level=True),
-        Code(
-            405,
-            "用户名或密码不正确",
-            "wrong account or password, or a wrong clock with the dynamic password",
-            account_level=True,
-        ),
-        Code(4050, "账号被冻结", "the account is frozen", account_level=True),
-        Code(4051, "剩余条数不足", "the balance is used up", account_level=True),
-        Code(
-            4052,
-            "访问ip与备案ip不符",
-            "the caller's IP address is not the registered one",
-            account_level=True,
-        ),
-        Code(
-            408,
-            "您的帐户疑被恶意利用,已被自动冻结,如有疑问请与客服联系。",
-            "the account was frozen automatically for suspected abuse",
-            account_level=True,
-        ),
-        Code(403, "手机号码不能为空", "the mobile number is missing"),
-        Code(406, "手机格式不正确", "the mobile number is malformed"),
-        Code(4030, "手机号码已被列入黑名单", "the mobile number is blacklisted"),
-        Code(404, "语音内容不能为空", "the content is missing"),
-        Code(407, "短信内容含有敏感字符", "the content has banned characters"),
-        Code(4070, "语音验证码内容必须为4-6位数字", "the content must be 4-6 digits"),
-    )
-}
-"""The vendor's table for the voice product. Sibling products use the same
-numbers for other things, so no row is taken from their tables."""
-
-_FAMILY_CODES: dict[int, Code] = {
-    code.number: code
-    for code in (
-        Code(
-            40501,
-            "动态密码已过期",
-            "the dynamic password has expired: the clock may be wrong",
-            account_level=True,
-        ),
-        Code(
-            40502,
-            "动态密码校验失败",
-            "the dynamic password is wrong: the API key or the clock may be wrong",
-            account_level=True,
-        ),
-    )
-}
-# Three copies of the SMS product's table have them, the voice product's has not.
-# They can only mean the dynamic password, which is the same in both products.
-
-
 class GatewayError(IhuyiVoiceError):
     """The gateway answered with a code other than 2: refused, not billed, no phone rang.
 
     Attributes:
         code: the gateway's code.
-        msg: the gateway's own words; their wording drifts, do not match on them.
+        msg: the gateway's own text. The vendor changes it: do not match on it.
         hint: what else is known, such as a wrong local clock; mostly "".
-        meaning: the same in English, from the vendor's table.
+        meaning: what the code means, in English, by the vendor's table.
         account_level: True when every further request of this account would
             be refused the same way.
     """
 
-    codes: ClassVar[tuple[int, ...]] = ()
-
     def __init__(self, code: int, msg: str, hint: str = "") -> None:
-        row = CODES.get(code) or _FAMILY_CODES.get(code)
+        row = _row(code)
         self.code = code
         self.msg = msg
         self.hint = hint
@@ -388,7 +311,8 @@ class GatewayError(IhuyiVoiceError):
 
     def __str__(self) -> str:
         text = (
-            f"the gateway refused with code {self.code}: {self.meaning} (its words: {self.msg!r})"
+            f"the gateway refused with code {self.code}: {self.meaning} (its text: {self.msg!r});"
+            " no phone rang"
         )
         return f"{text}; {self.hint}" if self.hint else text
 
@@ -401,58 +325,142 @@ class AuthenticationError(GatewayError):
     the text says by how much.
     """
 
-    codes: ClassVar[tuple[int, ...]] = (401, 402, 405, 40501, 40502)
-
 
 class AccessDeniedError(GatewayError):
     """400, 4052: the caller's IP address is refused or not the registered one."""
-
-    codes: ClassVar[tuple[int, ...]] = (400, 4052)
 
 
 class AccountFrozenError(GatewayError):
     """4050, 408: the account is frozen, by the vendor or for suspected abuse."""
 
-    codes: ClassVar[tuple[int, ...]] = (4050, 408)
-
 
 class InsufficientBalanceError(GatewayError):
     """4051: the balance is used up."""
-
-    codes: ClassVar[tuple[int, ...]] = (4051,)
 
 
 class InvalidMobileError(GatewayError):
     """403, 406: the gateway finds the mobile number missing or malformed."""
 
-    codes: ClassVar[tuple[int, ...]] = (403, 406)
-
 
 class BlockedMobileError(GatewayError):
     """4030: the mobile number is on the vendor's blacklist."""
-
-    codes: ClassVar[tuple[int, ...]] = (4030,)
 
 
 class InvalidContentError(GatewayError):
     """404, 407, 4070: the gateway refuses the content."""
 
-    codes: ClassVar[tuple[int, ...]] = (404, 407, 4070)
-
 
 class SubmitFailedError(GatewayError):
     """0: the gateway failed to submit the call, without a reason."""
-
-    codes: ClassVar[tuple[int, ...]] = (0,)
 
 
 class UnrecognizedCodeError(GatewayError):
     """A code that the voice product does not document: number and text are kept."""
 
 
-_CLASS_BY_CODE: dict[int, type[GatewayError]] = {
-    code: cls for cls in GatewayError.__subclasses__() for code in cls.codes
+# Every further request of the account would meet one of these too.
+_OF_THE_ACCOUNT = (
+    AuthenticationError,
+    AccessDeniedError,
+    AccountFrozenError,
+    InsufficientBalanceError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """One row of the gateway's table of codes.
+
+    Attributes:
+        number: the code as the gateway sends it.
+        error: the class of the error that it becomes; None for the code of success.
+        vendor_text: what the vendor's table says about it, in Chinese.
+        meaning: the same in English.
+    """
+
+    number: int
+    error: type[GatewayError] | None
+    vendor_text: str
+    meaning: str
+
+    @property
+    def account_level(self) -> bool:
+        """Whether the account, not this one request, is the problem."""
+        return self.error in _OF_THE_ACCOUNT
+
+
+ACCEPTED = 2
+"""The code of success, for a submit and for a balance query."""
+
+CODES: dict[int, Code] = {
+    code.number: code
+    for code in (
+        Code(ACCEPTED, None, "提交成功", "accepted"),
+        Code(0, SubmitFailedError, "提交失败", "submit failed"),
+        Code(400, AccessDeniedError, "非法ip访问", "the caller's IP address is refused"),
+        Code(401, AuthenticationError, "帐号不能为空", "the account (APIID) is missing"),
+        Code(402, AuthenticationError, "密码不能为空", "the password is missing"),
+        Code(
+            405,
+            AuthenticationError,
+            "用户名或密码不正确",
+            "wrong account or password, or a wrong clock with the dynamic password",
+        ),
+        Code(4050, AccountFrozenError, "账号被冻结", "the account is frozen"),
+        Code(4051, InsufficientBalanceError, "剩余条数不足", "the balance is used up"),
+        Code(
+            4052,
+            AccessDeniedError,
+            "访问ip与备案ip不符",
+            "the caller's IP address is not the registered one",
+        ),
+        Code(
+            408,
+            AccountFrozenError,
+            "您的帐户疑被恶意利用,已被自动冻结,如有疑问请与客服联系。",
+            "the account was frozen automatically for suspected abuse",
+        ),
+        Code(403, InvalidMobileError, "手机号码不能为空", "the mobile number is missing"),
+        Code(406, InvalidMobileError, "手机格式不正确", "the mobile number is malformed"),
+        Code(
+            4030, BlockedMobileError, "手机号码已被列入黑名单", "the mobile number is blacklisted"
+        ),
+        Code(404, InvalidContentError, "语音内容不能为空", "the content is missing"),
+        Code(407, InvalidContentError, "短信内容含有敏感字符", "the content has banned characters"),
+        Code(
+            4070,
+            InvalidContentError,
+            "语音验证码内容必须为4-6位数字",
+            "the content must be 4-6 digits",
+        ),
+    )
 }
+"""The vendor's table for the voice product. Sibling products use the same
+numbers with other meanings, so no row is taken from their tables."""
+
+# Three copies of the SMS product's table have these rows; the voice product's table
+# does not. They can only mean the dynamic password, which both products share.
+_FAMILY_CODES: dict[int, Code] = {
+    code.number: code
+    for code in (
+        Code(
+            40501,
+            AuthenticationError,
+            "动态密码已过期",
+            "the dynamic password has expired: the clock may be wrong",
+        ),
+        Code(
+            40502,
+            AuthenticationError,
+            "动态密码校验失败",
+            "the dynamic password is wrong: the API key or the clock may be wrong",
+        ),
+    )
+}
+
+
+def _row(code: int) -> Code | None:
+    return CODES.get(code) or _FAMILY_CODES.get(code)
 
 
 def gateway_error(code: int, msg: str, hint: str = "") -> GatewayError:
@@ -460,14 +468,16 @@ def gateway_error(code: int, msg: str, hint: str = "") -> GatewayError:
 
     Args:
         code: the gateway's code, any but 2.
-        msg: the gateway's own words.
-        hint: what else is known, appended to the text.
+        msg: the gateway's own text.
+        hint: what else is known; the error's text ends with it.
     """
-    return _CLASS_BY_CODE.get(code, UnrecognizedCodeError)(code, msg, hint)
+    row = _row(code)
+    cls = UnrecognizedCodeError if row is None or row.error is None else row.error
+    return cls(code, msg, hint)
 
 
 for _cls in tuple(globals().values()):
     if isinstance(_cls, type) and issubclass(_cls, IhuyiVoiceError):
-        # Celery looks a class up in a module that the reading process has imported
-        # already: that is the package, and hardly ever this module of it.
+        # Celery looks a class up in the module that it names, if the reading process has
+        # imported that. It has imported the package, but perhaps not this module.
         _cls.__module__ = __package__

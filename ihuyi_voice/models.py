@@ -1,7 +1,7 @@
 """The values of the public API and of the transport, and how they are masked.
 
-Frozen dataclasses; nothing here sends, signs or waits. Their reprs show neither
-a key nor a verification code, and only masked numbers.
+The values are frozen dataclasses. Their reprs show neither a key nor a verification
+code, and only masked numbers. Nothing here sends, signs or waits.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Literal
 from urllib.parse import quote_plus, unquote, urlsplit
 
+from ._limits import Limits
 from .errors import BulkReport, IhuyiVoiceError, InvalidRequestError, OutcomeStatus
 
 # `BulkReport` and `OutcomeStatus` are defined beside the errors, which hold them.
@@ -55,17 +56,14 @@ CONTENT_PATTERN = r"[0-9]{4,6}"
 def exact_text(value: object) -> str | None:
     """The text of a str or of its subclass, as an exact `str`; None for anything else.
 
-    The real type decides: a lazy string only claims to be a str, and a subclass
-    may override any method.
+    The real type decides, because a lazy string only claims to be a str. The text is
+    read by `str` itself, because a subclass may override any method.
     """
     return str.__str__(value) if issubclass(type(value), str) else None
 
 
 def charset_of(text: bytes) -> str | None:
-    """The charset of what the vendor sent: UTF-8, or the GBK it was seen to use.
-
-    None where the text is valid in neither.
-    """
+    """The charset of a text from the vendor: UTF-8 or GBK; None if it is valid in neither."""
     for charset in ("utf-8", "gb18030"):
         try:
             text.decode(charset)
@@ -83,15 +81,15 @@ def mask_mobile(mobile: str) -> str:
 
 
 def generate_code(length: int = 6) -> str:
-    """A fresh verification code of `length` ASCII digits, drawn from `secrets`.
+    """Draw a new verification code of `length` ASCII digits, by `secrets`.
 
     Args:
-        length: 4, 5 or 6: what the gateway reads out.
+        length: 4, 5 or 6: the gateway reads out no other.
 
     Raises:
         InvalidRequestError: for any other length.
     """
-    # Neither True nor 4.0, which the comparison alone would take for 1 and 4.
+    # The type too: 4.0 is in (4, 5, 6).
     if type(length) is not int or length not in (4, 5, 6):
         msg = f"length must be 4, 5 or 6 digits, not {length!r}"
         raise InvalidRequestError(msg)
@@ -99,10 +97,7 @@ def generate_code(length: int = 6) -> str:
 
 
 class Secret:
-    """A string that no repr, no dataclass dump and no pickle shows.
-
-    `reveal()` is the one way to the value.
-    """
+    """A string that no repr, no dataclass dump and no pickle shows; `reveal()` returns it."""
 
     __slots__ = ("_value",)
 
@@ -132,12 +127,12 @@ class Secret:
         return self
 
     def __reduce__(self) -> str:
-        msg = "a Secret is not pickled: hand the key to the other process by environment or file"
+        msg = "a Secret is not pickled: give the key to the other process by environment or file"
         raise TypeError(msg)
 
 
 class SignedBody:
-    """The form of one request, which no repr shows; `reveal()` gives the bytes."""
+    """The form of one request, which no repr shows; `reveal()` returns the bytes."""
 
     __slots__ = ("_body",)
 
@@ -145,7 +140,7 @@ class SignedBody:
         self._body = body
 
     def reveal(self) -> bytes:
-        """The bytes to be written."""
+        """The bytes to write."""
         return self._body
 
     def __repr__(self) -> str:
@@ -154,24 +149,25 @@ class SignedBody:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to reach the gateway and as whom; checked when it is made.
+    """The gateway, the account and the limits of a client. The values are checked on creation.
 
     Attributes:
         api_id: the account's APIID.
         api_key: the account's APIKEY.
         base_url: scheme and host, nothing more.
         dynamic_password: sign each request (True) or send the key itself.
-        answer_format: what the gateway is asked to answer in.
+        answer_format: the format of the answers.
         timeout: seconds for one request, from the wait for a slot to the
             last byte of the answer.
         connect_timeout: seconds for one attempt to connect, TLS included.
-        connect_attempts: how often connecting is tried.
+        connect_attempts: how many attempts to connect.
         max_connections: how many requests may be in flight at once.
         proxy: `http(s)://[user:password@]host[:port]`, or None for none.
+        limits: the times and counts that users do not set.
 
     Raises:
-        ValueError: naming the setting that is wrong and the values it allows.
-        TypeError: naming the setting that is of the wrong type.
+        ValueError: a setting is wrong; the message names it and the values it allows.
+        TypeError: a setting has the wrong type; the message names it.
     """
 
     api_id: str
@@ -184,6 +180,7 @@ class Settings:
     connect_attempts: int = 3
     max_connections: int = 100
     proxy: Secret | None = None
+    limits: Limits = field(default_factory=Limits, repr=False)
 
     def __post_init__(self) -> None:
         _check_credential("api_id", self.api_id)
@@ -200,7 +197,7 @@ class Settings:
             _check_proxy(self.proxy.reveal())
 
     def never_shown(self) -> tuple[Secret, ...]:
-        """The secrets that a gateway or proxy is given and may send back, as the wire has them."""
+        """What the gateway and a proxy receive and may send back, in each spelling that is sent."""
         key = self.api_key.reveal()
         spellings = [key, quote_plus(key)]
         if self.proxy is not None:
@@ -299,8 +296,8 @@ def check_count(name: str, value: int) -> None:
 class SubmitRequest:
     """One call to place. The repr shows neither the code nor the full number.
 
-    It is checked when it is submitted, not when it is made, so that a list of
-    them can be built from a file whose bad rows are reported one by one.
+    It is checked when it is submitted, not on creation: rows of a file can
+    become requests, and the bad ones are reported one by one.
 
     Attributes:
         mobile: one mainland number; blanks, hyphens and a +86/0086/86 prefix
@@ -314,10 +311,10 @@ class SubmitRequest:
     idempotency_key: str | None = None
 
     def __repr__(self) -> str:
-        # A row read from a file may hold anything at all.
+        # The fields are not checked yet: they may be of any type.
         mobile, key = exact_text(self.mobile) or "", exact_text(self.idempotency_key)
         if key is not None:
-            # Keys are often made of the number.
+            # Many keys contain the number.
             for part in filter(None, (mobile, exact_text(self.content))):
                 key = key.replace(part, "****")
         masked = mask_mobile(mobile)
@@ -341,12 +338,12 @@ class VerificationStatus(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer, whatever it says.
+    """An HTTP answer, not decoded yet.
 
     Attributes:
         status: the HTTP status.
-        body: at most one byte more than an answer of the gateway may have.
-        date: the `Date` header, None where there was none.
+        body: cut after one byte more than `wire.MAX_ANSWER_BYTES`.
+        date: the `Date` header; None without one.
     """
 
     status: int
@@ -354,7 +351,7 @@ class Answer:
     date: str | None = None
 
     def __repr__(self) -> str:
-        # A gateway or proxy may return everything that it received.
+        # The body may repeat everything that the gateway or a proxy received.
         return f"Answer(status={self.status}, body=<{len(self.body)} bytes>)"
 
 
@@ -362,16 +359,15 @@ class Answer:
 class SubmitResult:
     """The gateway accepted the call (code 2): the phone rings, usually within 5 s.
 
-    Accepted does not mean answered by a person.
+    Accepted does not mean that a person answered.
 
     Attributes:
-        voice_id: the gateway's id of the call, 9 to 20 digits kept to the
-            digit, or None where the answer had none.
-        msg: the gateway's own words.
+        voice_id: the gateway's id of the call, 9 to 20 digits, unchanged; None if
+            the answer had none.
+        msg: the gateway's own text.
         mobile: the number that was called, 11 digits. The repr masks it.
-        replayed: True when this is the stored result of an earlier request
-            with the same idempotency key: nothing was sent now. It does not
-            count in a comparison.
+        replayed: True if this is the stored result of an earlier request with
+            the same idempotency key: nothing was sent now. A comparison ignores it.
     """
 
     voice_id: str | None
@@ -393,7 +389,7 @@ class Balance:
 
     Attributes:
         remaining: calls left.
-        msg: the gateway's own words.
+        msg: the gateway's own text.
     """
 
     remaining: int
@@ -406,10 +402,10 @@ class Outcome:
 
     Attributes:
         index: the row's place in the source, from 0.
-        request: the row, or None where it was neither a request nor a pair.
+        request: the row; None if it was neither a request nor a pair.
         status: how it ended.
-        result: the gateway's answer when it was accepted, now or earlier, else None.
-        error: the reason when it was not accepted, else None.
+        result: the gateway's answer if it was accepted, now or earlier; else None.
+        error: the reason if it was not accepted; else None.
     """
 
     index: int
@@ -425,7 +421,7 @@ class Unrecorded:
     The store changes it under a lock of its own; any thread may read it.
 
     Attributes:
-        count: how many there are now.
+        count: how many there are at the moment.
     """
 
     __slots__ = ("count",)

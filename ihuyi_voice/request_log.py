@@ -1,7 +1,7 @@
 """One log line for each request, on the logger `ihuyi_voice`.
 
-A line holds no key, no code and no whole number. Where it is written from is
-the caller's choice: a `RequestLog` hands finished entries to its `sink`.
+A line contains no key, no code and no whole number. A `RequestLog` passes
+finished entries to its `sink`, so its owner chooses the thread that writes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class LogEntry(NamedTuple):
 
 def write(entry: LogEntry) -> None:
     """Write an entry from the calling thread; a log handler that raises is ignored."""
-    # The outcome of a request is more important than its log line.
+    # The outcome must reach the caller even if its log line cannot be written.
     with contextlib.suppress(Exception):
         logger.log(entry.level, entry.message, *entry.args)
 
@@ -63,13 +63,13 @@ class DeferredLog:
         return RequestLog(self._entries.append, lambda: self._is_wanted)
 
     def write_if_any(self) -> None:
-        """As `write`, at next to no cost where there is nothing to write."""
+        """Write what there is. Nearly free if there is nothing."""
         if self._entries:
             self.write()
 
     def write(self) -> None:
         """Write what there is, from the calling thread."""
-        # Asked here, because the loop thread must not.
+        # Asked here, because it may wait for logging's own lock.
         self._is_wanted = is_info_enabled()
         with contextlib.suppress(IndexError):
             while True:
@@ -77,21 +77,21 @@ class DeferredLog:
 
 
 class Masked(Protocol):
-    """A request that was checked and shows its number masked."""
+    """A checked request, which shows its number only masked."""
 
     def masked_mobile(self) -> str:
-        """The number as it may be shown."""
+        """The masked number."""
 
 
 class RequestLog:
     """Makes the log entries of one client.
 
     Args:
-        sink: takes each entry, by default `write`. A blocking client collects
-            them and writes them in the caller's thread: its loop thread must
-            not wait for a log handler's lock that the caller may hold.
-        is_wanted: whether a line for each request is wanted. The default asks
-            the logger, which takes logging's own lock now and then.
+        sink: receives each entry, by default `write`. A blocking client collects
+            the entries and writes them in the caller's thread: its loop thread
+            must not wait for a log handler's lock that the caller may hold.
+        is_wanted: whether to log each request. The default asks the logger,
+            which sometimes takes logging's own lock.
     """
 
     __slots__ = ("is_wanted", "sink")
@@ -111,7 +111,7 @@ class RequestLog:
         status: OutcomeStatus,
         began: float,
     ) -> None:
-        """The line for one submit; None for a row that is no request."""
+        """Log one submit. `request` is None for a row that is not a request."""
         self.request("submit", request, end, status, began)
 
     def request(
@@ -122,7 +122,7 @@ class RequestLog:
         status: OutcomeStatus,
         began: float,
     ) -> None:
-        """The line for one request that began at `began`, on `time.monotonic`."""
+        """Log one request. `began` is when it began, by `time.monotonic`."""
         if not self.is_wanted():
             return
         args = (
@@ -136,12 +136,12 @@ class RequestLog:
         self.sink(LogEntry(logging.INFO, "%s %s %s code=%s voice_id=%s %.0f ms", args))
 
     def warn(self, message: str, *args: object) -> None:
-        """A warning about a request."""
+        """Log a warning about a request."""
         self.sink(LogEntry(logging.WARNING, message, args))
 
 
 def _masked(request: Masked | SubmitRequest | None) -> str:
-    """The number of a request as it may be shown; `****` where it has none."""
+    """The masked number of a request; `****` if it has none."""
     if request is None:
         return mask_mobile("")
     if not isinstance(request, SubmitRequest):

@@ -3,24 +3,24 @@
 No clock (the time is an argument), no I/O, no event loop, no logging. Requests
 are checked strictly, answers are read with tolerance.
 
-Facts used here, all documented by the vendor or met in several running
-programs unless the line says otherwise:
+The facts below are documented by the vendor or seen in several programs in
+production, unless the line says otherwise:
 
 - POST `/webservice/voice.php?method=Submit` or `?method=GetNum`, a UTF-8 form.
 - The dynamic password is lower-case hex MD5 over UTF-8 without separators, of
   account + key + mobile + content + time for a submit, of account + key + time
   for a balance query; `time` is Unix seconds in 10 digits and goes with it.
-- Ids have up to 20 digits and may come quoted or bare, as `voiceid` or `smsid`;
+- Ids have up to 20 digits, with or without quotes, as `voiceid` or `smsid`;
   `0`, `"0"`, empty and absent all mean "no id".
 - Only code 2 is success, and the id is 0 unless the submit succeeded. So a code
-  that the voice product does not document is a refusal where it has no id, and
-  contradicts itself where it has one: then the outcome is unknown.
-- An answer that declares utf-8 and holds GBK was seen once: the code must
-  survive a text that cannot be decoded.
+  that the voice product does not document is a refusal if it comes without an
+  id. With an id the answer contradicts itself, and the outcome is unknown.
+- An answer that declares utf-8 and holds GBK was seen once: the code must be
+  read even if the text cannot be decoded.
 
-Errors about a request are returned, not raised: the frames here hold the number,
+Errors about a request are returned, not raised. The frames here hold the number,
 the code and the answer as plain strings, and tools that report an exception show
-the variables of every frame it passes.
+the variables of every frame that it passes.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ BALANCE_TARGET = f"{PATH}?method=GetNum"
 CONTENT_TYPE = "application/x-www-form-urlencoded"
 
 MAX_ANSWER_BYTES = 64 * 1024
-"""The gateway's answers are far shorter; a longer one is not read."""
+"""The gateway's answers are far shorter; the client does not read a longer one."""
 
 # --- checks -----------------------------------------------------------------
 
@@ -84,7 +84,7 @@ def check_mobile(mobile: object) -> str:
         InvalidRequestError: saying what is wrong, without showing the number.
     """
     number = read_mobile(mobile)
-    # What is raised here must not find it in this frame.
+    # The error's traceback must not show the number.
     del mobile
     if isinstance(number, InvalidRequestError):
         raise number
@@ -92,7 +92,7 @@ def check_mobile(mobile: object) -> str:
 
 
 def read_mobile(mobile: object) -> str | InvalidRequestError:
-    """As `check_mobile`, for callers that raise the error where the number is not at hand."""
+    """Like `check_mobile`, but return the error: the caller's frame must not hold the number."""
     if type(mobile) is str and _is_mobile(mobile):
         return mobile
     text = exact_text(mobile)
@@ -133,7 +133,7 @@ def check_content(content: object) -> str:
         InvalidRequestError: saying what is wrong, without showing the content.
     """
     code = read_content(content)
-    # What is raised here must not find it in this frame.
+    # The error's traceback must not show the code.
     del content
     if isinstance(code, InvalidRequestError):
         raise code
@@ -141,13 +141,13 @@ def check_content(content: object) -> str:
 
 
 def read_content(content: object) -> str | InvalidRequestError:
-    """As `check_content`, for callers that raise the error where the code is not at hand."""
+    """Like `check_content`, but return the error: the caller's frame must not hold the code."""
     if type(content) is str and _is_content(content):
         return content
     text = exact_text(content)
     if text is None:
         why = f", not {type(content).__name__}"
-        # By the class itself: a lazy object's `__class__` may raise.
+        # Not isinstance: a lazy object's `__class__` may raise.
         if issubclass(type(content), int):
             why += ": an int loses leading zeros, write '0042' in quotes"
     elif _is_content(text):
@@ -177,12 +177,12 @@ def sign_balance(account: str, api_key: str, time: str) -> str:
 
 
 def _md5(text: str) -> hashlib._Hash:
-    # The vendor chose MD5; saying that it guards nothing lets FIPS builds run it.
+    # The vendor chose MD5. Without the flag, Python builds for FIPS refuse it.
     return hashlib.md5(text.encode(), usedforsecurity=False)
 
 
 class FormEncoder:
-    """Writes the signed form of one account; constant parts are computed once.
+    """Makes the signed forms of one account. It computes the constant parts once.
 
     Its repr shows no part of the account.
     """
@@ -207,15 +207,15 @@ class FormEncoder:
         """The body of a submit.
 
         Args:
-            mobile: as `check_mobile` returns it, so that nothing needs quoting.
-            content: as `check_content` returns it, for the same reason.
+            mobile: as `check_mobile` returns it: it needs no quoting.
+            content: as `check_content` returns it: it needs no quoting.
             unix_time: seconds since 1970, taken just before sending.
         """
         rest = f"&mobile={mobile}&content={content}{self._tail}"
         return self._body(f"{mobile}{content}", unix_time, rest)
 
     def balance(self, unix_time: int) -> SignedBody:
-        """The body of a balance query; `unix_time` as in `submit`."""
+        """The body of a balance query; `unix_time` as for `submit`."""
         return self._body("", unix_time, self._tail)
 
     def _body(self, signed: str, unix_time: int, rest: str) -> SignedBody:
@@ -229,19 +229,19 @@ class FormEncoder:
 # --- redaction ----------------------------------------------------------------
 
 _passwords = re.compile(r"[0-9a-f]{32}").finditer
-# From how many letters and digits on a secret is looked for whatever is between them,
-# and from how many on it is looked for inside an id: less may be there by chance.
+# A secret of at least `_COMPARED` letters and digits is found even with other characters
+# between them, and one of at least `_LONG` also inside an id. A shorter one may be there
+# by chance.
 _COMPARED, _LONG = 4, 8
 _REMEMBERED_TEXTS = 64
 
 
 class Redaction:
-    """Masks an account's secrets, and a request's number and code, in the gateway's words.
+    """Masks an account's secrets, and a request's number and code, in the gateway's text.
 
-    Texts are compared letter by letter and digit by digit, whatever script or
-    style they are written in and whatever blanks or punctuation are between:
-    `139-1234`, `1 3 9` and full-width digits are all found. A match is masked
-    from its first to its last character.
+    Only letters and digits are compared, without their case, script or style, and
+    without the blanks and punctuation between them: it finds `139-1234`, `1 3 9` and
+    full-width digits. A match is masked from its first to its last character.
 
     Args:
         secrets: of the account and its proxy, in every spelling. The repr shows
@@ -255,17 +255,17 @@ class Redaction:
         self._compared = tuple(dict.fromkeys(c for c in compared.values() if len(c) >= _COMPARED))
         self._short = tuple(secret for secret, c in compared.items() if len(c) < _COMPARED)
         self._numbers = tuple(filter(str.isdigit, self._compared))
-        # Printable texts without any digit and without a secret of the account: what nearly
-        # every answer says. No number or code of a request can be in them.
+        # Printable texts without a digit and without a secret of the account, as in nearly
+        # every answer. They cannot contain the number or the code of any request.
         self._harmless: set[str] = set()
 
     def mask(self, text: str, mobile: str = "", content: str = "") -> str:
         """The text with `****` for each secret, and blanks for control characters.
 
         Args:
-            text: the gateway's words.
-            mobile: the number of the request, 11 ASCII digits, if it has one.
-            content: its code, 4-6 ASCII digits, if it has one.
+            text: the gateway's text.
+            mobile: the request's number, 11 ASCII digits; "" without one.
+            content: the request's code, 4-6 ASCII digits; "" without one.
         """
         if text in self._harmless:
             return text
@@ -280,22 +280,22 @@ class Redaction:
         ]
         for secret in self._short:
             spans += [(at, at + len(secret)) for at in _places_of(secret, text)]
-        # A signed password is not known here; nothing else looks like one.
+        # The signed password is not known here, but no other text looks like one.
         aligned = "".join(some if len(some) == 1 else " " for some in letters)
         spans += [match.span() for match in _passwords(aligned)]
         if spans:
             text = _with_masked(text, sorted(spans))
         if not text.isprintable():
-            # Control characters would forge log lines and steer terminals.
+            # Control characters could forge log lines and control terminals.
             return " ".join(_printable(text).split())
         if not spans and len(self._harmless) < _REMEMBERED_TEXTS and not _has_digit(compared):
             self._harmless.add(text)
         return text
 
     def covers(self, voice_id: str, mobile: str, content: str) -> bool:
-        """Whether an id is a secret, or holds a long one; arguments as of `mask`."""
+        """Whether an id is a secret, or contains a long one; arguments as for `mask`."""
         if voice_id.isdigit():
-            # As nearly every id: only what is a number can be in it.
+            # Nearly every id is a number: only secrets that are numbers can be in it.
             letters, secrets = voice_id, self._numbers
         else:
             letters, secrets = _letters(voice_id), self._compared
@@ -308,7 +308,7 @@ class Redaction:
 
 
 def _places_of(secret: str, text: str) -> Iterator[int]:
-    """Where it begins in the text, overlapping places included."""
+    """Where the secret begins in the text; occurrences may overlap."""
     at = text.find(secret)
     while at >= 0:
         yield at
@@ -337,7 +337,7 @@ def _letters(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _letters_of(character: str) -> str:
-    """What a character is compared as: letters and digits without style, nothing for the rest."""
+    """The letters and digits that a character is compared as; "" for any other character."""
     letters = ""
     for letter in unicodedata.normalize("NFKC", character).casefold():
         value = unicodedata.numeric(letter, -1.0)
@@ -352,7 +352,7 @@ def _letters_of(character: str) -> str:
 
 _is_integer = re.compile(r"-?[0-9]{1,18}").fullmatch
 _whole_number = re.compile(r"(-?[0-9]{1,18})(?:\.0*)?").fullmatch
-# Longer than any id that was met, and shorter than a signed password.
+# Longer than any id that was seen, and shorter than a signed password.
 _is_id = re.compile(r"[!-~]{1,31}").fullmatch
 _ID_NAMES = ("voiceid", "smsid")
 _bare_ids = re.compile(rb'"(voiceid|smsid)"\s*:\s*([0-9]{18,40})(?![0-9.eE])').findall
@@ -369,17 +369,17 @@ def decode_submit(
     """The result or the error that the gateway's answer to a submit means.
 
     Args:
-        answer: as received, JSON or XML whatever was asked for.
+        answer: as received: JSON or XML, independent of the format asked for.
         mobile: the number that was called, as `check_mobile` returned it.
         content: the code, as `check_content` returned it.
-        unix_time: the local clock in seconds when the request was signed, to be
-            compared with the answer's.
-        redaction: keeps secrets out of the gateway's words.
+        unix_time: the local clock in seconds when the request was signed; it is
+            compared with the answer's `Date`.
+        redaction: masks secrets in the gateway's text.
 
     Returns:
-        The result when the gateway answered code 2. A GatewayError of the class
-        that goes with any other code. An OutcomeUnknownError where the answer
-        cannot be read, or contradicts itself.
+        The result if the gateway answered code 2; for any other code, a
+        GatewayError of the class for that code. An OutcomeUnknownError if the
+        answer cannot be read or contradicts itself.
     """
     try:
         fields, code = _read(answer)
@@ -394,7 +394,7 @@ def decode_submit(
         named = "an id" if voice_id is None else f"the id {voice_id}"
         return OutcomeUnknownError(
             f"the gateway answered code {code}, which the voice product does not document, with"
-            f" {named}, which only a submit that succeeded has (its words: {msg!r})"
+            f" {named}, which only a submit that succeeded has (its text: {msg!r})"
         )
     return refusal
 
@@ -402,7 +402,7 @@ def decode_submit(
 def decode_balance(
     answer: Answer, unix_time: int, redaction: Redaction
 ) -> Balance | IhuyiVoiceError:
-    """The balance in the gateway's answer; arguments and errors as `decode_submit`.
+    """The balance in the gateway's answer; arguments and errors as for `decode_submit`.
 
     An OutcomeUnknownError of a balance query says that no phone was involved.
     """
@@ -423,7 +423,7 @@ class _UnreadableError(Exception):
 def _read(answer: Answer) -> tuple[Mapping[str, object], int]:
     """The fields of an answer and the code among them."""
     try:
-        # A redirect is not followed, and its body answers nothing.
+        # A redirect is not followed, and its body is not the gateway's answer.
         if 300 <= answer.status < 400:
             msg = "a redirect is not an answer"
             raise _UnreadableError(msg)  # noqa: TRY301 - worded below like the others
@@ -469,18 +469,18 @@ def _json_fields(body: bytes) -> Mapping[str, object]:
 
 
 def _keep_long_ids(fields: dict[str, object], text: bytes) -> dict[str, object]:
-    """Bare ids beyond 64 bits have become floats: take their digits from the text."""
+    """Replace ids that became floats, being longer than 64 bits, by their digits in the text."""
     for name in _ID_NAMES:
         value = fields.get(name)
         if isinstance(value, float):
             found = ((n.decode(), d.decode()) for n, d in _bare_ids(text))
-            # One whose digits are not found stays the float it is: an id, and no readable one.
+            # Without its digits it stays a float: there is an id, and it cannot be read.
             fields[name] = next((d for n, d in found if n == name and float(d) == value), value)
     return fields
 
 
 def _readings(body: bytes) -> Iterator[str]:
-    """The body as text: in its own charset, else with what cannot be decoded replaced."""
+    """The body as text: in its own charset, or else with undecodable bytes replaced."""
     charset = charset_of(body)
     if charset is not None:
         yield body.decode(charset)
@@ -490,7 +490,7 @@ def _readings(body: bytes) -> Iterator[str]:
 
 
 def _xml_fields(body: bytes) -> Mapping[str, object]:
-    # Both are of use here alone, and an account asked for JSON never pays for them.
+    # Only an XML answer needs them: a client that asks for JSON does not load them.
     from xml.parsers.expat import ExpatError  # noqa: PLC0415 - see above
 
     import xmltodict  # noqa: PLC0415 - see above
@@ -500,7 +500,7 @@ def _xml_fields(body: bytes) -> Mapping[str, object]:
         raise _UnreadableError(msg)
     for text in _readings(body):
         try:
-            # A str is parsed as UTF-8, whatever encoding the document declares.
+            # As a str, it is parsed as UTF-8 even if it declares another encoding.
             document = xmltodict.parse(text, xml_attribs=False)
         except (ExpatError, ValueError):
             continue
@@ -532,7 +532,7 @@ def _msg(
 def _voice_id(
     fields: Mapping[str, object], redaction: Redaction, mobile: str, content: str
 ) -> str | None:
-    """The id of an answer; None where it has none that can be read and shown."""
+    """The answer's id; None if there is none, or none that can be read and shown."""
     for name in _ID_NAMES:
         value = fields.get(name)
         text = str(value).strip() if type(value) in (str, int) else ""
@@ -542,13 +542,13 @@ def _voice_id(
 
 
 def _has_id(fields: Mapping[str, object]) -> bool:
-    """Whether an answer has an id, readable or not: not absent, empty or 0."""
+    """Whether the answer has an id, readable or not. Absent, empty and 0 are no id."""
     values = (fields.get(name) for name in _ID_NAMES)
     return any(value and not _is_no_id(str(value).strip()) for value in values)
 
 
 def _clock_hint(date: str, unix_time: int) -> str:
-    """How far the local clock is off by the answer's `Date` header; empty within a minute."""
+    """How wrong the local clock is by the answer's `Date` header; "" within a minute."""
     from email.utils import parsedate_to_datetime  # noqa: PLC0415 - rarely needed
 
     try:
@@ -556,7 +556,7 @@ def _clock_hint(date: str, unix_time: int) -> str:
     except (TypeError, ValueError, OverflowError):
         return ""
     if gateway_time.tzinfo is None:
-        # It would be read in this machine's own zone, and be hours off.
+        # `timestamp` would take it for local time, which may be hours off.
         return ""
     ahead = round(unix_time - gateway_time.timestamp())
     if abs(ahead) <= 60:
@@ -567,7 +567,7 @@ def _clock_hint(date: str, unix_time: int) -> str:
 
 def _remaining(fields: Mapping[str, object]) -> int:
     value = fields.get("num")
-    # A float is what a bare 20023.0 has become.
+    # 20023.0 in JSON is a float.
     number = str(value).strip() if isinstance(value, int | float | str) else ""
     if match := _whole_number(number):
         return int(match[1])

@@ -137,6 +137,18 @@ async def test_a_call_that_broke_off_is_unknown_and_sent_once(
     assert [1] == [len(calls) for calls in mocked.requests.values()]
 
 
+async def test_a_double_that_never_answers_is_ended_at_the_deadline() -> None:
+    async def hang(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    # Also where the double begins after the client was opened.
+    async with client(timeout=0.05) as voice:
+        with aioresponses() as mocked:
+            mocked.post(SUBMIT, callback=hang)
+            with pytest.raises(OutcomeUnknownError, match=r"no whole answer within 0\.05 s"):
+                await asyncio.wait_for(voice.submit(MOBILE, "1125"), 20)
+
+
 async def test_an_answer_that_cannot_be_read_is_unknown(mocked: aioresponses) -> None:
     mocked.post(SUBMIT, status=502, body="<html>", response_class=Response)
     async with client() as voice:

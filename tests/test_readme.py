@@ -38,7 +38,7 @@ def test_ci_runs_the_two_commands_of_the_set_up_as_the_readme_has_them() -> None
     assert all(command in run for command in SETUP)
 
 
-def environment(url: str) -> dict[str, str]:
+def environment(url: str, folder: Path) -> dict[str, str]:
     bin_folder = str(Path(sys.executable).parent)
     return {
         **os.environ,
@@ -46,6 +46,7 @@ def environment(url: str) -> dict[str, str]:
         "IHUYI_VOICE_API_ID": "sandbox",
         "IHUYI_VOICE_API_KEY": "sandbox-key",
         "IHUYI_VOICE_BASE_URL": url,
+        "XDG_STATE_HOME": str(folder / "state"),
         "PYTHONUTF8": "1",
     }
 
@@ -64,7 +65,7 @@ def test_the_python_runs(block: str, tmp_path: Path) -> None:
     with gateway.serve_in_thread() as url:
         done = subprocess.run(
             [*command, str(script)],
-            env=environment(url),
+            env=environment(url, tmp_path),
             cwd=tmp_path,
             capture_output=True,
             encoding="utf-8",
@@ -87,7 +88,7 @@ def test_the_shell_commands_run(block: str, tmp_path: Path) -> None:
     with gateway.serve_in_thread() as url:
         done = subprocess.run(
             ["bash", "-eu", "-c", block.replace("http://127.0.0.1:8765", url)],
-            env=environment("http://nowhere.invalid" if "export" in block else url),
+            env=environment("http://nowhere.invalid" if "export" in block else url, tmp_path),
             cwd=tmp_path,
             capture_output=True,
             encoding="utf-8",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from .._limits import Limits
 from ..errors import (
     BlockedMobileError,
     GatewayError,
@@ -36,6 +37,7 @@ class BulkOptions:
             `concurrency`.
         concurrency, rate, stop_on, max_failures_in_row, wait_for_quota: see
             `submit_many`.
+        limits: the client's.
 
     Raises:
         ValueError: an argument is wrong; the message says which, and what it takes.
@@ -48,6 +50,7 @@ class BulkOptions:
     stop_on: StopOn | None = is_account_level
     max_failures_in_row: int | None = 20
     wait_for_quota: bool = False
+    limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         _check_concurrency(self.concurrency, self.max_connections)

@@ -21,14 +21,11 @@ from .rows import READ_AHEAD, REFILL, Nothing, Source, Taken
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+    from .._limits import Limits
     from .._pipeline import Admitted
     from ..errors import QuotaExceededError
     from .outcomes import OutcomeQueue
 
-# How many seconds of starts may be caught up after a delay.
-_CATCH_UP = 0.1
-# Rows that may wait for their number's quota, with `wait_for_quota`.
-_MOST_WAITING = 1000
 # How often a worker without room yields to the loop before it waits: a consumer
 # in the same loop has read the available outcomes by then.
 _YIELDS = 2
@@ -39,11 +36,6 @@ class Pause:
 
     def __init__(self) -> None:
         self._scope: anyio.CancelScope | None = None
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether a task waits."""
-        return self._scope is not None
 
     async def wait(
         self, seconds: float, event: Callable[[], Awaitable[None]] = anyio.sleep_forever
@@ -67,22 +59,23 @@ class Pace:
         pause: the wait for the next start.
     """
 
-    def __init__(self, rate: float | None) -> None:
+    def __init__(self, rate: float | None, limits: Limits) -> None:
         self.is_limited: bool = rate is not None
         self.pause: Pause = Pause()
         self._interval = 0.0 if rate is None else 1.0 / rate
+        self._catch_up = limits.catch_up
         self._next_start: float | None = None
 
     async def wait_for_start(self) -> None:
         """Take the next start and wait for it, or until `pause.end`."""
         now = time.monotonic()
-        start = now if self._next_start is None else max(self._next_start, now - _CATCH_UP)
+        start = now if self._next_start is None else max(self._next_start, now - self._catch_up)
         self._next_start = start + self._interval
         await self.pause.wait(start - now)
 
 
 class Turn:
-    """A lock that costs almost nothing while no task waits for it.
+    """A lock that is cheap while no task waits for it.
 
     A cancellation always reaches all workers, so no wake-up is lost.
 
@@ -158,7 +151,7 @@ class _WaitingRow(NamedTuple):
 
 
 class Intake:
-    """Decides which row is next: a new one of the source, or one that waited for its quota.
+    """Decides which row is next: a new row of the source, or one that waited for its quota.
 
     A row is taken only where there is room: at most `in_flight + READ_AHEAD`
     rows are in flight, read ahead, or have an outcome that was not read. Rows
@@ -168,12 +161,15 @@ class Intake:
         taken: how many rows were taken from the source.
     """
 
-    def __init__(self, source: Source, outcomes: OutcomeQueue, in_flight: int) -> None:
+    def __init__(
+        self, source: Source, outcomes: OutcomeQueue, in_flight: int, limits: Limits
+    ) -> None:
         self.taken: int = 0
         self._source = source
         self._outcomes = outcomes
         self._most_unread = in_flight + READ_AHEAD
         self._waiting: list[_WaitingRow] = []
+        self._most_waiting = limits.most_waiting
         self._stopped = False
         self._pause = Pause()
         self._room: anyio.Event | None = None
@@ -222,7 +218,7 @@ class Intake:
                 continue
             if until_due <= 0.0:
                 return heapq.heappop(self._waiting).row
-            if len(self._waiting) >= _MOST_WAITING:
+            if len(self._waiting) >= self._most_waiting:
                 await self._pause.wait(until_due)
                 continue
             taken = self._source.take()
@@ -245,11 +241,6 @@ class Intake:
         self._pause.end()
 
     @property
-    def waiting(self) -> int:
-        """How many rows wait for their quota."""
-        return len(self._waiting)
-
-    @property
     def ready(self) -> int:
         """How many rows can be taken without waiting, as far as is known."""
         return self._source.ready or self._free()
@@ -260,11 +251,6 @@ class Intake:
         return row
 
     # --- room -------------------------------------------------------------------
-
-    @property
-    def waits_for_room(self) -> bool:
-        """Whether no row is taken because the outcomes are not read."""
-        return self._room is not None and not self._room.is_set()
 
     def _free(self) -> int:
         """How many more rows may be taken or read ahead."""

@@ -71,8 +71,10 @@ class BulkRun:
         self._options = options
         self._progress = Progress()
         self._outcomes = OutcomeQueue() if outcomes is None else outcomes
-        self._intake = Intake(open_source(requests), self._outcomes, options.in_flight)
-        self._pace = Pace(options.rate)
+        self._intake = Intake(
+            open_source(requests), self._outcomes, options.in_flight, options.limits
+        )
+        self._pace = Pace(options.rate, options.limits)
         self._stop_rule = StopRule(options.stop_on, options.max_failures_in_row)
         self._workers = _Workers(options.in_flight)
 

@@ -12,17 +12,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
+import anyio
 import typer
 
+from .._loops import fast_loop_factory
 from ..client import AsyncVoiceClient
 from ..models import OutcomeStatus, Secret
 from ..store.entry import Fingerprints
 from ..sync.client import VoiceClient
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from ..store.store import Store
 
 AnyClient = TypeVar("AnyClient", AsyncVoiceClient, VoiceClient)
+Returned = TypeVar("Returned")
 
 EXIT_STATUSES = {
     OutcomeStatus.ACCEPTED: 0,
@@ -70,7 +75,7 @@ class Account:
         self, kind: type[AnyClient], max_connections: int = 100, store: Store | None = None
     ) -> AnyClient:
         """A client for the account; an invalid setting ends the program."""
-        api_id = self.api_id or fail("no APIID: set IHUYI_VOICE_API_ID, or give --api-id")
+        api_id = self._id()
         try:
             return kind(
                 api_id,
@@ -83,9 +88,17 @@ class Account:
         except (TypeError, ValueError) as error:
             fail(str(error))
 
+    def check(self) -> None:
+        """End the program where the account is incomplete; this may prompt for the key."""
+        self._id()
+        self._key()
+
     def fingerprints(self) -> Fingerprints:
         """The keyed fingerprints of the account's requests in a store."""
         return Fingerprints(self._key())
+
+    def _id(self) -> str:
+        return self.api_id or fail("no APIID: set IHUYI_VOICE_API_ID, or give --api-id")
 
     def _key(self) -> str:
         self._known_key = self._known_key or Secret(self._read_key())
@@ -103,6 +116,11 @@ class Account:
             key = typer.prompt("APIKEY", hide_input=True, err=True)
             return str(key)
         return fail("no API key: set IHUYI_VOICE_API_KEY, or give --api-key-file")
+
+
+def run_async(main: Callable[..., Awaitable[Returned]], *arguments: object) -> Returned:
+    """Run a coroutine function in the fastest loop that is installed."""
+    return anyio.run(main, *arguments, backend_options={"loop_factory": fast_loop_factory()})
 
 
 def fail(message: str, status: int = EXIT_USAGE) -> NoReturn:

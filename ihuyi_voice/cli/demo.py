@@ -1,6 +1,6 @@
 """`ihuyi-voice demo`: every outcome once, then a bulk run, against a local sandbox.
 
-Real HTTP on loopback with both clients. It needs no account, and no phone rings.
+Both clients send real HTTP on loopback. It needs no account, and no phone rings.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import anyio
 from rich.console import Console
 from rich.table import Table
 
-from .._loops import fast_loop_factory
 from .._pipeline import status_of
 from ..client import AsyncVoiceClient
 from ..errors import IhuyiVoiceError
 from ..models import OutcomeStatus, mask_mobile
 from ..sandbox import Chaos, SandboxGateway
 from ..sync.client import VoiceClient
+from ..wire import check_mobile
+from .account import run_async
 from .bulk.file import FileRow
 from .bulk.progress import COLOURS, SendOptions, Tally, outcome_table, send
 
@@ -35,7 +35,7 @@ _BLACKLISTED = "13800000001"
 
 @dataclass(frozen=True)
 class Shown:
-    """One row of the table."""
+    """One call and its outcome: a row of the table."""
 
     client: str
     what: str
@@ -52,15 +52,11 @@ def run_demo() -> None:
         with VoiceClient(gateway.api_id, gateway.api_key, base_url=url) as client:
             before = client.query_balance().remaining
             rows = _blocking(client)
-            rows += anyio.run(
-                _async, gateway, url, backend_options={"loop_factory": fast_loop_factory()}
-            )
+            rows += run_async(_async, gateway, url)
             console.print(_table(rows))
             console.print(f"\nA bulk run of {_BULK_ROWS} rows, some of them bad:")
             gateway.chaos = Chaos(latency=0.02, close_after_placing=0.01, seed=1)
-            tally = anyio.run(
-                _bulk, gateway, url, console, backend_options={"loop_factory": fast_loop_factory()}
-            )
+            tally = run_async(_bulk, gateway, url, console)
             gateway.chaos = Chaos()
             console.print(outcome_table(tally))
             after = client.query_balance().remaining
@@ -131,7 +127,7 @@ async def _async(gateway: SandboxGateway, url: str) -> list[Shown]:
         await show(what, "13612345678", url, patience=0.5)
     gateway.chaos = Chaos()
     with socket.socket() as unused:
-        # Bound, so that the port is taken, and not listened on, so that nothing answers.
+        # Bound, so that no other program gets the port; it does not listen, so nothing answers.
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
         await show("no server on the port", "13512345678", f"http://127.0.0.1:{port}")
@@ -147,11 +143,10 @@ def _table(rows: list[Shown]) -> Table:
         else:
             status, rung = OutcomeStatus.ACCEPTED, True
             detail = f"voice id {row.result.voice_id}"
-        digits = "".join(c for c in row.mobile.removeprefix("+86") if c.isdigit())
         table.add_row(
             row.client,
             row.what,
-            mask_mobile(digits),
+            mask_mobile(check_mobile(row.mobile)),
             status.value,
             "yes" if rung else "no",
             detail,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import sys
 from contextlib import contextmanager
 from datetime import timedelta
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -20,13 +21,14 @@ from rich.text import Text
 
 from ..errors import StoreError
 from ..models import OutcomeStatus
-from ..store.store import Store
 from .account import EXIT_STATUSES, AsJson, fail
+from .chosen_store import VARIABLE, fail_of_store, open_store, own_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..store.entry import UnknownClaim
+    from ..store.store import Store
 
 EXIT_HELP = """
 
@@ -50,14 +52,16 @@ class Action(str, Enum):
     SUMMARY = "summary"
     RESOLVE = "resolve"
     PURGE = "purge"
+    UPGRADE = "upgrade"
 
 
 def store(  # noqa: PLR0913 - one argument per option
-    file: Annotated[
+    url: Annotated[
         str,
         typer.Argument(
-            help="The SQLite file, or postgresql+psycopg://user@host/database; its password is"
-            " read from PGPASSWORD or ~/.pgpass."
+            help="The SQLite file, or a URL like postgresql+psycopg://user@host/database without"
+            " its password, which is read from PGPASSWORD or ~/.pgpass. -: the store that submit"
+            f" and bulk use, which is IHUYI_VOICE_STORE or else {own_path()}."
         ),
     ],
     action: Annotated[
@@ -65,7 +69,8 @@ def store(  # noqa: PLR0913 - one argument per option
         typer.Argument(
             help="list: print the unknown calls, the oldest first. summary: count keys by state."
             " resolve: record what the account's page shows for one call. purge: delete settled"
-            " keys; a deleted key may be sent again."
+            " keys; a deleted key may be sent again. upgrade: run the schema steps that a newer"
+            " release brings, and print the schema version."
         ),
     ] = Action.LIST,
     key: Annotated[
@@ -99,57 +104,35 @@ def store(  # noqa: PLR0913 - one argument per option
     if action is Action.RESOLVE:
         if key is None or placed is None:
             fail("resolve needs a key, and --placed or --not-placed")
-        _resolve(file, key, placed=placed, as_json=as_json)
+        _resolve(url, key, placed=placed, as_json=as_json)
     elif action is Action.PURGE:
         if older_than is None:
             fail("purge needs --older-than, like --older-than 30d")
-        _purge(file, _duration(older_than), as_json=as_json)
+        _purge(url, _duration(older_than), as_json=as_json)
     elif action is Action.SUMMARY:
-        _summary(file, as_json=as_json)
+        _summary(url, as_json=as_json)
+    elif action is Action.UPGRADE:
+        _upgrade(url, as_json=as_json)
     else:
-        _list(file, as_json=as_json)
-
-
-def open_store(file: str, *, create: bool) -> Store:
-    """Open the store; an error ends the program.
-
-    Args:
-        file: a path or a URL, as `Store.open` takes it, without a password.
-        create: whether to create a missing store.
-    """
-    # Before the URL is parsed: a parser's error could show the password.
-    if "://" in file and re.search(r"://[^:/@]*:[^@]*@|[?&]password=", file):
-        fail(
-            "no password on the command line, where other users can read it: leave it out of"
-            " the URL, and set PGPASSWORD or write it into ~/.pgpass"
-        )
-    try:
-        return Store.open(file, create=create)
-    except StoreError as error:
-        fail_of_store(error)
-    except (ModuleNotFoundError, LookupError, ValueError) as error:
-        fail(str(error))
-
-
-def fail_of_store(error: StoreError) -> NoReturn:
-    """End the program because the store failed before anything was sent."""
-    fail(str(error), EXIT_STATUSES[OutcomeStatus.NOT_SENT])
+        _list(url, as_json=as_json)
 
 
 @contextmanager
-def _opened(file: str) -> Iterator[Store]:
-    with open_store(file, create=False) as book:
-        try:
-            yield book
-        except StoreError as error:
-            fail_of_store(error)
-        except (LookupError, ValueError) as error:
-            fail(str(error.args[0]))
+def _opened(url: str) -> Iterator[Store]:
+    if url == "-":
+        url = os.environ.get(VARIABLE) or str(own_path())
+    try:
+        with open_store(url, create=False) as opened:
+            yield opened
+    except StoreError as error:
+        fail_of_store(error)
+    except (LookupError, ValueError) as error:
+        fail(str(error.args[0]))
 
 
-def _list(file: str, *, as_json: bool) -> None:
-    with _opened(file) as book:
-        claims = book.unknown()
+def _list(url: str, *, as_json: bool) -> None:
+    with _opened(url) as opened:
+        claims = opened.unknown()
     if as_json:
         for claim in claims:
             typer.echo(json.dumps(_facts(claim)))
@@ -192,7 +175,7 @@ def _print_claims(claims: list[UnknownClaim]) -> None:
     _print_wide(table)
     typer.echo(
         "These phones may have rung. Look each up on the account's page, then:"
-        " ihuyi-voice store FILE resolve KEY --placed (or --not-placed)"
+        " ihuyi-voice store URL resolve KEY --placed (or --not-placed)"
     )
 
 
@@ -211,9 +194,9 @@ def _age(seconds: float) -> str:
     return f"{max(seconds, 0):.0f}s"
 
 
-def _summary(file: str, *, as_json: bool) -> None:
-    with _opened(file) as book:
-        counts = book.summary()
+def _summary(url: str, *, as_json: bool) -> None:
+    with _opened(url) as opened:
+        counts = opened.summary()
     if as_json:
         typer.echo(json.dumps(counts))
         return
@@ -226,9 +209,9 @@ def _summary(file: str, *, as_json: bool) -> None:
     _print_wide(table)
 
 
-def _resolve(file: str, key: str, *, placed: bool, as_json: bool) -> None:
-    with _opened(file) as book:
-        book.resolve(key, placed=placed)
+def _resolve(url: str, key: str, *, placed: bool, as_json: bool) -> None:
+    with _opened(url) as opened:
+        opened.resolve(key, placed=placed)
     if as_json:
         typer.echo(json.dumps({"key": key, "placed": placed}))
     elif placed:
@@ -237,10 +220,22 @@ def _resolve(file: str, key: str, *, placed: bool, as_json: bool) -> None:
         typer.echo(f"{key}: recorded as not placed; it may be sent again")
 
 
-def _purge(file: str, older_than: timedelta, *, as_json: bool) -> None:
-    with _opened(file) as book:
-        count = book.purge(older_than)
+def _purge(url: str, older_than: timedelta, *, as_json: bool) -> None:
+    with _opened(url) as opened:
+        count = opened.purge(older_than)
     typer.echo(json.dumps({"purged": count}) if as_json else f"forgotten: {count}")
+
+
+def _upgrade(url: str, *, as_json: bool) -> None:
+    # Opening it runs the steps that are missing.
+    with _opened(url) as opened:
+        place, version = opened.place, opened.schema_version
+    if as_json:
+        typer.echo(json.dumps({"schema_version": version}))
+    elif version is None:
+        typer.echo(f"{place} has no schema: there is nothing to upgrade")
+    else:
+        typer.echo(f"{place}: schema version {version}")
 
 
 def _duration(text: str) -> timedelta:

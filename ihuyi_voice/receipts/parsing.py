@@ -25,7 +25,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
-from ..models import mask_mobile
+from ..models import MOBILE_PATTERN, charset_of, mask_mobile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,11 +47,10 @@ _SHORTEST_MOBILE = 7
 _ID_NAMES = ("voiceid", "smsid", "task_id", "taskid")
 _MOBILE_NAMES = ("mobilephone", "mobile")
 
-# [0-9], not \d: in a str pattern \d also takes the digits of other scripts.
 # Other products of the family name a task with 32 hex digits, or a UUID.
 _is_id = re.compile(r"[!-~]{1,64}").fullmatch
-_is_mainland_mobile = re.compile(r"(?:\+86|0086|86)?(1[3-9][0-9]{9})").fullmatch
-_mainland_mobiles = re.compile(r"1[3-9][0-9]{9}").findall
+_is_mainland_mobile = re.compile(rf"(?:\+86|0086|86)?({MOBILE_PATTERN})").fullmatch
+_mainland_mobiles = re.compile(MOBILE_PATTERN).findall
 _blanks_and_hyphens = re.compile(r"[ -]+")
 _is_time = re.compile(
     r"([0-9]{4})[-/]([0-9]{1,2})[-/]([0-9]{1,2})[ T]+([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?"
@@ -219,22 +218,12 @@ def read_receipt(body: bytes) -> Receipt | InvalidReceiptError:
     except ValueError:
         return InvalidReceiptError(f"it has more than {_MAX_FIELDS} fields")
     everything = "".join(name + value for name, value in pairs).encode("latin-1")
-    encoding = _encoding(everything)
-    return _read({_recoded(name, encoding): _recoded(value, encoding) for name, value in pairs})
+    charset = charset_of(everything) or "utf-8"
+    return _read({_recoded(name, charset): _recoded(value, charset) for name, value in pairs})
 
 
-def _encoding(everything: bytes) -> str:
-    for encoding in ("utf-8", "gb18030"):
-        try:
-            everything.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        return encoding
-    return "utf-8"
-
-
-def _recoded(text: str, encoding: str) -> str:
-    return text.encode("latin-1").decode(encoding, "replace")
+def _recoded(text: str, charset: str) -> str:
+    return text.encode("latin-1").decode(charset, "replace")
 
 
 def _read(form: Mapping[str, object]) -> Receipt | InvalidReceiptError:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 CONTROL_PATH = "/_sandbox/"
 
-# The page reads what happened at most ten times a second, and every 15 s a sign
-# that the server still runs.
+# The page gets at most ten events a second, and after 15 quiet seconds a sign that
+# the server still runs.
 _TURN_SECONDS = 0.1
 _TURNS_UNTIL_A_SIGN = 150
 _SIGN_OF_LIFE = b":\n\n"
@@ -87,11 +87,11 @@ class ControlApi:
         return _file(name)
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        """Send one page what happens, a few times a second, until it leaves."""
+        """Send the events to one page until it disconnects."""
         events = Events(self._gateway)
         stream = web.StreamResponse(headers={"Content-Type": "text/event-stream", **HEADERS})
         await stream.prepare(request)
-        # A page may leave in the middle of an event.
+        # A page may disconnect in the middle of an event.
         with suppress(ConnectionError):
             await stream.write(_RECONNECT)
             quiet_turns = 0

@@ -74,7 +74,7 @@ class Snapshot:
 
 
 class GatewayCore:
-    """Everything of `SandboxGateway`, which documents the arguments, but its server."""
+    """`SandboxGateway` without its server; that class documents the arguments."""
 
     api_id: Setting[str, str] = Setting()
     api_key: Setting[str, str] = Setting()
@@ -201,7 +201,7 @@ class GatewayCore:
         self._set(settings)
 
     def _set(self, settings: Mapping[str, object]) -> None:
-        # Checked without the lock: an iterable that was given may read the gateway.
+        # Check without the lock: an iterable of the caller may read the gateway.
         checked = copy(self._state.settings)
         for name, value in settings.items():
             setattr(checked, name, value)
@@ -250,10 +250,9 @@ class GatewayCore:
         return self._state.history
 
     def snapshot(self, history: History | None, number: int, limit: int) -> Snapshot:
-        """What a reader has not read, who has read `history` up to the attempt `number`.
+        """What is new to a reader that has read `history` up to the attempt `number`.
 
-        At most the newest `limit` attempts; all of them count as unread when
-        `history` has been cleared.
+        It holds at most the newest `limit` attempts. After a clear all of them are new.
         """
         with self._lock:
             current = self._state.history
@@ -274,12 +273,12 @@ class GatewayCore:
         return True
 
     def clear(self) -> None:
-        """Forget all calls and attempts, and the receipts still to be pushed; no more."""
+        """Forget all calls, attempts and pending receipts; keep the settings and the counts."""
         with self._lock:
             self._state.history = self._state.history.cleared()
 
     def reset(self) -> None:
-        """Clear, and settings and chaos become what they were at first."""
+        """Clear the history and the counts, and restore the first settings and chaos."""
         settings, chaos = self._initially
         with self._lock:
             self._state = GatewayState(copy(settings))
@@ -313,7 +312,7 @@ class GatewayCore:
             try:
                 self.on_attempt(reply.attempt)
             except Exception:
-                logger.exception("on_attempt failed; the submit was taken and is answered")
+                logger.exception("on_attempt raised; the submit is recorded and answered as usual")
         return reply
 
 

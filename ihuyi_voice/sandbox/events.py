@@ -1,9 +1,9 @@
-"""What the inbox page reads as it happens: server-sent events, one page's way through them.
+"""The server-sent events that the inbox page reads.
 
 The first event of a connection, and the first after the history was cleared, is
-a snapshot: the settings, the last attempts and their receipts. Each later one
-holds what changed since. A page that comes back gets a snapshot again, so
-nothing is queued for it meanwhile.
+a snapshot: the settings, the last attempts and their receipts. Each later event
+holds what changed since the one before. A page that reconnects gets a new
+snapshot, so no event is queued while it is away.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LARGEST_EXACT = 2**53 - 1
 
 
 class Events:
-    """The events for one connection: what it was sent, and so what is new to it."""
+    """The events for one connection; it knows what the connection was sent."""
 
     def __init__(self, gateway: GatewayCore) -> None:
         self._gateway = gateway
@@ -58,7 +58,7 @@ class Events:
 
 
 def _changed(before: dict[str, object], now: dict[str, object]) -> dict[str, object]:
-    # Not all of them each time: the balance changes with each call, and a blacklist may be long.
+    # Only the changed ones: the balance changes with each call, and a blacklist may be long.
     return {n: value for n, value in now.items() if n not in before or before[n] != value}
 
 

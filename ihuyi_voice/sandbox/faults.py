@@ -20,8 +20,7 @@ What is written to the socket instead of the answer, if anything, is `as_sent`.
 with it, refused otherwise.
 
 A new fault: its name in `Fault`, a setting of `Chaos`, what is sent in `as_sent`,
-what happens to the socket in `server.py`, its words in `page/controls.js` and
-`page/row.js`.
+what happens to the socket in `server.py`, its words in `page/faults.js`.
 """
 
 from __future__ import annotations

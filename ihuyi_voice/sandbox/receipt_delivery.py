@@ -1,13 +1,13 @@
 """Delivery of receipts: how each placed call ended, pushed to a URL.
 
-Known of the real gateway: it POSTs a form, the receiver has to answer the bare
-text `success`, otherwise the push is repeated, three in all, the wait growing by
-60 s each time. The sandbox's own choice, because nothing is known: the words, the
-code of a call that was not delivered, that the bare text means these seven bytes
-under status 200, and that the receipt of a call that was cleared is dropped.
+Known of the real gateway: it POSTs a form, and the receiver answers the bare text
+`success`. Otherwise the gateway repeats the push, up to three in all, and waits 60 s
+longer each time. Not known, and therefore the sandbox's own choice: the texts, the
+code of a call that was not delivered, that the bare text means these seven bytes with
+status 200, and that the receipt of a cleared call is dropped.
 
-Answers never wait for pushes: a bounded number of pushes runs at once, the rest
-wait for their turn, and beyond a bound a receipt is given up at once.
+Answers never wait for pushes. A limited number of pushes runs at once, and others
+wait for their turn. If too many wait, a new receipt is given up at once.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The rules of the gateway: a form goes in, an answer comes out.
 
 Pure: no I/O, no event loop, no lock, no clock; the time is an argument. It
-judges a form as the real gateway would as far as that is known, and records
-every submit. Answering costs the same whatever has been recorded before.
+judges a form like the real gateway, as far as that is known, and records every
+submit. The length of the history does not change the cost of an answer.
 
 Taken from the vendor: the codes and their texts, both passwords, the shapes of
 the answers. Not known of the real gateway, and therefore the sandbox's own
@@ -217,7 +217,7 @@ class GatewayState:
         if _excludes(self.settings.allowed_ips, ip):
             yield 400
         yield from self._caller_refusals("GetNum", form, now)
-        # A balance query knows one code for a frozen account, whatever froze it.
+        # A balance query has one code for a frozen account, independent of the reason.
         if self.frozen_with is not None:
             yield 4050
 
@@ -241,7 +241,7 @@ class GatewayState:
             yield 4030
         if not content:
             yield 404
-        # Before the digits are counted: a banned word must be able to get its code.
+        # Before the check for digits, so that a banned word gets its own code.
         if content in settings.banned_contents:
             yield 407
         if not _is_content(content):
@@ -298,7 +298,7 @@ def _recorded_name(name: str, key: str) -> str:
 def _recorded_value(name: str, value: str, key: str) -> str:
     if name == "password":
         return MASK if value else ""
-    # A number or a code is no key, even where the key is so short that it occurs in it.
+    # A number or a code stays readable even if it contains a very short key.
     if key in value and not _is_mobile(value) and not _is_content(value):
         return MASK
     return _cut(value)

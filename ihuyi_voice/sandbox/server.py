@@ -1,7 +1,7 @@
 """The sandbox gateway over HTTP: the gateway's own path, the inbox page, and `/_sandbox/`.
 
-It reads requests, hands them to the gateway, writes the answers, and does to
-the socket what a fault says. It judges nothing and remembers nothing.
+It reads requests, passes them to the gateway, writes the answers, and applies
+faults to the socket. It decides nothing and remembers nothing.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ async def serving(gateway: GatewayCore, host: str, port: int) -> AsyncIterator[s
     app = web.Application(middlewares=[_explain, _guarded(host)], client_max_size=MAX_BODY_BYTES)
     app.add_routes(ControlApi(gateway, stopping).routes())
     app.add_routes(_GatewayPath(gateway, pusher, stopping).routes())
-    # With the cancellation, an answer that never comes ends when its caller leaves.
+    # handler_cancellation: the fault `no_answer` ends when its caller disconnects.
     runner = web.AppRunner(
         app, handler_cancellation=True, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS
     )
@@ -124,7 +124,7 @@ def _guarded(host: str) -> Middleware:
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        # Not by the path as it was sent, which the router decodes first.
+        # By the route, not by the raw path: the router decodes the path first.
         resource = request.match_info.route.resource
         is_gateway = resource is not None and resource.canonical == PATH
         if not is_gateway or is_from_browser(request.headers):
@@ -202,8 +202,8 @@ class _GatewayPath:
         return _close(request)
 
     def _date(self, time: float) -> str:
-        # By the gateway's clock, not the machine's: a client that compares the
-        # two clocks must find the one that the time window was checked with.
+        # By the gateway's clock, not the machine's: a client compares its clock with
+        # `Date`, and the time window is checked with the gateway's clock.
         second, text = int(time), self._dated[1]
         if second != self._dated[0]:
             text = formatdate(second, usegmt=True)
@@ -212,7 +212,7 @@ class _GatewayPath:
 
 
 def _form(request: web.Request, body: bytes) -> dict[str, str]:
-    # As the real gateway: without its content type a form is not seen as one.
+    # Like the real gateway: without this content type a body is not a form.
     content_type = request.headers.get("Content-Type", "").partition(";")[0]
     if content_type.strip().lower() != CONTENT_TYPE:
         return {}

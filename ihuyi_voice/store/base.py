@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from ..models import Unrecorded
     from .entry import Claim, Entry, EntryState, FailureScope, Fingerprint
     from .limits import Limited, Windows
@@ -113,6 +115,32 @@ class ClaimStore(Protocol):
 
     def clock(self) -> float:
         """Wall-clock seconds, by which a claim is alive."""
+
+
+class KnownKeys(Protocol):
+    """What a store knows of many keys, for the command line.
+
+    Both methods block. They raise `StoreError` where the store failed, and
+    RuntimeError once it is closed.
+    """
+
+    @property
+    def id(self) -> str:
+        """The random id of the store, drawn when it was created."""
+
+    def entries(self, keys: Sequence[str]) -> Mapping[str, Entry]:
+        """The entries of up to some thousands of keys, without those that were never claimed."""
+
+    def hashed_with_another_key(self, job: str, hashed_with: str) -> bool:
+        """Whether a row of this job was or may have been placed with another API key.
+
+        With this API key the same rows get other keys, and every phone would
+        ring again.
+
+        Args:
+            job: the name of the job.
+            hashed_with: `Fingerprints.hashed_with` of the API key in use.
+        """
 
 
 class Connection(Protocol):

@@ -17,8 +17,15 @@ from ..models import exact_text
 if TYPE_CHECKING:
     from datetime import datetime
 
-ROW_PREFIX = "row:"
-"""The prefix of the keys that `Fingerprints.of_row` derives."""
+
+def row_prefix(job: str) -> str:
+    """How the keys begin that `Fingerprints.of_row` derives for the rows of a job.
+
+    It depends on no API key, so that a job is recognised that was run with another one.
+    """
+    # The name of a file may contain bytes that are no text.
+    name = job.encode(errors="surrogateescape")
+    return "row:" + hashlib.blake2b(name, digest_size=4, person=b"job").hexdigest()
 
 
 def check_key(key: object) -> str:
@@ -75,7 +82,7 @@ class Fingerprints:
     def __init__(self, api_key: str) -> None:
         master = hashlib.blake2b(api_key.encode(), person=b"ihuyi-voice").digest()
         self._of = hashlib.blake2b(key=master, digest_size=16, person=b"request")
-        self._of_row = hashlib.blake2b(key=master, digest_size=16, person=b"row")
+        self._of_row = hashlib.blake2b(key=master, digest_size=12, person=b"row")
         self._of_number = hashlib.blake2b(key=master, digest_size=16, person=b"number")
         self.hashed_with: str = hashlib.blake2b(
             key=master, digest_size=4, person=b"account"
@@ -96,22 +103,25 @@ class Fingerprints:
         hashed.update(mobile.encode())
         return hashed.hexdigest()
 
-    def of_row(self, mobile: str, content: str, occurrence: int) -> str:
+    def of_row(self, job: str, mobile: str, content: str, occurrence: int) -> str:
         """Derive the key of a file's row that has no key.
 
         Args:
+            job: the name of the job: the same row is another call in another job.
             mobile: all 11 digits.
             content: the verification code.
             occurrence: how many earlier rows have the same mobile and content.
                 Equal rows get different keys, and each is one call.
 
         Returns:
-            `row:` and 32 hex digits: the same each time the file is read, in
-            any order of its rows.
+            `row:` and 32 hex digits, the first 8 from the job alone: the same
+            each time the file is read, in any order of its rows.
         """
         hashed = self._of_row.copy()
-        hashed.update(f"{mobile}\0{content}\0{occurrence}".encode())
-        return ROW_PREFIX + hashed.hexdigest()
+        # Number and content have no NUL, so the name of the job may.
+        hashed.update(f"{mobile}\0{content}\0{occurrence}\0".encode())
+        hashed.update(job.encode(errors="surrogateescape"))
+        return row_prefix(job) + hashed.hexdigest()
 
 
 class EntryState(Enum):

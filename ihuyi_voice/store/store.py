@@ -11,7 +11,7 @@ import os
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-from ..errors import InvalidRequestError
+from ..errors import InvalidRequestError, StoreError
 from ..models import Secret
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from .base import ClaimStore, SharedLimits
+    from .base import ClaimStore, KnownKeys, SharedLimits
     from .entry import UnknownClaim
     from .verifications import VerificationStore
 
@@ -139,6 +139,16 @@ class Store(ABC):
         """Keeps idempotency keys; None where the store cannot."""
         return None
 
+    @property
+    def known_keys(self) -> KnownKeys | None:
+        """What the command line asks of the keys; None where the store keeps none."""
+        return None
+
+    @property
+    def schema_version(self) -> int | None:
+        """The number of its last schema step; None where it has no schema."""
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """Record what is queued and close the connection; calling it twice does no harm.
@@ -229,6 +239,23 @@ def keyless(place: str) -> InvalidRequestError:
     )
 
 
+def checked_clock(clock: Callable[[], float]) -> Callable[[], float]:
+    """The caller's clock; its failure becomes a `StoreError`."""
+
+    def now() -> float:
+        try:
+            moment = float(clock())
+        except Exception as error:
+            msg = f"its clock failed ({type(error).__name__})"
+            raise StoreError(msg) from error
+        if not math.isfinite(moment):
+            msg = f"its clock failed (it says {moment})"
+            raise StoreError(msg)
+        return moment
+
+    return now
+
+
 def _hidden(url: object) -> Secret | None:
     path = os.fspath(url) if isinstance(url, str | os.PathLike) else None
     return Secret(path) if isinstance(path, str) else None
@@ -245,12 +272,13 @@ def _opener(url: Secret) -> Callable[..., Store] | Exception:
         if module == "redis":
             from .redis import RedisStore  # noqa: PLC0415 - it needs an extra
 
-            return RedisStore
+            return RedisStore.at
         from .sql.store import SqlStore  # noqa: PLC0415 - it needs an extra
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in ("sqlalchemy", "redis"):
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("sqlalchemy", "redis"):
             return error.with_traceback(None)
         return ModuleNotFoundError(
-            f"this store needs {error.name}: pip install 'ihuyi-voice[{extra}]'", name=error.name
+            f"this store needs {missing}: pip install 'ihuyi-voice[{extra}]'", name=missing
         )
-    return SqlStore
+    return SqlStore.at

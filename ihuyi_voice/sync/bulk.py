@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from .._threads import Event
 from ..bulk.outcomes import OutcomeQueue
 from ..bulk.run import BulkOptions, BulkRun, Rows
-from .loop_thread import Handover
+from .calls import Call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from .client import VoiceClient
     from .loop_thread import LoopThread
 
-# A waiting consumer is woken for so many outcomes, or after so many seconds
-# with fewer.
+# A waiting consumer is woken when this many outcomes are there, or after this many
+# seconds with fewer.
 _BATCH = 16
 _LINGER = 0.002
 
@@ -50,7 +50,7 @@ class BlockingBulkRun:
 
     `VoiceClient.submit_many` creates it. Use it with `with`. A waiting consumer
     gets several outcomes at a time, because a switch between threads costs
-    more than a row; so an outcome may be some milliseconds old.
+    more than a row. So an outcome may arrive some milliseconds late.
 
     An exception of a signal handler (Ctrl-C, a soft time limit) may interrupt
     the iteration: a `for` loop that continues afterwards gets every outcome
@@ -68,10 +68,10 @@ class BlockingBulkRun:
         self._run = BulkRun(self._opened, requests, options, self._outcomes)
         self._async_client: AsyncVoiceClient
         self._thread: LoopThread | None = None
-        # `_leave_block` asks the loop thread to leave the run's block; `_block_left`
-        # says that it has.
+        # The run's block in the loop thread: the call ends when the block is left, which
+        # `_leave_block` asks for.
+        self._block: Call[None]
         self._leave_block = asyncio.Event()
-        self._block_left: Handover[None] = Handover()
 
     # --- the block --------------------------------------------------------------
 
@@ -96,13 +96,14 @@ class BlockingBulkRun:
             BaseException: why it could not be entered.
         """
         self._thread = thread
-        self._outcomes.loop = thread.loop
+        self._outcomes.loop = thread.calls.loop
         entered = Event()
-        thread.begin(lambda client: self._live(client, thread, entered), self._block_left)
-        self._block_left.add_done_callback(lambda _: entered.set())
+        block = self._block = Call(lambda client: self._live(client, thread, entered))
+        thread.calls.begin(block)
+        block.add_done_callback(lambda _: entered.set())
         entered.wait()
-        if self._block_left.done():
-            self._block_left.result()
+        if block.done():
+            block.result()
 
     def __exit__(
         self,
@@ -120,7 +121,7 @@ class BlockingBulkRun:
             self._leave()
             raise
         finally:
-            self._client._write_logs()
+            self._client._log.write()
 
     def _leave(self) -> None:
         """Leave the run's block, and wait until it is left."""
@@ -128,7 +129,7 @@ class BlockingBulkRun:
         if self._state is _State.ENTERED:
             # The interpreter's exit in a daemon thread cancels it.
             with contextlib.suppress(concurrent.futures.CancelledError):
-                self._block_left.result()
+                self._block.result()
 
     # --- for the consumer -------------------------------------------------------
 
@@ -149,7 +150,7 @@ class BlockingBulkRun:
             if self._outcomes.is_over():
                 self._run.raise_what_ended_it()
                 raise StopIteration
-            self._client._write_logs()
+            self._client._log.write()
             self._outcomes.wait_in_thread()
 
     def finish(self) -> BulkReport:
@@ -163,16 +164,16 @@ class BlockingBulkRun:
         return self.report
 
     def stop(self) -> None:
-        """Start no more; what is in flight finishes and is reported, then iteration ends."""
+        """Start no more rows. What is in flight finishes and is reported; then iteration ends."""
         self._in_loop(self._run.stop)
 
     def abort(self) -> None:
-        """Stop at once: what is in flight is cancelled and reported, as unknown or not sent."""
+        """Stop at once: cancel what is in flight, and report it as unknown or not sent."""
         self._in_loop(self._run.abort)
 
     @property
     def report(self) -> BulkReport:
-        """What happened to the rows taken so far; at any time, and after the block."""
+        """What happened to the rows taken so far. Can be read at any time, also after the block."""
         return self._run.report
 
     # --- its state --------------------------------------------------------------
@@ -200,7 +201,7 @@ class BlockingBulkRun:
         elif self._state is _State.ENTERED:
             # A loop that is closed has no run to stop.
             with contextlib.suppress(RuntimeError):
-                thread.loop.call_soon_threadsafe(act)
+                thread.calls.loop.call_soon_threadsafe(act)
 
     # --- in the loop thread -----------------------------------------------------
 
@@ -209,7 +210,7 @@ class BlockingBulkRun:
         self._async_client = client
         async with self._run:
             entered.set()
-            await _wait_for_either(self._leave_block, thread.stopping)
+            await _wait_for_either(self._leave_block, thread.calls.stopping)
 
     def _opened(self) -> Pipeline:
         return self._async_client._opened()

@@ -19,20 +19,24 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import os
 import sys
 import time
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from .._options import conceal, options_from_env
 from ..bulk.run import BulkOptions, is_account_level
-from ..client import AsyncVoiceClient, conceal, options_from_env
+from ..client import AsyncVoiceClient
 from ..errors import NotSentError, OutcomeUnknownError
 from ..models import DEFAULT_BASE_URL, OutcomeStatus, SubmitRequest
 from ..quota import QuotaDefault
 from ..request_log import DeferredLog
 from .bulk import BlockingBulkRun
-from .loop_thread import CLOSED, Handover, LoopThread, import_ahead
+from .calls import CLOSED, Call
+from .imports import import_ahead
+from .life_cycle import State
+from .threads import LoopThreads
 
 if TYPE_CHECKING:
     import ssl
@@ -42,20 +46,15 @@ if TYPE_CHECKING:
     import aiohttp
     from typing_extensions import Self, Unpack
 
+    from .._limits import Limits
+    from .._options import ClientOptions
     from ..bulk.run import Rows, StopOn
-    from ..client import ClientOptions
     from ..models import AnswerFormat, Balance, SubmitResult
     from ..quota import RecipientQuota
     from ..store.store import Store
+    from .loop_thread import LoopThread
 
 T = TypeVar("T")
-
-# Seconds after a request's own deadline in which the loop thread hands its outcome
-# over. With a store it may first wait for the record.
-_GRACE = 5.0
-_GRACE_WITH_STORE = 15.0
-# Seconds that the interpreter's exit waits for the calls that it has canceled.
-_EXIT_SECONDS = 12.0
 
 _INSTEAD = {
     "submit_many": (
@@ -84,25 +83,27 @@ class VoiceClient:
     Args:
         api_id: the account's APIID.
         api_key: the account's APIKEY; no repr, log or error shows it.
-        base_url: scheme and host of the gateway. Plain http is used only when
-            it says so.
+        base_url: scheme and host of the gateway. http without TLS is used only
+            if this URL has it.
         dynamic_password: sign each request with a time-bound MD5 (True), or
             send the key itself as the vendor also allows (False).
-        answer_format: "json" or "xml": what the gateway is asked to answer in.
-            Whatever it answers is read.
-        timeout: seconds for one request: from the wait for a slot over
-            connecting to the last byte of the answer.
+        answer_format: "json" or "xml": the format that the client asks for. It
+            reads both.
+        timeout: seconds for one request, from the wait for a slot to the last
+            byte of the answer, connecting included.
         connect_timeout: seconds for one attempt to connect, TLS included.
-        connect_attempts: how often connecting is tried, with random back-off,
-            within `timeout`. Nothing but connecting is ever tried again.
-        max_connections: how many requests may be on the way at once; further
-            ones wait for a slot.
-        ssl_context: for a private certificate authority; the system's by
-            default. Certificates are always verified unless it says otherwise.
-        proxy: `http(s)://[user:password@]host[:port]`, or "env" to take it
-            from the environment, which is ignored otherwise.
-        trace_configs: aiohttp trace configs, for instrumentation. Mind that
-            they are shown the signed body.
+        connect_attempts: how often the client tries to connect, with random
+            back-off, within `timeout`. A submit is tried again only while
+            nothing was written.
+        max_connections: how many requests may be in flight at once; others
+            wait for a slot.
+        ssl_context: for a private certificate authority; by default the
+            system's authorities. Certificates are verified unless this context
+            disables that.
+        proxy: `http(s)://[user:password@]host[:port]`, or "env" for the proxy
+            that the environment names. Otherwise the environment is ignored.
+        trace_configs: aiohttp trace configs, for instrumentation. They receive
+            the signed body, which must not be logged.
         quota: the limit of calls per number, 2 a minute and 10 a day by
             default; None for no limit.
         store: what several processes share, see `Store.open`: the limit of
@@ -110,10 +111,11 @@ class VoiceClient:
             across crashes and processes. It stays open when the client is
             closed.
         require_key: whether a submit without an idempotency key is refused.
-        clock: seconds since 1970; what is signed. Must be right to within the
-            gateway's tolerance, which is not published.
-        allow_running_loop: let a call block even if an event loop is running
-            in the same thread; the loop is blocked meanwhile.
+        clock: returns the seconds since 1970 that each request is signed with.
+            It must be right within the gateway's tolerance, which is not
+            published.
+        allow_running_loop: let a call block even if an event loop runs in the
+            same thread. The loop cannot continue during the call.
 
     Raises:
         ValueError: a setting is wrong; the text says which, and which values it allows.
@@ -164,13 +166,14 @@ class VoiceClient:
         )
         # Opened by `from_env`, and closed with this client.
         self._owned_store: Store | None = None
-        self._timeout = timeout
-        self._grace = _GRACE if store is None else _GRACE_WITH_STORE
+        # How long a call waits for the loop thread.
+        self._call_seconds = timeout + _grace(self._client)
         self._allow_running_loop = allow_running_loop
         self._closed = False
         self._log = DeferredLog()
         import_ahead()
-        self._threads = _Threads(self._client, self._log)
+        make_client = partial(self._client._for_loop_thread, self._log.request_log())
+        self._threads = LoopThreads(make_client, self._log, self._client._settings.limits.exit)
         self._finalizer = weakref.finalize(self, self._threads.exit)
 
     @property
@@ -184,7 +187,7 @@ class VoiceClient:
 
         Reads `IHUYI_VOICE_API_ID`, `IHUYI_VOICE_API_KEY` and, where they are
         set, `IHUYI_VOICE_BASE_URL` and `IHUYI_VOICE_STORE`: the path or URL of
-        a store, which this opens and which closes with the client.
+        a store, which this opens and which closes with the client, or `none`.
 
         Args:
             **overrides: any argument of the class; they win over the environment.
@@ -209,8 +212,8 @@ class VoiceClient:
         """Place one call that reads out a verification code.
 
         Args:
-            mobile: one mainland number; blanks, hyphens and a +86/0086/86
-                prefix are stripped, then 1, 3-9 and nine digits must be left.
+            mobile: one mainland number. Blanks, hyphens and a prefix +86, 0086
+                or 86 are removed; then 1, a digit 3-9 and nine digits must remain.
             content: the code, a str of 4-6 ASCII digits.
             idempotency_key: names the request, 1-255 printable characters, so
                 that the store lets it be placed once, however often it is submitted.
@@ -218,7 +221,7 @@ class VoiceClient:
 
         Returns:
             The gateway accepted the call: the phone rings, usually within 5 s.
-            `replayed` is True where it did so earlier, under the same key.
+            `replayed` is True if it accepted the call earlier, under the same key.
 
         Raises:
             InvalidRequestError: the local check refused it, or its key belongs
@@ -240,8 +243,8 @@ class VoiceClient:
     def query_balance(self) -> Balance:
         """Ask how many calls the account has left.
 
-        Reading changes nothing, so it is tried again, up to `connect_attempts`
-        times within `timeout`, whatever way the transport failed.
+        Reading changes nothing, so the query is tried again after any failure of
+        the transport: up to `connect_attempts` times in all, within `timeout`.
 
         Raises:
             NotSentError: nothing was written.
@@ -261,17 +264,18 @@ class VoiceClient:
         max_failures_in_row: int | None = 20,
         wait_for_quota: bool = False,
     ) -> BlockingBulkRun:
-        """Place many calls; each row gets an outcome of its own.
+        """Place many calls. Each row gets its own outcome.
 
-        A context manager: iterate what it gives for the outcomes, as they
-        finish, or let `finish()` run it to the end. Leaving the block early
-        starts no more and waits for what is in flight; a cancellation or
-        Ctrl-C stops at once, and what was in flight is reported as unknown.
-        After the block the run still gives the outcomes that were not read.
+        The result is a context manager. Iterate over the run that it gives, to
+        get the outcomes as they finish, or call `finish()` to run to the end.
+        If the block is left early, no more rows are started, and the requests
+        in flight finish. A cancellation or Ctrl-C stops at once, and the
+        requests in flight are reported as unknown. After the block the run
+        still gives the outcomes that were not read.
 
-        An exception of the rows' iterable, of `stop_on` or of a clock stops
-        the run and comes out of the iteration as it is, whatever its class,
-        after the outcomes of the rows that were taken.
+        If the rows' iterable, `stop_on` or a clock raises, the run stops. The
+        iteration gives the outcomes of the rows that were taken, and then
+        raises that exception unchanged.
 
         Args:
             requests: an iterable or async iterable of `SubmitRequest` or
@@ -280,30 +284,30 @@ class VoiceClient:
                 (rows that wait for their quota not counted). A list, tuple,
                 set or deque is read in place; any other iterable is pulled
                 by a thread, so that it may block. A generator is closed when
-                the block is left, where it was iterated. An iterable that
-                never returns holds the block open.
+                the block is left, in the thread that iterated it. An iterable
+                that never returns keeps the block open.
             concurrency: how many requests may be in flight at once;
                 `max_connections` by default and at most.
             rate: starts per second, evenly spread; None for no limit.
-            stop_on: decides after each outcome whether to stop; by default at
-                a refusal of the whole account. None: never stop.
-            max_failures_in_row: also stop after so many outcomes in a row
+            stop_on: called with each outcome; the run stops if it returns
+                True. By default it stops at a refusal of the whole account.
+                None: never stop.
+            max_failures_in_row: also stop after this many outcomes in a row
                 that are unknown, not sent, or refused with one and the same
                 code that the table does not blame on the row (0, or a code
-                outside the table). An accepted row begins the count again; a
-                refusal that is blamed on its row ends a row of unknown and
-                not-sent outcomes only; invalid, limited and replayed rows
-                change nothing. None for no such limit. Not used when
-                `stop_on` is None.
-            wait_for_quota: let a row over its number's limit wait its turn,
-                at most 1,000 at a time, while others overtake it, instead of
-                ending as limited.
+                outside the table). An accepted row resets the count. A refusal
+                that is blamed on its row resets it only if it counts unknown
+                and not-sent outcomes. Invalid, limited and replayed rows change
+                nothing. None for no such limit. Not used when `stop_on` is None.
+            wait_for_quota: a row over its number's limit waits until it may be
+                sent, while later rows overtake it, instead of ending as
+                limited. At most 1,000 rows wait at a time.
 
         Raises:
             ValueError: an argument is wrong; the text says which.
             TypeError: an argument is of the wrong type.
-            BulkStoppedError: from the iteration or `finish()`, once what was
-                in flight is reported, when the run was stopped.
+            BulkStoppedError: the run was stopped. The iteration or `finish()`
+                raises it, after the requests in flight are reported.
         """
         return BlockingBulkRun(
             self,
@@ -315,19 +319,20 @@ class VoiceClient:
                 stop_on=stop_on,
                 max_failures_in_row=max_failures_in_row,
                 wait_for_quota=wait_for_quota,
+                limits=self._client._settings.limits,
             ),
         )
 
     def close(self) -> None:
-        """Close the connections, after the calls in progress in other threads have ended.
+        """Close the connections, after the calls in flight in other threads have ended.
 
         Each call ends within its own deadline. A call that has not ended some
-        seconds later is cancelled. Closing twice does no harm; a closed client
+        seconds later is canceled. Closing twice does no harm; a closed client
         cannot be used again.
         """
         self._closed = True
         try:
-            self._threads.close(self._timeout + self._grace)
+            self._threads.close(self._call_seconds)
         finally:
             self._log.write()
         # Not in a `finally`: an interrupted close has not ended the thread.
@@ -354,11 +359,19 @@ class VoiceClient:
         state = "closed" if self._closed else "open" if self._thread else "not yet used"
         return f"<{type(self).__name__} {self.base_url} {state}>"
 
+    def _within(self, limits: Limits) -> Self:
+        """Use other limits, from the first use on. For tests."""
+        self._client._within(limits)
+        self._call_seconds = self._client._settings.timeout + _grace(self._client)
+        self._threads.cancel_seconds = limits.exit
+        return self
+
     @property
     def _thread(self) -> LoopThread | None:
-        """The loop thread of this process, if there is one."""
+        """The loop thread of this process, if one was started."""
         thread = self._threads.current
-        return thread if thread.was_started() and thread.is_usable() else None
+        is_new = thread.life.state is State.NEW
+        return thread if thread.is_usable() and not is_new else None
 
     def _call(
         self,
@@ -370,38 +383,24 @@ class VoiceClient:
         """Run a coroutine in the loop thread, wait for its end, and write the log."""
         self._check_usable(name)
         began = time.monotonic()
-        end: Handover[T] = Handover()
-        begun = given_up = False
-
-        def begin(client: AsyncVoiceClient) -> Awaitable[T]:
-            nonlocal begun
-            # In this order: a caller that gives up cancels first and reads `begun` after that.
-            begun = True
-            if end.cancelled():
-                raise asyncio.CancelledError  # pragma: no cover - only a race gets here
-            return start(client)
-
-        deadline = began + self._timeout + self._grace + extra_seconds
+        deadline = began + self._call_seconds + extra_seconds
+        call = Call(start)
         try:
-            self._running_thread().begin(begin, end)
-            in_time = end.wait(deadline - time.monotonic())
-            # Cancels a call that has not ended. If it has ended just now, its end counts.
-            given_up = not in_time and end.cancel()
-            return end.result()
+            self._running_thread().calls.begin(call)
+            # `cancel` fails if the call has ended just now. Then its end counts.
+            if call.wait(deadline - time.monotonic()) or not call.cancel():
+                return call.result()
+            error = self._unanswered(name, call, "the client's thread did not answer in time")
         except concurrent.futures.CancelledError:
-            reason = (
-                "the client's thread did not answer in time"
-                if given_up
-                else "the client was closed, or the program ended,"
-            )
-            error = self._no_end(name, reason, begun=begun)
+            reason = "the client was closed, or the program ended,"
+            error = self._unanswered(name, call, reason)
         except NotSentError as not_sent:
-            if begun:
+            if call.begun:
                 raise
             error = not_sent
         except BaseException:
             # Ctrl-C ends only the wait. The call itself must end too, begun or not.
-            end.cancel()
+            call.cancel()
             raise
         finally:
             self._log.write()
@@ -413,9 +412,9 @@ class VoiceClient:
             self._log.write()
         raise error
 
-    def _no_end(self, name: str, reason: str, *, begun: bool) -> Exception:
+    def _unanswered(self, name: str, call: Call[T], reason: str) -> Exception:
         """The error for a call that the loop thread has not answered."""
-        if begun:
+        if call.begun:
             reason = f"{reason} while the request was on its way"
             return OutcomeUnknownError(reason, may_have_rung=name not in _RINGS_NO_PHONE)
         if self._closed:  # pragma: no cover - only a race gets here
@@ -452,60 +451,14 @@ class VoiceClient:
             NotSentError: the thread cannot be started.
             RuntimeError: the client is closed.
         """
-        thread = self._threads.running(self._timeout + self._grace)
+        thread = self._threads.running(self._call_seconds)
         # A `close` in another thread either finds the loop thread, or is seen here.
         if self._closed:
             self._threads.close(0.0)
             raise RuntimeError(CLOSED)
         return thread
 
-    def _write_logs(self) -> None:
-        """Write the log entries of the loop thread from the calling thread."""
-        self._log.write()
 
-
-class _Threads:
-    """The loop thread of one client, in each process; holds no reference to the client.
-
-    There is one at a time. A thread that has ended, or that a fork left in the
-    parent, has exactly one successor.
-    """
-
-    def __init__(self, settings: AsyncVoiceClient, log: DeferredLog) -> None:
-        self._log = log
-        self._exiting = False
-        request_log = log.request_log()
-        self.current = LoopThread(lambda: settings._for_loop_thread(request_log))
-
-    def running(self, seconds: float) -> LoopThread:
-        """The thread, which is started within so many seconds if it does not run."""
-        while True:
-            thread = self.current
-            while not thread.is_usable():
-                if thread.pid != os.getpid():
-                    # Kept, because a child that frees it closes its parent's loop and sockets.
-                    _inherited.append(thread)
-                thread = thread.successor()
-            self.current = thread
-            if thread.start(seconds):
-                return thread
-
-    def close(self, seconds: float) -> None:
-        """Let the calls end within so many seconds, cancel the rest, and end the thread."""
-        thread = self.current
-        if not thread.stop(seconds, cancel_remaining=False):
-            thread.stop(_EXIT_SECONDS, cancel_remaining=True)
-
-    def exit(self) -> None:
-        """Cancel the calls and end the thread: the client is unreachable, or the program exits."""
-        self._exiting = True
-        self.current.stop(_EXIT_SECONDS, cancel_remaining=True)
-        self._log.write()
-
-    def after_call(self) -> None:
-        """End the thread of a call that was made at exit, after the finalizer ran."""
-        if self._exiting:
-            self.exit()
-
-
-_inherited: list[LoopThread] = []
+def _grace(client: AsyncVoiceClient) -> float:
+    limits = client._settings.limits
+    return limits.grace if client._store is None else limits.grace_with_store

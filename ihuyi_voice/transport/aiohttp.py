@@ -1,13 +1,13 @@
 """Sends signed bytes to the gateway over aiohttp, and says what is known when that fails.
 
-The only module that translates aiohttp's exceptions. It sends what it is given
+This is the only module that translates aiohttp's exceptions. It sends each body
 once: no retry, no redirect, no decoding, no signing. The parts of aiohttp that
 it replaces are in `connector.py` and `resolver.py`.
 
 Whether something may have been written is known, not guessed:
-`ResettingConnector.connect` hands out every connection, and nothing can be
-written without one. An exception before that is a `NotSentError`, a later one
-is an `OutcomeUnknownError`. The class of the exception only selects the words.
+`ResettingConnector.connect` provides every connection, and nothing can be
+written without one. An exception before that becomes a `NotSentError`, a later one
+an `OutcomeUnknownError`. The class of the exception only selects the text.
 aiohttp's frames hold the body, the headers and the proxy, so no exception that
 leaves this module carries them.
 """
@@ -48,17 +48,11 @@ if TYPE_CHECKING:
     from ..models import Answer, Settings, SignedBody
     from .base import Exchange
 
-# Common servers close an idle connection after 5 s. A connection that is closed
-# at the moment of its reuse costs an unknown outcome.
-_KEEPALIVE_SECONDS = 4.0
 # Without this header a proxy may compress; a small answer could unpack into a large one.
 _HEADERS = {"User-Agent": "ihuyi-voice", "Accept-Encoding": "identity"}
-# Loop iterations within which the socket of an aborted connection is closed: one,
-# or two with TLS. The others are a margin.
-_CLOSING_TURNS = 4
 
-# The words for every exception of aiohttp's client, by name because the older
-# releases we allow lack some. Where the system gave a reason, it follows the words.
+# What each exception of aiohttp's client means, by name because the older releases
+# that we allow lack some. If the system gave a reason, it follows this text.
 WORDS: dict[str, str] = {
     "ClientConnectorDNSError": "the host name could not be resolved ({peer})",
     "ClientConnectorCertificateError": "the server's certificate is not valid ({peer})",
@@ -79,26 +73,26 @@ WORDS: dict[str, str] = {
     "ClientConnectionError": "the connection broke",
     "ClientPayloadError": "the answer broke off",
     "UploadAbortedError": "the request broke off",
-    "ContentTypeError": "the answer is not HTTP as it should be",
-    "WSServerHandshakeError": "the answer is not HTTP as it should be",
-    "ClientResponseError": "the answer is not HTTP as it should be",
-    "WSMessageTypeError": "the answer is not HTTP as it should be",
+    "ContentTypeError": "the answer is not valid HTTP",
+    "WSServerHandshakeError": "the answer is not valid HTTP",
+    "ClientResponseError": "the answer is not valid HTTP",
+    "WSMessageTypeError": "the answer is not valid HTTP",
     "TooManyRedirects": "the gateway redirected",
     "RedirectClientError": "the gateway redirected",
     "InvalidUrlRedirectClientError": "the gateway redirected",
     "NonHttpUrlRedirectClientError": "the gateway redirected",
-    "InvalidURL": "the URL is not one",
-    "InvalidUrlClientError": "the URL is not one",
-    "NonHttpUrlClientError": "the URL is not one",
+    "InvalidURL": "the URL is not valid",
+    "InvalidUrlClientError": "the URL is not valid",
+    "NonHttpUrlClientError": "the URL is not valid",
     "ClientError": "aiohttp failed",
-    # Not aiohttp's: what the system or a caller's trace config may raise.
+    # Not from aiohttp: the system or a caller's trace config may raise these.
     "ConnectionError": "the connection broke",
     "TimeoutError": "it took too long",
     "OSError": "the system refused",
     "Exception": "an unexpected exception",
 }
-# What aiohttp raises only before a connection exists. It decides where a test
-# double replaces aiohttp's session, so that our connector is never asked.
+# aiohttp raises these only before a connection exists. They decide where a test
+# double replaces aiohttp's session, because then our connector is not used.
 _ONLY_CONNECTING = (
     aiohttp.ClientConnectorError,
     aiohttp.ClientHttpProxyError,
@@ -106,6 +100,9 @@ _ONLY_CONNECTING = (
     aiohttp.InvalidURL,
     aiohttp.ServerFingerprintMismatch,
 )
+# What sends a request, which aioresponses and other test doubles replace at any time.
+# Then there is no connection that could be cut at the deadline.
+_REQUEST = aiohttp.ClientSession._request  # noqa: SLF001 - to see whether it is replaced
 
 
 class AiohttpTransport:
@@ -123,13 +120,14 @@ class AiohttpTransport:
         self._timeout_seconds = settings.timeout
         self._connect_seconds = settings.connect_timeout
         self._timeout = _only_connecting(settings.connect_timeout)
+        self._closing_turns = settings.limits.closing_turns
         self._proxy = None if settings.proxy is None else _Proxy(settings.proxy, self._base)
         self._traced = bool(trace_configs)
         self._deadlines = Deadlines()
         self._session = aiohttp.ClientSession(
             connector=ResettingConnector(
                 limit=0,
-                keepalive_timeout=_KEEPALIVE_SECONDS,
+                keepalive_timeout=settings.limits.keepalive,
                 ssl=True if ssl_context is None else ssl_context,
                 resolver=DaemonResolver(settings.connect_timeout),
             ),
@@ -145,30 +143,15 @@ class AiohttpTransport:
 
     async def post(self, target: str, body: SignedBody, exchange: Exchange) -> Answer:
         """See `Transport.post`."""
-        remaining = exchange.remaining()
-        if exchange.is_late():
-            msg = f"the deadline of {self._timeout_seconds:g} s passed before it was its turn"
-            raise NotSentError(msg)
-        if self._session.closed:
-            msg = "the client was closed before it was its turn"
-            raise NotSentError(msg)
+        remaining = self._remaining(exchange)
         sending = Sending(exchange)
-        proxy = self._proxy
         error: BaseException | None = None
         self._deadlines.add(sending)
         token = current_sending.set(sending)
         try:
-            answering = self._session.post(
-                self._url(target),
-                data=Form(body.reveal()),
-                allow_redirects=False,
-                timeout=self._timeout
-                if remaining >= self._connect_seconds
-                else _only_connecting(remaining),
-                proxy=None if proxy is None else proxy.url,
-                proxy_headers=None if proxy is None else proxy.tunnel_headers(),
-            )
-            response = await (_in_time(answering, sending) if self._traced else answering)
+            answering = self._start(target, body, remaining)
+            may_hang = self._traced or aiohttp.ClientSession._request is not _REQUEST  # noqa: SLF001 - as above
+            response = await (_in_time(answering, sending) if may_hang else answering)
             if sending.answer is None:
                 # A test double replaces aiohttp's session.
                 sending.answer = await read_answer(response)
@@ -179,8 +162,8 @@ class AiohttpTransport:
             current_sending.reset(token)
             self._deadlines.remove(sending)
         if error is None:
-            return sending.answer  # type: ignore[return-value] # read, where there is no error
-        # Outside of the handler, so that aiohttp's exception, whose text may quote
+            return sending.answer  # type: ignore[return-value] # read, because there is no error
+        # Raised after the handler, so that aiohttp's exception, whose text may quote
         # the gateway, does not become the context. A task in pure Python resumes
         # this coroutine while it handles that exception, so the context is cleared too.
         try:
@@ -190,10 +173,41 @@ class AiohttpTransport:
             error.__context__ = None
             del error
 
+    def _remaining(self, exchange: Exchange) -> float:
+        """Seconds left for a request that may still be sent.
+
+        Raises:
+            NotSentError: its deadline has passed, or the client is closed.
+        """
+        remaining = exchange.remaining()
+        if exchange.is_late():
+            msg = f"the deadline of {self._timeout_seconds:g} s passed before it was its turn"
+            raise NotSentError(msg)
+        if self._session.closed:
+            msg = "the client was closed before it was its turn"
+            raise NotSentError(msg)
+        return remaining
+
+    def _start(
+        self, target: str, body: SignedBody, remaining: float
+    ) -> Awaitable[aiohttp.ClientResponse]:
+        """Hand the form to aiohttp; await the result to send it."""
+        proxy, timeout = self._proxy, self._timeout
+        if remaining < self._connect_seconds:
+            timeout = _only_connecting(remaining)
+        return self._session.post(
+            self._url(target),
+            data=Form(body.reveal()),
+            allow_redirects=False,
+            timeout=timeout,
+            proxy=None if proxy is None else proxy.url,
+            proxy_headers=None if proxy is None else proxy.tunnel_headers(),
+        )
+
     async def aclose(self) -> None:
         """Reset every connection; requests in flight end as unknown."""
         await self._session.close()
-        for _ in range(_CLOSING_TURNS):
+        for _ in range(self._closing_turns):
             await asyncio.sleep(0)
         self._deadlines.close()
 
@@ -206,7 +220,7 @@ class AiohttpTransport:
             # The loop may not run again.
             return
         with anyio.CancelScope(shield=True):
-            for _ in range(_CLOSING_TURNS):
+            for _ in range(self._closing_turns):
                 if sending.protocol.lost:
                     break
                 await asyncio.sleep(0)
@@ -214,7 +228,7 @@ class AiohttpTransport:
         sending.exchange.reset = sending.protocol.lost and self._proxy is None
 
     def _translate(self, exception: BaseException, sending: Sending) -> BaseException | None:
-        """The error to raise for an exception, without its frames; None for nothing."""
+        """The error to raise for an exception, without its frames; None: the answer counts."""
         if not isinstance(exception, Exception):
             # A cancellation, KeyboardInterrupt or SystemExit.
             exception.__context__ = exception.__cause__ = None
@@ -227,7 +241,7 @@ class AiohttpTransport:
         if not exchange.may_have_been_written and (
             sending.connecting or isinstance(exception, _ONLY_CONNECTING)
         ):
-            # aiohttp's own limit for connecting may end at the same moment; it says more.
+            # aiohttp's limit for connecting may end at the same moment; its error says more.
             cut = sending.expired and not isinstance(exception, aiohttp.ConnectionTimeoutError)
             error = NotSentError(
                 f"nothing was written within {self._timeout_seconds:g} s"
@@ -248,9 +262,9 @@ class AiohttpTransport:
     def _words(self, exception: Exception, cause: OSError | None) -> str:
         """What happened, by the class of the exception and the system's reason."""
         names = (cls.__name__ for cls in type(exception).__mro__)
-        words = next(WORDS[name] for name in names if name in WORDS)
+        text = next(WORDS[name] for name in names if name in WORDS)
         reason = f" ({type(exception).__name__})" if cause is None else f": {_why(cause)}"
-        return words.format(peer=self._peer(exception)) + reason
+        return text.format(peer=self._peer(exception)) + reason
 
     def _peer(self, exception: Exception) -> str:
         """Host and port that an exception is about."""
@@ -301,7 +315,7 @@ def _basic(user: str, password: str) -> str:
 async def _in_time(
     answering: Awaitable[aiohttp.ClientResponse], sending: Sending
 ) -> aiohttp.ClientResponse:
-    """Cancel at the deadline what does not end by itself: a trace config may hang."""
+    """The response, cancelled at the deadline: a trace config or a test double may hang."""
     with anyio.move_on_after(sending.exchange.remaining()):
         return await answering
     sending.expired = True
@@ -320,7 +334,7 @@ def _system_error(exception: Exception) -> OSError | None:
 def _why(error: OSError) -> str:
     if error.errno is None or isinstance(error, ssl.SSLError | socket.gaierror):
         return error.strerror or str(error)
-    # asyncio replaces the system's text by its own.
+    # asyncio replaced the system's text: look it up again.
     return os.strerror(error.errno)
 
 

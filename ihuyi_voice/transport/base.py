@@ -23,14 +23,14 @@ class Transport(Protocol):
     """
 
     async def post(self, target: str, body: SignedBody, exchange: Exchange) -> Answer:
-        """POST the form `body` to `target` (path and query) exactly once.
+        """POST the form `body` to `target` (path and query) at most once.
 
-        Set `exchange.may_have_been_written` before the first byte may leave,
-        write nothing once `exchange.is_late()`, and end by the exchange's
-        deadline.
+        Set `exchange.may_have_been_written` before the first byte may leave.
+        Write nothing once `exchange.is_late()`. Return or raise by the
+        exchange's deadline.
 
         Raises:
-            NotSentError: certainly nothing was written.
+            NotSentError: it is certain that nothing was written.
             OutcomeUnknownError: something may have been written, and no whole
                 answer came by the exchange's deadline.
         """
@@ -48,9 +48,9 @@ class Exchange:
         may_have_been_written: False while it is certain that no byte was
             written to the gateway.
         outlived: returns True once the request must not be written any more,
-            even before the deadline; None where only the deadline counts.
+            even before the deadline; None if only the deadline counts.
         reset: the connection is closed and the kernel's send buffer dropped,
-            so that no byte can reach the gateway later. False where this is
+            so that no byte can reach the gateway later. False if this is
             not known: behind a proxy, after an answer, or without a connection.
         unrecorded: counts the outcome while the store has not recorded it;
             None where nothing counts it.

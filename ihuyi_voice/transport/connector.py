@@ -1,12 +1,12 @@
 """The connections to the gateway: aiohttp with some of its parts overridden.
 
-An abandoned connection is reset, not closed: a close leaves the unsent bytes
-with the kernel, which may deliver them long after the request was reported as
-unknown. A pooled connection is reused only when nothing was received on it
+An abandoned connection is reset, not closed: after a close the kernel keeps the
+unsent bytes, and may deliver them long after the request was reported as
+unknown. A pooled connection is reused only if nothing was received on it
 since its last answer. A forked child closes its duplicates of the sockets at
 once, because a connection lives as long as its last duplicate.
 
-Overridden, and tested on the lowest and the newest aiohttp we allow:
+This module overrides, and tests check on the lowest and the newest aiohttp that we allow:
 `TCPConnector.connect`, `_get` and `_wrap_create_connection`,
 `ResponseHandler.close`, `connection_made` and `connection_lost`,
 `ClientRequest.update_body_from_data` and `write_bytes`, and `ClientResponse.start`.
@@ -46,11 +46,11 @@ if TYPE_CHECKING:
 
     from .base import Exchange
 
-# Bytes to read at once: below the 128 KB from which a C library asks the system.
+# Bytes to read at once: the C library asks the system for buffers of 128 KB and more.
 _READ_BYTES = 64 * 1024
-# On, with a timeout of 0: closing resets the connection and drops what is unsent.
+# On, with a timeout of 0: closing resets the connection and drops the unsent bytes.
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-# Linux's option for what a socket's memory is used for, first what was received.
+# Linux's option for a socket's memory use; its first number is for received data.
 _SO_MEMINFO = 55
 _NOTHING = bytes(4)
 # Seconds until the next address of a host is tried beside the first.
@@ -70,8 +70,8 @@ class Sending:
 
     Attributes:
         exchange: the request that is sent.
-        connecting: aiohttp was asked for a connection.
-        connection: the connection it got.
+        connecting: aiohttp has begun to get a connection.
+        connection: the connection; None before there is one.
         protocol: what reads and writes on that connection.
         expired: the deadline has passed.
         failure: what `exchange.outlived` raised just before the write.
@@ -115,9 +115,9 @@ class Sending:
         return self.expired or self.exchange.is_late()
 
     def may_write(self) -> bool:
-        """Whether the body may be written now; the connection is cut where it may not.
+        """Whether the body may be written now; if not, cut the connection.
 
-        Where `outlived` fails, the body is not written either.
+        The body may not be written if `outlived` raises.
         """
         try:
             late = self.expired or self.exchange.is_late()
@@ -143,7 +143,7 @@ class Deadlines:
         self._due = math.inf
 
     def add(self, sending: Sending) -> None:
-        """Let this POST expire at its deadline, until `remove`."""
+        """Let this POST expire at its deadline, unless `remove` comes first."""
         self._sendings[sending] = None
         if sending.exchange.deadline < self._due:
             self._wait_until(sending.exchange.deadline)
@@ -165,8 +165,8 @@ class Deadlines:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
 
     def _look(self) -> None:
-        """Expire what has reached its deadline, and wait for the next one."""
-        # A timer may fire early, by as much as the loop's clock is coarse.
+        """Expire each POST that has reached its deadline, and wait for the next deadline."""
+        # A timer may fire early, by one step of the loop's clock.
         now = time.monotonic() + _TIMER_SECONDS
         due = math.inf
         for sending in self._sendings:
@@ -267,9 +267,8 @@ class ResettingProtocol(ResponseHandler):
         """See `asyncio.Protocol`."""
         super().connection_made(transport)
         self._is_quiet = _quiet_check(_sockets[transport.get_extra_info("socket").fileno()])
-        # asyncio's transport says how much it reads at once, and takes a buffer
-        # of that size for every read. One of its 256 KB comes fresh from the
-        # system each time, which is a fifth of what a send costs.
+        # asyncio's transport allocates a buffer of `max_size` for every read. The
+        # system provides its 256 KB newly each time: a fifth of the cost of a send.
         if getattr(transport, "max_size", 0) > _READ_BYTES:
             transport.max_size = _READ_BYTES  # type: ignore[attr-defined]
 
@@ -279,7 +278,7 @@ class ResettingProtocol(ResponseHandler):
         super().connection_lost(exc)
 
     def close(self) -> None:
-        """Reset the connection: what is not sent yet is never sent."""
+        """Reset the connection: bytes that are not sent yet are never sent."""
         transport = self.transport
         self.transport: asyncio.Transport | None = None
         if transport is not None:
@@ -292,7 +291,7 @@ class ResettingProtocol(ResponseHandler):
 
 
 class ResettingConnector(aiohttp.TCPConnector):
-    """Hands out connections and records that it did: before that, nothing was written."""
+    """Provides connections, and records it: before that, nothing was written."""
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 - as the base class takes them
         super().__init__(**options)
@@ -337,12 +336,12 @@ class ResettingConnector(aiohttp.TCPConnector):
 
     async def _wrap_create_connection(
         self,
-        *arguments: Any,  # noqa: ANN401 - handed on
+        *arguments: Any,  # noqa: ANN401 - passed on
         addr_infos: list[AddrInfoType],
         req: ClientRequest,
         timeout: aiohttp.ClientTimeout,
         client_error: type[Exception] = aiohttp.ClientConnectorError,
-        **options: Any,  # noqa: ANN401 - handed on
+        **options: Any,  # noqa: ANN401 - passed on
     ) -> tuple[asyncio.Transport, ResponseHandler]:
         # Only aiohttp 3.12 and newer take a socket factory.
         try:
@@ -422,7 +421,7 @@ class WholeResponse(aiohttp.ClientResponse):
         await super().start(connection)
         sending = current_sending.get()
         answer = sending.answer = await read_answer(self)
-        # Without a parser, what arrives from now on is kept, and `should_close` sees it.
+        # Without a parser the protocol keeps later bytes, and `should_close` sees them.
         sending.protocol._parser = None  # type: ignore[union-attr]  # noqa: SLF001 - ours; set by `connect`
         # For trace configs that read it.
         self._body = answer.body
@@ -445,8 +444,8 @@ async def read_answer(response: aiohttp.ClientResponse) -> Answer:
 def marking(trace_configs: Sequence[aiohttp.TraceConfig]) -> list[aiohttp.TraceConfig]:
     """The caller's trace configs between two that record how far the request got.
 
-    A caller's callback may raise or hang. Before the first signal nothing was
-    done, and before the last config's headers signal nothing was written.
+    A caller's callback may raise or wait for ever. Before the first config's signal
+    nothing was done, and before the last config's headers signal nothing was written.
     """
     if not trace_configs:
         return []

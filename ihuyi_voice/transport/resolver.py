@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from aiohttp.abc import ResolveResult
 
-# A look-up cannot be cancelled. The next one is refused while this many hang.
+# A look-up cannot be cancelled. While this many have not ended, the next one is refused.
 _MOST_LOOK_UPS = 8
 
 _NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
@@ -48,7 +48,7 @@ class DaemonResolver(AbstractResolver):
             OSError: the host has none, or the look-up failed or took too long.
         """
         if self._running == _MOST_LOOK_UPS:
-            msg = f"{_MOST_LOOK_UPS} earlier look-ups have not come back"
+            msg = f"{_MOST_LOOK_UPS} earlier look-ups have not ended"
             raise OSError(msg)
         loop = asyncio.get_running_loop()
         found: asyncio.Future[list[ResolveResult]] = loop.create_future()
@@ -91,7 +91,7 @@ def _start(run: Callable[[], None]) -> None:
 
 
 def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult] | OSError:
-    """The addresses, or the error: no code could catch it in this thread."""
+    """The addresses or the error. It is not raised: no caller in this thread could catch it."""
     getaddrinfo = unpatched("socket", "getaddrinfo")
     try:
         infos = getaddrinfo(host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG)
@@ -115,7 +115,7 @@ def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[Resolve
 
 def _numeric(address: tuple[str, int] | tuple[str, int, int, int]) -> str:
     if len(address) == 4 and address[3]:
-        # A link-local address needs its interface with it.
+        # A link-local address is complete only with its interface.
         host: str = unpatched("socket", "getnameinfo")(address, _AS_NUMBERS)[0]
         return host
     return address[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import asyncio.constants
 import logging
 import signal
 import sys
@@ -36,8 +37,10 @@ def _logged(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.fixture
-async def watched() -> AsyncIterator[None]:
+async def watched(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     """Asyncio's debug mode, no blocking call, nothing left running."""
+    # Of each callback it keeps where that was created, ten frames deep: most of the time.
+    monkeypatch.setattr(asyncio.constants, "DEBUG_STACK_DEPTH", 1)
     loop = asyncio.get_running_loop()
     loop.set_debug(True)
     # SystemExit: no code under test can take it for its own timeout.

@@ -37,6 +37,7 @@ from tests.bulk.spies import (
     turns,
     until,
 )
+from tests.inside import taken
 from tests.rogue import ACCEPTED
 
 if TYPE_CHECKING:
@@ -223,7 +224,8 @@ async def test_a_cancelled_scope_while_a_row_waits_for_the_rate(gateway: Gateway
         with leaving_nothing(), anyio.CancelScope() as scope:
             async with run:
                 await run.__anext__()
-                await until(lambda: run._pace.pause.is_waiting)
+                await until(lambda: spy.taken == 2)
+                await turns()
                 scope.cancel()
                 await run.finish()
     assert {S.ACCEPTED: 1, S.NOT_SENT: 1} == counted(run.report)
@@ -332,7 +334,7 @@ async def test_abort_while_connecting_is_not_sent(watched: None) -> None:
             filler.connect_ex(deaf.getsockname())
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
         async with client(url) as voice, voice.submit_many(pairs(9), concurrency=2) as run:
-            await until(lambda: run._intake.taken == 2)
+            await until(lambda: taken(run) == 2)
             await turns()
             run.abort()
             assert {S.NOT_SENT: 2} == counted(await run.finish())

@@ -15,6 +15,7 @@ from ihuyi_voice import BulkStoppedError, OutcomeStatus, VoiceClient
 from ihuyi_voice.bulk.outcomes import OutcomeQueue
 from ihuyi_voice.sandbox import Chaos
 from tests.bulk.spies import Spy, counted, pairs, sandbox, source
+from tests.inside import bells
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -200,5 +201,5 @@ def test_interrupted_waits_leave_at_most_one_bell_per_thread(  # pragma: no cove
 
     with voice.submit_many(rows()) as run:
         assert [0, 1, 2] == sorted(interrupter.read_all(run))
-        assert len(run._outcomes._bells) <= 1
+        assert bells(run) <= 1
     assert 50 == interrupter.raised

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ihuyi_voice import OutcomeStatus, RecipientQuota
-from ihuyi_voice.bulk.pacing import _CATCH_UP
+from ihuyi_voice._limits import Limits
 from tests.bulk.spies import (
     IN_MEMORY,
     READ_AHEAD_OF,
@@ -24,6 +24,7 @@ from tests.bulk.spies import (
     turns,
     until,
 )
+from tests.inside import make_due, shorten, unread
 
 if TYPE_CHECKING:
     from ihuyi_voice.bulk.run import BulkRun
@@ -131,16 +132,13 @@ async def test_starts_keep_to_the_rate_without_a_burst(gateway: Gateway) -> None
     assert run.report.elapsed > 0.49
 
 
-async def test_after_a_delay_only_a_short_burst_catches_up(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_after_a_delay_only_a_short_burst_catches_up(gateway: Gateway) -> None:
     """Otherwise a gateway that was slow for a minute would get a minute of starts at once."""
     # At most the starts of one second, always; in this test those of two rows.
-    assert 0 < _CATCH_UP <= 1
-    monkeypatch.setattr("ihuyi_voice.bulk.pacing._CATCH_UP", 0.01)
+    assert 0 < Limits().catch_up <= 1
     gateway.held = lambda number: number == mobile(0)
     async with (
-        client(gateway.url) as voice,
+        client(gateway.url)._within(Limits(catch_up=0.01)) as voice,
         voice.submit_many(pairs(50), rate=200, concurrency=1) as run,
     ):
         await gateway.arrived(1)
@@ -160,7 +158,8 @@ async def test_stopped_while_a_row_waits_for_the_rate(gateway: Gateway, ending: 
 
     async def leave(run: BulkRun) -> None:
         await run.__anext__()
-        await until(lambda: run._pace.pause.is_waiting)
+        await until(lambda: spy.taken == 2)
+        await turns()
         if ending == "raise":
             raise KeyError
         if ending != "leave":
@@ -232,22 +231,22 @@ class SlowStore:
         self.reserving = ""
         self.released: list[str] = []
 
-    async def reserve(self, number: str, now: float, limits: object) -> float:
+    async def reserve(self, number: str, token: str, windows: object) -> float:
         self.reserving = number
         if number == self._slow_for:
             await self.go_on.wait()
         return 0.0
 
-    async def release(self, number: str, reserved_at: float) -> None:
+    async def release(self, number: str, token: str) -> None:
         self.released.append(number)
 
 
 # --- back-pressure ---------------------------------------------------------------
 
 
-async def held_up(gateway: Gateway, run: BulkRun) -> None:
-    """Wait until the run starts no more because its outcomes are not read."""
-    await until(lambda: run._intake.waits_for_room and not gateway.running)
+async def held_up(run: BulkRun, outcomes: int) -> None:
+    """Wait for so many outcomes, and let the run start more rows if it would."""
+    await until(lambda: run.report.total >= outcomes)
     await turns()
 
 
@@ -257,7 +256,7 @@ async def test_at_most_32_rows_more_than_are_in_flight_are_taken_beyond_what_was
     gateway: Gateway, kind: str, concurrency: int
 ) -> None:
     """For each kind of source, at any moment, while the consumer reads slowly."""
-    spy = Spy(pairs(300))
+    spy = Spy(pairs(150))
     read = 0
     beyond: list[int] = []
     spy.look = lambda: beyond.append(spy.taken - read)
@@ -270,7 +269,7 @@ async def test_at_most_32_rows_more_than_are_in_flight_are_taken_beyond_what_was
             if read % 20 == 1:
                 # Everything that may start now has time to start.
                 await turns()
-    assert 300 == read == spy.taken
+    assert 150 == read == spy.taken
     assert 1 <= max(beyond) <= concurrency + 32
 
 
@@ -294,7 +293,7 @@ async def test_a_consumer_that_stops_early_has_rung_few_extra_phones(
 async def test_reading_makes_room_for_more_rows(gateway: Gateway) -> None:
     """Several rows start together again, and none is left out."""
     async with client(gateway.url) as voice, voice.submit_many(pairs(200), concurrency=5) as run:
-        await held_up(gateway, run)
+        await held_up(run, 5 + 32)
         sent = len(gateway.mobiles)
         assert 5 + 32 == sent
         seen = {(await run.__anext__()).index for _ in range(10)}
@@ -312,7 +311,7 @@ async def test_outcomes_of_invalid_rows_are_bounded_too(gateway: Gateway) -> Non
         client(gateway.url) as voice,
         voice.submit_many(spy.as_list(), concurrency=8) as run,
     ):
-        await held_up(gateway, run)
+        await held_up(run, 8 + 32)
         assert 8 + 32 == spy.taken
         assert 1000 == (await run.finish()).total
 
@@ -322,7 +321,7 @@ async def test_stopped_while_the_outcomes_are_not_read(gateway: Gateway, ending:
     spy = Spy(pairs(1000))
     async with client(gateway.url) as voice:
         async with voice.submit_many(spy.as_list(), concurrency=5) as run:
-            await held_up(gateway, run)
+            await held_up(run, 5 + 32)
             if ending != "leave":
                 getattr(run, ending)()
         # Outcomes that were not read in the block can be read after it.
@@ -340,11 +339,10 @@ async def test_a_row_that_waited_for_its_quota_waits_for_room_too(gateway: Gatew
         client(gateway.url, quota=quota) as voice,
         voice.submit_many(rows, concurrency=3, wait_for_quota=True) as run,
     ):
-        await held_up(gateway, run)
+        await held_up(run, 3 + 32)
         # Its minute is over.
-        quota._limits = ((1, 1e-6),)
-        run._intake._waiting[0] = run._intake._waiting[0]._replace(due=0.0)
-        run._intake._make_use_of_room()
+        shorten(quota, (1, 1e-6))
+        make_due(run)
         await turns()
         assert 3 + 32 == len(gateway.mobiles)
         assert 61 == (await run.finish()).total
@@ -361,7 +359,7 @@ async def test_two_readers_share_the_outcomes(gateway: Gateway) -> None:
         gateway.held = lambda number: number != pair(0)[0]
         readers = [asyncio.create_task(read()) for _ in range(2)]
         await gateway.arrived(10)
-        await until(lambda: run.report.total == 1 and not len(run._outcomes))
+        await until(lambda: run.report.total == 1 and not unread(run))
         await turns()
         assert not any(reader.done() for reader in readers)
         gateway.release()

@@ -9,8 +9,9 @@ import anyio
 import pytest
 
 from ihuyi_voice import Outcome, OutcomeStatus, QuotaExceededError, RecipientQuota
-from ihuyi_voice.bulk.progress import RunState
+from ihuyi_voice._limits import Limits
 from tests.bulk.spies import Asked, Gateway, Spy, client, counted, mobile, pair, pairs, turns, until
+from tests.inside import has_ended, shorten, waiting_for_quota
 
 S = OutcomeStatus
 
@@ -18,7 +19,7 @@ S = OutcomeStatus
 def short(seconds: float = 0.1) -> RecipientQuota:
     """One call per number and so many seconds."""
     quota = RecipientQuota(per_minute=1, per_day=None)
-    quota._limits = ((1, seconds),)
+    shorten(quota, (1, seconds))
     return quota
 
 
@@ -76,15 +77,12 @@ async def test_a_row_comes_due_while_the_source_has_none_yet(gateway: Gateway) -
         assert [0, 1, 2] == [outcome.index async for outcome in run]
 
 
-async def test_a_limited_number_of_rows_wait(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ihuyi_voice.bulk.pacing._MOST_WAITING", 5)
+async def test_a_limited_number_of_rows_wait(gateway: Gateway) -> None:
     spy = Spy([pair(0)] * 8 + [pair(1)])
     waiting: list[int] = []
-    spy.look = lambda: waiting.append(run._intake.waiting)
+    spy.look = lambda: waiting.append(waiting_for_quota(run))
     async with (
-        client(gateway.url, quota=short(0.15)) as voice,
+        client(gateway.url, quota=short(0.15))._within(Limits(most_waiting=5)) as voice,
         voice.submit_many(spy.as_list(), wait_for_quota=True) as run,
     ):
         assert {S.ACCEPTED: 9} == counted(await run.finish())
@@ -101,7 +99,7 @@ async def test_more_than_a_thousand_waiting_rows_are_bounded(gateway: Gateway) -
         voice.submit_many(spy.as_list(), wait_for_quota=True) as run,
     ):
         await run.__anext__()
-        await until(lambda: run._intake.waiting == 1000)
+        await until(lambda: spy.taken == 1001)
         await turns()
         assert 1001 == spy.taken
         run.stop()
@@ -114,12 +112,13 @@ async def test_more_than_a_thousand_waiting_rows_are_bounded(gateway: Gateway) -
 async def test_rows_that_wait_when_the_run_is_stopped_end_limited(
     gateway: Gateway, ending: str
 ) -> None:
-    rows = [pair(0)] * 4
+    spy = Spy([pair(0)] * 4)
     quota = RecipientQuota(per_minute=1, per_day=None)
     async with client(gateway.url, quota=quota) as voice:
-        async with voice.submit_many(rows, wait_for_quota=True) as run:
+        async with voice.submit_many(spy.as_list(), wait_for_quota=True) as run:
             await run.__anext__()
-            await until(lambda: run._intake.waiting == 3)
+            await until(lambda: spy.taken == 4)
+            await turns()
             if ending != "leave":
                 getattr(run, ending)()
         made = [outcome async for outcome in run]
@@ -135,16 +134,18 @@ async def test_a_cancelled_scope_while_rows_wait(gateway: Gateway) -> None:
     """The predicate is not asked about rows that end because of the cancellation."""
     asked = Asked()
     quota = RecipientQuota(per_minute=1, per_day=None)
-    rows = [pair(0)] * 4
+    spy = Spy([pair(0)] * 4)
     async with client(gateway.url, quota=quota) as voice:
         with anyio.CancelScope() as scope:
+            rows = spy.as_list()
             async with voice.submit_many(rows, wait_for_quota=True, stop_on=asked) as run:
                 await run.__anext__()
-                await until(lambda: run._intake.waiting == 3)
+                await until(lambda: spy.taken == 4)
+                await turns()
                 scope.cancel()
                 # The run ends before its consumer notices the cancellation.
                 with anyio.CancelScope(shield=True):
-                    await until(lambda: run._progress.state is RunState.ENDED)
+                    await until(lambda: has_ended(run))
     assert {S.ACCEPTED: 1, S.LIMITED: 3} == counted(run.report)
     assert [S.ACCEPTED] == asked
 
@@ -167,10 +168,10 @@ async def test_a_refused_row_uses_up_the_quota_and_a_row_not_sent_does_not(
 
 
 class FailingStore:
-    async def reserve(self, number: str, now: float, limits: object) -> float:
+    async def reserve(self, number: str, token: str, windows: object) -> float:
         raise OSError
 
-    async def release(self, number: str, reserved_at: float) -> None:
+    async def release(self, number: str, token: str) -> None:
         """Never called: nothing was reserved."""
 
 

@@ -15,14 +15,13 @@ from ihuyi_voice import (
     AuthenticationError,
     BulkStoppedError,
     InvalidRequestError,
-    Store,
-    StoreError,
     NotSentError,
     Outcome,
     OutcomeStatus,
     OutcomeUnknownError,
     QuotaExceededError,
     RecipientQuota,
+    StoreError,
     SubmitRequest,
     VoiceClient,
 )
@@ -39,13 +38,16 @@ from tests.bulk.spies import (
 )
 from tests.bulk.test_quota import FailingStore
 from tests.client.test_idempotency import Broken
+from tests.inside import shorten, slots_of, taken
 from tests.rogue import ACCEPTED
+from tests.store.support import Clock, open_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
 
     from ihuyi_voice.client import AsyncVoiceClient
+    from ihuyi_voice.store.sql.store import SqlStore
 
 S = OutcomeStatus
 REFUSED = b'{"code":0,"msg":"failed","voiceid":"0"}'
@@ -81,14 +83,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(gateway: Gateway, path: Path) -> Iterator[Store]:
-    with Store.open(path, patience=5.0) as opened:
-        yield opened
-
-
-@pytest.fixture
-def lenient_store(gateway: Gateway, path: Path) -> Iterator[Store]:
-    with Store.open(path, require_key=False) as opened:
+def store(gateway: Gateway, path: Path) -> Iterator[SqlStore]:
+    with open_store(path, patience=5.0) as opened:
         yield opened
 
 
@@ -103,7 +99,7 @@ def states(path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("concurrency", [1, 7, 100])
 async def test_the_same_rows_again_send_nothing(
-    gateway: Gateway, store: Store, concurrency: int
+    gateway: Gateway, store: SqlStore, concurrency: int
 ) -> None:
     rows = keyed(*range(100))
     quota = RecipientQuota(per_minute=1, per_day=None)
@@ -126,7 +122,7 @@ async def test_the_same_rows_again_send_nothing(
 
 @pytest.mark.parametrize("rate", [None, 5.0])
 async def test_known_rows_use_up_neither_quota_nor_rate(
-    gateway: Gateway, store: Store, rate: float | None
+    gateway: Gateway, store: SqlStore, rate: float | None
 ) -> None:
     rows = [SubmitRequest(*pair(0), f"key {n}") for n in range(50)]
     async with client(gateway.url, store=store) as voice:
@@ -146,7 +142,7 @@ async def test_known_rows_use_up_neither_quota_nor_rate(
 
 
 async def test_a_known_outcome_is_reported_whatever_the_rate(
-    gateway: Gateway, store: Store
+    gateway: Gateway, store: SqlStore
 ) -> None:
     gateway.answer = lambda _: None
     async with client(gateway.url, store=store) as voice:
@@ -161,7 +157,7 @@ async def test_a_known_outcome_is_reported_whatever_the_rate(
 
 @pytest.mark.parametrize("rate", [None, 1000.0])
 async def test_a_key_in_flight_is_waited_for_whatever_the_quota_and_the_rate(
-    gateway: Gateway, store: Store, rate: float | None
+    gateway: Gateway, store: SqlStore, rate: float | None
 ) -> None:
     quota = RecipientQuota(per_minute=1, per_day=None)
     gateway.held = lambda _: True
@@ -178,10 +174,10 @@ async def test_a_key_in_flight_is_waited_for_whatever_the_quota_and_the_rate(
 
 
 async def test_a_limited_row_is_sent_when_due_while_the_source_has_more_rows(
-    gateway: Gateway, store: Store
+    gateway: Gateway, store: SqlStore
 ) -> None:
     quota = RecipientQuota(per_minute=1, per_day=None)
-    quota._limits = ((1, 0.2),)
+    shorten(quota, (1, 0.2))
     over = anyio.Event()
 
     async def rows() -> AsyncIterator[SubmitRequest]:
@@ -202,7 +198,7 @@ async def test_a_limited_row_is_sent_when_due_while_the_source_has_more_rows(
 
 
 async def test_a_failed_quota_store_leaves_the_key_free(
-    gateway: Gateway, store: Store, path: Path
+    gateway: Gateway, store: SqlStore, path: Path
 ) -> None:
     async with client(
         gateway.url, store=store, quota=RecipientQuota(store=FailingStore())
@@ -214,7 +210,7 @@ async def test_a_failed_quota_store_leaves_the_key_free(
     assert [] == gateway.mobiles
 
 
-async def test_only_new_rows_are_sent(gateway: Gateway, store: Store) -> None:
+async def test_only_new_rows_are_sent(gateway: Gateway, store: SqlStore) -> None:
     async with client(gateway.url, store=store) as voice:
         await run_to_the_end(voice, keyed(0, 1, 2))
         gateway.mobiles.clear()
@@ -225,7 +221,7 @@ async def test_only_new_rows_are_sent(gateway: Gateway, store: Store) -> None:
 
 @pytest.mark.parametrize("wait_for_quota", [False, True])
 async def test_the_store_is_asked_before_a_row_is_limited_or_waits(
-    gateway: Gateway, store: Store, wait_for_quota: bool
+    gateway: Gateway, store: SqlStore, wait_for_quota: bool
 ) -> None:
     quota = RecipientQuota(per_minute=1, per_day=None)
     gateway.answer = lambda number: None if number == mobile(2) else ACCEPTED
@@ -240,26 +236,37 @@ async def test_the_store_is_asked_before_a_row_is_limited_or_waits(
     assert mobiles(0, 1, 2) == sorted(gateway.mobiles)
 
 
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store_with_clock(path: Path, clock: Clock) -> Iterator[SqlStore]:
+    with open_store(path, clock=clock) as opened:
+        yield opened
+
+
 async def test_a_limited_row_that_the_store_does_not_know(
-    gateway: Gateway, store: Store, path: Path
+    gateway: Gateway, store_with_clock: SqlStore, clock: Clock
 ) -> None:
     """Nothing is sent with its key, which is free when the row is tried again."""
-    now = 0.0
-    quota = RecipientQuota(per_minute=1, per_day=None, clock=lambda: now)
+    quota = RecipientQuota(per_minute=1, per_day=None)
     rows = [SubmitRequest(*pair(0), "a"), SubmitRequest(*pair(0), "b")]
-    async with client(gateway.url, store=store, quota=quota) as voice:
+    async with client(gateway.url, store=store_with_clock, quota=quota) as voice:
         made = await run_to_the_end(voice, rows, concurrency=1)
         assert [S.ACCEPTED, S.LIMITED] == statuses(made)
         assert isinstance(made[1].error, QuotaExceededError)
-        assert {"a": "accepted", "b": "not_sent"} == states(path)
-        now = 60.0
+        clock.time += 60.0
         made = await run_to_the_end(voice, rows, concurrency=1)
     assert [S.REPLAYED, S.ACCEPTED] == statuses(made)
     assert mobiles(0, 0) == gateway.mobiles
 
 
 @pytest.mark.parametrize("rate", [None, 1000.0])
-async def test_one_key_twice_in_a_run(gateway: Gateway, store: Store, rate: float | None) -> None:
+async def test_one_key_twice_in_a_run(
+    gateway: Gateway, store: SqlStore, rate: float | None
+) -> None:
     async with client(gateway.url, store=store) as voice:
         made = await run_to_the_end(voice, keyed(0, 0, 0), rate=rate)
     assert Counter({S.ACCEPTED: 1, S.REPLAYED: 2}) == Counter(statuses(made))
@@ -268,7 +275,7 @@ async def test_one_key_twice_in_a_run(gateway: Gateway, store: Store, rate: floa
 
 @pytest.mark.parametrize("rate", [None, 2000.0])
 async def test_two_runs_of_the_same_rows_at_once(
-    gateway: Gateway, store: Store, rate: float | None
+    gateway: Gateway, store: SqlStore, rate: float | None
 ) -> None:
     counts: Counter[OutcomeStatus] = Counter()
     rows = keyed(*range(200))
@@ -289,7 +296,7 @@ def test_the_blocking_client(path: Path) -> None:
     gateway = sandbox()
     with (
         gateway.serve_in_thread() as url,
-        Store.open(path) as store,
+        open_store(path) as store,
         VoiceClient("sandbox", "sandbox-key", base_url=url, store=store, quota=None) as voice,
     ):
         for status in (S.ACCEPTED, S.REPLAYED):
@@ -302,7 +309,7 @@ def test_the_blocking_client_aborted(path: Path) -> None:
     gateway = sandbox(chaos=Chaos(no_answer=1.0))
     with (
         gateway.serve_in_thread() as url,
-        Store.open(path) as store,
+        open_store(path) as store,
         VoiceClient("sandbox", "sandbox-key", base_url=url, store=store, quota=None) as voice,
     ):
         with voice.submit_many(keyed(*range(50)), concurrency=5) as run:
@@ -323,7 +330,7 @@ def test_the_blocking_client_aborted(path: Path) -> None:
 
 
 async def test_unknown_rows_are_never_sent_again_and_do_not_stop_the_next_run(
-    gateway: Gateway, store: Store
+    gateway: Gateway, store: SqlStore
 ) -> None:
     gateway.answer = lambda _: None
     rows = keyed(*range(50))
@@ -343,7 +350,7 @@ async def test_unknown_rows_are_never_sent_again_and_do_not_stop_the_next_run(
 
 
 async def test_an_outcome_known_from_the_store_does_not_reset_the_failures(
-    gateway: Gateway, store: Store
+    gateway: Gateway, store: SqlStore
 ) -> None:
     """It did not reach the gateway now, and is not a failure of now either."""
     gateway.answer = lambda number: ACCEPTED if number < mobile(10) else None
@@ -361,7 +368,7 @@ async def test_an_outcome_known_from_the_store_does_not_reset_the_failures(
 # --- what may be sent again ---------------------------------------------------
 
 
-async def test_refused_and_not_sent_rows_are_sent_again(gateway: Gateway, store: Store) -> None:
+async def test_refused_and_not_sent_rows_are_sent_again(gateway: Gateway, store: SqlStore) -> None:
     rows = keyed(*range(10))
     gateway.answer = lambda number: REFUSED if number < mobile(5) else ACCEPTED
     async with client("http://127.0.0.1:9", store=store, connect_attempts=1) as voice:
@@ -378,7 +385,7 @@ async def test_refused_and_not_sent_rows_are_sent_again(gateway: Gateway, store:
 
 
 async def test_rows_refused_for_a_wrong_api_key_are_sent_with_the_right_one(
-    gateway: Gateway, store: Store
+    gateway: Gateway, store: SqlStore
 ) -> None:
     rows = keyed(*range(20))
     gateway.answer = lambda _: WRONG_KEY
@@ -393,27 +400,29 @@ async def test_rows_refused_for_a_wrong_api_key_are_sent_with_the_right_one(
 # --- keys --------------------------------------------------------------------
 
 
-async def test_rows_without_a_key_are_invalid(gateway: Gateway, store: Store) -> None:
+async def test_rows_without_a_key_are_invalid_if_the_client_requires_keys(
+    gateway: Gateway, store: SqlStore
+) -> None:
     rows = [*keyed(0), pair(1), SubmitRequest(*pair(2)), SubmitRequest(*pair(3), "")]
-    async with client(gateway.url, store=store) as voice:
+    async with client(gateway.url, store=store, require_key=True) as voice:
         made = await run_to_the_end(voice, rows)
     assert [S.ACCEPTED, S.INVALID, S.INVALID, S.INVALID] == statuses(made)
-    assert str(made[1].error).startswith("row 1: this client has a store, and the request has no")
+    assert str(made[1].error).startswith("row 1: the request has no idempotency_key, and this")
     assert "row 3: idempotency_key must have 1-255 characters, not 0" == str(made[3].error)
     assert mobiles(0) == gateway.mobiles
 
 
-async def test_rows_without_a_key_are_sent_if_the_store_does_not_require_keys(
-    gateway: Gateway, lenient_store: Store, path: Path
+async def test_rows_without_a_key_are_sent_by_default(
+    gateway: Gateway, store: SqlStore, path: Path
 ) -> None:
-    async with client(gateway.url, store=lenient_store) as voice:
+    async with client(gateway.url, store=store) as voice:
         rows = [*keyed(0), pair(1), *keyed(0)]
         made = await run_to_the_end(voice, rows, concurrency=1)
     assert [S.ACCEPTED, S.ACCEPTED, S.REPLAYED] == statuses(made)
     assert {"key 0": "accepted"} == states(path)
 
 
-async def test_the_key_of_another_row_is_invalid(gateway: Gateway, store: Store) -> None:
+async def test_the_key_of_another_row_is_invalid(gateway: Gateway, store: SqlStore) -> None:
     rows = [*keyed(0), SubmitRequest(*pair(1), "key 0")]
     async with client(gateway.url, store=store) as voice:
         made = await run_to_the_end(voice, rows, concurrency=1)
@@ -433,7 +442,7 @@ async def test_a_key_without_a_store_is_invalid(gateway: Gateway) -> None:
 
 
 async def test_every_claim_is_in_the_file_when_its_request_arrives(
-    gateway: Gateway, store: Store, path: Path
+    gateway: Gateway, store: SqlStore, path: Path
 ) -> None:
     seen: list[str | None] = []
 
@@ -453,7 +462,7 @@ async def test_every_claim_is_in_the_file_when_its_request_arrives(
 
 @pytest.mark.parametrize("how", ["abort", "cancel", "raise", "leave"])
 async def test_a_stopped_run_can_be_continued(
-    gateway: Gateway, store: Store, path: Path, how: str
+    gateway: Gateway, store: SqlStore, path: Path, how: str
 ) -> None:
     rows = keyed(*range(50))
     gateway.held = lambda number: number >= mobile(20)
@@ -493,7 +502,7 @@ async def test_a_stopped_run_can_be_continued(
 
 
 async def test_rows_aborted_before_the_write_are_not_sent(
-    gateway: Gateway, store: Store, path: Path
+    gateway: Gateway, store: SqlStore, path: Path
 ) -> None:
     """All rows have their claim and wait for the slot, which another run holds."""
     gateway.hold()
@@ -508,7 +517,7 @@ async def test_rows_aborted_before_the_write_are_not_sent(
             group.start_soon(hold_the_slots)
             await gateway.arrived(3)
             async with voice.submit_many(keyed(3, 4, 5), concurrency=3) as run:
-                slots = voice._opened().slots
+                slots = slots_of(voice)
                 await until(lambda: slots.statistics().tasks_waiting == 3)
                 assert {"claimed"} == set(states(path).values())
                 run.abort()
@@ -526,7 +535,7 @@ async def test_rows_aborted_before_the_write_are_not_sent(
 @pytest.mark.parametrize("how", Broken.WAYS)
 async def test_a_store_that_is_lost_during_a_run(  # noqa: PLR0917 - fixtures
     gateway: Gateway,
-    store: Store,
+    store: SqlStore,
     path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -550,7 +559,7 @@ async def test_a_store_that_is_lost_during_a_run(  # noqa: PLR0917 - fixtures
                             gateway.release()
     counts = counted(run.report)
     assert {S.ACCEPTED, S.NOT_SENT} == set(counts)
-    assert run.report.total == len(made) == run._intake.taken
+    assert run.report.total == len(made) == taken(run)
     # Three requests were in flight.
     assert len(gateway.mobiles) == counts[S.ACCEPTED] == len(set(gateway.mobiles))
     assert 23 <= counts[S.ACCEPTED] <= (23 if how != "full" else 100)
@@ -576,7 +585,7 @@ async def test_a_store_that_is_lost_during_a_run(  # noqa: PLR0917 - fixtures
 
 
 async def test_after_a_store_was_locked_for_a_while_the_rest_is_sent(
-    gateway: Gateway, store: Store, path: Path
+    gateway: Gateway, store: SqlStore, path: Path
 ) -> None:
     rows = keyed(*range(100))
     store.patience = 0.0
@@ -597,7 +606,7 @@ async def test_after_a_store_was_locked_for_a_while_the_rest_is_sent(
 
 
 async def test_a_limited_row_is_not_sent_when_the_store_fails(
-    gateway: Gateway, store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+    gateway: Gateway, store: SqlStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quota = RecipientQuota(per_minute=1, per_day=None)
     with contextlib.ExitStack() as stack:
@@ -611,7 +620,7 @@ async def test_a_limited_row_is_not_sent_when_the_store_fails(
 
 @pytest.mark.parametrize("quota", [False, True])
 async def test_a_closed_store_says_so_and_nothing_is_sent(
-    gateway: Gateway, store: Store, quota: bool
+    gateway: Gateway, store: SqlStore, quota: bool
 ) -> None:
     limit = RecipientQuota(per_minute=1, per_day=None) if quota else None
     if limit is not None:
@@ -627,7 +636,7 @@ async def test_a_closed_store_says_so_and_nothing_is_sent(
 
 
 async def test_cancelling_the_look_up_of_a_limited_row(
-    gateway: Gateway, store: Store, path: Path
+    gateway: Gateway, store: SqlStore, path: Path
 ) -> None:
     quota = RecipientQuota(per_minute=1, per_day=None)
     await quota.reserve(mobile(0))
@@ -637,7 +646,7 @@ async def test_cancelling_the_look_up_of_a_limited_row(
             other.execute("BEGIN EXCLUSIVE")
             # A claim waits for the file, and the look-up waits for the claim.
             async with voice.submit_many(keyed(1, 0), concurrency=2) as run:
-                await until(lambda: run._intake.taken == 2)
+                await until(lambda: taken(run) == 2)
                 await turns()
                 run.abort()
                 made = [outcome async for outcome in run]

@@ -3,7 +3,7 @@ from functools import cache
 
 from celery import Celery, Task
 
-from ihuyi_voice import Store, NotSentError, VoiceClient
+from ihuyi_voice import NotSentError, Store, VoiceClient
 
 app = Celery("calls", broker=os.environ["REDIS_URL"], backend=os.environ["REDIS_URL"])
 app.conf.update(task_acks_late=True, task_reject_on_worker_lost=True)

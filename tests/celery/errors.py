@@ -13,11 +13,11 @@ from ihuyi_voice import (
     GatewayError,
     IhuyiVoiceError,
     InvalidRequestError,
-    StoreError,
     NotSentError,
     OutcomeStatus,
     OutcomeUnknownError,
     QuotaExceededError,
+    StoreError,
 )
 from ihuyi_voice.errors import CODES, gateway_error
 

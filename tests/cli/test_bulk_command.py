@@ -248,24 +248,28 @@ def test_what_is_said_before_sending(gateway: Gateway, path: Path) -> None:
     )
     out = path.with_name("out.csv")
     options = ("--yes", "--partial", "--draw-codes", "--out", out, "--concurrency", "1")
-    result = bulk(path, *options)
+    result = bulk(path, *options, "--store", "none")
     problem = (
         "mobile must be a mainland number: 1, then 3-9, then nine digits; it has characters other"
         " than digits"
     )
+    drawn = (
+        "rows without content: 2; the command draws a code for each, and writes it into the"
+        " --out file"
+    )
     keys = (
         "rows with an idempotency_key: 1; within this file a key is sent once, across runs nothing"
-        " remembers it without --store"
+        " remembers it with --store none"
     )
     assert [
         f"{path}: rows 11, bad 7, duplicate numbers 1",
         *(f"  line {line}: {problem}" for line in range(6, 11)),
         "  and 2 more",
         "ignored columns: user id",
-        "rows without content: 2; a code is drawn for each, and written into the --out file",
+        drawn,
         keys,
         "to send 4, balance 2",
-        "the balance is 2 short: the run will stop there",
+        "the balance is 2 short: the run will stop when it is used up",
     ] == result.stderr.splitlines()[:-1]
     assert 2 == len(gateway.calls)
 
@@ -275,7 +279,7 @@ def test_it_does_not_ask_without_a_terminal(gateway: Gateway, path: Path) -> Non
     out = path.with_name("out.csv")
     result = bulk(path, "--out", out, stdin="y\n")
     assert (2, "") == (result.exit_code, result.stdout)
-    assert result.stderr.endswith("there is no terminal to ask on: give --yes to send\n")
+    assert result.stderr.endswith("there is no terminal to ask on; give --yes to send\n")
     assert ([], False) == (gateway.attempts, out.exists())
 
 
@@ -306,14 +310,14 @@ def test_codes_of_mixed_lengths_are_not_sent_by_yes_alone(gateway: Gateway, path
     write(path, [(A, "482913"), (B, "42917"), (C, "771050")])
     warning = (
         "the codes differ in length: 1 of 5 digits, 2 of 6 digits. A spreadsheet drops leading"
-        " zeros: 0042 becomes 42, and a phone would be read a code that is wrong"
+        " zeros: 0042 becomes 42, and the phone would read out a wrong code"
     )
     result = bulk(path, "--yes")
     assert (2, []) == (result.exit_code, gateway.attempts)
     assert warning in result.stderr.splitlines()
     assert result.stderr.endswith(
         "ihuyi-voice: nothing was sent: the codes differ in length, so leading zeros may be lost:"
-        " correct the file, or give --allow-mixed-lengths if they are right\n"
+        " correct the file, or give --allow-mixed-lengths if the codes are correct\n"
     )
     dry = bulk(path, "--dry-run")
     assert (2, True) == (dry.exit_code, warning in dry.stderr)
@@ -350,7 +354,8 @@ def test_a_balance_that_is_too_small_is_not_used_by_yes_alone(gateway: Gateway, 
     assert 0 == bulk(path, "--yes", "--limit", "3").exit_code
     gateway.reset()
     gateway.balance = 3
-    assert 3 == bulk(path, "--yes", "--partial", "--concurrency", "1").exit_code
+    options = ("--yes", "--partial", "--concurrency", "1", "--job", "again")
+    assert 3 == bulk(path, *options).exit_code
     assert 3 == len(gateway.calls)
 
 
@@ -372,7 +377,7 @@ def test_drawing_codes_needs_a_file_to_write_them_to(gateway: Gateway, path: Pat
     nowhere = bulk(path, "--yes", "--draw-codes")
     assert 2 == nowhere.exit_code
     assert nowhere.stderr.endswith(
-        "--draw-codes needs --out: the codes are written there and nowhere else\n"
+        "nothing was sent: --draw-codes needs --out, the only place that gets the codes\n"
     )
     assert 0 == bulk(path, "--dry-run", "--draw-codes").exit_code
     assert [] == gateway.attempts
@@ -535,7 +540,9 @@ def test_without_a_balance_nothing_is_sent(
         return last
 
     gateway.frozen = True
-    assert refusal().startswith("ihuyi-voice: no balance, so nothing is sent: the gateway refused")
+    assert refusal().startswith(
+        "ihuyi-voice: nothing was sent: the balance is not known: the gateway refused"
+    )
     gateway.frozen = False
     gateway.chaos = Chaos(html_502=1.0)
     assert "no phone was involved" in refusal()
@@ -590,11 +597,12 @@ def test_rate(gateway: Gateway, path: Path) -> None:
 
 def test_wait_for_quota(monkeypatch: pytest.MonkeyPatch, gateway: Gateway, path: Path) -> None:
     write(path, [(A, f"{n:04d}") for n in range(5)])
-    limited = json.loads(bulk(path, "--yes", "--json").stdout)
+    options = ("--yes", "--json", "--store", "none")
+    limited = json.loads(bulk(path, *options).stdout)
     assert (2, 3) == (limited["accepted"], limited["limited"])
     monkeypatch.setattr("ihuyi_voice.quota.MINUTE", 0.3)
     began = time.time()
-    waited = bulk(path, "--yes", "--json", "--wait-for-quota")
+    waited = bulk(path, *options, "--wait-for-quota")
     assert (0, 5) == (waited.exit_code, json.loads(waited.stdout)["accepted"])
     # Since the start, because a call may arrive long after its place was reserved.
     after = [attempt.time - began for attempt in gateway.attempts[2:]]
@@ -609,7 +617,7 @@ def test_a_refusal_of_the_account_stops_the_run(gateway: Gateway, path: Path) ->
     assert 3 == result.exit_code
     assert (5, True) == (len(gateway.calls), len(gateway.attempts) <= 7)
     assert re.search(
-        r"\nStopped before the end, because more rows would end in the same way:"
+        r"\nStopped before the end, because further rows would end the same way:"
         r" the gateway refused with code 4051",
         result.stdout,
     )
@@ -759,7 +767,7 @@ def test_a_file_that_cannot_be_made(gateway: Gateway, path: Path) -> None:
     result = bulk(path, "--yes", "--out", path / "out.csv")
     assert (2, []) == (result.exit_code, gateway.attempts)
     assert result.stderr.endswith(
-        f"ihuyi-voice: cannot write {path}/out.csv: Not a directory; nothing was sent\n"
+        f"ihuyi-voice: nothing was sent: cannot write {path}/out.csv: Not a directory\n"
     )
 
 
@@ -779,7 +787,9 @@ def test_a_full_disk_stops_the_run(gateway: Gateway, path: Path, name: str) -> N
     write(path, many(300))
     out = path.with_name(name)
     with files_of_at_most(2000):
-        result = bulk(path, "--yes", "--concurrency", "4", "--out", out, "--json")
+        # Without a store, whose file would be cut off too.
+        options = ("--yes", "--concurrency", "4", "--store", "none")
+        result = bulk(path, *options, "--out", out, "--json")
     report = json.loads(result.stdout)
     assert (3, "cannot write the outcomes: File too large") == (result.exit_code, report["stopped"])
     assert 10 < report["accepted"] == len(gateway.calls) < 60

@@ -129,9 +129,9 @@ def test_a_file_without_rows_is_an_error(path: Path, text: str) -> None:
 
 def test_broken_csv_is_one_clear_error(path: Path) -> None:
     path.write_text(f'mobile,content\n"{A}" x,1125\n')
-    assert error_of(path).startswith("is not the CSV it looks like: ")
+    assert error_of(path).startswith("looks like CSV but is not valid CSV: ")
     path.write_text(f'mobile,content\n{A},"1125\n')
-    assert error_of(path).startswith("is not the CSV it looks like: ")
+    assert error_of(path).startswith("looks like CSV but is not valid CSV: ")
 
 
 # --- JSON lines --------------------------------------------------------------
@@ -205,7 +205,7 @@ def test_an_array_of_lists(path: Path) -> None:
         (f'[["{A}", "1125"],]', "breaks off or is not valid JSON after item 1"),
         (f'[["{A}", "1125"] ["{B}", "1125"]]', "breaks off or is not valid JSON after item 0"),
         (f'[["{A}", "1125"], 13', "breaks off or is not valid JSON after item 1"),
-        (f'[["{A}", "1125"]]\n[["{B}", "1125"]]', "something after the end of its JSON array"),
+        (f'[["{A}", "1125"]]\n[["{B}", "1125"]]', "more text after the end of its JSON array"),
         ("[{" + '"a":[' * 10_000, "breaks off or is not valid JSON after item 0"),
     ],
 )
@@ -218,7 +218,7 @@ def test_an_array_that_breaks_off_is_one_clear_error(
 
 def test_an_array_is_read_item_by_item(path: Path) -> None:
     """Wherever a block of the file ends, and with no more of it in memory than a few blocks."""
-    rows = [{"mobile": A, "code": f"{n:06}", "note": "x" * (n % 97)} for n in range(30_000)]
+    rows = [{"mobile": A, "code": f"{n:06}", "note": "x" * (n % 290)} for n in range(8_000)]
     path.write_text(json.dumps(rows))
     size = path.stat().st_size
     assert size > 20 * (1 << 16)
@@ -229,10 +229,10 @@ def test_an_array_is_read_item_by_item(path: Path) -> None:
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-    assert 30_000 == count
+    assert 8_000 == count
     assert peak < size / 2
-    path.write_text("[" + "1.5, " * 60_000 + f'["{A}", "1125"]]')
-    assert 60_001 == len(read_as_array(path))
+    path.write_text("[" + "1.5, " * 30_000 + f'["{A}", "1125"]]')
+    assert 30_001 == len(read_as_array(path))
 
 
 def read_as_array(path: Path) -> list[object]:
@@ -420,9 +420,9 @@ def test_a_workbook_is_no_text(path: Path, start: bytes) -> None:
 @pytest.mark.parametrize("shift", [0, 1, 2, 3])
 def test_gbk_far_into_the_file(path: Path, shift: int) -> None:
     """Wherever it begins, and wherever a block of the file cuts a character in two."""
-    far = f"\n{A},1125" + "x" * shift + f"\n{A},1125" * 70_000
+    far = f"\n{A},1125," + "x" * shift + f"\n{A},1125,{'x' * 1000}" * 1100
     assert len(far) > 1 << 20
-    path.write_bytes((f"mobile,content{far}\n" + f"{GBK}\n" * 300_000).encode("gbk"))
+    path.write_bytes((f"mobile,content,note{far}\n" + f"{GBK}\n" * 300_000).encode("gbk"))
     assert "it looks like GBK" in error_of(path)
 
 
@@ -432,7 +432,7 @@ def test_gbk_far_into_the_file(path: Path, shift: int) -> None:
         b"\x89PNG\r\n\x1a\n\xff\xff",
         # A character of GBK cut off by the end of the file.
         f"mobile,content\n{A},1125\n".encode() + GBK.encode("gbk")[:-1],
-        f"mobile,content{f'{chr(10)}{A},1125' * 100_000}".encode() + b"\xff\xff",
+        ("mobile,content,note" + f"\n{A},1125,{'x' * 1000}" * 1500).encode() + b"\xff\xff",
     ],
 )
 def test_what_is_no_text_at_all(path: Path, content: bytes) -> None:

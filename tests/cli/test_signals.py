@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 MOBILE = "13912345678"
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-STOPPING = "Stopping: what is in flight is finished. Ctrl-C again stops it now."
+STOPPING = "Stopping: requests in flight finish first. Ctrl-C again stops at once."
 
 
 @pytest.fixture
@@ -111,7 +111,8 @@ def test_the_first_signal_finishes_what_is_in_flight(
     write(path, rows)
     out = path.with_name("out.jsonl")
     gateway.after_the_balance_query(latency=1.0)
-    with running(path, "--yes", "--json", "--concurrency", "20", "--out", out) as process:
+    options = ("--yes", "--json", "--concurrency", "20", "--out", out, "--store", "none")
+    with running(path, *options) as process:
         gateway.wait_for(20)
         process.send_signal(number)
         began = time.monotonic()
@@ -123,7 +124,7 @@ def test_the_first_signal_finishes_what_is_in_flight(
     assert 20 <= report["accepted"] == len(gateway.attempts) < 60
     check_against_the_record(rows, report, out, gateway)
     last = stderr.splitlines()[-1]
-    assert last.startswith(f"Rows left: {report['left']} of 900. To go on, remove from {path} the")
+    assert last.startswith(f"Rows left: {report['left']} of 900. To continue, remove from {path}")
     assert f"would call {report['accepted']} phones a second time" in last
 
 
@@ -138,21 +139,22 @@ def test_the_second_signal_stops_at_once(
     write(path, rows)
     out = path.with_name("out.jsonl")
     gateway.after_the_balance_query(latency=0.02)
-    with running(path, "--yes", "--json", "--concurrency", "20", "--out", out) as process:
+    options = ("--yes", "--json", "--concurrency", "20", "--out", out, "--store", "none")
+    with running(path, *options) as process:
         gateway.wait_for(50)
         gateway.chaos = Chaos(no_answer=1.0)
         # All twenty are held, and the fifteen seconds of the timeout have begun.
         gateway.wait_for(20, "no_answer")
         process.send_signal(first)
         said = ""
-        while "Ctrl-C again stops it now." not in said:
+        while STOPPING not in said:
             said += process.stderr.readline()  # type: ignore[union-attr]
             assert process.poll() is None, said
         process.send_signal(second)
         began = time.monotonic()
         stdout, stderr = process.communicate(timeout=30)
     assert (6, True) == (process.returncode, time.monotonic() - began < 5)
-    assert "Stopping now." in stderr
+    assert "Stopping at once: phones of requests in flight may have rung." in stderr
     report = json.loads(stdout)
     assert (True, "", 20) == (report["interrupted"], report["stopped"], report["unknown"])
     assert report["accepted"] + 20 == len(gateway.attempts)
@@ -175,7 +177,7 @@ def test_a_lost_terminal_hangs_up_twice_and_that_is_one_signal(
     report = json.loads(stdout)
     assert (3, 0) == (process.returncode, report["unknown"])
     assert 20 <= report["accepted"] == len(gateway.attempts)
-    assert "Stopping now." not in stderr
+    assert "Stopping at once: phones of requests in flight may have rung." not in stderr
 
 
 def test_under_nohup_a_hang_up_is_ignored(gateway: Gateway, path: Path) -> None:
@@ -228,7 +230,7 @@ def test_an_interrupted_run_goes_on_with_its_store(
     assert "Interrupted before the end." == interrupted
     left = 100 - len(gateway.calls)
     assert last == (
-        f"Rows left: {left} of 100. To go on, run the same command again with the same --store:"
+        f"Rows left: {left} of 100. To go on, run the same command again:"
         " no phone that rang, or may have rung, is called again."
     )
     gateway.chaos = Chaos()
@@ -356,26 +358,26 @@ def test_what_to_do_next_speaks_of_the_run(tmp_path: Path) -> None:
     done.stopped, done.stopped_by_row = "not sent: connection refused", True
     stopped, interrupted, unknown, last = next_steps(done, out, "my calls.db")
     assert stopped == (
-        "Stopped before the end, because more rows would end in the same way: not sent: connection"
+        "Stopped before the end, because further rows would end the same way: not sent: connection"
         " refused"
     )
     assert "Interrupted before the end." == interrupted
     assert "Unknown rows: 3, listed by: ihuyi-voice store 'my calls.db'." == unknown
     assert last == (
-        "Rows left: 220 of 1000. To go on, run the same command again with the same --store and a"
-        " new --out file: no phone that rang, or may have rung, is called again."
+        "Rows left: 220 of 1000. To go on, run the same command again with a new --out file: no"
+        " phone that rang, or may have rung, is called again."
     )
     *_, unknown, last = next_steps(done, None, None)
     assert unknown == (
-        "Unknown rows: 3, listed nowhere, because there was neither --store nor --out."
+        "Unknown rows: 3, listed nowhere, because there was no --out and --store was none."
     )
     assert last == (
         "Rows left: 220 of 1000. Do not run rows.csv again as it is: 780 phones would be called a"
-        " second time, and nothing here shows which; look at the account's page. With --store the"
-        " same command goes on by itself."
+        " second time, and nothing here shows which; look at the account's page. Without --store"
+        " none the same command goes on by itself."
     )
     assert (
-        "No phone was called: the same command may be run again."
+        "No phone was called: run the same command again."
         in next_steps(tally(not_sent=20), None, None)[-1]
     )
     for store in ("calls.db", None):
@@ -394,7 +396,7 @@ def test_a_gateway_that_goes_away_stops_the_run_with_a_message_about_the_run(
 ) -> None:
     """777 accepted calls, and then nothing can be sent."""
     write(path, many(900))
-    with running(path, "--yes", "--concurrency", "10") as process:
+    with running(path, "--yes", "--concurrency", "10", "--store", "none") as process:
         gateway.wait_for(200)
         gateway.chaos = Chaos(close_before_reading=1.0)
         stdout, _ = process.communicate(timeout=60)

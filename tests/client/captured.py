@@ -1,7 +1,6 @@
-"""What tools that report exceptions show of one: the variables of every frame it passed.
+"""The variables that error-reporting tools show: those of every frame that an exception passed.
 
-Frames of the tests are left out: what a caller holds in its own frames is the
-caller's business.
+The frames of the tests are left out, because they are the caller's.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from rich.console import Console
 from rich.traceback import Traceback
 
 with warnings.catch_warnings():
-    # Where eventlet is installed, sentry_sdk imports it, and it says that it is deprecated.
+    # If eventlet is installed, sentry_sdk imports it, which warns that it is deprecated.
     warnings.simplefilter("ignore")
     import sentry_sdk
     from sentry_sdk.transport import Transport
@@ -44,7 +43,7 @@ def is_callers(frame: FrameType) -> bool:
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """The exception and all that led to it or is inside it, suppressed contexts included."""
+    """The exception, its causes and contexts, suppressed ones included, and those of a group."""
     found: list[BaseException | None] = [error]
     seen: set[int] = set()
     while found:
@@ -57,7 +56,7 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def frames(error: BaseException) -> Iterator[FrameType]:
-    """Every frame of ours and of the libraries below, once each."""
+    """Each frame of the package and of the libraries below it, once."""
     seen: set[int] = set()
     for link in chain(error):
         for frame, _ in traceback.walk_tb(link.__traceback__):
@@ -67,10 +66,10 @@ def frames(error: BaseException) -> Iterator[FrameType]:
 
 
 def walked(value: object, depth: int = 6) -> Iterator[str]:
-    """What tools reach of a value: its repr, items, and fields where the repr is generated."""
+    """What tools show of a value: its repr, its items, and its fields if the repr is generated."""
     try:
         yield repr(value)
-    except Exception:  # noqa: BLE001 # pragma: no cover - half-made objects of others
+    except Exception:  # noqa: BLE001 # pragma: no cover - unfinished objects of libraries
         return
     if not depth or isinstance(value, str | bytes | bytearray):
         return
@@ -90,7 +89,7 @@ def walked(value: object, depth: int = 6) -> Iterator[str]:
 
 
 def in_variables(error: BaseException) -> dict[str, list[str]]:
-    """What the variables of each frame show, by the frame's place."""
+    """What each variable of each frame shows, by file, line, function and variable."""
     return {
         f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}.{name}": [
             *walked(value)
@@ -101,7 +100,7 @@ def in_variables(error: BaseException) -> dict[str, list[str]]:
 
 
 def without_callers_frames(error: BaseException) -> None:
-    """Cut the frames of the tests off at the outer end of each traceback of the chain."""
+    """Remove the frames of the tests from the outer end of each traceback of the chain."""
     for link in chain(error):
         tb = link.__traceback__
         while tb is not None and is_callers(tb.tb_frame):
@@ -114,10 +113,18 @@ def by_traceback(error: BaseException) -> str:
     return "".join(report.format(chain=True))
 
 
+class _WithoutColours(Traceback):
+    """Shows the source lines as plain text: to highlight them takes most of the time."""
+
+    @classmethod
+    def _guess_lexer(cls, filename: str, code: str) -> str:
+        return "text"
+
+
 def by_rich(error: BaseException) -> str:
     out = io.StringIO()
     Console(file=out, width=2_000, color_system=None).print(
-        Traceback.from_exception(
+        _WithoutColours.from_exception(
             type(error),
             error,
             error.__traceback__,
@@ -125,6 +132,7 @@ def by_rich(error: BaseException) -> str:
             locals_max_length=10_000,
             locals_max_string=100_000,
             max_frames=0,
+            extra_lines=0,
             code_width=500,
             suppress=[TESTS],
         )
@@ -135,8 +143,8 @@ def by_rich(error: BaseException) -> str:
 def by_loguru(error: BaseException) -> str:
     out = io.StringIO()
     logger = loguru.logger
-    # `diagnose`, which shows variables, is on by default. `backtrace` adds the frames that
-    # called the outermost one, and those are the tests'.
+    # `diagnose`, which shows variables, is on by default. `backtrace` would add the frames
+    # of the tests.
     sink = logger.add(out, format="{message}", colorize=False, backtrace=False)
     try:
         logger.opt(exception=error).error("what happened")
@@ -158,7 +166,7 @@ class _Kept(Transport):
 
 def by_sentry(error: BaseException) -> str:
     kept = _Kept()
-    # With its defaults, but for the integrations, which patch other modules for good.
+    # Its defaults, without the integrations, which patch other modules permanently.
     client = sentry_sdk.Client(
         dsn="http://key@127.0.0.1:1/1", transport=kept, default_integrations=False
     )
@@ -178,7 +186,7 @@ TOOLS: dict[str, Callable[[BaseException], str]] = {
 
 
 def leaks_of(error: BaseException, leaks: Callable[..., set[str]]) -> dict[str, set[str]]:
-    """Where secrets are found: by frame and variable, and by tool; empty when nowhere."""
+    """Where secrets are found: by frame and variable, and by tool. Empty if nowhere."""
     found = {place: some for place, texts in in_variables(error).items() if (some := leaks(*texts))}
     tracebacks: list[tuple[BaseException, TracebackType | None]] = [
         (link, link.__traceback__) for link in chain(error)

@@ -1,8 +1,8 @@
-"""No secret is in the variables that tools for exceptions show, whatever is raised.
+"""Error-reporting tools show no secret, whatever is raised.
 
 Tracebacks with captured locals, rich, loguru and sentry_sdk show the variables
-of every frame that an exception passed, and loguru the attributes named on the
-line that raised. The callers' own frames are left out.
+of every frame that an exception passed. loguru also shows the attributes that
+the raising line names. The frames of the callers are left out.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from ihuyi_voice import (
     GatewayError,
     IhuyiVoiceError,
     InvalidRequestError,
-    Store,
     NotSentError,
     OutcomeStatus,
     OutcomeUnknownError,
     QuotaExceededError,
     RecipientQuota,
+    Store,
     SubmitRequest,
     SubmitResult,
     VoiceClient,
@@ -50,6 +50,7 @@ from tests.client.test_secrets import (
     proxied,
     say_nothing,
 )
+from tests.inside import QUICK, submit_that_waits_for_a_slot
 from tests.rogue import Connection, Rogue, http_answer
 
 if TYPE_CHECKING:
@@ -63,16 +64,11 @@ if TYPE_CHECKING:
 Rows = Any
 
 
-@pytest.fixture(autouse=True)
-def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ihuyi_voice._pipeline._BACKOFF_FIRST", 0.001)
-
-
-# --- both clients by one face -------------------------------------------------
+# --- both clients through one interface ----------------------------------------
 
 
 async def ended(act: Callable[[], Awaitable[object]]) -> object:
-    """What it returns or raises."""
+    """What `act` returns or raises."""
     try:
         return await act()
     except BaseException as error:  # noqa: BLE001 - whatever it is
@@ -86,7 +82,7 @@ async def raised_by(act: Callable[[], Awaitable[object]]) -> BaseException:
 
 
 async def in_a_thread(act: Callable[[], object]) -> object:
-    """What it returns or raises, with no frames of a thread pool."""
+    """Run `act` in a thread, without the frames of a thread pool."""
 
     def run() -> None:
         try:
@@ -113,9 +109,9 @@ async def submitted(
 ) -> object:
     arguments = cast("Any", (mobile, content))
     if kind == "asyncio":
-        async with AsyncVoiceClient("id", KEY, **options) as voice:
+        async with AsyncVoiceClient("id", KEY, **options)._within(QUICK) as voice:
             return await voice.submit(*arguments, idempotency_key=key)
-    with closing(VoiceClient("id", KEY, **options)) as blocking:
+    with closing(VoiceClient("id", KEY, **options)._within(QUICK)) as blocking:
         return await in_a_thread(lambda: blocking.submit(*arguments, idempotency_key=key))
 
 
@@ -125,7 +121,7 @@ async def ran(
     outcomes: list[Outcome] = []
     if kind == "asyncio":
         async with (
-            AsyncVoiceClient("id", KEY, **options) as voice,
+            AsyncVoiceClient("id", KEY, **options)._within(QUICK) as voice,
             voice.submit_many(rows, **bulk) as run,
         ):
             outcomes = [outcome async for outcome in run]
@@ -133,7 +129,7 @@ async def ran(
 
     def block() -> BulkReport:
         with (
-            closing(VoiceClient("id", KEY, **options)) as blocking,
+            closing(VoiceClient("id", KEY, **options)._within(QUICK)) as blocking,
             blocking.submit_many(rows, **bulk) as run,
         ):
             outcomes.extend(run)
@@ -156,11 +152,11 @@ def check_hides_everything(error: BaseException) -> None:
     assert {} == leaks_of(error, leaks)
 
 
-# --- the witness sees -----------------------------------------------------------
+# --- the check itself -----------------------------------------------------------
 
 
-def test_the_witness_sees_what_a_frame_holds(tmp_path: Path) -> None:
-    """Each of the tools, and our own walk over what is in sequences and fields."""
+def test_the_check_finds_what_a_frame_contains(tmp_path: Path) -> None:
+    """Each tool finds it, and so does our own walk over sequences and fields."""
     source = tmp_path / "leaky.py"
     source.write_text(
         "import dataclasses\n"
@@ -174,7 +170,7 @@ def test_the_witness_sees_what_a_frame_holds(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     names: dict[str, Any] = {"__name__": "leaky"}
-    exec(compile(source.read_text("utf-8"), source, "exec", dont_inherit=True), names)  # noqa: S102 - a frame that is not the tests'
+    exec(compile(source.read_text("utf-8"), source, "exec", dont_inherit=True), names)  # noqa: S102 - a frame outside the tests
 
     def fail(rows: object) -> NoReturn:
         raise LookupError
@@ -221,31 +217,31 @@ async def test_no_balance_query_shows_a_secret_in_its_frames(kind: Kind, how: An
 
         error = await raised_by(ask)
     assert isinstance(error, GatewayError if how == "in msg of JSON" else OutcomeUnknownError)
-    # A balance query knows neither number nor code, so it cannot know them in an answer.
+    # A balance query has neither number nor code, so it cannot redact them in an answer.
     assert {} == leaks_of(error, lambda *texts: leaks(*texts, allowed=("mobile", "code")))
 
 
 class Clock:
-    """Fails as often as it is asked."""
+    """Always fails."""
 
     def __call__(self) -> float:
         msg = "no time"
         raise OSError(msg)
 
 
-class Store:
+class Limits:
     """A quota store that fails, hangs or lets its caller wait, and keeps no number."""
 
     def __init__(self, reserve: str, release: str = "") -> None:
         self.on_reserve, self.on_release = reserve, release
         self.asked = asyncio.Event()
 
-    async def reserve(self, mobile: str, now: float, limits: object) -> float:
-        del mobile
+    async def reserve(self, number: str, token: str, windows: object) -> float:
+        del number
         return await self._do(self.on_reserve)
 
-    async def release(self, mobile: str, reserved_at: float) -> None:
-        del mobile
+    async def release(self, number: str, token: str) -> None:
+        del number
         await self._do(self.on_release)
 
     async def _do(self, what: str) -> float:
@@ -264,16 +260,16 @@ class Store:
     [
         (NotSentError, {"clock": Clock()}),
         (NotSentError, {"quota": RecipientQuota(clock=Clock())}),
-        (NotSentError, {"quota": RecipientQuota(store=Store("fail"))}),
-        (NotSentError, {"quota": RecipientQuota(store=Store("hang")), "timeout": 0.05}),
-        (QuotaExceededError, {"quota": RecipientQuota(store=Store("limit"))}),
+        (NotSentError, {"quota": RecipientQuota(store=Limits("fail"))}),
+        (NotSentError, {"quota": RecipientQuota(store=Limits("hang")), "timeout": 0.05}),
+        (QuotaExceededError, {"quota": RecipientQuota(store=Limits("limit"))}),
         (
             NotSentError,
-            {"quota": RecipientQuota(store=Store("", "fail")), "base_url": "http://127.0.0.1:1"},
+            {"quota": RecipientQuota(store=Limits("", "fail")), "base_url": "http://127.0.0.1:1"},
         ),
     ],
 )
-async def test_what_the_caller_handed_in_fails_without_showing_a_secret(
+async def test_a_failure_of_a_users_clock_or_store_shows_no_secret_in_its_frames(
     kind: Kind, error: type[IhuyiVoiceError], options: dict[str, Any]
 ) -> None:
     rogue = Rogue(say_nothing)
@@ -291,7 +287,7 @@ async def test_a_cancelled_request_shows_no_secret_in_its_frames(where: str) -> 
         await connection.until_hung_up()
 
     arrived = asyncio.Event()
-    store = Store("hang")
+    store = Limits("hang")
     rogue = Rogue(hang)
     quota = RecipientQuota(store=store) if where == "in the quota's store" else None
     async with (
@@ -299,12 +295,9 @@ async def test_a_cancelled_request_shows_no_secret_in_its_frames(where: str) -> 
         AsyncVoiceClient("id", KEY, **of(rogue, max_connections=1, quota=quota)) as voice,
     ):
         if where == "waiting for a slot":
-            voice._opened().slots.acquire_nowait()
-        task = asyncio.create_task(voice.submit(MOBILE, CODE))
-        if where == "waiting for a slot":
-            while not voice._opened().slots.statistics().tasks_waiting:
-                await asyncio.sleep(0)
+            task = await submit_that_waits_for_a_slot(voice, MOBILE, CODE)
         else:
+            task = asyncio.create_task(voice.submit(MOBILE, CODE))
             await (arrived if where == "on its way" else store.asked).wait()
         task.cancel()
         (error,) = await asyncio.gather(task, return_exceptions=True)
@@ -315,15 +308,25 @@ async def test_a_cancelled_request_shows_no_secret_in_its_frames(where: str) -> 
 # --- with a store ----------------------------------------------------------------
 
 
-def closed(store: Store) -> None:
+class Timer:
+    """A clock that can be made to fail."""
+
+    def __init__(self) -> None:
+        self.fails = False
+
+    def __call__(self) -> float:
+        return Clock()() if self.fails else 1_700_000_000.0
+
+
+def closed(store: Store, clock: Timer) -> None:
     store.close()
 
 
-def failing(store: Store) -> None:
-    store.clock = Clock()
+def failing(store: Store, clock: Timer) -> None:
+    clock.fails = True
 
 
-def untouched(store: Store) -> None:
+def untouched(store: Store, clock: Timer) -> None:
     """Leave it as it is."""
 
 
@@ -345,7 +348,7 @@ async def test_no_failure_of_a_store_shows_a_secret_in_its_frames(
     kind: Kind,
     error: type[Exception],
     submit: tuple[str, str | None],
-    prepare: Callable[[Store], None],
+    prepare: Callable[[Store, Timer], None],
     tmp_path: Path,
 ) -> None:
     mobile, key = submit
@@ -355,11 +358,12 @@ async def test_no_failure_of_a_store_shows_a_secret_in_its_frames(
 
     rogue = Rogue(hang_up)
     async with rogue.running():
-        with Store.open(tmp_path / "calls.db") as store:
-            options = of(rogue, store=store)
+        timer = Timer()
+        with Store.open(tmp_path / "calls.db", clock=timer) as store:
+            options = of(rogue, store=store, require_key=True)
             used = await raised_by(lambda: submitted(kind, options, key="used"))
             assert isinstance(used, OutcomeUnknownError)
-            prepare(store)
+            prepare(store, timer)
             caught = await raised_by(lambda: submitted(kind, options, mobile, key=key))
     assert isinstance(caught, error if error is not OSError else NotSentError)
     check_hides_everything(caught)
@@ -368,8 +372,8 @@ async def test_no_failure_of_a_store_shows_a_secret_in_its_frames(
 # --- many requests ------------------------------------------------------------------
 
 
-class Broken(Exception):  # noqa: N818 - a row's end, not an error of ours
-    """What a source or a predicate raises."""
+class Broken(Exception):  # noqa: N818 - not one of our errors
+    """Raised by rows and by `stop_on`."""
 
 
 def rows_then_broken() -> Iterator[tuple[str, str]]:
@@ -585,14 +589,14 @@ async def test_misuse_shows_no_secret_in_its_frames(kind: Kind) -> None:
 # --- the carriers ---------------------------------------------------------------------
 
 
-def test_what_carries_a_secret_shows_none_of_it() -> None:
+def test_an_object_that_carries_a_secret_does_not_show_it() -> None:
     encoder = FormEncoder("id", KEY, dynamic_password=False)
-    admitted = Admitted(MOBILE, CODE, 1.5)
+    admitted = Admitted(MOBILE, CODE, "a-token")
     body = encoder.submit(MOBILE, CODE, NOW)
     for carrier in (encoder, admitted, body, admitted.mobile, body.reveal):
         assert set() == leaks(*walked(carrier))
         assert not hasattr(carrier, "__dict__") or callable(carrier)
-    assert f"<Admitted {MASKED} reserved_at=1.5>" == repr(admitted)
+    assert f"<Admitted {MASKED} reserved=True>" == repr(admitted)
     assert "SignedBody('****')" == repr(SignedBody(b"x"))
     assert MOBILE == admitted.mobile()
     assert in_variables(ValueError()) == {}

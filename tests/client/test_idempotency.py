@@ -1,6 +1,6 @@
 """A submit with a key: placed once, however often it is submitted, whatever fails in the store.
 
-The proof is always what reached the gateway, over real sockets.
+Each test counts what reached the gateway, over real sockets.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from ihuyi_voice import (
     AuthenticationError,
     GatewayError,
     InvalidRequestError,
-    Store,
-    StoreError,
     NotSentError,
     OutcomeUnknownError,
     QuotaExceededError,
     RecipientQuota,
+    StoreError,
     SubmitRequest,
     SubmitResult,
     VoiceClient,
 )
-from ihuyi_voice._pipeline import Pipeline
 from ihuyi_voice.sandbox import Attempt, Chaos, SandboxGateway
-from ihuyi_voice.store.store import EntryState
+from ihuyi_voice.store.entry import EntryState
+from ihuyi_voice.store.memory import MemoryLimits
 from ihuyi_voice.store.sql import file as store_file
 from ihuyi_voice.store.sql.connection import Connection
+from ihuyi_voice.transport.aiohttp import AiohttpTransport
 from tests.bulk.spies import Gateway, mobile, until
 from tests.client.test_secrets import (
     CODE,
@@ -57,21 +57,23 @@ from tests.client.test_secrets import (
     leaks,
     shown,
 )
+from tests.inside import slots_of
 from tests.rogue import Connection as Socket
 from tests.rogue import Rogue
-from tests.store.support import Clock
+from tests.store.support import Clock, open_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
     from ihuyi_voice.models import Answer
+    from ihuyi_voice.store.sql.store import SqlStore
 
 NONE = {"accepted": 0, "refused": 0, "not_sent": 0, "unknown": 0}
 PLACED = SubmitResult("197362477", "ok", MOBILE)
 REFUSED = b'{"code":0,"msg":"failed","voiceid":"0"}'
 WRONG_KEY = b'{"code":405,"msg":"no","voiceid":"0"}'
-NOBODY_HOME = "http://127.0.0.1:9"
+NOT_LISTENING = "http://127.0.0.1:9"
 OTHER = "13812345678"
 
 KINDS = ("asyncio", "blocking")
@@ -81,7 +83,7 @@ SYNC_OPTIONS = {"api_id": "sandbox", "api_key": "sandbox-key", "timeout": 10.0}
 async def submit(
     kind: str,
     url: str,
-    store: Store | None,
+    store: SqlStore | None,
     key: Any = "k",
     *,
     mobile: str = MOBILE,
@@ -101,13 +103,13 @@ async def submit(
     return await asyncio.to_thread(block)
 
 
-def client(url: str, store: Store | None, **options: Any) -> AsyncVoiceClient:
+def client(url: str, store: SqlStore | None, **options: Any) -> AsyncVoiceClient:
     return AsyncVoiceClient(
         **{**SYNC_OPTIONS, "base_url": url, "store": store, "quota": None, **options}
     )
 
 
-def state(store: Store, key: str = "k") -> EntryState | None:
+def state(store: SqlStore, key: str = "k") -> EntryState | None:
     return store.known([key]).get(key)
 
 
@@ -134,15 +136,15 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(path: Path) -> Iterator[Store]:
-    with Store.open(path, patience=5.0) as opened:
+def store(path: Path) -> Iterator[SqlStore]:
+    with open_store(path, patience=5.0) as opened:
         yield opened
 
 
 @pytest.fixture
-def impatient(path: Path) -> Iterator[Store]:
+def impatient(path: Path) -> Iterator[SqlStore]:
     """It does not wait for a claim that is on its way."""
-    with Store.open(path, patience=0.0) as opened:
+    with open_store(path, patience=0.0) as opened:
         yield opened
 
 
@@ -151,7 +153,7 @@ def impatient(path: Path) -> Iterator[Store]:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_the_same_key_again_gives_the_stored_result(
-    gateway: Gateway, store: Store, kind: str
+    gateway: Gateway, store: SqlStore, kind: str
 ) -> None:
     first = await submit(kind, gateway.url, store)
     again = await submit(kind, gateway.url, store, mobile=f"+86 {MOBILE}")
@@ -160,7 +162,7 @@ async def test_the_same_key_again_gives_the_stored_result(
     assert [MOBILE] == gateway.mobiles
 
 
-async def test_another_key_is_another_call(gateway: Gateway, store: Store) -> None:
+async def test_another_key_is_another_call(gateway: Gateway, store: SqlStore) -> None:
     for key in ("a", "b"):
         assert not (await submit("asyncio", gateway.url, store, key)).replayed
     assert [MOBILE] * 2 == gateway.mobiles
@@ -168,12 +170,12 @@ async def test_another_key_is_another_call(gateway: Gateway, store: Store) -> No
 
 async def test_it_is_known_to_a_store_opened_later(gateway: Gateway, path: Path) -> None:
     for replayed in (False, True):
-        with Store.open(path) as store:
+        with open_store(path) as store:
             assert replayed is (await submit("asyncio", gateway.url, store)).replayed
     assert [MOBILE] == gateway.mobiles
 
 
-async def test_a_replay_takes_no_place_in_the_quota(gateway: Gateway, store: Store) -> None:
+async def test_a_replay_takes_no_place_in_the_quota(gateway: Gateway, store: SqlStore) -> None:
     quota = RecipientQuota(per_minute=2, per_day=None)
     async with client(gateway.url, store, quota=quota) as voice:
         for replayed in (False, True, True, True):
@@ -189,7 +191,7 @@ async def test_a_replay_takes_no_place_in_the_quota(gateway: Gateway, store: Sto
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_the_store_is_asked_before_a_limit_is_told(
-    gateway: Gateway, store: Store, kind: str
+    gateway: Gateway, store: SqlStore, kind: str
 ) -> None:
     quota = one_a_minute()
     await submit(kind, gateway.url, store, quota=quota)
@@ -203,7 +205,7 @@ async def test_the_store_is_asked_before_a_limit_is_told(
     assert EntryState.NOT_SENT is state(store, "new")
 
 
-async def test_over_the_limit_and_known_to_have_failed(gateway: Gateway, store: Store) -> None:
+async def test_over_the_limit_and_known_to_have_failed(gateway: Gateway, store: SqlStore) -> None:
     gateway.answer = lambda _: REFUSED
     quota = one_a_minute()
     with pytest.raises(GatewayError):
@@ -213,7 +215,7 @@ async def test_over_the_limit_and_known_to_have_failed(gateway: Gateway, store: 
     assert EntryState.NOT_SENT is state(store)
 
 
-async def test_over_the_limit_and_unknown(gateway: Gateway, store: Store) -> None:
+async def test_over_the_limit_and_unknown(gateway: Gateway, store: SqlStore) -> None:
     gateway.answer = lambda _: None
     quota = one_a_minute()
     for earlier in (False, True):
@@ -224,7 +226,7 @@ async def test_over_the_limit_and_unknown(gateway: Gateway, store: Store) -> Non
 
 
 async def test_over_the_limit_with_the_key_of_another_number_or_content(
-    gateway: Gateway, store: Store
+    gateway: Gateway, store: SqlStore
 ) -> None:
     quota = one_a_minute()
     await submit("asyncio", gateway.url, store, quota=quota)
@@ -233,7 +235,7 @@ async def test_over_the_limit_with_the_key_of_another_number_or_content(
 
 
 async def test_over_the_limit_and_the_store_fails(
-    gateway: Gateway, store: Store, path: Path
+    gateway: Gateway, store: SqlStore, path: Path
 ) -> None:
     quota = one_a_minute()
     await submit("asyncio", gateway.url, store, quota=quota)
@@ -243,9 +245,11 @@ async def test_over_the_limit_and_the_store_fails(
     assert [MOBILE] == gateway.mobiles
 
 
-async def test_over_the_limit_without_a_key(gateway: Gateway, path: Path) -> None:
+async def test_over_the_limit_a_request_without_a_key_is_limited(
+    gateway: Gateway, path: Path
+) -> None:
     quota = one_a_minute()
-    with Store.open(path, require_key=False) as store:
+    with open_store(path) as store:
         assert not (await submit("asyncio", gateway.url, store, None, quota=quota)).replayed
         with pytest.raises(QuotaExceededError):
             await submit("asyncio", gateway.url, store, None, quota=quota)
@@ -260,7 +264,7 @@ async def reset(connection: Socket) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_an_unknown_outcome_is_never_sent_again(store: Store, kind: str) -> None:
+async def test_an_unknown_outcome_is_never_sent_again(store: SqlStore, kind: str) -> None:
     async with Rogue(reset).running() as rogue:
         errors = []
         for _ in range(3):
@@ -276,14 +280,14 @@ async def test_an_unknown_outcome_is_never_sent_again(store: Store, kind: str) -
 
 
 async def test_a_claim_that_was_never_settled_says_so(
-    gateway: Gateway, impatient: Store, path: Path
+    gateway: Gateway, impatient: SqlStore, path: Path
 ) -> None:
     gateway.hold()
     async with client(gateway.url, impatient) as voice:
         first = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
         await gateway.arrived(1)
         with (
-            Store.open(path, patience=0.0) as another_process,
+            open_store(path, patience=0.0) as another_process,
             pytest.raises(OutcomeUnknownError) as unknown,
         ):
             await submit("asyncio", gateway.url, another_process)
@@ -299,7 +303,7 @@ async def test_a_claim_that_was_never_settled_says_so(
 
 @pytest.mark.parametrize("native", [False, True])
 async def test_cancelled_after_the_write_it_is_unknown(
-    gateway: Gateway, store: Store, native: bool
+    gateway: Gateway, store: SqlStore, native: bool
 ) -> None:
     gateway.hold()
     async with client(gateway.url, store) as voice:
@@ -314,15 +318,15 @@ async def test_cancelled_after_the_write_it_is_unknown(
 
 @pytest.mark.parametrize("native", [False, True])
 async def test_cancelled_before_the_write_it_is_not_sent(
-    gateway: Gateway, store: Store, native: bool
+    gateway: Gateway, store: SqlStore, native: bool
 ) -> None:
-    """It has its claim and waits for the only slot."""
+    """The request has its claim and waits for the only slot."""
     gateway.hold()
     quota = RecipientQuota(per_minute=2, per_day=None)
     async with client(gateway.url, store, max_connections=1, quota=quota) as voice:
         other = asyncio.create_task(voice.submit(OTHER, CODE, idempotency_key="other"))
         await gateway.arrived(1)
-        slots = voice._opened().slots
+        slots = slots_of(voice)
         for _ in range(4):
             waiting = lambda: until(lambda: slots.statistics().tasks_waiting == 1)  # noqa: E731
             await cancelled(voice, waiting, native=native)
@@ -334,9 +338,9 @@ async def test_cancelled_before_the_write_it_is_not_sent(
 
 
 async def test_cancelled_just_when_it_is_claimed_it_is_not_sent(
-    gateway: Gateway, store: Store
+    gateway: Gateway, store: SqlStore
 ) -> None:
-    """The claim is in the file, and its task does not know it yet."""
+    """The claim is in the file, and the task has not resumed yet."""
     quota = one_a_minute()
     async with client(gateway.url, store, quota=quota) as voice:
         task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
@@ -353,7 +357,7 @@ async def test_cancelled_just_when_it_is_claimed_it_is_not_sent(
 
 
 async def cancelled(voice: AsyncVoiceClient, reached: Callable[[], Any], *, native: bool) -> None:
-    """A submit that is cancelled once it has come so far."""
+    """Start a submit, wait for `reached`, and cancel it."""
     if native:
         task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
         await reached()
@@ -372,7 +376,7 @@ async def cancelled(voice: AsyncVoiceClient, reached: Callable[[], Any], *, nati
 
 
 async def test_cancelled_while_it_claims_it_is_not_sent(
-    gateway: Gateway, store: Store, path: Path
+    gateway: Gateway, store: SqlStore, path: Path
 ) -> None:
     quota = one_a_minute()
     async with client(gateway.url, store, quota=quota) as voice:
@@ -387,7 +391,7 @@ async def test_cancelled_while_it_claims_it_is_not_sent(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_refusal_may_be_sent_anew(gateway: Gateway, store: Store, kind: str) -> None:
+async def test_a_refusal_may_be_sent_anew(gateway: Gateway, store: SqlStore, kind: str) -> None:
     gateway.answer = lambda _: REFUSED
     for _ in range(2):
         with pytest.raises(GatewayError):
@@ -401,33 +405,35 @@ async def test_a_refusal_may_be_sent_anew(gateway: Gateway, store: Store, kind: 
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_what_was_not_sent_may_be_sent_anew(
-    gateway: Gateway, store: Store, kind: str
+    gateway: Gateway, store: SqlStore, kind: str
 ) -> None:
     quota = one_a_minute()
     for _ in range(2):
         with pytest.raises(NotSentError) as not_sent:
-            await submit(kind, NOBODY_HOME, store, quota=quota, connect_attempts=1)
+            await submit(kind, NOT_LISTENING, store, quota=quota, connect_attempts=1)
         assert not isinstance(not_sent.value, StoreError)
         assert EntryState.NOT_SENT is state(store)
     assert PLACED == await submit(kind, gateway.url, store, quota=quota)
 
 
-async def test_the_wrong_api_key_and_then_the_right_one(store: Store) -> None:
+async def test_the_wrong_api_key_and_then_the_right_one(store: SqlStore) -> None:
     sandbox = SandboxGateway()
     async with sandbox.serve() as url:
         with pytest.raises(AuthenticationError):
             await submit("asyncio", url, store, api_key="mistyped")
         result = await submit("asyncio", url, store)
         assert not result.replayed
-        # Only the API key that sent it can show whether it was the same number.
+        # The store can compare the number only with the API key that sent it.
         with pytest.raises(InvalidRequestError, match="or with another API key"):
             await submit("asyncio", url, store, api_key="mistyped")
     assert 1 == len(sandbox.calls)
 
 
-async def test_resolved_by_hand(gateway: Gateway, path: Path) -> None:
+async def test_a_key_that_a_person_resolved_is_replayed_or_sent_again(
+    gateway: Gateway, path: Path
+) -> None:
     clock = Clock()
-    store = Store.open(path, clock=clock)
+    store = open_store(path, clock=clock)
     # An answer came, so the connection is not reset.
     gateway.answer = lambda _: b"not an answer"
     for key in ("placed", "not placed"):
@@ -451,7 +457,7 @@ async def test_resolved_by_hand(gateway: Gateway, path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("mobile", "content"), [(OTHER, CODE), (MOBILE, "4321")])
 async def test_a_key_stands_for_one_number_and_content(
-    gateway: Gateway, store: Store, kind: str, mobile: str, content: str
+    gateway: Gateway, store: SqlStore, kind: str, mobile: str, content: str
 ) -> None:
     quota = one_a_minute()
     await submit(kind, gateway.url, store)
@@ -470,14 +476,14 @@ async def test_a_key_needs_a_store(gateway: Gateway, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_store_needs_a_key(gateway: Gateway, store: Store, kind: str) -> None:
-    with pytest.raises(InvalidRequestError, match="open the store with require_key=False"):
-        await submit(kind, gateway.url, store, None)
+async def test_a_client_may_require_keys(gateway: Gateway, store: SqlStore, kind: str) -> None:
+    with pytest.raises(InvalidRequestError, match="this client was made with require_key=True"):
+        await submit(kind, gateway.url, store, None, require_key=True)
     assert [] == gateway.mobiles
 
 
-async def test_unless_it_was_opened_to_do_without(gateway: Gateway, path: Path) -> None:
-    with Store.open(path, require_key=False) as store:
+async def test_by_default_it_requires_none(gateway: Gateway, path: Path) -> None:
+    with open_store(path) as store:
         for _ in range(2):
             assert not (await submit("asyncio", gateway.url, store, None)).replayed
         assert {0} == set(store.summary().values())
@@ -509,15 +515,15 @@ async def test_a_bad_key_is_refused(
     gateway: Gateway, path: Path, key: object, require_key: bool
 ) -> None:
     with (
-        Store.open(path, require_key=require_key) as store,
+        open_store(path) as store,
         pytest.raises(InvalidRequestError, match=r"^idempotency_key "),
     ):
-        await submit("asyncio", gateway.url, store, key)
+        await submit("asyncio", gateway.url, store, key, require_key=require_key)
     assert [] == gateway.mobiles
 
 
 @pytest.mark.parametrize("key", ["k" * 255, "a b", "订单-7", "a'; DROP TABLE", "%s{0}[b]"])
-async def test_a_key_may_be_any_other_text(gateway: Gateway, store: Store, key: str) -> None:
+async def test_a_key_may_be_any_other_text(gateway: Gateway, store: SqlStore, key: str) -> None:
     for replayed in (False, True):
         assert replayed is (await submit("asyncio", gateway.url, store, key)).replayed
 
@@ -535,7 +541,7 @@ def test_the_place_of_a_store_is_no_store(kind: Any, path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_the_claim_is_in_the_file_when_the_request_arrives(
-    store: Store, path: Path, kind: str
+    store: SqlStore, path: Path, kind: str
 ) -> None:
     found: list[object] = []
 
@@ -563,7 +569,7 @@ class Broken:
     WAYS = ("deleted", "replaced", "locked", "read-only", "full", "a bug")
 
     def __init__(
-        self, path: Path, store: Store, monkeypatch: pytest.MonkeyPatch, stack: Any
+        self, path: Path, store: SqlStore, monkeypatch: pytest.MonkeyPatch, stack: Any
     ) -> None:
         self.path = path
         self._store = store
@@ -571,7 +577,7 @@ class Broken:
         self._stack: contextlib.ExitStack = stack
 
     def now(self, how: str) -> str:
-        """Break it; what is then said of it."""
+        """Break it. Returns the text that the error then contains."""
         if how == "deleted":
             self.path.unlink()
             return "was deleted, emptied or replaced while it was in use"
@@ -594,7 +600,7 @@ class Broken:
             self._at_each_connection("PRAGMA query_only = 1")
             return "it is read-only"
         self._at_each_connection("PRAGMA max_page_count = 1")
-        # Until the pages there are have no room any more.
+        # It fails when the existing pages are full.
         return "the disk is full"
 
     def _at_each_connection(self, statement: str) -> None:
@@ -615,7 +621,7 @@ class Broken:
 
 
 @pytest.fixture
-def broken(path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broken]:
+def broken(path: Path, store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broken]:
     with contextlib.ExitStack() as stack:
         yield Broken(path, store, monkeypatch, stack)
 
@@ -623,9 +629,10 @@ def broken(path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterato
 @pytest.mark.parametrize("how", Broken.WAYS)
 @pytest.mark.parametrize("kind", KINDS)
 async def test_nothing_is_sent_when_the_claim_fails(
-    gateway: Gateway, store: Store, broken: Broken, kind: str, how: str
+    gateway: Gateway, store: SqlStore, broken: Broken, kind: str, how: str
 ) -> None:
-    quota = RecipientQuota(per_minute=100, per_day=None)
+    # Not in the store, which is going to fail.
+    quota = RecipientQuota(per_minute=100, per_day=None, store=MemoryLimits())
     await submit(kind, gateway.url, store, "earlier", quota=quota)
     words = broken.now(how)
     sent = 1
@@ -640,7 +647,7 @@ async def test_nothing_is_sent_when_the_claim_fails(
     assert caught.value.reason.endswith("; nothing was sent, no phone rang")
     assert isinstance(caught.value, NotSentError)
     assert [MOBILE] * sent == gateway.mobiles
-    # What was reserved was given back.
+    # The reservation was released.
     for _ in range(100 - sent):
         await quota.reserve(MOBILE)
     with pytest.raises(QuotaExceededError):
@@ -648,7 +655,7 @@ async def test_nothing_is_sent_when_the_claim_fails(
 
 
 async def test_its_cause_is_the_databases_own(
-    gateway: Gateway, store: Store, broken: Broken
+    gateway: Gateway, store: SqlStore, broken: Broken
 ) -> None:
     await submit("asyncio", gateway.url, store, "earlier")
     broken.now("locked")
@@ -658,7 +665,7 @@ async def test_its_cause_is_the_databases_own(
 
 
 async def test_a_database_that_does_not_answer_in_time(
-    gateway: Gateway, store: Store, path: Path
+    gateway: Gateway, store: SqlStore, path: Path
 ) -> None:
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -674,10 +681,13 @@ AFTER = ("deleted", "replaced", "locked", "read-only", "a bug")
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left_to_the_collector() -> Iterator[None]:
-    """What an earlier test left is logged in that test, not in a later one."""
+def _collect_garbage() -> Iterator[None]:
+    """A finalizer that logs must run in its own test, not in a later one."""
+    # The collector looks only at what the test makes, not at every module.
+    gc.freeze()
     yield
     gc.collect()
+    gc.unfreeze()
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -691,7 +701,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 @pytest.mark.parametrize("end", ["accepted", "refused", "unknown", "cancelled"])
 async def test_the_outcome_stays_when_it_cannot_be_recorded(  # noqa: PLR0917 - fixtures
     gateway: Gateway,
-    store: Store,
+    store: SqlStore,
     broken: Broken,
     caplog: pytest.LogCaptureFixture,
     end: str,
@@ -732,7 +742,7 @@ async def test_the_outcome_stays_when_it_cannot_be_recorded(  # noqa: PLR0917 - 
 @pytest.mark.parametrize("how", ["locked", "read-only", "a bug"])
 async def test_what_could_not_be_recorded_is_recorded_once_the_store_recovers(
     gateway: Gateway,
-    store: Store,
+    store: SqlStore,
     path: Path,
     caplog: pytest.LogCaptureFixture,
     how: str,
@@ -757,9 +767,9 @@ async def test_what_could_not_be_recorded_is_recorded_once_the_store_recovers(
 
 
 async def test_a_settlement_that_somebody_overtook_is_told_without_its_key(
-    gateway: Gateway, store: Store, path: Path, caplog: pytest.LogCaptureFixture
+    gateway: Gateway, store: SqlStore, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As when the machine slept, a person resolved the claim, and the key was claimed again."""
+    """For example the machine slept, a person resolved the claim, and it was claimed again."""
     key = f"{MOBILE}/{CODE}"
     gateway.hold()
     async with client(gateway.url, store) as voice:
@@ -778,7 +788,7 @@ async def test_a_settlement_that_somebody_overtook_is_told_without_its_key(
 
 
 async def test_a_store_that_is_closed_in_mid_request(
-    gateway: Gateway, store: Store, caplog: pytest.LogCaptureFixture
+    gateway: Gateway, store: SqlStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway.hold()
     async with client(gateway.url, store) as voice:
@@ -791,14 +801,14 @@ async def test_a_store_that_is_closed_in_mid_request(
     assert said.endswith("the store could not record it: RuntimeError")
 
 
-async def test_a_log_handler_that_raises_takes_no_outcome_away(
+async def test_a_log_handler_that_raises_does_not_change_the_outcome(
     gateway: Gateway,
-    store: Store,
+    store: SqlStore,
     path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Neither at the line of the request nor at the warning that it could not be recorded."""
+    """It raises at the request's line, and at the warning that the store could not record."""
 
     class Raising(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -819,12 +829,12 @@ async def test_a_log_handler_that_raises_takes_no_outcome_away(
     assert [logging.INFO, logging.WARNING] == heard
 
 
-async def test_a_claim_outlives_its_deadline_by_the_time_of_its_settlement(
+async def test_a_claim_lasts_longer_than_its_deadline_so_that_it_can_be_settled(
     gateway: Gateway, path: Path
 ) -> None:
-    """Else somebody could record that it was not placed while its answer is being recorded."""
+    """Otherwise a person could resolve it as not placed while its answer is being recorded."""
     gateway.hold()
-    with Store.open(path, clock=lambda: 1_000_000.0) as store:
+    with open_store(path, clock=lambda: 1_000_000.0) as store:
         async with client(gateway.url, store, timeout=5.0) as voice:
             task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
             await gateway.arrived(1)
@@ -836,19 +846,19 @@ async def test_a_claim_outlives_its_deadline_by_the_time_of_its_settlement(
 
 @pytest.mark.parametrize("reset", [False, True])
 async def test_what_was_reset_may_be_resolved_at_once(
-    gateway: Gateway, store: Store, monkeypatch: pytest.MonkeyPatch, *, reset: bool
+    gateway: Gateway, store: SqlStore, monkeypatch: pytest.MonkeyPatch, *, reset: bool
 ) -> None:
-    """Else the network may still deliver it, and a second call ring the phone twice."""
-    post = Pipeline._post
+    """Otherwise the network may still deliver it, and a second call would ring the phone twice."""
+    post = AiohttpTransport.post
 
     async def place_and_reset(*args: Any) -> Answer:
-        *_, exchange, _ = args
+        *_, exchange = args
         try:
             return await post(*args)
         finally:
             exchange.reset = reset
 
-    monkeypatch.setattr(Pipeline, "_post", place_and_reset)
+    monkeypatch.setattr(AiohttpTransport, "post", place_and_reset)
     gateway.answer = lambda _: None
     with pytest.raises(OutcomeUnknownError):
         await submit("asyncio", gateway.url, store)
@@ -860,18 +870,18 @@ async def test_what_was_reset_may_be_resolved_at_once(
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_clock_that_fails_just_before_the_write_means_that_nothing_is_sent(
-    gateway: Gateway, store: Store, monkeypatch: pytest.MonkeyPatch, kind: str
+    gateway: Gateway, store: SqlStore, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    post = Pipeline._post
+    post = AiohttpTransport.post
 
     def fail() -> float:
         raise ZeroDivisionError
 
     async def fail_before(*args: Any) -> Answer:
-        store.clock = fail
+        store.clock = fail  # type: ignore[method-assign]
         return await post(*args)
 
-    monkeypatch.setattr(Pipeline, "_post", fail_before)
+    monkeypatch.setattr(AiohttpTransport, "post", fail_before)
     with pytest.raises(NotSentError):
         await submit(kind, gateway.url, store)
     # What happened is recorded all the same.
@@ -880,15 +890,15 @@ async def test_a_clock_that_fails_just_before_the_write_means_that_nothing_is_se
 
 
 @pytest.mark.parametrize("end", ["accepted", "refused", "unknown"])
-async def test_a_bulk_run_says_how_many_outcomes_are_not_recorded(  # noqa: PLR0917 - fixtures
+async def test_a_bulk_report_counts_the_outcomes_that_are_not_recorded(  # noqa: PLR0917 - fixtures
     gateway: Gateway,
-    store: Store,
+    store: SqlStore,
     path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     end: str,
 ) -> None:
-    # Whatever the log shows.
+    # The count does not depend on the log.
     caplog.set_level(logging.CRITICAL, logger="ihuyi_voice")
     gateway.hold()
     answers = {"accepted": gateway.answer(MOBILE), "refused": REFUSED}
@@ -918,7 +928,7 @@ async def test_a_clock_that_fails_once_does_not_stop_the_store(
             raise OSError
         return time.time()
 
-    with Store.open(path, clock=clock) as store:
+    with open_store(path, clock=clock) as store:
         async with client(gateway.url, store) as voice:
             for key in ("a", "b"):
                 assert PLACED == await voice.submit(MOBILE, CODE, idempotency_key=key)
@@ -926,13 +936,13 @@ async def test_a_clock_that_fails_once_does_not_stop_the_store(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_clock_that_fails_before_the_send_means_that_nothing_is_sent(
+async def test_a_store_clock_that_fails_at_the_claim_means_not_sent(
     gateway: Gateway, path: Path, kind: str
 ) -> None:
     def clock() -> float:
         raise OSError
 
-    with Store.open(path, clock=clock) as store:
+    with open_store(path, clock=clock) as store:
         with pytest.raises(StoreError, match=r"its clock failed \(OSError\)") as caught:
             await submit(kind, gateway.url, store)
         assert isinstance(caught.value.__cause__, OSError)
@@ -940,10 +950,10 @@ async def test_a_clock_that_fails_before_the_send_means_that_nothing_is_sent(
     assert [] == gateway.mobiles
 
 
-# --- at once -----------------------------------------------------------------
+# --- simultaneous requests ---------------------------------------------------
 
 
-async def test_of_two_tasks_one_rings(gateway: Gateway, store: Store) -> None:
+async def test_of_two_tasks_one_rings(gateway: Gateway, store: SqlStore) -> None:
     gateway.hold()
     async with client(gateway.url, store) as voice:
         tasks = [
@@ -958,7 +968,7 @@ async def test_of_two_tasks_one_rings(gateway: Gateway, store: Store) -> None:
 
 
 async def test_of_two_tasks_one_rings_and_who_cannot_wait_is_told(
-    gateway: Gateway, impatient: Store
+    gateway: Gateway, impatient: SqlStore
 ) -> None:
     gateway.hold()
     async with client(gateway.url, impatient) as voice:
@@ -972,7 +982,7 @@ async def test_of_two_tasks_one_rings_and_who_cannot_wait_is_told(
     assert [MOBILE] == gateway.mobiles
 
 
-async def test_whoever_waits_for_a_refusal_sends_it_anew(gateway: Gateway, store: Store) -> None:
+async def test_whoever_waits_for_a_refusal_sends_it_anew(gateway: Gateway, store: SqlStore) -> None:
     gateway.hold()
     gateway.answer = lambda _: REFUSED if len(gateway.mobiles) == 1 else b'{"code":2,"msg":"ok"}'
     async with client(gateway.url, store) as voice:
@@ -991,7 +1001,7 @@ async def test_of_two_clients_with_stores_of_their_own_one_rings(
     gateway: Gateway, path: Path
 ) -> None:
     gateway.hold()
-    with Store.open(path) as one, Store.open(path) as other:
+    with open_store(path) as one, open_store(path) as other:
         tasks = [
             asyncio.create_task(submit("asyncio", gateway.url, store)) for store in (one, other)
         ]
@@ -1003,7 +1013,7 @@ async def test_of_two_clients_with_stores_of_their_own_one_rings(
 
 
 @pytest.mark.parametrize("clients", [1, 2])
-def test_of_many_threads_one_rings(store: Store, clients: int) -> None:
+def test_of_many_threads_one_rings(store: SqlStore, clients: int) -> None:
     gateway = SandboxGateway(chaos=Chaos(latency=0.05))
     start = threading.Barrier(8)
     with gateway.serve_in_thread() as url, contextlib.ExitStack() as stack:
@@ -1028,7 +1038,7 @@ def test_of_many_threads_one_rings(store: Store, clients: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_it_outlives_its_clients(gateway: Gateway, store: Store, kind: str) -> None:
+async def test_it_outlives_its_clients(gateway: Gateway, store: SqlStore, kind: str) -> None:
     for n in range(3):
         await submit(kind, gateway.url, store, str(n))
     assert 3 == store.summary()["accepted"]
@@ -1036,7 +1046,7 @@ async def test_it_outlives_its_clients(gateway: Gateway, store: Store, kind: str
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_closed_store_says_so_and_nothing_is_sent(
-    gateway: Gateway, store: Store, kind: str
+    gateway: Gateway, store: SqlStore, kind: str
 ) -> None:
     quota = one_a_minute()
     store.close()
@@ -1053,7 +1063,7 @@ FORK = """
 import os, sys, warnings
 warnings.simplefilter("ignore", DeprecationWarning)
 from ihuyi_voice import *
-store = Store.open(sys.argv[1])
+store = open_store(sys.argv[1])
 client = VoiceClient.from_env(quota=None, store=store)
 def submit(key):
     return client.submit("13912345678", "1125", idempotency_key=key).replayed
@@ -1110,7 +1120,7 @@ def list_files(folder: Path) -> list[Path]:
 
 
 async def searched(sending: Awaitable[SubmitResult], texts: list[str]) -> SubmitResult:
-    """What it returns or raises; an error's texts are kept."""
+    """Await `sending`, and add the texts of its error to `texts`."""
     try:
         return await sending
     except Exception as error:
@@ -1132,7 +1142,7 @@ async def searched(sending: Awaitable[SubmitResult], texts: list[str]) -> Submit
 )
 @pytest.mark.parametrize("kind", KINDS)
 async def test_no_secret_reaches_the_file_the_log_or_an_error(
-    store: Store, tmp_path: Path, witness: Witness, behaviour: Any, kind: str
+    store: SqlStore, tmp_path: Path, witness: Witness, behaviour: Any, kind: str
 ) -> None:
     asyncio.get_running_loop().set_debug(True)
     texts: list[str] = []
@@ -1154,7 +1164,7 @@ async def test_no_secret_reaches_the_file_the_log_or_an_error(
 
 
 async def test_no_secret_is_told_when_the_store_fails(
-    gateway: Gateway, store: Store, broken: Broken, witness: Witness
+    gateway: Gateway, store: SqlStore, broken: Broken, witness: Witness
 ) -> None:
     await submit("asyncio", gateway.url, store, "earlier", api_key=KEY)
     broken.now("deleted")
@@ -1166,7 +1176,7 @@ async def test_no_secret_is_told_when_the_store_fails(
 # --- values ------------------------------------------------------------------
 
 
-def test_a_replayed_result_is_equal_and_says_so() -> None:
+def test_a_replayed_result_is_equal_and_shows_replayed() -> None:
     replayed = SubmitResult("197362477", "ok", MOBILE, replayed=True)
     assert PLACED == replayed
     assert hash(PLACED) == hash(replayed)
@@ -1180,7 +1190,7 @@ def test_a_replayed_result_is_equal_and_says_so() -> None:
 
 
 @pytest.mark.parametrize("earlier", [False, True])
-def test_an_unknown_outcome_pickles_with_whether_it_is_an_earlier_one(earlier: bool) -> None:
+def test_an_unknown_outcome_pickles_with_its_earlier_flag(earlier: bool) -> None:
     error = pickle.loads(pickle.dumps(OutcomeUnknownError("why", earlier=earlier)))
     assert (earlier, "why", True) == (error.earlier, error.reason, error.may_have_rung)
     assert "outcome unknown: why; the phone may have rung" in str(error)
@@ -1200,16 +1210,16 @@ def test_a_request_shows_neither_code_nor_number_beside_its_key() -> None:
 
 
 async def test_a_machine_that_slept_does_not_send_what_may_have_been_resolved(
-    gateway: Gateway, store: Store, monkeypatch: pytest.MonkeyPatch
+    gateway: Gateway, store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the machine sleeps, the monotonic clock stops and the wall clock does not."""
-    post = Pipeline._post
+    post = AiohttpTransport.post
 
     async def sleep_before(*args: Any) -> Answer:
-        store.clock = lambda: time.time() + 3600
+        store.clock = lambda: time.time() + 3600  # type: ignore[method-assign]
         return await post(*args)
 
-    monkeypatch.setattr(Pipeline, "_post", sleep_before)
+    monkeypatch.setattr(AiohttpTransport, "post", sleep_before)
     with pytest.raises(NotSentError):
         await submit("asyncio", gateway.url, store)
     assert [] == gateway.mobiles

@@ -1,4 +1,4 @@
-"""Misuse of both clients speaks clearly, and the server hears nothing of it."""
+"""Misuse of both clients raises a clear error, and the server receives nothing."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def url(gateway: SandboxGateway) -> Iterator[str]:
 
 
 @every_use
-async def test_used_after_close(
+async def test_a_use_after_close_raises(
     use: Callable[[AsyncVoiceClient], Coroutine[Any, Any, object]],
 ) -> None:
     rogue = Rogue(answer_accepted)
@@ -77,7 +77,7 @@ async def test_used_after_close(
 
 
 @every_use
-async def test_used_after_close_of_a_client_never_used(
+async def test_a_use_after_close_of_an_unused_client_raises(
     use: Callable[[AsyncVoiceClient], Coroutine[Any, Any, object]],
 ) -> None:
     voice = AsyncVoiceClient("id", "key")
@@ -86,7 +86,7 @@ async def test_used_after_close_of_a_client_never_used(
         await use(voice)
 
 
-async def test_closed_twice() -> None:
+async def test_closing_twice_does_no_harm() -> None:
     rogue = Rogue(answer_accepted)
     async with rogue.running(), AsyncVoiceClient("id", "key", base_url=rogue.url) as voice:
         await voice.submit(MOBILE, "1125")
@@ -95,7 +95,7 @@ async def test_closed_twice() -> None:
     assert f"<AsyncVoiceClient {rogue.url} closed>" == repr(voice)
 
 
-async def test_closing_hangs_up() -> None:
+async def test_close_closes_the_connection() -> None:
     async def answer_until_hung_up(connection: Connection) -> None:
         await answer_accepted(connection)
         hung_up.set()
@@ -112,7 +112,7 @@ async def test_closing_hangs_up() -> None:
 # --- loops -------------------------------------------------------------------
 
 
-def test_used_in_and_closed_from_a_second_event_loop(url: str, gateway: SandboxGateway) -> None:
+def test_use_and_close_in_a_second_event_loop_raise(url: str, gateway: SandboxGateway) -> None:
     voice = AsyncVoiceClient("sandbox", "sandbox-key", base_url=url)
     first = asyncio.new_event_loop()
     try:
@@ -120,18 +120,18 @@ def test_used_in_and_closed_from_a_second_event_loop(url: str, gateway: SandboxG
         for use in (*USES.values(), AsyncVoiceClient.aclose):
             with pytest.raises(RuntimeError, match=f"^{re.escape(OTHER_LOOP)}$"):
                 asyncio.run(use(voice))
-        # It is as it was: still open, and of use in its own loop.
+        # The client is unchanged: still open, and usable in its own loop.
         assert f"<AsyncVoiceClient {url} open>" == repr(voice)
         assert Balance(999, "查询成功") == first.run_until_complete(voice.query_balance())
         first.run_until_complete(voice.aclose())
-        # There is nothing left to close, wherever that is asked for.
+        # A closed client can be closed again in any loop.
         asyncio.run(voice.aclose())
     finally:
         first.close()
     assert [MOBILE] == [attempt.mobile for attempt in gateway.attempts]
 
 
-def test_made_outside_any_loop_and_used_and_closed_later(url: str, gateway: SandboxGateway) -> None:
+def test_a_client_created_outside_a_loop_works_later(url: str, gateway: SandboxGateway) -> None:
     voice = AsyncVoiceClient("sandbox", "sandbox-key", base_url=url)
 
     async def use() -> str:
@@ -145,7 +145,9 @@ def test_made_outside_any_loop_and_used_and_closed_later(url: str, gateway: Sand
 
 
 @every_use
-def test_under_trio(use: Callable[[AsyncVoiceClient], Coroutine[Any, Any, object]]) -> None:
+def test_a_use_under_trio_raises(
+    use: Callable[[AsyncVoiceClient], Coroutine[Any, Any, object]],
+) -> None:
     trio = pytest.importorskip("trio", reason="trio is not installed")
     voice = AsyncVoiceClient("id", "key")
     with pytest.raises(RuntimeError, match=f"^{re.escape(NO_LOOP)}$"):
@@ -153,21 +155,23 @@ def test_under_trio(use: Callable[[AsyncVoiceClient], Coroutine[Any, Any, object
 
 
 @every_use
-def test_inside_no_loop(use: Callable[[AsyncVoiceClient], Coroutine[Any, Any, object]]) -> None:
+def test_a_use_outside_a_loop_raises(
+    use: Callable[[AsyncVoiceClient], Coroutine[Any, Any, object]],
+) -> None:
     voice = AsyncVoiceClient("id", "key")
     with pytest.raises(RuntimeError, match=f"^{re.escape(NO_LOOP)}$"):
         use(voice).send(None)
     assert "<AsyncVoiceClient https://api.voice.ihuyi.com not yet used>" == repr(voice)
 
 
-def test_a_client_never_used_is_closed_without_a_loop() -> None:
+def test_an_unused_client_can_be_closed_without_a_loop() -> None:
     voice = AsyncVoiceClient("id", "key")
     with pytest.raises(StopIteration):
         voice.aclose().send(None)
     assert "<AsyncVoiceClient https://api.voice.ihuyi.com closed>" == repr(voice)
 
 
-def test_a_subclass_is_named_as_itself() -> None:
+def test_the_error_names_the_subclass() -> None:
     class Ours(AsyncVoiceClient):
         pass
 
@@ -175,7 +179,7 @@ def test_a_subclass_is_named_as_itself() -> None:
         Ours("id", "key").submit(MOBILE, "1125").send(None)
 
 
-async def test_the_blocking_client_in_a_loop_of_somebody_elses() -> None:
+async def test_the_blocking_client_raises_inside_a_running_loop() -> None:
     rogue = Rogue(answer_accepted)
     async with rogue.running():
         voice = VoiceClient("id", "key", base_url=rogue.url)
@@ -187,7 +191,7 @@ async def test_the_blocking_client_in_a_loop_of_somebody_elses() -> None:
     assert f"<VoiceClient {rogue.url} closed>" == repr(voice)
 
 
-def test_the_blocking_client_after_close(url: str, gateway: SandboxGateway) -> None:
+def test_a_use_of_the_blocking_client_after_close_raises(url: str, gateway: SandboxGateway) -> None:
     with VoiceClient("sandbox", "sandbox-key", base_url=url) as voice:
         assert f"<VoiceClient {url} not yet used>" == repr(voice)
         voice.submit(MOBILE, "1125")
@@ -199,10 +203,10 @@ def test_the_blocking_client_after_close(url: str, gateway: SandboxGateway) -> N
     assert ["1125"] == [attempt.content for attempt in gateway.attempts]
 
 
-def test_the_blocking_client_closed_by_another_thread_just_before_the_call() -> None:
+def test_the_blocking_client_is_closed_by_another_thread_just_before_the_call() -> None:
     voice = VoiceClient("id", "key")
 
-    # Between the first look and the lock there is a moment.
+    # Another thread may close the client right after this check.
     voice._check_usable = lambda name: voice.close()  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match=f"^{CLOSED}$"):
         voice.query_balance()
@@ -231,7 +235,7 @@ INVALID: dict[str, tuple[object, object, str]] = {
 
 
 @pytest.mark.parametrize(("mobile", "content", "words"), INVALID.values(), ids=INVALID.keys())
-async def test_a_bad_argument_is_refused_and_the_server_sees_nothing(
+async def test_a_bad_argument_is_refused_before_the_quota_and_the_send(
     mobile: str, content: str, words: str
 ) -> None:
     rogue = Rogue(answer_accepted)
@@ -245,7 +249,7 @@ async def test_a_bad_argument_is_refused_and_the_server_sees_nothing(
             pytest.raises(InvalidRequestError, match=re.escape(words)),
         ):
             await asyncio.to_thread(blocking.submit, mobile, content)
-        # Nor does the quota.
+        # The quota did not count it.
         await quota.reserve(MOBILE)
     assert (False, 0) == (caught.value.may_have_rung, rogue.connections)
     assert isinstance(caught.value, ValueError)
@@ -297,7 +301,7 @@ BAD_SETTINGS: dict[str, tuple[dict[str, object], type[Exception], str]] = {
 @pytest.mark.parametrize(
     ("options", "exception", "words"), BAD_SETTINGS.values(), ids=BAD_SETTINGS.keys()
 )
-def test_a_bad_setting_is_refused_by_name(
+def test_the_error_for_a_bad_setting_names_it(
     make: type[AsyncVoiceClient | VoiceClient],
     options: dict[str, object],
     exception: type[Exception],
@@ -309,7 +313,7 @@ def test_a_bad_setting_is_refused_by_name(
     assert "pa55" not in str(caught.value)
 
 
-async def test_a_base_url_with_a_slash_or_a_port_is_one() -> None:
+async def test_a_base_url_may_have_a_slash_and_a_port() -> None:
     rogue = Rogue(answer_accepted)
     async with (
         rogue.running(),
@@ -348,7 +352,7 @@ def test_from_env_names_the_variable_that_is_missing(
     assert isinstance(make.from_env(**cast("Any", {option: "given"})), make)
 
 
-async def test_from_env_reads_the_environment_and_is_overruled(
+async def test_from_env_reads_the_environment_and_arguments_override_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     gateway = SandboxGateway(api_id="ours", api_key="our-key")
@@ -371,7 +375,7 @@ async def test_from_env_reads_the_environment_and_is_overruled(
 # --- repr --------------------------------------------------------------------
 
 
-async def test_the_repr_says_where_to_and_in_what_state() -> None:
+async def test_the_repr_shows_the_url_and_the_state() -> None:
     rogue = Rogue(answer_accepted)
     async with rogue.running():
         voice = AsyncVoiceClient("id-of-ours", "key", base_url=rogue.url)
@@ -382,7 +386,7 @@ async def test_the_repr_says_where_to_and_in_what_state() -> None:
         assert f"<AsyncVoiceClient {rogue.url} closed>" == repr(voice)
 
 
-def test_both_methods_that_talk_are_coroutines_and_the_blocking_ones_are_not() -> None:
+def test_submit_and_query_balance_are_coroutines_only_in_the_asyncio_client() -> None:
     for name in ("submit", "query_balance"):
         assert inspect.iscoroutinefunction(getattr(AsyncVoiceClient, name))
         assert not inspect.iscoroutinefunction(getattr(VoiceClient, name))

@@ -1,4 +1,4 @@
-"""What only looks like a str, as number, code or key: judged by what it holds, or refused."""
+"""Numbers, codes and keys of a subclass of str are read by their content; other types refused."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 from ihuyi_voice import (
     AsyncVoiceClient,
     InvalidRequestError,
-    Store,
     NotSentError,
     OutcomeStatus,
     OutcomeUnknownError,
+    Store,
     SubmitRequest,
     VoiceClient,
 )
@@ -45,12 +45,12 @@ class Lying(str):
 
 
 class Lazy:
-    """Pretends to be a str, as Django's SimpleLazyObject and lazystr do."""
+    """Claims to be a str, as Django's SimpleLazyObject and lazystr do."""
 
     def __init__(self, value: str) -> None:
         self._value = value
 
-    @property  # type: ignore[misc] # - as Django's have it
+    @property  # type: ignore[misc] # as in Django
     def __class__(self) -> Any:
         return str
 
@@ -65,14 +65,14 @@ class Lazy:
 
 
 class Unreadable(Lazy):
-    """Evaluates to nothing but an error."""
+    """A lazy object that raises when it is evaluated."""
 
     def __str__(self) -> str:
         raise TypeError
 
 
 class Failing:
-    """A lazy object whose evaluation fails, as one over a database does."""
+    """A lazy object that fails even in `isinstance`, for example because of a database."""
 
     @property  # type: ignore[misc] # what `isinstance` asks
     def __class__(self) -> type:
@@ -101,7 +101,7 @@ ROWS: list[tuple[Any, Any, OutcomeStatus]] = [
 EXPECTED = [status for *_, status in ROWS]
 
 
-def test_the_doubles_do_what_they_say() -> None:
+def test_the_test_doubles_work() -> None:
     assert isinstance(Lazy(MOBILE), str)
     assert (MOBILE, 11, "1") == (str(Lazy(MOBILE)), len(Lazy(MOBILE)), Lazy("1 ").strip())
     for use in (len, str, repr):
@@ -112,7 +112,7 @@ def test_the_doubles_do_what_they_say() -> None:
 
 
 @pytest.mark.parametrize("as_requests", [False, True])
-async def test_no_row_of_a_run_is_a_type_error(as_requests: bool) -> None:
+async def test_each_row_of_a_run_gets_an_outcome(as_requests: bool) -> None:
     rows = [SubmitRequest(m, c) if as_requests else (m, c) for m, c, _ in ROWS]
     rogue = Rogue(accept)
     async with rogue.running():
@@ -149,13 +149,13 @@ async def test_a_row_whose_evaluation_fails_is_an_invalid_row(kind: Any) -> None
     assert [accepted, invalid, accepted] == [outcome.status for outcome in outcomes]
 
 
-# By their places, because pytest would show them.
+# Parametrized by index, because pytest would call their repr.
 NO_KEYS = [Lazy("key"), 1, b"key", Lying(""), Lying(" key")]
 KEYS = [Marked("key"), Lying("key")]
 
 
 @pytest.mark.parametrize("place", range(len(NO_KEYS)))
-async def test_a_key_that_is_none_is_an_invalid_request(place: int, tmp_path: Path) -> None:
+async def test_a_key_that_is_not_a_valid_str_is_refused(place: int, tmp_path: Path) -> None:
     key: Any = NO_KEYS[place]
     with Store.open(tmp_path / "calls.db") as store:
         async with AsyncVoiceClient("id", "key", store=store) as voice:
@@ -165,7 +165,7 @@ async def test_a_key_that_is_none_is_an_invalid_request(place: int, tmp_path: Pa
 
 
 @pytest.mark.parametrize("place", range(len(KEYS)))
-async def test_a_key_is_stored_by_what_it_holds(place: int, tmp_path: Path) -> None:
+async def test_a_key_is_stored_by_its_content(place: int, tmp_path: Path) -> None:
     key = KEYS[place]
     rogue = Rogue(accept)
     with Store.open(tmp_path / "calls.db") as store:
@@ -183,7 +183,7 @@ async def test_a_key_is_stored_by_what_it_holds(place: int, tmp_path: Path) -> N
 
 
 class Clock:
-    """Raises what it is given."""
+    """Raises the given error."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -219,7 +219,7 @@ async def test_a_foreign_exception_before_the_write_is_not_sent_with_its_reason(
         assert error is raised.__cause__
 
 
-class FailsWhenAskedAgain:
+class FailsOnRetry:
     """A clock that works for the first attempt of each request only."""
 
     def __init__(self) -> None:
@@ -232,9 +232,9 @@ class FailsWhenAskedAgain:
         raise OSError(24, "secret")
 
 
-async def test_a_retry_that_cannot_be_made_is_not_sent() -> None:
+async def test_a_retry_that_cannot_be_signed_is_not_sent() -> None:
     async with AsyncVoiceClient(
-        "id", "key", base_url="http://127.0.0.1:1", clock=FailsWhenAskedAgain()
+        "id", "key", base_url="http://127.0.0.1:1", clock=FailsOnRetry()
     ) as voice:
         with pytest.raises(NotSentError):
             await voice.submit(MOBILE, CODE)
@@ -242,14 +242,14 @@ async def test_a_retry_that_cannot_be_made_is_not_sent() -> None:
             await voice.query_balance()
 
 
-async def test_a_retry_of_a_balance_query_that_cannot_be_made_is_unknown() -> None:
+async def test_a_retry_of_a_balance_query_that_cannot_be_signed_is_unknown() -> None:
     async def hang_up(connection: Connection) -> None:
         await connection.read_request()
 
     rogue = Rogue(hang_up)
     async with (
         rogue.running(),
-        AsyncVoiceClient("id", "key", base_url=rogue.url, clock=FailsWhenAskedAgain()) as voice,
+        AsyncVoiceClient("id", "key", base_url=rogue.url, clock=FailsOnRetry()) as voice,
     ):
         with pytest.raises(OutcomeUnknownError) as caught:
             await voice.query_balance()

@@ -1,9 +1,9 @@
-"""No secret leaves by any door, whatever becomes of a request.
+"""No secret leaks, whatever the outcome of a request.
 
-Every outcome is driven with recognisable secrets, most of them by a server
-that sends back all it was sent. What is then searched: the log of every logger
-at DEBUG, what was raised or returned (printed, pickled, as a traceback), and
-the URLs and headers that the server saw.
+Each outcome is produced with recognisable secrets, mostly by a server that
+sends back everything it received. The tests then search the log of every
+logger at DEBUG, what was raised or returned (printed, pickled, as a
+traceback), and the URLs and headers that the server received.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from ihuyi_voice import (
     VoiceClient,
 )
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
+from tests.inside import QUICK, encoder_of, settings_of, submit_that_waits_for_a_slot, transport_of
 from tests.rogue import Connection, Rogue, http_answer
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
     Kind = Literal["asyncio", "blocking"]
 
 NOW = 1_700_000_000
-# Of characters that a form quotes, so that both spellings are looked for.
+# With characters that a form quotes, so both spellings are searched for.
 KEY = "K3y+that/no=body&may-see"
 CODE = "907351"
 MOBILE = "13987654321"
@@ -78,17 +79,17 @@ SECRETS = {
     "quoted proxy password": quote_plus(PROXY_PASSWORD),
     "proxy credentials": CREDENTIALS,
 }
-# Found by chance in an address of memory, a secret is none.
+# The digits of a code can occur in a memory address by chance.
 _hide_addresses = re.compile(r"0x[0-9a-f]+").sub
 
 
 def leaks(*texts: str, allowed: tuple[str, ...] = ()) -> set[str]:
-    """The names of the secrets that can be found in the texts."""
+    """The names of the secrets that the texts contain."""
     text = _hide_addresses("", "\n".join(texts))
     return {name for name, secret in SECRETS.items() if name not in allowed and secret in text}
 
 
-def test_what_is_searched_for_is_found() -> None:
+def test_the_search_finds_each_secret() -> None:
     assert CODE not in PASSWORD + BALANCE_PASSWORD
     for name, secret in SECRETS.items():
         assert {name} <= leaks("a", f"b{secret}c\n")
@@ -101,7 +102,7 @@ def test_what_is_searched_for_is_found() -> None:
 
 
 class Witness(logging.Handler):
-    """Keeps every record of every logger, as a text that hides nothing of it."""
+    """Keeps every record of every logger, as text with all its attributes."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -124,7 +125,7 @@ def witness() -> Iterator[Witness]:
     level = root.level
     root.addHandler(witness)
     root.setLevel(logging.DEBUG)
-    # None of them keeps anything from the root.
+    # Every record of these loggers reaches the root.
     for name in ("ihuyi_voice", "asyncio", "aiohttp.client", "concurrent.futures"):
         assert logging.getLogger(name).isEnabledFor(logging.DEBUG)
         assert logging.getLogger(name).propagate
@@ -134,14 +135,14 @@ def witness() -> Iterator[Witness]:
 
 
 def make_the_loop_talk() -> None:
-    """Debug mode, without its warning of what a busy machine makes slow."""
+    """Turn debug mode on, without its warnings about slow callbacks."""
     loop = asyncio.get_running_loop()
     loop.set_debug(True)
     loop.slow_callback_duration = math.inf
 
 
 def shown(error: BaseException, *, suppressed: bool = True) -> list[str]:
-    """Everything that may be printed or stored of an exception and what led to it.
+    """Everything that may be printed or stored of an exception and of its chain.
 
     With `suppressed`, also of the contexts that no traceback shows.
     """
@@ -165,7 +166,7 @@ def shown(error: BaseException, *, suppressed: bool = True) -> list[str]:
 
 
 def heads(rogue: Rogue) -> list[str]:
-    """Request line and headers of what the server saw; the credentials are the proxy's due."""
+    """The request lines and headers that the server received, without the proxy's credentials."""
     return [
         request.partition(b"\r\n\r\n")[0].decode().replace(
             f"\r\nProxy-Authorization: Basic {CREDENTIALS}", ""
@@ -190,7 +191,7 @@ Echo = Literal[
 
 
 def echoing(how: Echo, code: int = 0) -> Behaviour:
-    """All that was sent comes back, and every secret once more by itself."""
+    """Send back everything that was received, and then each secret by itself."""
 
     async def echo(connection: Connection) -> None:
         while request := await connection.read_request():
@@ -259,28 +260,28 @@ async def refuse_as_a_proxy(connection: Connection) -> None:
 
 
 class FailingStore:
-    """A quota store that is down, and says no more than that."""
+    """A quota store that is down."""
 
-    async def reserve(self, mobile: str, now: float, limits: object) -> float:
+    async def reserve(self, number: str, token: str, windows: object) -> float:
         # Its own frame is one that tools show.
-        del mobile
+        del number
         msg = "down"
         raise OSError(msg)
 
-    async def release(self, mobile: str, reserved_at: float) -> None:
+    async def release(self, number: str, token: str) -> None:
         """Never asked."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One way to end.
+    """One outcome, and how to produce it.
 
     Attributes:
         error: what is raised; None when the call is accepted.
         behaviour: what the server does.
         mobile, content, idempotency_key: what is submitted.
-        options: of the client; "{proxy}" as `proxy` makes the server one.
-        base_url: "{url}" for the server's own, "https{url}" for the same with TLS.
+        options: the client's; the value "{proxy}" makes the server the proxy.
+        base_url: "{url}" for the server's URL, "https{url}" for the same with TLS.
     """
 
     error: type[IhuyiVoiceError] | None
@@ -357,7 +358,7 @@ CASES: dict[str, Case] = {
         for status, error, code in (
             ("accepted", None, 2),
             ("refused", GatewayError, 405),
-            # With an id it may have been placed.
+            # The answer has an id, so the call may have been placed.
             ("unknown", OutcomeUnknownError, 4099),
         )
         for how in cast("tuple[Echo, ...]", ("in msg of JSON", "in msg of XML", "in voiceid"))
@@ -371,11 +372,6 @@ CASES: dict[str, Case] = {
 
 EVERY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 BOTH_CLIENTS = pytest.mark.parametrize("kind", ["asyncio", "blocking"])
-
-
-@pytest.fixture(autouse=True)
-def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ihuyi_voice._pipeline._BACKOFF_FIRST", 0.001)
 
 
 async def options_of(case: Case, rogue: Rogue) -> dict[str, Any]:
@@ -399,17 +395,17 @@ async def options_of(case: Case, rogue: Rogue) -> dict[str, Any]:
 async def ended(
     kind: Kind, case: Case, options: dict[str, Any], looked_at: Callable[[object], None]
 ) -> object:
-    """What a submit came to: its result, or what it raised."""
+    """What a submit returned or raised."""
     arguments = cast("Any", (case.mobile, case.content))
     key = case.idempotency_key
     try:
         if kind == "asyncio":
-            async with AsyncVoiceClient("id", KEY, **options) as voice:
+            async with AsyncVoiceClient("id", KEY, **options)._within(QUICK) as voice:
                 try:
                     return await voice.submit(*arguments, idempotency_key=key)
                 finally:
                     looked_at(voice)
-        with closing(VoiceClient("id", KEY, **options)) as blocking:
+        with closing(VoiceClient("id", KEY, **options)._within(QUICK)) as blocking:
             try:
                 return await asyncio.to_thread(blocking.submit, *arguments, idempotency_key=key)
             finally:
@@ -420,22 +416,22 @@ async def ended(
 
 @BOTH_CLIENTS
 @EVERY_CASE
-async def test_no_outcome_lets_a_secret_out(kind: Kind, case: Case, witness: Witness) -> None:
+async def test_no_outcome_leaks_a_secret(kind: Kind, case: Case, witness: Witness) -> None:
     make_the_loop_talk()
     walk: list[str] = []
     rogue = Rogue(case.behaviour)
     async with rogue.running():
         options = await options_of(case, rogue)
         end = await ended(kind, case, options, lambda voice: walk.extend(walked(voice)))
-        # Before the server ends, which may have words of its own for that.
+        # Checked before the server ends, because that may log a warning.
         assert witness.highest <= logging.INFO
-    # What a quota remembers are numbers.
+    # A quota stores numbers.
     assert set() == leaks(*walk, allowed=("mobile",) if case.error is QuotaExceededError else ())
     if case.error is None:
         assert isinstance(end, SubmitResult)
         assert MOBILE == end.mobile
         assert set() == leaks(repr(end), str(end), f"{end}", pprint.pformat(end))
-        # The number is an attribute by design, and so goes into a pickle.
+        # The number is an attribute by design, so a pickle contains it.
         assert set() == leaks(pickle.dumps(end).decode("latin-1"), allowed=("mobile",))
         assert {"mobile"} == leaks(repr(dataclasses.astuple(end)))
     else:
@@ -447,7 +443,7 @@ async def test_no_outcome_lets_a_secret_out(kind: Kind, case: Case, witness: Wit
 
 
 def check_the_one_record(witness: Witness, case: Case, end: object) -> None:
-    """One line for the request: masked number, outcome, code, voice id, how long."""
+    """The request has one line: masked number, outcome, code, voice id, duration."""
     status = {
         SubmitResult: "accepted",
         InvalidRequestError: "invalid",
@@ -455,7 +451,7 @@ def check_the_one_record(witness: Witness, case: Case, end: object) -> None:
         NotSentError: "not_sent",
         OutcomeUnknownError: "unknown",
     }.get(type(end), "refused")
-    # What is no number is not shown at all.
+    # A text that is not a number is not shown at all.
     mobile = re.escape(MASKED)
     if status == "invalid" and case.mobile != MOBILE:
         mobile = r"\*\*\*\*"
@@ -470,7 +466,7 @@ def check_the_one_record(witness: Witness, case: Case, end: object) -> None:
 @pytest.mark.parametrize("how", [*ECHOES, "in msg of JSON", "in msg of XML"])
 @pytest.mark.parametrize("code", [2, 405])
 @pytest.mark.parametrize("dynamic_password", [True, False])
-async def test_no_balance_query_lets_a_secret_out(
+async def test_no_balance_query_leaks_a_secret(
     how: Echo, code: int, dynamic_password: bool, witness: Witness
 ) -> None:
     rogue = Rogue(echoing(how, code))
@@ -480,9 +476,9 @@ async def test_no_balance_query_lets_a_secret_out(
             end: object = await voice.query_balance()
         except IhuyiVoiceError as error:
             end = error
-        # Before the server ends, which may have words of its own for that.
+        # Checked before the server ends, because that may log a warning.
         assert witness.highest <= logging.INFO
-    # It has neither the number nor the code to compare with.
+    # A balance query has neither number nor code, so it cannot redact them in an answer.
     allowed = ("mobile", "code")
     if how not in ECHOES and code == 2:
         assert isinstance(end, Balance)
@@ -490,8 +486,8 @@ async def test_no_balance_query_lets_a_secret_out(
         expected = r"query_balance \*\*\*\* accepted code=2 voice_id=- \d+ ms"
     else:
         assert isinstance(end, OutcomeUnknownError if how in ECHOES else GatewayError)
-        # Where tasks are pure Python (pytest-asyncio's on 3.10), what is raised
-        # again after a retry has aiohttp's exception as a suppressed context.
+        # If tasks are pure Python (pytest-asyncio on 3.10), an error that is raised again
+        # after a retry has aiohttp's exception as a suppressed context.
         texts = shown(end, suppressed=False)
         words = "unknown code=-" if how in ECHOES else f"refused code={code}"
         expected = rf"query_balance \*\*\*\* {words} voice_id=- \d+ ms"
@@ -502,7 +498,7 @@ async def test_no_balance_query_lets_a_secret_out(
 
 
 @pytest.mark.parametrize("content", [MOBILE[:4], MOBILE[3:9], MOBILE[-4:]])
-async def test_a_code_that_is_part_of_the_number_does_not_uncover_the_rest(
+async def test_a_code_that_is_part_of_the_number_does_not_reveal_the_rest(
     content: str,
 ) -> None:
     rogue = Rogue(echoing("in msg of JSON", 405))
@@ -515,7 +511,7 @@ async def test_a_code_that_is_part_of_the_number_does_not_uncover_the_rest(
 
 
 @pytest.mark.parametrize("user", ["", "user@", "user:@", ":@"])
-async def test_a_proxy_without_a_password_changes_nothing_in_the_gateways_words(
+async def test_a_proxy_without_a_password_does_not_change_the_gateways_message(
     user: str,
 ) -> None:
     async def answer(connection: Connection) -> None:
@@ -531,7 +527,7 @@ async def test_a_proxy_without_a_password_changes_nothing_in_the_gateways_words(
             assert "提交成功 ok" == (await voice.submit(MOBILE, CODE)).msg
 
 
-async def test_a_password_that_happens_to_hold_the_code_is_hidden_all_the_same() -> None:
+async def test_a_password_that_contains_the_code_is_hidden() -> None:
     def signed_at(second: int) -> str:
         return hashlib.md5(f"id{KEY}{MOBILE}1125{second}".encode()).hexdigest()
 
@@ -548,7 +544,7 @@ async def test_a_password_that_happens_to_hold_the_code_is_hidden_all_the_same()
     assert [] == [part for part in parts if part in caught.value.msg]
 
 
-async def test_a_password_is_no_voice_id() -> None:
+async def test_a_password_is_not_taken_for_a_voice_id() -> None:
     async def echo(connection: Connection) -> None:
         await connection.read_request()
         answer = {"code": 2, "msg": "ok", "voiceid": PASSWORD}
@@ -562,10 +558,10 @@ async def test_a_password_is_no_voice_id() -> None:
         assert (await voice.submit(MOBILE, CODE)).voice_id is None
 
 
-# --- cancelled ---------------------------------------------------------------
+# --- canceled ----------------------------------------------------------------
 
 
-async def test_a_cancelled_request_lets_no_secret_out(witness: Witness) -> None:
+async def test_a_cancelled_request_leaks_no_secret(witness: Witness) -> None:
     async def hang(connection: Connection) -> None:
         await connection.read_request()
         arrived.set()
@@ -596,10 +592,7 @@ async def test_a_request_cancelled_before_the_send_is_logged_as_not_sent(
     witness: Witness,
 ) -> None:
     async with AsyncVoiceClient("id", KEY, max_connections=1) as voice:
-        voice._opened().slots.acquire_nowait()
-        task = asyncio.create_task(voice.submit(MOBILE, CODE))
-        while not voice._opened().slots.statistics().tasks_waiting:
-            await asyncio.sleep(0)
+        task = await submit_that_waits_for_a_slot(voice, MOBILE, CODE)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -608,11 +601,11 @@ async def test_a_request_cancelled_before_the_send_is_logged_as_not_sent(
     assert re.fullmatch(line, record.getMessage())
 
 
-async def test_a_request_cancelled_while_the_quotas_store_is_asked_is_logged_too(
+async def test_a_request_cancelled_while_its_quota_is_reserved_is_logged_as_not_sent(
     witness: Witness,
 ) -> None:
     class SlowStore(FailingStore):
-        async def reserve(self, mobile: str, now: float, limits: object) -> float:
+        async def reserve(self, number: str, token: str, windows: object) -> float:
             asked.set()
             return float(await asyncio.Event().wait())
 
@@ -628,13 +621,13 @@ async def test_a_request_cancelled_while_the_quotas_store_is_asked_is_logged_too
     assert re.fullmatch(line, record.getMessage())
 
 
-def test_an_interrupted_blocking_request_lets_no_secret_out(witness: Witness) -> None:
+def test_an_interrupted_blocking_request_leaks_no_secret(witness: Witness) -> None:
     main = threading.main_thread()
     assert main.ident is not None
     main_ident: int = main.ident
 
     def interrupt(_: object) -> None:
-        # Not before the main thread waits for what becomes of the call.
+        # Wait until the main thread waits for the outcome of the call.
         deque(iter(lambda: sys._current_frames()[main_ident].f_code.co_name, "wait"), maxlen=0)
         signal.pthread_kill(main_ident, signal.SIGINT)
 
@@ -656,10 +649,10 @@ def test_an_interrupted_blocking_request_lets_no_secret_out(witness: Witness) ->
     assert witness.highest <= logging.INFO
 
 
-async def test_a_task_nobody_asks_for_its_exception_lets_no_secret_out(
+async def test_a_task_whose_exception_is_never_retrieved_leaks_no_secret(
     witness: Witness,
 ) -> None:
-    """It is asyncio that logs it then, in words of its own and with the traceback."""
+    """Then asyncio logs the task itself, with its traceback."""
     loop = asyncio.get_running_loop()
     rogue = Rogue(echoing("in msg of JSON", 405))
     async with (
@@ -678,7 +671,7 @@ async def test_a_task_nobody_asks_for_its_exception_lets_no_secret_out(
 
 
 def walked(thing: object, seen: set[int] | None = None) -> list[str]:
-    """The repr of a thing and of all that `vars` shows of it, of ours at every depth."""
+    """The repr of a thing and of what `vars` shows of it, for our objects at every depth."""
     seen = set() if seen is None else seen
     if id(thing) in seen:
         return []
@@ -715,19 +708,19 @@ async def test_no_repr_or_dump_of_a_client_shows_a_secret(dynamic_password: bool
         assert any("Secret('****')" in text for text in texts)
         assert set() == leaks(*texts)
     async with made[0] as voice:
-        # In use it holds more: the session and its connector.
-        texts = [*walked(voice), pprint.pformat(vars(voice)), repr(vars(voice._transport))]
+        # An open client also has a session and a connector.
+        texts = [*walked(voice), pprint.pformat(vars(voice)), repr(vars(transport_of(voice)))]
         assert set() == leaks(*texts)
 
 
-def test_the_walk_finds_what_is_there() -> None:
+def test_the_walk_finds_a_secret() -> None:
     voice = AsyncVoiceClient("id", KEY)
     voice._clock = cast("Any", {"deep": [(KEY,)]})
     assert {"key"} == leaks(*walked(voice))
 
 
 def test_a_dump_of_the_settings_does_not_show_the_key() -> None:
-    settings = AsyncVoiceClient("id", KEY, **proxied())._settings
+    settings = settings_of(AsyncVoiceClient("id", KEY, **proxied()))
     assert set() == leaks(
         repr(dataclasses.asdict(settings)),
         repr(dataclasses.astuple(settings)),
@@ -739,7 +732,7 @@ def test_a_dump_of_the_settings_does_not_show_the_key() -> None:
 
 @pytest.mark.parametrize("dynamic_password", [True, False])
 @pytest.mark.parametrize("make", [AsyncVoiceClient, VoiceClient])
-def test_a_client_is_not_pickled(
+def test_a_client_cannot_be_pickled(
     make: type[AsyncVoiceClient | VoiceClient], dynamic_password: bool
 ) -> None:
     voice = make("id", KEY, dynamic_password=dynamic_password)
@@ -747,8 +740,7 @@ def test_a_client_is_not_pickled(
         with pytest.raises(TypeError) as caught:
             pickle.dumps(voice, protocol)
         assert set() == leaks(*shown(caught.value))
-        inner: Any = getattr(voice, "_client", voice)
-        for part in (inner._settings, inner._encoder):
+        for part in (settings_of(voice), encoder_of(voice)):
             with pytest.raises(TypeError):
                 pickle.dumps(part, protocol)
 
@@ -783,7 +775,7 @@ def test_a_bad_setting_does_not_show_a_secret(
 SCRIPT = """
 import logging, sys
 from ihuyi_voice import *
-# Errors are enough: in debug mode asyncio warns of what a busy machine makes slow.
+# Only errors: in debug mode asyncio warns about slow callbacks.
 logging.getLogger("asyncio").setLevel(logging.ERROR)
 url, closed = sys.argv[1:]
 outcomes = []
@@ -812,8 +804,8 @@ sys.exit(outcomes != [
 """
 
 
-def test_silent_without_logging_configuration() -> None:
-    """Not a word of it, whatever becomes of the requests, on stdout or stderr."""
+def test_nothing_is_printed_without_a_logging_configuration() -> None:
+    """Nothing reaches stdout or stderr, whatever the outcomes."""
 
     def stop_answering(attempt: object) -> None:
         taken = len(gateway.attempts)

@@ -1,4 +1,4 @@
-"""What each setting does, against the sandbox or a server that writes down what it is sent."""
+"""What each setting does, against the sandbox or a server that keeps what it receives."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ from ihuyi_voice import (
     VoiceClient,
 )
 from ihuyi_voice.sandbox import SandboxGateway
+from tests.inside import QUICK, submit_that_waits_for_a_slot
 from tests.rogue import ACCEPTED, Connection, Rogue, http_answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
+
+    from ihuyi_voice.store.limits import Windows
 
 MOBILE = "13912345678"
 PLACED = SubmitResult("197362477", "ok", MOBILE)
@@ -54,7 +57,7 @@ def form(request: bytes) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("answer_format", ["json", "xml"])
 @pytest.mark.parametrize("dynamic_password", [True, False])
-async def test_each_password_with_each_format_of_answer(
+async def test_each_password_works_with_each_answer_format(
     dynamic_password: bool, answer_format: str
 ) -> None:
     gateway = SandboxGateway()
@@ -72,7 +75,7 @@ async def test_each_password_with_each_format_of_answer(
 
 
 @pytest.mark.parametrize("answer_format", ["json", "xml"])
-async def test_what_the_static_password_sends(answer_format: str) -> None:
+async def test_the_static_password_is_sent_as_it_is(answer_format: str) -> None:
     rogue = Rogue(answer_accepted)
     async with rogue.running():
         options = {"dynamic_password": False, "answer_format": answer_format}
@@ -101,7 +104,7 @@ async def test_a_wrong_clock_is_refused_by_the_gateway_and_places_no_call() -> N
     assert [] == gateway.calls
 
 
-async def test_a_wrong_clock_is_pointed_out_where_it_may_be_the_reason_of_a_405() -> None:
+async def test_the_error_for_a_405_mentions_a_wrong_clock() -> None:
     now = 1_700_000_000.0
     gateway = SandboxGateway(clock=lambda: now)
     async with gateway.serve() as url:
@@ -117,7 +120,7 @@ async def test_a_wrong_clock_is_pointed_out_where_it_may_be_the_reason_of_a_405(
 
 
 class BrokenClock:
-    """Right for so many times, then of no use."""
+    """Gives the time `good` times, then NaN."""
 
     def __init__(self, good: int) -> None:
         self.good = good
@@ -127,7 +130,7 @@ class BrokenClock:
         return 1_700_000_000.0 if self.good >= 0 else float("nan")
 
 
-async def test_a_clock_that_fails_before_the_send() -> None:
+async def test_a_clock_that_fails_before_the_send_means_not_sent() -> None:
     quota = RecipientQuota(per_minute=1, per_day=1)
     rogue = Rogue(answer_accepted)
     async with (
@@ -153,7 +156,7 @@ async def test_a_clock_that_fails_after_the_send_changes_no_outcome() -> None:
     assert 1 == rogue.submits
 
 
-async def test_a_balance_query_whose_clock_fails_was_not_sent() -> None:
+async def test_a_balance_query_whose_clock_fails_is_not_sent() -> None:
     rogue = Rogue(answer_accepted)
     async with (
         rogue.running(),
@@ -178,7 +181,7 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_proxies")
 class TestProxy:
     @pytest.mark.parametrize("variable", ["http_proxy", "all_proxy"])
-    async def test_env_takes_it_from_the_environment(
+    async def test_env_uses_the_proxy_of_the_environment(
         self, variable: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         proxy = Rogue(answer_accepted)
@@ -196,7 +199,7 @@ class TestProxy:
         assert b"POST http://gateway.invalid/webservice/voice.php?" in proxy.requests[0]
         assert b"Proxy-Authorization: Basic dXNlcjpwYTU1\r\n" in proxy.requests[0]
 
-    async def test_env_is_read_when_the_client_is_made(
+    async def test_env_is_read_when_the_client_is_created(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         proxy, other = Rogue(answer_accepted), Rogue(answer_accepted)
@@ -211,7 +214,7 @@ class TestProxy:
     @pytest.mark.parametrize(
         "no_proxy", ["127.0.0.1", "127.0.0.1:{port}", "*", "elsewhere.example, 127.0.0.1"]
     )
-    async def test_no_proxy_of_the_environment_is_heeded(
+    async def test_env_respects_no_proxy(
         self, no_proxy: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         proxy, gateway = Rogue(answer_accepted), Rogue(answer_accepted)
@@ -222,7 +225,7 @@ class TestProxy:
                 assert PLACED == await voice.submit(MOBILE, "1125")
         assert (0, 1) == (proxy.connections, gateway.submits)
 
-    async def test_env_without_one_for_the_scheme_goes_straight(
+    async def test_env_without_a_proxy_for_the_scheme_connects_directly(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         proxy, gateway = Rogue(answer_accepted), Rogue(answer_accepted)
@@ -244,7 +247,7 @@ class TestProxy:
                 assert PLACED == await voice.submit(MOBILE, "1125")
         assert (0, 1) == (proxy.connections, gateway.submits)
 
-    def test_a_proxy_of_the_environment_that_is_of_no_use_is_not_shown(
+    def test_the_error_for_an_unusable_proxy_of_the_environment_hides_its_password(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("https_proxy", "socks5://user:pa55@127.0.0.1")
@@ -263,7 +266,7 @@ class TestProxy:
         async with rogue.running():
             async with AsyncVoiceClient("id", "key", base_url=rogue.url, proxy="env") as voice:
                 await voice.submit(MOBILE, "1125")
-            # A client that reads the file sends the password: the file is valid.
+            # The file is valid: a client that reads it sends the password.
             async with aiohttp.ClientSession(trust_env=True) as session:
                 await (await session.post(rogue.url, data=b"-")).read()
         ours, theirs = rogue.requests
@@ -306,10 +309,9 @@ async def test_trace_configs_are_called_by_both_clients() -> None:
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 4])
-async def test_connecting_is_tried_so_often_and_then_the_call_is_placed_once(
-    attempts: int, monkeypatch: pytest.MonkeyPatch
+async def test_connecting_is_retried_and_then_the_call_is_placed_once(
+    attempts: int,
 ) -> None:
-    monkeypatch.setattr("ihuyi_voice._pipeline._BACKOFF_FIRST", 0.001)
     tried = 0
 
     async def fail_but_the_last(*_: object) -> None:
@@ -325,7 +327,7 @@ async def test_connecting_is_tried_so_often_and_then_the_call_is_placed_once(
         rogue.running(),
         AsyncVoiceClient(
             "id", "key", base_url=rogue.url, trace_configs=[trace], connect_attempts=attempts
-        ) as voice,
+        )._within(QUICK) as voice,
     ):
         assert PLACED == await voice.submit(MOBILE, "1125")
     assert (attempts, 1) == (tried, rogue.submits)
@@ -334,7 +336,7 @@ async def test_connecting_is_tried_so_often_and_then_the_call_is_placed_once(
 # --- the quota ---------------------------------------------------------------
 
 
-async def test_by_default_the_third_call_to_one_number_within_a_minute_is_held_back() -> None:
+async def test_by_default_the_third_call_to_a_number_within_a_minute_is_limited() -> None:
     gateway = SandboxGateway()
     async with gateway.serve() as url, sandbox_client(url) as voice:
         for code in ("0001", "0002"):
@@ -344,7 +346,7 @@ async def test_by_default_the_third_call_to_one_number_within_a_minute_is_held_b
         assert 59.0 < caught.value.retry_after <= 60.0
         assert not caught.value.may_have_rung
         assert "the limit of calls to 139****5678 is reached" in str(caught.value)
-        # Another number is another matter.
+        # Another number is not limited.
         await voice.submit("13812345678", "0004")
     assert ["0001", "0002", "0004"] == [attempt.content for attempt in gateway.attempts]
 
@@ -360,7 +362,7 @@ async def test_the_blocking_client_has_the_same_quota() -> None:
     assert 2 == len(gateway.attempts)
 
 
-async def test_no_two_clients_share_a_default_quota_and_one_given_is_shared() -> None:
+async def test_clients_share_a_given_quota_but_not_the_default_one() -> None:
     gateway = SandboxGateway()
     shared = RecipientQuota(per_minute=1)
     async with gateway.serve() as url:
@@ -375,7 +377,7 @@ async def test_no_two_clients_share_a_default_quota_and_one_given_is_shared() ->
     assert 4 == len(gateway.attempts)
 
 
-async def test_none_is_no_quota() -> None:
+async def test_without_a_quota_no_call_is_limited() -> None:
     gateway = SandboxGateway()
     async with gateway.serve() as url, sandbox_client(url, quota=None) as voice:
         for n in range(20):
@@ -383,7 +385,7 @@ async def test_none_is_no_quota() -> None:
     assert 20 == len(gateway.calls)
 
 
-async def test_a_refusal_of_the_gateway_counts() -> None:
+async def test_a_call_that_the_gateway_refuses_counts() -> None:
     gateway = SandboxGateway(failing_mobiles=[MOBILE])
     quota = RecipientQuota(per_minute=1)
     async with gateway.serve() as url, sandbox_client(url, quota=quota) as voice:
@@ -400,43 +402,43 @@ class ListStore:
     def __init__(self, *, fail_reserve: bool = False, fail_release: bool = False) -> None:
         self.fail_reserve = fail_reserve
         self.fail_release = fail_release
-        self.standing: list[tuple[str, float]] = []
-        self.asked: list[tuple[str, float, Sequence[tuple[int, float]]]] = []
+        self.reserved: list[tuple[str, str]] = []
+        self.asked: list[tuple[str, Windows]] = []
 
-    async def reserve(self, mobile: str, now: float, limits: Sequence[tuple[int, float]]) -> float:
+    async def reserve(self, number: str, token: str, windows: Windows) -> float:
         await asyncio.sleep(0)
         if self.fail_reserve:
             msg = "the store is down"
             raise ConnectionResetError(msg)
-        self.asked.append((mobile, now, limits))
-        if len(self.standing) == 1:
+        self.asked.append((number, windows))
+        if len(self.reserved) == 1:
             return 12.5
-        self.standing.append((mobile, now))
+        self.reserved.append((number, token))
         return 0.0
 
-    async def release(self, mobile: str, reserved_at: float) -> None:
+    async def release(self, number: str, token: str) -> None:
         await asyncio.sleep(0)
         if self.fail_release:
             msg = "the store is down"
             raise ConnectionResetError(msg)
-        self.standing.remove((mobile, reserved_at))
+        self.reserved.remove((number, token))
 
 
-async def test_a_store_of_somebody_elses() -> None:
+async def test_a_store_of_another_author() -> None:
     store = ListStore()
     gateway = SandboxGateway()
-    quota = RecipientQuota(1, None, store, clock=lambda: 1_000.0)
+    quota = RecipientQuota(1, None, store)
     async with gateway.serve() as url, sandbox_client(url, quota=quota) as voice:
         await voice.submit(MOBILE, "1125")
         with pytest.raises(QuotaExceededError) as caught:
             await voice.submit(MOBILE, "1125")
     assert 12.5 == caught.value.retry_after
-    assert 2 * [(MOBILE, 1_000.0, ((1, 60.0),))] == store.asked
-    assert [(MOBILE, 1_000.0)] == store.standing
+    assert 2 * [(MOBILE, ((1, 60.0),))] == store.asked
+    assert [MOBILE] == [number for number, _ in store.reserved]
     assert 1 == len(gateway.attempts)
 
 
-async def test_a_store_that_fails_before_the_send() -> None:
+async def test_a_quota_store_that_fails_before_the_send_means_not_sent() -> None:
     store = ListStore(fail_reserve=True)
     gateway = SandboxGateway()
     quota = RecipientQuota(store=store)
@@ -457,7 +459,7 @@ async def test_a_store_that_fails_before_the_send() -> None:
     assert [] == gateway.attempts
 
 
-async def test_a_store_that_fails_to_release_leaves_the_outcome_as_it_is() -> None:
+async def test_a_quota_store_that_fails_to_release_does_not_change_the_outcome() -> None:
     store = ListStore(fail_release=True)
     async with AsyncVoiceClient(
         "id", "key", base_url="http://127.0.0.1:1", quota=RecipientQuota(store=store),
@@ -467,21 +469,17 @@ async def test_a_store_that_fails_to_release_leaves_the_outcome_as_it_is() -> No
             await voice.submit(MOBILE, "1125")
     assert not caught.value.may_have_rung
     # The slot is kept: better one call too few.
-    assert 1 == len(store.standing)
+    assert 1 == len(store.reserved)
 
 
 async def waiting_for_a_slot(voice: AsyncVoiceClient) -> asyncio.Task[SubmitResult]:
-    """A submit that waits, having reserved the quota."""
+    """A submit that has reserved its quota and waits for a slot."""
     async with voice:
-        voice._opened().slots.acquire_nowait()
-        task = asyncio.create_task(voice.submit(MOBILE, "1125"))
-        while not voice._opened().slots.statistics().tasks_waiting:
-            await asyncio.sleep(0)
-    return task
+        return await submit_that_waits_for_a_slot(voice, MOBILE, "1125")
 
 
 @pytest.mark.parametrize("fail_release", [False, True])
-async def test_a_cancellation_stays_one_and_gives_the_slot_back(fail_release: bool) -> None:
+async def test_a_cancelled_wait_for_a_slot_releases_the_quota(fail_release: bool) -> None:
     store = ListStore(fail_release=fail_release)
     task = await waiting_for_a_slot(
         AsyncVoiceClient("id", "key", max_connections=1, quota=RecipientQuota(store=store))
@@ -490,7 +488,7 @@ async def test_a_cancellation_stays_one_and_gives_the_slot_back(fail_release: bo
     with pytest.raises(asyncio.CancelledError):
         await task
     assert task.cancelled()
-    assert fail_release == bool(store.standing)
+    assert fail_release == bool(store.reserved)
 
 
 # --- threads -----------------------------------------------------------------

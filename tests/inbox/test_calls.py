@@ -142,7 +142,7 @@ def test_the_details_show_what_chaos_made_of_the_answer(inbox: Inbox) -> None:
         inbox.page.keyboard.press("Escape")
 
 
-def test_the_slower_of_two_answers_does_not_win(inbox: Inbox) -> None:
+def test_the_details_opened_last_are_shown_even_if_earlier_ones_load_later(inbox: Inbox) -> None:
     inbox.call(content="1111")
     inbox.call(content="2222")
     inbox.settle()
@@ -191,7 +191,7 @@ def test_details_that_are_open_say_so_when_their_call_is_forgotten(inbox: Inbox)
     expect(gone).to_be_hidden()
 
 
-def test_details_of_a_call_that_is_forgotten_meanwhile_do_not_open(inbox: Inbox) -> None:
+def test_details_do_not_open_if_the_call_was_forgotten_before_they_loaded(inbox: Inbox) -> None:
     inbox.call()
     inbox.settle()
     inbox.page.evaluate(HOLD)
@@ -266,7 +266,7 @@ def test_listen_speaks_the_digits_in_chinese_and_sends_them_to_no_server(
     expect(inbox.details).to_be_hidden()
 
 
-def test_voices_that_load_late_are_waited_for(inbox: Inbox) -> None:
+def test_listen_waits_for_voices_that_load_late(inbox: Inbox) -> None:
     inbox.page.add_init_script(
         "window.voices = []; window.looked = 0; window.asked = [];"
         "window.SpeechSynthesisUtterance = class { constructor(text) { this.text = text; } };"
@@ -303,7 +303,7 @@ def test_the_details_button_works_while_text_is_selected(inbox: Inbox, how: str)
     expect(inbox.details).to_contain_text("2222")
 
 
-def test_a_row_that_something_is_selected_in_does_not_open(inbox: Inbox) -> None:
+def test_a_click_that_selects_text_in_a_row_does_not_open_it(inbox: Inbox) -> None:
     asked: list[str] = []
     inbox.call(content="1111")
     inbox.settle()
@@ -343,7 +343,7 @@ def test_a_prefix_that_may_be_the_middle_of_a_number_is_searched_as_typed(inbox:
         expect(inbox.rows.locator(".code")).to_have_text(["1111"])
 
 
-def test_paused_before_the_first_call_it_says_so_and_how_many_wait(inbox: Inbox) -> None:
+def test_a_list_paused_while_empty_shows_how_many_calls_wait(inbox: Inbox) -> None:
     inbox.page.get_by_role("button", name="Pause").click()
     inbox.call()
     paused = inbox.page.locator("#paused")

@@ -133,7 +133,7 @@ def test_a_hidden_tab_closes_its_connection_and_misses_nothing(inbox: Inbox) -> 
     expect(page.locator("#left")).to_have_text("76")
 
 
-def test_a_glance_at_another_tab_costs_no_connection(inbox: Inbox) -> None:
+def test_a_short_visit_to_another_tab_keeps_the_connection(inbox: Inbox) -> None:
     asked: list[str] = []
     inbox.page.on("request", lambda request: asked.append(request.url))
     look(inbox.page, away=True)
@@ -173,7 +173,7 @@ def test_a_reset_from_outside_empties_the_page(inbox: Inbox) -> None:
     expect(inbox.page.get_by_text("No calls yet")).to_be_visible()
 
 
-def test_no_more_is_shown_than_is_kept(inbox: Inbox) -> None:
+def test_the_page_shows_at_most_the_kept_attempts(inbox: Inbox) -> None:
     inbox.gateway.keep = 3
     for n in range(7):
         inbox.call_unseen(content=f"{n}" * 4)

@@ -40,7 +40,7 @@ def test_the_details_open_and_close_by_keyboard_and_give_the_focus_back(inbox: I
     expect(details).to_be_focused()
 
 
-def test_the_focus_finds_a_place_when_its_row_is_gone(inbox: Inbox) -> None:
+def test_the_focus_moves_to_the_heading_when_its_row_is_removed(inbox: Inbox) -> None:
     inbox.call()
     inbox.page.get_by_role("button", name=f"Details of the call to {MOBILE}").press("Enter")
     expect(inbox.details).to_be_visible()
@@ -59,7 +59,7 @@ def test_a_row_keeps_the_focus_while_others_come_in(inbox: Inbox) -> None:
     expect(details).to_be_focused()
 
 
-def test_the_whole_page_can_be_walked_through_with_tab(inbox: Inbox) -> None:
+def test_tab_reaches_every_control_of_the_page(inbox: Inbox) -> None:
     inbox.call()
     inbox.settle()
     inbox.page.evaluate("document.activeElement.blur()")
@@ -76,14 +76,14 @@ def test_the_whole_page_can_be_walked_through_with_tab(inbox: Inbox) -> None:
     assert wanted == [one for one in walked if one in wanted]
 
 
-def test_a_switch_is_switched_with_the_space_bar(inbox: Inbox) -> None:
+def test_the_space_bar_toggles_a_switch(inbox: Inbox) -> None:
     inbox.page.get_by_role("switch", name="Frozen").focus()
     with inbox.page.expect_response("**/settings"):
         inbox.page.keyboard.press("Space")
     assert inbox.gateway.frozen
 
 
-def test_the_focus_can_be_seen(inbox: Inbox) -> None:
+def test_the_focused_control_has_a_visible_outline(inbox: Inbox) -> None:
     inbox.page.keyboard.press("Tab")
     inbox.page.keyboard.press("Tab")
     assert "search" == inbox.page.evaluate(FOCUSED)
@@ -224,7 +224,7 @@ def test_pausing_neither_narrows_the_search_nor_moves_the_button(inbox: Inbox, w
 
 
 @pytest.mark.parametrize("width", [320, 390])
-def test_the_lines_to_paste_are_seen_whole_on_a_phone(inbox: Inbox, width: int) -> None:
+def test_a_phone_shows_the_lines_to_paste_completely(inbox: Inbox, width: int) -> None:
     inbox.page.set_viewport_size({"width": width, "height": 812})
     for name in ("environment", "first-call"):
         lines = inbox.page.locator(f"#{name}")
@@ -232,7 +232,7 @@ def test_the_lines_to_paste_are_seen_whole_on_a_phone(inbox: Inbox, width: int) 
         assert 0 == lines.evaluate("it => it.scrollWidth - it.clientWidth")
 
 
-def test_a_url_that_is_cut_shows_that_it_is(inbox: Inbox) -> None:
+def test_a_cut_url_ends_with_an_ellipsis(inbox: Inbox) -> None:
     shown = "getComputedStyle(document.getElementById('receipt-url')).textOverflow"
     assert "ellipsis" == inbox.page.evaluate(shown)
 
@@ -255,7 +255,7 @@ def test_nothing_overflows_at_the_width_of_a_phone(inbox: Inbox) -> None:
     assert [] == page.evaluate(WITHIN)
 
 
-def test_it_is_dark_where_the_system_is(inbox: Inbox) -> None:
+def test_the_page_is_dark_if_the_system_is(inbox: Inbox) -> None:
     ground = "getComputedStyle(document.body).backgroundColor"
     inbox.page.emulate_media(color_scheme="light")
     assert "rgb(246, 247, 247)" == inbox.page.evaluate(ground)

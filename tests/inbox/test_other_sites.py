@@ -49,7 +49,7 @@ SEND = """async ([url, method, mode, body]) => {
 }"""
 
 
-def test_it_changes_nothing(inbox: Inbox) -> None:
+def test_another_site_changes_nothing(inbox: Inbox) -> None:
     inbox.call()
     before = inbox.gateway.history
     # A page outside the fixture: what it requests and logs is not checked.
@@ -71,7 +71,7 @@ def test_it_changes_nothing(inbox: Inbox) -> None:
     assert Chaos() == inbox.gateway.chaos
 
 
-def test_it_reads_nothing(inbox: Inbox) -> None:
+def test_another_site_reads_nothing(inbox: Inbox) -> None:
     inbox.call()
     page = inbox.page.context.new_page()
     with another_site() as site:
@@ -99,7 +99,7 @@ def test_dns_rebinding_opens_nothing(inbox: Inbox) -> None:
     launched.close()
 
 
-def test_it_cannot_frame_the_page(inbox: Inbox) -> None:
+def test_another_site_cannot_frame_the_page(inbox: Inbox) -> None:
     page = inbox.page.context.new_page()
     with another_site() as site:
         page.goto(f"http://{site}/")
@@ -125,7 +125,7 @@ TRICKS = (
 )
 
 
-def test_the_policy_holds_even_if_the_page_were_tricked(inbox: Inbox) -> None:
+def test_the_policy_blocks_injected_html_and_scripts(inbox: Inbox) -> None:
     inbox.page.evaluate(
         "() => { window.broken = 0;"
         " addEventListener('securitypolicyviolation', () => { broken += 1; }); }"

@@ -32,7 +32,7 @@ def test_chaos_that_is_switched_on_changes_the_next_answer(inbox: Inbox) -> None
     assert b"<code>2</code>" in inbox.call()
 
 
-def test_chaos_may_strike_now_and_then(inbox: Inbox) -> None:
+def test_chaos_can_have_a_probability(inbox: Inbox) -> None:
     inbox.page.get_by_label("Garbage: how often, in percent").fill("12.5")
     with inbox.page.expect_response("**/chaos"):
         inbox.page.get_by_role("switch", name="Garbage").check()
@@ -43,7 +43,7 @@ def test_chaos_may_strike_now_and_then(inbox: Inbox) -> None:
     assert Chaos(garbage=0.5) == inbox.gateway.chaos
 
 
-def test_a_code_and_late_answers_and_all_of_it_off(inbox: Inbox) -> None:
+def test_a_code_and_late_answers_are_set_and_switched_off_together(inbox: Inbox) -> None:
     inbox.page.get_by_label("The code that is answered").fill("4085")
     with inbox.page.expect_response("**/chaos"):
         inbox.page.get_by_role("switch", name="Refuse with").check()
@@ -57,7 +57,7 @@ def test_a_code_and_late_answers_and_all_of_it_off(inbox: Inbox) -> None:
     expect(inbox.page.get_by_role("button", name="All off")).to_be_disabled()
 
 
-def test_the_focus_is_not_lost_with_the_button_that_is_disabled(inbox: Inbox) -> None:
+def test_the_focus_moves_to_the_heading_when_its_button_is_disabled(inbox: Inbox) -> None:
     inbox.call()
     inbox.gateway.chaos = Chaos(garbage=1)
     calm = inbox.page.get_by_role("button", name="All off")
@@ -136,7 +136,7 @@ def test_a_refused_setting_is_explained_and_the_switch_returns(inbox: Inbox) -> 
     inbox.said.clear()
 
 
-def test_a_freeze(inbox: Inbox) -> None:
+def test_the_account_is_frozen_and_unfrozen(inbox: Inbox) -> None:
     with inbox.page.expect_response("**/settings"):
         inbox.page.get_by_role("switch", name="Frozen").check()
     assert b"<code>4050</code>" in inbox.call()
@@ -171,7 +171,7 @@ def test_an_answer_that_is_not_json_is_explained(inbox: Inbox) -> None:
     inbox.said.clear()
 
 
-def test_the_balance(inbox: Inbox) -> None:
+def test_the_balance_is_shown_and_set(inbox: Inbox) -> None:
     balance = inbox.page.get_by_label("Balance")
     expect(balance).to_have_value("1000")
     balance.fill("1")
@@ -200,7 +200,7 @@ def test_a_balance_that_would_be_rounded_is_refused_at_the_field(inbox: Inbox) -
     assert 2**53 - 1 == inbox.gateway.balance
 
 
-def test_the_blacklist_and_the_allowed_ips(inbox: Inbox) -> None:
+def test_the_blacklist_and_the_allowed_ips_are_set(inbox: Inbox) -> None:
     inbox.page.get_by_label("Blacklist").fill("+86 139-1234-5678\n13800000000, ")
     with inbox.page.expect_response("**/settings"):
         inbox.page.locator("#blacklist-form").get_by_role("button").click()

@@ -26,10 +26,10 @@ from ihuyi_voice.errors import (
     InvalidContentError,
     InvalidMobileError,
     InvalidRequestError,
-    StoreError,
     NotSentError,
     OutcomeUnknownError,
     QuotaExceededError,
+    StoreError,
     SubmitFailedError,
     UnrecognizedCodeError,
     error_from_json,
@@ -56,6 +56,7 @@ DOCUMENTED: dict[int, tuple[type[GatewayError], bool, str]] = {
     4052: (AccessDeniedError, True, "访问ip与备案ip不符"),
     4070: (InvalidContentError, False, "语音验证码内容必须为4-6位数字"),
 }
+ONE_OF_EACH_CLASS = {cls: code for code, (cls, _, _) in DOCUMENTED.items()}.values()
 OF_THE_FAMILY = (40501, 40502)
 MET_BUT_UNDOCUMENTED = [
     1, 4053, 40505, 4071, 4072, 4073, 4074, 4075, 4076, 4077, 40722, 4080, 4081,
@@ -71,8 +72,8 @@ EXAMPLES: list[IhuyiVoiceError] = [
     OutcomeUnknownError("the connection was reset", may_have_rung=False),
     OutcomeUnknownError("an earlier request", earlier=True),
     GatewayError(4711, "?"),
-    *(gateway_error(code, f"words {code}") for code in DOCUMENTED),
-    *(gateway_error(code, f"words {code}", "a hint") for code in DOCUMENTED),
+    *(gateway_error(code, f"words {code}") for code in ONE_OF_EACH_CLASS),
+    gateway_error(4050, "words 4050", "a hint"),
     gateway_error(4085, "同一手机号验证码类内容发送超出限制"),
     gateway_error(10**30, "beyond any integer of a database"),
     gateway_error(40501, "动态密码已过期", "the local clock is 61 s ahead"),
@@ -133,13 +134,22 @@ def test_the_drawn_tree_is_the_real_one() -> None:
 
 
 def test_the_drawn_codes_are_the_real_ones() -> None:
-    real = {cls.__name__: set(cls.codes) for cls in GatewayError.__subclasses__()}
+    real: dict[str, set[int]] = {cls.__name__: set() for cls in GatewayError.__subclasses__()}
+    for code in (*DOCUMENTED, *OF_THE_FAMILY):
+        real[type(gateway_error(code, "")).__name__].add(code)
     drawn = {
         name: {int(code) for code in re.findall(r"\d+", remark)}
         for parent, name, remark in drawn_tree()
         if parent == "GatewayError"
     }
     assert real == drawn
+
+
+def test_the_docstring_of_each_refusal_names_its_codes() -> None:
+    for parent, name, remark in drawn_tree():
+        codes = re.findall(r"\d+", remark)
+        if parent == "GatewayError" and codes:
+            assert str(getattr(errors, name).__doc__).startswith(f"{', '.join(codes)}: ")
 
 
 def test_an_invalid_request_is_also_a_value_error() -> None:
@@ -207,10 +217,10 @@ def test_only_an_unknown_outcome_may_have_rung(error: IhuyiVoiceError) -> None:
     assert (unknown or run) is error.may_have_rung
 
 
-def test_a_refusal_says_code_meaning_and_the_gateways_words() -> None:
+def test_a_refusal_says_code_meaning_text_and_that_no_phone_rang() -> None:
     assert (
-        "the gateway refused with code 4051: the balance is used up (its words: '剩余条数不足')"
-        == str(gateway_error(4051, "剩余条数不足"))
+        "the gateway refused with code 4051: the balance is used up (its text: '剩余条数不足');"
+        " no phone rang" == str(gateway_error(4051, "剩余条数不足"))
     )
 
 
@@ -249,6 +259,24 @@ def test_a_stores_failure_says_nothing_about_sending_because_it_may_come_after()
 
     assert "the store could not be used: calls.db: the disk is full" == str(error)
     assert "calls.db: the disk is full" == error.reason
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [
+        (OutcomeStatus.UNKNOWN, "do not send the accepted and the unknown rows again"),
+        (OutcomeStatus.REFUSED, "no phone rang"),
+    ],
+)
+def test_a_stopped_run_says_which_rows_must_not_be_sent_again(
+    status: OutcomeStatus, advice: str
+) -> None:
+    error = BulkStoppedError(None, BulkReport({status: 2}, 0.1, stopped_at=7))
+
+    assert (
+        f"the bulk run stopped at row 7: stop_on asked for it; so far 2 {status.value}; {advice}"
+        == str(error)
+    )
 
 
 def test_an_unknown_outcome_says_not_to_repeat_it() -> None:

@@ -42,7 +42,7 @@ async def test_the_calls_and_the_attempts_can_be_read() -> None:
     assert ["account", "password", "mobile", "content", "time"] == refused["fields"]
 
 
-async def test_reset() -> None:
+async def test_reset_clears_the_history_and_restores_the_settings() -> None:
     gateway = sandbox()
     async with gateway.serve() as url:
         await exchange(url, submit_bytes(submit_form()))
@@ -149,7 +149,7 @@ async def test_a_path_of_raw_bytes_is_unknown() -> None:
     assert (404, b'{"error":"there is no /_sandbox/?"}') == (response.status, response.body)
 
 
-async def test_a_body_has_a_bound() -> None:
+async def test_a_body_above_64_kib_is_refused() -> None:
     async with sandbox().serve() as url:
         response = await ask(url, "PUT", CHAOS, b" " * (MAX_BODY_BYTES + 1))
     assert 413 == response.status
@@ -188,7 +188,7 @@ async def test_its_own_page_may_change_everything() -> None:
     assert Chaos() == gateway.chaos
 
 
-async def test_a_name_that_is_not_this_machines_is_refused_but_for_programs_that_submit() -> None:
+async def test_a_foreign_host_name_is_refused_except_for_programs_that_submit() -> None:
     gateway = sandbox()
     headers = {"Host": "evil.example", "Content-Type": CONTENT_TYPE}
     async with gateway.serve() as url:

@@ -177,7 +177,7 @@ async def test_the_stream_says_what_happens() -> None:
         assert (True, [1]) == (said["snapshot"], numbers(said))
 
 
-async def test_a_quiet_stream_shows_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_quiet_stream_sends_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control_api, "_TURN_SECONDS", 0.001)
     monkeypatch.setattr(control_api, "_TURNS_UNTIL_A_SIGN", 3)
     async with sandbox().serve() as url, stream(url) as reader:
@@ -210,7 +210,7 @@ class Watched(SandboxGateway):
         return super().snapshot(history, number, limit)
 
 
-async def test_a_page_that_reads_nothing_delays_no_one_and_has_everything_once_it_reads() -> None:
+async def test_a_page_that_does_not_read_delays_no_other_and_later_gets_everything() -> None:
     gateway = Watched()
     # More than a socket's buffers hold: the write of the first event does not end.
     gateway.banned_contents = {"x" * 500 + str(n) for n in range(50_000)}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import get_args
 
 import pytest
 
 from ihuyi_voice.sandbox import Chaos
 from ihuyi_voice.sandbox.faults import NOTHING_HAPPENS, Dice, Fault, Roll
+from ihuyi_voice.sandbox.page_files import FILES
 
 FAULTS = [fault for fault in get_args(Fault) if fault != "code"]
 
@@ -18,12 +20,17 @@ def rolls(chaos: Chaos, times: int = 1000) -> list[Roll]:
     return [dice.roll() for _ in range(times)]
 
 
+def test_the_page_has_words_for_every_fault_in_the_order_of_the_table() -> None:
+    _, script = FILES["faults.js"]
+    assert [*get_args(Fault)] == re.findall(r'\[\s*"(\w+)"', script.decode())
+
+
 def test_without_chaos_nothing_happens() -> None:
     assert {NOTHING_HAPPENS} == set(rolls(Chaos()))
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_certain_fault_always_strikes(fault: str) -> None:
+def test_a_fault_with_probability_1_always_strikes(fault: str) -> None:
     certain = Chaos.from_json(json.dumps({fault: 1}).encode())
     assert {fault} == {roll.fault for roll in rolls(certain, 50)}
 

@@ -23,7 +23,7 @@ def at_now() -> float:
     return NOW
 
 
-def test_the_defaults_are_those_of_an_account_in_order() -> None:
+def test_by_default_the_account_accepts_calls() -> None:
     gateway = SandboxGateway(clock=at_now)
     assert asdict(Settings()) == {name: getattr(gateway, name) for name in asdict(Settings())}
     assert (False, Chaos()) == (gateway.frozen, gateway.chaos)
@@ -85,7 +85,7 @@ def test_the_calls_and_attempts_are_new_lists() -> None:
     assert (1, 1) == (len(gateway.calls), len(gateway.attempts))
 
 
-def test_each_attempt_is_reported_and_a_balance_query_is_none() -> None:
+def test_each_submit_is_reported_and_a_balance_query_is_not() -> None:
     seen: list[Attempt] = []
     gateway = SandboxGateway(on_attempt=seen.append, clock=at_now)
     submit(gateway)
@@ -106,10 +106,10 @@ def test_a_callback_that_raises_is_logged_and_changes_no_answer(
     assert 1 == len(gateway.calls)
     logged = [record for record in caplog.records if record.name == "ihuyi_voice.sandbox"]
     assert [logging.ERROR] == [record.levelno for record in logged]
-    assert "on_attempt failed" in logged[0].getMessage()
+    assert "on_attempt raised" in logged[0].getMessage()
 
 
-def test_reset_brings_back_how_it_was_constructed() -> None:
+def test_reset_restores_the_settings_of_the_constructor() -> None:
     chaos = Chaos(code=4085, seed=1)
     gateway = SandboxGateway(balance=7, frozen=True, blacklist=[MOBILE], chaos=chaos, clock=at_now)
     gateway.frozen = False
@@ -131,7 +131,7 @@ def test_reset_brings_back_how_it_was_constructed() -> None:
     assert "100000001" == first_id
 
 
-def test_reset_leaves_an_account_unfrozen_that_was_so() -> None:
+def test_reset_unfreezes_an_account_that_was_not_frozen_at_first() -> None:
     gateway = SandboxGateway(clock=at_now)
     gateway.frozen = True
     gateway.reset()
@@ -216,7 +216,7 @@ def test_the_history_is_bounded_and_the_counts_are_not() -> None:
     assert (2, 0, 0) == (gateway.keep, gateway.taken, gateway.placed)
 
 
-def test_as_many_as_can_be_counted_may_be_remembered() -> None:
+def test_the_largest_count_is_accepted_for_keep() -> None:
     gateway = SandboxGateway(keep=10**9, clock=at_now)
     submit(gateway)
     assert (10**9, 1) == (gateway.keep, len(gateway.calls))

@@ -35,7 +35,7 @@ def test_a_name_of_this_machine_or_an_ip_address_is_allowed(host: str) -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_any_other_name_is_refused(host: str, method: str) -> None:
+def test_any_other_host_name_is_refused(host: str, method: str) -> None:
     assert not is_allowed(method, {"Host": host})
     assert not is_allowed(method, {"Host": host, "Origin": f"http://{host}"})
     assert not is_allowed(method, {"Host": host, "Sec-Fetch-Site": "same-origin"})
@@ -73,7 +73,7 @@ def test_a_browser_marks_its_requests(expected: bool, headers: dict[str, str]) -
     assert expected == is_from_browser(headers)
 
 
-def test_a_request_without_any_host_is_from_no_browser() -> None:
+def test_a_request_without_a_host_is_judged_by_its_origin_alone() -> None:
     assert is_allowed("POST", {})
     assert not is_allowed("POST", {"Origin": "http://evil.example"})
 

@@ -23,7 +23,7 @@ def after(history: History, number: int, limit: int = 100) -> list[int]:
     return [attempt.number for attempt in history.after(number, limit)]
 
 
-def test_the_last_ones_are_kept_and_all_are_counted() -> None:
+def test_the_last_attempts_are_kept_and_all_are_counted() -> None:
     history = History(3)
     add(history, 5)
     assert [3, 4, 5] == [attempt.number for attempt in history.attempts]
@@ -91,7 +91,7 @@ def test_a_reader_that_fell_behind_gets_what_is_kept_and_at_most_the_limit() -> 
     assert [8, 9] == after(history, 1, limit=2)
 
 
-def test_a_cleared_history_is_empty_and_goes_on_counting() -> None:
+def test_a_cleared_history_is_empty_and_continues_to_count() -> None:
     history = History(3)
     add(history, 2)
     put(history, 1)

@@ -114,7 +114,7 @@ async def test_chaos_says_that_a_call_was_not_delivered() -> None:
     assert {"0", "2"} == set(codes)
 
 
-async def test_the_dice_of_receipts_leave_those_of_faults_alone() -> None:
+async def test_draws_for_receipts_do_not_change_the_draws_for_faults() -> None:
     one, other = SandboxGateway(), SandboxGateway()
     one.chaos = Chaos(garbage=0.5, seed=1)
     other.chaos = Chaos(garbage=0.5, receipt_undelivered=0.5, seed=1)
@@ -216,7 +216,7 @@ async def test_a_long_answer_is_cut_and_shown_harmlessly() -> None:
     assert len(result) < 200
 
 
-async def test_answers_do_not_wait_for_deliveries_and_few_of_these_run_at_once() -> None:
+async def test_answers_do_not_wait_for_deliveries_and_few_deliveries_run_at_once() -> None:
     async with Receiver().listening() as receiver:
         receiver.hold = asyncio.Event()
         gateway = sandbox(receiver)
@@ -274,7 +274,7 @@ async def test_a_receipt_that_is_cleared_before_its_time_is_not_sent() -> None:
     assert 1 == receiver.count
 
 
-async def test_stopping_waits_for_no_delivery_and_leaves_nothing() -> None:
+async def test_stopping_does_not_wait_for_deliveries_and_leaves_no_task() -> None:
     tasks = asyncio.all_tasks()
     async with Receiver().listening() as receiver:
         receiver.hold = asyncio.Event()

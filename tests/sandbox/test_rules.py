@@ -132,7 +132,7 @@ def test_a_placed_call_is_recorded_and_billed() -> None:
     assert (2, NOW + 0.5, call, attempt) == (reply.code, reply.time, reply.call, reply.attempt)
 
 
-def test_the_record_of_a_form_is_bounded_and_its_check_is_not() -> None:
+def test_a_form_is_checked_whole_and_recorded_up_to_100_fields() -> None:
     gateway = GatewayState(Settings())
     many = {f"x{number}": "" for number in range(150)}
     reply = submit(gateway, many | submit_form())
@@ -150,7 +150,7 @@ def test_long_texts_are_cut_where_they_are_recorded() -> None:
     assert (("mobile", "content", cut), (cut, fits, cut)) == (attempt.fields, attempt.values)
 
 
-def test_no_half_of_a_secret_is_left_at_the_cut() -> None:
+def test_a_cut_text_does_not_end_in_half_a_secret() -> None:
     text = "x" * 1995 + KEY
     form = {"mobile": text, "content": text, "rd": text, text: ""}
     attempt = submit(GatewayState(Settings()), form).attempt
@@ -248,7 +248,7 @@ def test_a_form_is_refused_with_its_code(code: int, form: dict[str, str]) -> Non
     assert code == submit(GatewayState(settings), form).code
 
 
-def test_a_used_up_balance_is_4051() -> None:
+def test_a_submit_with_no_balance_left_is_4051() -> None:
     gateway = GatewayState(Settings(balance=1))
     assert [2, 4051] == [submit(gateway, submit_form()).code for _ in range(2)]
     assert 0 == gateway.settings.balance
@@ -316,7 +316,7 @@ def test_a_run_of_refusals_freezes_the_account_for_abuse() -> None:
     assert [4070, 2] == [submit(gateway, form).code for form in (bad, submit_form())]
 
 
-def test_an_account_that_the_vendor_froze_stays_4050_through_abuse() -> None:
+def test_abuse_of_a_frozen_account_is_still_4050() -> None:
     gateway = frozen(abuse_limit=1)
     assert [4050, 4050] == [submit(gateway, submit_form()).code for _ in range(2)]
 
@@ -364,7 +364,7 @@ def test_the_limits_per_number_can_be_set() -> None:
 # --- the order of the checks --------------------------------------------------
 
 
-def test_the_checks_come_in_their_order() -> None:
+def test_the_checks_have_a_fixed_order() -> None:
     """Each step mends what the last was refused for, and nothing after it."""
     settings = Settings(
         allowed_ips=frozenset(),

@@ -179,7 +179,7 @@ async def test_another_sites_page_places_no_call(headers: dict[str, str]) -> Non
         (405, "DELETE", BALANCE_TARGET),
     ],
 )
-async def test_what_the_gateway_does_not_know_is_a_page_of_html(
+async def test_an_unknown_path_or_method_is_answered_with_html(
     status: int, method: str, target: str
 ) -> None:
     gateway = sandbox(Chaos(no_answer=1))
@@ -195,7 +195,7 @@ async def test_what_the_gateway_does_not_know_is_a_page_of_html(
     ("expected", "size"), [(b"<code>2</code>", MAX_BODY_BYTES - 1), (b"413", MAX_BODY_BYTES + 1)]
 )
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_body_has_a_bound(expected: bytes, size: int, chunked: bool) -> None:
+async def test_a_body_above_64_kib_is_refused(expected: bytes, size: int, chunked: bool) -> None:
     gateway = sandbox()
     body = encoded(submit_form()) + b"&rest="
     body += b"x" * (size - len(body))
@@ -222,7 +222,7 @@ async def test_a_caller_that_expects_100_continue_gets_it() -> None:
     assert b"<code>2</code>" in response.body
 
 
-async def test_the_date_is_that_of_the_gateways_clock() -> None:
+async def test_the_date_header_shows_the_gateways_clock() -> None:
     times = [NOW, NOW, NOW + 3600]
     gateway = SandboxGateway(clock=lambda: times.pop(0), time_window=None)
     async with gateway.serve() as url:
@@ -327,7 +327,7 @@ async def test_latency_delays_the_answer_and_not_the_call(monkeypatch: pytest.Mo
         assert 200 == (await answer).status
 
 
-async def test_an_answer_that_is_late_comes_in_the_end() -> None:
+async def test_a_late_answer_arrives() -> None:
     async with sandbox(Chaos(latency=0.01)).serve() as url:
         assert 200 == (await exchange(url, submit_bytes(submit_form()))).status
 
@@ -390,7 +390,7 @@ async def test_a_caller_that_leaves_in_the_middle_of_a_body_is_no_attempt() -> N
     assert [] == gateway.attempts
 
 
-async def test_nothing_is_left_when_the_block_is_left() -> None:
+async def test_leaving_the_block_leaves_no_task_and_no_socket() -> None:
     tasks = asyncio.all_tasks()
     async with sandbox().serve() as url, connected(url):
         await exchange(url, submit_bytes(submit_form()))
@@ -399,7 +399,7 @@ async def test_nothing_is_left_when_the_block_is_left() -> None:
         await exchange(url, b"")
 
 
-async def test_an_exception_in_the_block_leaves_it_bare() -> None:
+async def test_an_exception_leaves_the_block_unwrapped() -> None:
     error = RuntimeError("of the test")
     with pytest.raises(RuntimeError) as caught:
         async with sandbox().serve():
@@ -439,7 +439,7 @@ async def test_it_warns_when_other_machines_can_reach_it(
     assert "NOT only this machine" in record.message
 
 
-async def test_it_listens_on_a_port_that_is_asked_for() -> None:
+async def test_it_listens_on_the_given_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     async with sandbox().serve("127.0.0.1", port) as url:

@@ -51,7 +51,7 @@ def test_many_threads_submit_read_and_change_at_once() -> None:
     assert 800 == gateway.balance
 
 
-def test_nothing_is_left_when_the_block_is_left() -> None:
+def test_leaving_the_block_leaves_no_thread_and_no_socket() -> None:
     threads = threading.enumerate()
     with sandbox().serve_in_thread() as url:
         (thread,) = set(threading.enumerate()) - set(threads)
@@ -78,7 +78,7 @@ def test_stopping_does_not_wait_for_an_answer_that_hangs() -> None:
         assert b"" == connection.recv(1)
 
 
-def test_an_exception_in_the_block_leaves_it_bare_and_ends_the_thread() -> None:
+def test_an_exception_leaves_the_block_unwrapped_and_ends_the_thread() -> None:
     threads = threading.enumerate()
     error = RuntimeError("of the test")
     with pytest.raises(RuntimeError) as caught, sandbox().serve_in_thread():

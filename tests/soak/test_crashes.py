@@ -2,7 +2,7 @@
 
 Sender and gateway are processes of their own, so the gateway's record is what
 the rows are accounted against, one by one. With IHUYI_VOICE_SOAK=1 in the
-environment each store outlives 30 kills, and it takes minutes.
+environment each store outlives 20 kills, and it takes minutes.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from ihuyi_voice.cli.bulk.keys import RowKeys
-from ihuyi_voice.store.entry import UNSETTLED
-from ihuyi_voice.store.store import Entry, EntryState, Fingerprints, Store
+from ihuyi_voice.store.entry import UNSETTLED, Entry, EntryState, Fingerprints
+from ihuyi_voice.store.writer.operations import Work
 from tests.soak.gateway import Sandbox, sandbox
+from tests.store.support import open_store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,19 +138,19 @@ class Job:
             shutil.copy(file, copy)
         with (
             contextlib.suppress(LookupError),
-            Store.open(copy / "calls.db", create=False) as store,
-            store._store.connect(writing=False) as connection,
+            open_store(copy / "calls.db", create=False) as store,
+            store._database.connect(writing=False) as connection,
         ):
             return connection.counts().get(EntryState.CLAIMED, 0)
         return 0
 
     def entries(self) -> dict[Row, Entry]:
         """What the store holds of the rows."""
-        with Store.open(self.folder / "calls.db") as store:
-            keys = RowKeys(Fingerprints(API_KEY), store.id)
+        with open_store(self.folder / "calls.db") as store:
+            keys = RowKeys(Fingerprints(API_KEY), store.id, "rows.csv")
             by_key = {keys.key(*row): row for row in ALL}
-            with store._store.connect(writing=False) as connection:
-                found = connection.apply((), list(by_key), ()).found
+            with store._database.connect(writing=False) as connection:
+                found = connection.apply(Work([], [], list(by_key), [], [])).found
             assert sum(store.summary().values()) == len(found), "some keys are of no row"
         return {by_key[key]: entry for key, entry in found.items()}
 

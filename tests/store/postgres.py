@@ -48,7 +48,9 @@ class PostgresServer:
     def empty(self) -> str:
         """The SQLAlchemy URL of a database without a store."""
         with contextlib.closing(self.connect()) as connection:
-            connection.execute("DROP TABLE IF EXISTS ihuyi_voice_meta, ihuyi_voice_calls")
+            connection.execute(
+                "DROP TABLE IF EXISTS ihuyi_voice_meta, ihuyi_voice_calls, ihuyi_voice_starts"
+            )
         return self.url
 
     def encoded(self, encoding: str) -> str:

@@ -8,13 +8,16 @@ import subprocess
 import sys
 import textwrap
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ihuyi_voice.models import mask_mobile
-from ihuyi_voice.store.store import Claim, Entry, EntryState, Fingerprints, Store
+from ihuyi_voice.store.entry import Claim, Entry, EntryState, Fingerprints
+from ihuyi_voice.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from ihuyi_voice.store.sql.store import SqlStore
 
 MOBILE = "13912345678"
 MASKED = "139****5678"
@@ -39,8 +42,19 @@ class Clock:
         return self.time
 
 
+def open_store(
+    url: str | os.PathLike[str],
+    *,
+    create: bool = True,
+    patience: float = 2.0,
+    clock: Callable[[], float] | None = None,
+) -> SqlStore:
+    """`Store.open` for a database: with what only such a store has."""
+    return cast("SqlStore", Store.open(url, create=create, patience=patience, clock=clock))
+
+
 async def claim(
-    store: Store,
+    store: SqlStore,
     key: str = "k",
     mobile: str = MOBILE,
     content: str = CONTENT,
@@ -54,12 +68,12 @@ async def claim(
     return await store.claim(key, fingerprint, mask_mobile(mobile), deadline, live)
 
 
-async def find(store: Store, key: str = "k") -> Entry | None:
+async def find(store: SqlStore, key: str = "k") -> Entry | None:
     fingerprint = FINGERPRINTS.of(MOBILE, CONTENT)
     return await store.find(key, fingerprint, MASKED, time.monotonic() + 10)
 
 
-async def claimed(store: Store, key: str = "k", *, live: float = LIVE) -> str:
+async def claimed(store: SqlStore, key: str = "k", *, live: float = LIVE) -> str:
     """Claim a key that must be free; returns the token."""
     claim_of_it = await claim(store, key, live=live)
     assert claim_of_it.entry is None
@@ -67,7 +81,7 @@ async def claimed(store: Store, key: str = "k", *, live: float = LIVE) -> str:
     return claim_of_it.token
 
 
-async def ended(store: Store, state: EntryState, key: str = "k") -> str:
+async def ended(store: SqlStore, state: EntryState, key: str = "k") -> str:
     """Claim a key and settle it; returns the token."""
     token = await claimed(store, key)
     if state is EntryState.ACCEPTED:
@@ -89,7 +103,9 @@ async def until(condition: Callable[[], bool]) -> None:
 
 PRELUDE = """
 import asyncio, os, signal, sys, time
-from ihuyi_voice.store.store import *
+from ihuyi_voice.errors import *
+from ihuyi_voice.store.entry import *
+from ihuyi_voice.store.store import Store
 from tests.store.support import *
 place = sys.argv[1]
 """

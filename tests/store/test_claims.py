@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from ihuyi_voice.errors import InvalidRequestError, StoreError
-from ihuyi_voice.store.store import Entry, EntryState, Fingerprints, Store
+from ihuyi_voice.store.entry import Entry, EntryState, Fingerprints
 from ihuyi_voice.store.sql.connection import Connection
 
 from .support import (
@@ -27,16 +27,20 @@ from .support import (
     find,
 )
 
+if TYPE_CHECKING:
+    from ihuyi_voice.store.sql.store import SqlStore
+    from ihuyi_voice.store.writer.operations import Committed, Work
+
 REPEATABLE = [EntryState.REFUSED, EntryState.NOT_SENT]
 
 
-async def test_a_new_key_is_claimed(store: Store) -> None:
+async def test_a_new_key_is_claimed(store: SqlStore) -> None:
     answer = await claim(store)
     assert answer.entry is None
     assert 32 == len(answer.token)
 
 
-async def test_claiming_an_accepted_key_returns_the_gateways_answer(store: Store) -> None:
+async def test_claiming_an_accepted_key_returns_the_gateways_answer(store: SqlStore) -> None:
     await ended(store, EntryState.ACCEPTED)
     again = await claim(store)
     assert "" == again.token
@@ -53,7 +57,7 @@ async def test_claiming_an_accepted_key_returns_the_gateways_answer(store: Store
 
 @pytest.mark.parametrize("state", REPEATABLE)
 async def test_a_key_that_did_not_ring_may_be_claimed_again(
-    store: Store, state: EntryState
+    store: SqlStore, state: EntryState
 ) -> None:
     first = await ended(store, state)
     second = await claimed(store)
@@ -69,7 +73,7 @@ async def test_a_key_that_did_not_ring_may_be_claimed_again(
     )
 
 
-async def test_an_unknown_key_blocks_a_claim_at_once(store: Store, clock: Clock) -> None:
+async def test_an_unknown_key_blocks_a_claim_at_once(store: SqlStore, clock: Clock) -> None:
     store.patience = 60.0
     await ended(store, EntryState.UNKNOWN)
     clock.time += 100 * LIVE
@@ -79,7 +83,7 @@ async def test_an_unknown_key_blocks_a_claim_at_once(store: Store, clock: Clock)
     assert again.entry.unsettled
 
 
-async def test_a_claim_does_not_wait_for_an_expired_claim(store: Store, clock: Clock) -> None:
+async def test_a_claim_does_not_wait_for_an_expired_claim(store: SqlStore, clock: Clock) -> None:
     store.patience = 60.0
     await claimed(store)
     clock.time += LIVE
@@ -90,7 +94,7 @@ async def test_a_claim_does_not_wait_for_an_expired_claim(store: Store, clock: C
     assert time.monotonic() - began < 5
 
 
-async def test_a_claim_waits_for_another_no_longer_than_patience(store: Store) -> None:
+async def test_a_claim_waits_for_another_no_longer_than_patience(store: SqlStore) -> None:
     await claimed(store)
     began = time.monotonic()
     again = await claim(store)
@@ -100,10 +104,10 @@ async def test_a_claim_waits_for_another_no_longer_than_patience(store: Store) -
 
 
 async def test_a_claim_waits_for_another_no_longer_than_its_deadline(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The last look-up is early enough before the deadline for a busy database.
-    monkeypatch.setattr("ihuyi_voice.store.store._MAX_PAUSE", 10.0)
+    monkeypatch.setattr("ihuyi_voice.store.sql.store._MAX_PAUSE", 10.0)
     store.patience = 60.0
     await claimed(store)
     again = await claim(store, timeout=3.0)
@@ -111,14 +115,14 @@ async def test_a_claim_waits_for_another_no_longer_than_its_deadline(
     assert EntryState.CLAIMED is again.entry.state
 
 
-async def test_a_claim_without_patience_does_not_wait(store: Store) -> None:
+async def test_a_claim_without_patience_does_not_wait(store: SqlStore) -> None:
     store.patience = 0
     await claimed(store)
     again = await claim(store)
     assert again.entry is not None
 
 
-async def test_a_waiting_claim_gets_the_settlement(store: Store) -> None:
+async def test_a_waiting_claim_gets_the_settlement(store: SqlStore) -> None:
     store.patience = 60.0
     token = await claimed(store)
     waiting = asyncio.create_task(claim(store))
@@ -132,7 +136,7 @@ async def test_a_waiting_claim_gets_the_settlement(store: Store) -> None:
 
 @pytest.mark.parametrize("state", REPEATABLE)
 async def test_one_waiting_claim_succeeds_after_a_request_that_did_not_ring(
-    store: Store, state: EntryState
+    store: SqlStore, state: EntryState
 ) -> None:
     store.patience = 60.0
     token = await claimed(store)
@@ -150,7 +154,7 @@ async def test_one_waiting_claim_succeeds_after_a_request_that_did_not_ring(
 
 
 async def test_a_waiting_claim_succeeds_when_the_key_is_purged(
-    store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    store: SqlStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.patience = 60.0
     token = await claimed(store, live=3600.0)
@@ -168,15 +172,15 @@ async def test_a_waiting_claim_succeeds_when_the_key_is_purged(
 
 
 async def test_many_operations_at_once_are_split_into_batches(
-    in_file: Store, monkeypatch: pytest.MonkeyPatch
+    in_file: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No operation waits long, and no statement is too large for its database."""
     sizes: list[int] = []
     apply = Connection.apply
 
-    def counting(self: Connection, *operations: Any) -> Any:
-        sizes.append(sum(map(len, operations)))
-        return apply(self, *operations)
+    def counting(self: Connection, work: Work) -> Committed:
+        sizes.append(sum(len(part) for part in work))
+        return apply(self, work)
 
     monkeypatch.setattr(Connection, "apply", counting)
     await asyncio.gather(*(claimed(in_file, f"{n}") for n in range(1200)))
@@ -185,12 +189,12 @@ async def test_many_operations_at_once_are_split_into_batches(
     assert max(sizes) <= 500
 
 
-async def test_exactly_one_of_many_simultaneous_claims_succeeds(store: Store) -> None:
+async def test_exactly_one_of_many_simultaneous_claims_succeeds(store: SqlStore) -> None:
     answers = await asyncio.gather(*(claim(store) for _ in range(50)))
     assert 1 == sum(answer.entry is None for answer in answers)
 
 
-async def test_many_keys_at_once_are_claimed_and_settled(store: Store) -> None:
+async def test_many_keys_at_once_are_claimed_and_settled(store: SqlStore) -> None:
     async def one(key: str) -> None:
         token = await claimed(store, key)
         await store.settle(key, token, EntryState.ACCEPTED, voice_id="1")
@@ -207,7 +211,7 @@ async def test_many_keys_at_once_are_claimed_and_settled(store: Store) -> None:
     ("mobile", "content"), [("13812345678", CONTENT), (MOBILE, "112579"), ("13900005678", CONTENT)]
 )
 async def test_another_mobile_or_content_is_an_error(
-    in_file: Store, state: EntryState, mobile: str, content: str
+    in_file: SqlStore, state: EntryState, mobile: str, content: str
 ) -> None:
     if state is EntryState.CLAIMED:
         await claimed(in_file)
@@ -227,7 +231,7 @@ async def test_another_mobile_or_content_is_an_error(
 
 @pytest.mark.parametrize("state", SETTLED)
 async def test_with_another_api_key_the_masked_mobiles_are_compared(
-    store: Store, state: EntryState
+    store: SqlStore, state: EntryState
 ) -> None:
     await ended(store, state)
     rotated = Fingerprints("a new key")
@@ -246,7 +250,7 @@ async def test_with_another_api_key_the_masked_mobiles_are_compared(
         await claim(store, content="9998", fingerprints=rotated)
 
 
-async def test_find_makes_no_claim(store: Store) -> None:
+async def test_find_makes_no_claim(store: SqlStore) -> None:
     assert await find(store) is None
     token = await claimed(store)
     first, second = await asyncio.gather(find(store), find(store))
@@ -258,13 +262,13 @@ async def test_find_makes_no_claim(store: Store) -> None:
 # --- settling ----------------------------------------------------------------
 
 
-async def test_an_unknown_key_may_be_settled_later(store: Store) -> None:
+async def test_an_unknown_key_may_be_settled_later(store: SqlStore) -> None:
     token = await ended(store, EntryState.UNKNOWN)
     await store.settle("k", token, EntryState.ACCEPTED, code=2, voice_id="900100200")
     assert 1 == store.summary()["accepted"]
 
 
-async def test_a_late_settlement_does_not_change_a_newer_claim(store: Store) -> None:
+async def test_a_late_settlement_does_not_change_a_newer_claim(store: SqlStore) -> None:
     old = await ended(store, EntryState.NOT_SENT)
     new = await claimed(store)
     with pytest.raises(
@@ -276,7 +280,7 @@ async def test_a_late_settlement_does_not_change_a_newer_claim(store: Store) -> 
     assert (new, EntryState.CLAIMED) == (found.token, found.state)
 
 
-async def test_only_overtaken_settlements_of_a_batch_fail(store: Store) -> None:
+async def test_only_overtaken_settlements_of_a_batch_fail(store: SqlStore) -> None:
     token = await claimed(store, "mine")
     await claimed(store, "not mine")
     results = await asyncio.gather(
@@ -289,7 +293,7 @@ async def test_only_overtaken_settlements_of_a_batch_fail(store: Store) -> None:
     assert {"accepted": 1, "unknown": 1, "refused": 0, "not_sent": 0} == store.summary()
 
 
-async def test_the_last_of_two_simultaneous_settlements_counts(store: Store) -> None:
+async def test_the_last_of_two_simultaneous_settlements_counts(store: SqlStore) -> None:
     token = await claimed(store)
     await asyncio.gather(
         store.settle("k", token, EntryState.UNKNOWN, msg="reset"),
@@ -298,7 +302,7 @@ async def test_the_last_of_two_simultaneous_settlements_counts(store: Store) -> 
     assert 1 == store.summary()["refused"]
 
 
-async def test_any_message_of_the_gateway_is_stored(store: Store) -> None:
+async def test_any_message_of_the_gateway_is_stored(store: SqlStore) -> None:
     token = await claimed(store)
     await store.settle("k", token, EntryState.REFUSED, code=0, msg="\0 half \ud83d 错误 '\"%s")
     found = await find(store)
@@ -306,7 +310,7 @@ async def test_any_message_of_the_gateway_is_stored(store: Store) -> None:
     assert "\\0 half \\ud83d 错误 '\"%s" == found.msg
 
 
-async def test_similar_keys_are_different_keys(store: Store) -> None:
+async def test_similar_keys_are_different_keys(store: SqlStore) -> None:
     keys = ["k", "K", "k ", "%", "k%", "_", "'", "é", "e\u0301", "键", "😀", "x" * 255]
     for key in keys:
         await claimed(store, key)
@@ -314,7 +318,7 @@ async def test_similar_keys_are_different_keys(store: Store) -> None:
 
 
 @pytest.mark.parametrize("code", [2**63, -(2**63) - 1, 10**30])
-async def test_a_code_that_no_database_can_store_is_omitted(store: Store, code: int) -> None:
+async def test_a_code_that_no_database_can_store_is_omitted(store: SqlStore, code: int) -> None:
     token = await claimed(store)
     await store.settle("k", token, EntryState.REFUSED, code=code, msg="odd")
     entry = await find(store)
@@ -322,7 +326,7 @@ async def test_a_code_that_no_database_can_store_is_omitted(store: Store, code: 
     assert (EntryState.REFUSED, None, "odd") == (entry.state, entry.code, entry.msg)
 
 
-async def test_a_large_code_is_stored(store: Store) -> None:
+async def test_a_large_code_is_stored(store: SqlStore) -> None:
     token = await claimed(store)
     await store.settle("k", token, EntryState.REFUSED, code=99999999999)
     entry = await find(store)

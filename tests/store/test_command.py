@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from ihuyi_voice import StoreError
+from ihuyi_voice import Store, StoreError
 from ihuyi_voice.cli import store as cli_store
-from ihuyi_voice.store.store import EntryState, Store
+from ihuyi_voice.store.entry import EntryState
+from ihuyi_voice.store.sql.store import SqlStore
 
-from .support import DELIVERY, LIVE, Clock, claimed, ended
+from .redis_server import running_redis
+from .support import DELIVERY, LIVE, Clock, claimed, ended, open_store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,14 +54,14 @@ def file(tmp_path: Path) -> str:
     path = str(tmp_path / "calls.db")
     clock = Clock()
 
-    async def fill(store: Store) -> None:
+    async def fill(store: SqlStore) -> None:
         for state in (EntryState.ACCEPTED, EntryState.REFUSED, EntryState.NOT_SENT):
             await ended(store, state, state.value)
         await claimed(store, LONG_KEY)
         clock.time += LIVE
         await ended(store, EntryState.UNKNOWN, "unknown")
 
-    with Store.open(path, clock=clock) as store:
+    with open_store(path, clock=clock) as store:
         asyncio.run(fill(store))
     return path
 
@@ -133,7 +137,7 @@ def test_keys_that_cannot_be_resolved(file: str, tmp_path: Path) -> None:
     assert "'accepted' is settled already, as accepted" == refused(
         file, "resolve", "accepted", "--placed"
     )
-    with Store.open(tmp_path / "calls.db") as store:
+    with open_store(tmp_path / "calls.db") as store:
         asyncio.run(claimed(store, "k", live=LIVE))
     message = refused(file, "resolve", "k", "--not-placed")
     assert "'k' may still be on its way; it may be resolved in 1" in message
@@ -143,7 +147,7 @@ def test_keys_that_cannot_be_resolved(file: str, tmp_path: Path) -> None:
 
 
 def test_list_shows_when_a_claim_can_be_resolved(file: str) -> None:
-    with Store.open(file) as store:
+    with open_store(file) as store:
         asyncio.run(claimed(store, "k", live=LIVE))
     *_, last = (json.loads(line) for line in run(file, "--json").stdout.splitlines())
     assert "k" == last["key"]
@@ -225,16 +229,18 @@ def test_a_password_is_not_taken_from_the_command_line(url: str) -> None:
     message = refused(url)
     assert message.startswith("no password on the command line, where other users can read it")
     assert "PGPASSWORD" in message
+    assert "IHUYI_VOICE_STORE" in message
     assert "hun" not in message
 
 
-def test_a_url_of_another_database(tmp_path: Path) -> None:
-    assert "a store is an SQLite file or a PostgreSQL database" in refused("mysql://joe@host/db")
+def test_a_url_of_another_database() -> None:
+    message = refused("oracle://joe@host/db")
+    assert "a store is the path of an SQLite file, or a URL that begins with" in message
 
 
 def test_a_store_on_a_server(postgres: PostgresServer) -> None:
     url = postgres.empty()
-    with Store.open(url, clock=Clock()) as store:
+    with open_store(url, clock=Clock()) as store:
         asyncio.run(ended(store, EntryState.UNKNOWN))
     assert 6 == run(url).exit_code
     assert "forgotten: 0\n" == run(url, "purge", "--older-than", "0s").stdout
@@ -262,6 +268,49 @@ app()
     assert 2 == json.loads(done.stdout)["unknown"]
 
 
+def test_upgrade_runs_the_steps_that_are_missing(file: str) -> None:
+    """From the schema of the release that kept keys and no limits."""
+    with closing(sqlite3.connect(file)) as other, other:
+        other.execute("DROP TABLE ihuyi_voice_starts")
+        other.execute("UPDATE ihuyi_voice_meta SET value = '1' WHERE name = 'schema'")
+    result = run(file, "upgrade")
+    assert (0, f"{file}: schema version 2\n") == (result.exit_code, result.stdout)
+    with closing(sqlite3.connect(file)) as other:
+        assert [] == other.execute("SELECT * FROM ihuyi_voice_starts").fetchall()
+        assert [("2",)] == other.execute(
+            "SELECT value FROM ihuyi_voice_meta WHERE name = 'schema'"
+        ).fetchall()
+    assert {"schema_version": 2} == json.loads(run(file, "upgrade", "--json").stdout)
+    assert {"accepted": 1, "refused": 1, "not_sent": 1, "unknown": 2} == json.loads(
+        run(file, "summary", "--json").stdout
+    )
+
+
+def test_upgrade_refuses_a_newer_store_and_creates_none(file: str, tmp_path: Path) -> None:
+    assert "there is no" in refused(str(tmp_path / "mistyped.db"), "upgrade")
+    assert not (tmp_path / "mistyped.db").exists()
+    with closing(sqlite3.connect(file)) as other, other:
+        other.execute("UPDATE ihuyi_voice_meta SET value = '99' WHERE name = 'schema'")
+    result = run(file, "upgrade")
+    assert (4, True) == (result.exit_code, "newer release (schema 99)" in result.stderr)
+
+
+def test_a_store_in_redis_has_nothing_to_list_or_upgrade() -> None:
+    with running_redis() as server:
+        url = server.url()
+        assert "no unknown calls\n" == run(url).stdout
+        assert {"schema_version": None} == json.loads(run(url, "upgrade", "--json").stdout)
+        assert "has no schema: there is nothing to upgrade" in run(url, "upgrade").stdout
+        assert "keeps no idempotency keys" in refused(url, "resolve", "k", "--placed")
+
+
+def test_a_hyphen_is_the_store_that_the_variable_names(
+    file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IHUYI_VOICE_STORE", f"sqlite:///{file}")
+    assert 2 == json.loads(run("-", "summary", "--json").stdout)["unknown"]
+
+
 @pytest.mark.parametrize(
     ("age", "seconds"),
     [("0s", -5), ("59s", 59), ("1m", 60), ("2h", 7200), ("3d", 3 * 86_400)],
@@ -273,7 +322,7 @@ def test_an_age_is_shown_in_its_largest_unit(age: str, seconds: float) -> None:
 def test_help_names_every_action() -> None:
     result = run("--help")
     assert 0 == result.exit_code
-    for word in ("list", "summary", "resolve", "purge", "--older-than", "PGPASSWORD"):
+    for word in ("list", "summary", "resolve", "purge", "upgrade", "--older-than", "PGPASSWORD"):
         assert word in result.stdout
 
 
@@ -283,10 +332,10 @@ def test_a_database_that_fails_during_the_command(
     path = tmp_path / "calls.db"
     Store.open(path).close()
 
-    def fail(_: Store) -> None:
+    def fail(_: SqlStore) -> None:
         msg = "the disk is gone"
         raise StoreError(msg)
 
-    monkeypatch.setattr(Store, "unknown", fail)
+    monkeypatch.setattr(SqlStore, "unknown", fail)
     result = run(str(path))
     assert (4, True) == (result.exit_code, "the disk is gone" in result.stderr)

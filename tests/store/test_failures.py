@@ -14,17 +14,18 @@ import psycopg
 import pytest
 
 from ihuyi_voice.errors import StoreError
-from ihuyi_voice.store.entry import FailureScope
-from ihuyi_voice.store.store import EntryState, Store
+from ihuyi_voice.store.entry import EntryState, FailureScope
 from ihuyi_voice.store.sql import connection as store_connection
 from ihuyi_voice.store.sql import file as store_file
 from ihuyi_voice.store.sql.connection import Connection
 
-from .support import Clock, claim, claimed, ended, find
+from .support import Clock, claim, claimed, ended, find, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from ihuyi_voice.store.sql.store import SqlStore
 
     from .postgres import PostgresServer
 
@@ -32,7 +33,7 @@ NONE = {"accepted": 0, "refused": 0, "not_sent": 0, "unknown": 0}
 NOTHING_SENT = "; nothing was sent, no phone rang"
 
 
-async def failure(store: Store, key: str = "new") -> StoreError:
+async def failure(store: SqlStore, key: str = "new") -> StoreError:
     """The error of a claim that fails; its message says that nothing was sent."""
     with pytest.raises(StoreError) as caught:
         await claim(store, key)
@@ -44,7 +45,7 @@ async def failure(store: Store, key: str = "new") -> StoreError:
 
 
 async def test_a_full_disk(small_disk: Path) -> None:
-    with Store.open(small_disk / "calls.db") as store:
+    with open_store(small_disk / "calls.db") as store:
         token = await claimed(store)
         filler = small_disk / "filler"
         with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
@@ -70,7 +71,7 @@ async def test_a_database_that_cannot_grow(tmp_path: Path, monkeypatch: pytest.M
         set_up(connection)
         connection.execute("PRAGMA max_page_count = 12").fetchone()
 
-    with Store.open(tmp_path / "calls.db") as store:
+    with open_store(tmp_path / "calls.db") as store:
         monkeypatch.setattr(store_file, "_set_up_sqlite", limited)
         results = await asyncio.gather(
             *(claim(store, f"{i:0>200}") for i in range(300)), return_exceptions=True
@@ -93,14 +94,14 @@ async def test_a_store_on_a_read_only_disk_can_be_read(
 ) -> None:
     path = small_disk / "calls.db"
     with contextlib.ExitStack() as stack:
-        with Store.open(path, clock=clock) as store:
+        with open_store(path, clock=clock) as store:
             await ended(store, EntryState.UNKNOWN)
             if in_use:
                 # Its write-ahead log still holds the last records.
                 shutil.copytree(small_disk, small_disk / "copy")
                 path = small_disk / "copy" / "calls.db"
         read_only()
-        store = stack.enter_context(Store.open(path, clock=clock))
+        store = stack.enter_context(open_store(path, clock=clock))
         assert NONE | {"unknown": 1} == store.summary()
         assert ["k"] == [claim.key for claim in store.unknown()]
         # Without a log SQLite reports only that it cannot create one.
@@ -116,7 +117,7 @@ async def test_a_store_on_a_read_only_disk_can_be_read(
 
 
 async def test_a_file_that_stays_locked(
-    in_file: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_file: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = await claimed(in_file)
     monkeypatch.setattr(store_file, "BUSY_TIMEOUT", 0.05)
@@ -141,7 +142,7 @@ async def test_a_row_that_stays_locked(
 ) -> None:
     monkeypatch.setattr("ihuyi_voice.store.writer.bounds.BATCH_ROW_TIMEOUT", 0.02)
     monkeypatch.setattr("ihuyi_voice.store.writer.bounds.CLAIM_ROW_TIMEOUT", 0.2)
-    with Store.open(postgres.empty()) as store:
+    with open_store(postgres.empty()) as store:
         await ended(store, EntryState.REFUSED)
         with contextlib.closing(postgres.connect()) as other:
             other.autocommit = False
@@ -185,7 +186,7 @@ WAYS = ["deleted", "all deleted", "emptied", "moved", "replaced", "wal", "shm"]
 
 @pytest.mark.parametrize("how", WAYS)
 async def test_a_lost_file(
-    in_file: Store, lose: Callable[[str], None], how: str, tmp_path: Path
+    in_file: SqlStore, lose: Callable[[str], None], how: str, tmp_path: Path
 ) -> None:
     token = await claimed(in_file)
     lose(how)
@@ -208,7 +209,7 @@ async def test_a_lost_file(
 
 
 async def test_a_file_that_is_lost_during_a_commit(
-    in_file: Store, lose: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    in_file: SqlStore, lose: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     check = Connection._check_files
 
@@ -228,25 +229,25 @@ async def test_a_file_that_is_lost_during_a_commit(
     assert NONE | {"unknown": 2, "not_sent": 1} == in_file.summary()
 
 
-async def test_another_store_in_the_same_file(in_file: Store, tmp_path: Path) -> None:
+async def test_another_store_in_the_same_file(in_file: SqlStore, tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / "calls.db")) as other, other:
         other.execute("UPDATE ihuyi_voice_meta SET value = 'another' WHERE name = 'id'")
     error = await failure(in_file)
     assert "was replaced by another store since it was opened; open it again" in error.reason
 
 
-async def test_dropped_tables(store: Store, place: str) -> None:
+async def test_dropped_tables(store: SqlStore, place: str) -> None:
     await claimed(store)
-    with contextlib.closing(store._store.connect()) as other, other._transaction() as raw:
+    with contextlib.closing(store._database.connect()) as other, other._transaction() as raw:
         raw.exec_driver_sql("DROP TABLE ihuyi_voice_calls")
     assert "ihuyi_voice_calls" in (await failure(store)).reason
-    with contextlib.closing(store._store.connect()) as other, other._transaction() as raw:
+    with contextlib.closing(store._database.connect()) as other, other._transaction() as raw:
         raw.exec_driver_sql("DROP TABLE ihuyi_voice_meta")
     assert "was replaced by another store since it was opened" in (await failure(store)).reason
 
 
 async def test_a_server_that_restarts(postgres: PostgresServer) -> None:
-    with Store.open(postgres.empty()) as store:
+    with open_store(postgres.empty()) as store:
         token = await claimed(store)
         postgres.stop()
         try:
@@ -266,7 +267,7 @@ async def test_a_server_that_restarts(postgres: PostgresServer) -> None:
 async def test_a_connection_that_was_closed_while_idle_is_reopened(
     postgres: PostgresServer,
 ) -> None:
-    with Store.open(postgres.empty()) as store:
+    with open_store(postgres.empty()) as store:
         token = await claimed(store)
         cut(postgres)
         await claimed(store, "new")
@@ -301,7 +302,7 @@ async def test_a_commit_whose_answer_was_lost(
         raise StoreError(msg)
 
     monkeypatch.setattr(Connection, "apply", lose_the_answer)
-    with Store.open(postgres.empty()) as store:
+    with open_store(postgres.empty()) as store:
         await (claimed(store) if tries == 1 else failure(store, "k"))
         assert NONE | {"unknown": 1} == store.summary()
         await claimed(store, "other")
@@ -310,7 +311,7 @@ async def test_a_commit_whose_answer_was_lost(
 
 
 async def test_a_failed_reverting_is_retried_with_the_next_batch(
-    in_file: Store, monkeypatch: pytest.MonkeyPatch
+    in_file: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apply = Connection.apply
     ways = ["commit", "fail"]
@@ -333,7 +334,7 @@ async def test_a_failed_reverting_is_retried_with_the_next_batch(
 
 
 async def test_an_unexpected_exception_ends_every_wait(
-    in_file: Store, monkeypatch: pytest.MonkeyPatch
+    in_file: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def bug(*_: object) -> None:
         raise ZeroDivisionError
@@ -348,7 +349,7 @@ async def test_an_unexpected_exception_ends_every_wait(
 
 
 async def test_a_file_without_permission(
-    in_file: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_file: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(13, os.strerror(13))

@@ -7,6 +7,7 @@ import contextlib
 import tempfile
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -14,9 +15,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ihuyi_voice.errors import InvalidRequestError, StoreError
-from ihuyi_voice.store.store import EntryState, Fingerprints, Store
+from ihuyi_voice.store.entry import EntryState, Fingerprints
 
-from .support import CONTENT, DELIVERY, LIVE, Clock, claim
+from .support import CONTENT, DELIVERY, LIVE, Clock, claim, open_store
+
+if TYPE_CHECKING:
+    from ihuyi_voice.store.sql.store import SqlStore
 
 KEYS = st.sampled_from(["a", "b"])
 NUMBERS = st.sampled_from(["13912345678", "13900005678", "13812345678"])
@@ -36,8 +40,8 @@ class Claims(RuleBasedStateMachine):
         self.model: dict[str, tuple[EntryState, str, str, str, float]] = {}
         self.tokens: list[tuple[str, str]] = []
 
-    def open(self) -> Store:
-        opened = Store.open(self.path, patience=0, clock=self.clock)
+    def open(self) -> SqlStore:
+        opened = open_store(self.path, patience=0, clock=self.clock)
         return self.stack.enter_context(contextlib.closing(opened))
 
     def teardown(self) -> None:

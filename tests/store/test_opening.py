@@ -14,21 +14,27 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ihuyi_voice.errors import StoreError, NotSentError
-from ihuyi_voice.store.store import EntryState, Store
+from ihuyi_voice.errors import NotSentError, StoreError
+from ihuyi_voice.store.entry import EntryState
 from ihuyi_voice.store.sql import file as store_file
+from ihuyi_voice.store.sql.migrations import SCHEMA_VERSION
 
-from .support import Clock, claim, claimed, ended, find, run, start
+from .support import Clock, claim, claimed, ended, find, open_store, run, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ihuyi_voice.store.sql.store import SqlStore
+
     from .postgres import PostgresServer
+
+
+NEWER = str(SCHEMA_VERSION + 1)
 
 
 def refusal(where: str | os.PathLike[str]) -> str:
     with pytest.raises(StoreError) as caught:
-        Store.open(where)
+        open_store(where)
     error = caught.value
     assert isinstance(error, NotSentError)
     assert not error.may_have_rung
@@ -52,7 +58,7 @@ def there(path: Path) -> list[str]:
 
 
 def make(path: Path) -> Path:
-    Store.open(path).close()
+    open_store(path).close()
     return path
 
 
@@ -60,9 +66,9 @@ def make(path: Path) -> Path:
 
 
 async def test_records_are_there_after_reopening(place: str) -> None:
-    with Store.open(place) as store:
+    with open_store(place) as store:
         await ended(store, EntryState.ACCEPTED)
-    with Store.open(place) as store:
+    with open_store(place) as store:
         answer = await claim(store)
     assert answer.entry is not None
     assert EntryState.ACCEPTED is answer.entry.state
@@ -70,13 +76,13 @@ async def test_records_are_there_after_reopening(place: str) -> None:
 
 def test_create_false_creates_no_store(place: str) -> None:
     with pytest.raises(LookupError, match=r"^there is no ") as caught:
-        Store.open(place, create=False)
+        open_store(place, create=False)
     assert "password" not in str(caught.value)
     # The first call has not created it either.
     with pytest.raises(LookupError, match=r"^there is no "):
-        Store.open(place, create=False)
-    Store.open(place).close()
-    Store.open(place, create=False).close()
+        open_store(place, create=False)
+    open_store(place).close()
+    open_store(place, create=False).close()
 
 
 def test_an_encoding_without_chinese_is_refused(postgres: PostgresServer) -> None:
@@ -85,7 +91,7 @@ def test_an_encoding_without_chinese_is_refused(postgres: PostgresServer) -> Non
 
 
 async def test_an_encoding_that_stores_any_bytes_is_accepted(postgres: PostgresServer) -> None:
-    with Store.open(postgres.encoded("SQL_ASCII")) as store:
+    with open_store(postgres.encoded("SQL_ASCII")) as store:
         await ended(store, EntryState.REFUSED)
         entry = await find(store)
     assert entry is not None
@@ -96,7 +102,7 @@ def test_create_false_leaves_another_database_unchanged(path: Path) -> None:
     change(path, "CREATE TABLE customers (name TEXT)")
     before = path.read_bytes()
     with pytest.raises(LookupError, match=f"^there is no store in {path}$"):
-        Store.open(path, create=False)
+        open_store(path, create=False)
     assert before == path.read_bytes()
 
 
@@ -104,16 +110,16 @@ def test_create_false_leaves_another_database_unchanged(path: Path) -> None:
     "spell", [str, Path, "sqlite:///{}".format, "sqlite+pysqlite:///{}".format]
 )
 async def test_a_file_is_named_by_path_or_url(path: Path, spell: Callable[[Path], Any]) -> None:
-    with Store.open(spell(path)) as store:
+    with open_store(spell(path)) as store:
         await claimed(store)
-        assert f"<Store {path} open>" == repr(store)
-    assert f"<Store {path} closed>" == repr(store)
+        assert f"<SqlStore {path} open>" == repr(store)
+    assert f"<SqlStore {path} closed>" == repr(store)
     assert ["calls.db"] == there(path)
 
 
 async def test_unusual_file_names(tmp_path: Path) -> None:
     for name in ("a?b#c%20d.db", "呼叫 db", ":memory:"):
-        with Store.open(tmp_path / name) as store:
+        with open_store(tmp_path / name) as store:
             await claimed(store)
         assert name in there(tmp_path / name)
 
@@ -127,9 +133,9 @@ def link(path: Path, tmp_path: Path) -> Path:
 
 
 async def test_a_link_leads_to_a_store(path: Path, link: Path) -> None:
-    with Store.open(link) as store:
+    with open_store(link) as store:
         await claimed(store)
-    with Store.open(path) as store:
+    with open_store(path) as store:
         assert 1 == store.summary()["unknown"]
 
 
@@ -137,7 +143,7 @@ async def test_a_relative_path_keeps_the_folder_of_its_opening(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(path.parent)
-    with Store.open("calls.db") as store:
+    with open_store("calls.db") as store:
         monkeypatch.chdir("/")
         await claimed(store)
     assert ["calls.db"] == there(path)
@@ -145,31 +151,33 @@ async def test_a_relative_path_keeps_the_folder_of_its_opening(
 
 async def test_other_tables_are_left_unchanged(path: Path) -> None:
     change(path, "CREATE TABLE calls (key)", "INSERT INTO calls VALUES (1)")
-    with Store.open(path) as store:
+    with open_store(path) as store:
         await claimed(store)
     with contextlib.closing(sqlite3.connect(path)) as connection:
         assert [(1,)] == connection.execute("SELECT * FROM calls").fetchall()
         tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        assert {"calls", "ihuyi_voice_meta", "ihuyi_voice_calls"} == {name for (name,) in tables}
+        assert {"calls", "ihuyi_voice_meta", "ihuyi_voice_calls", "ihuyi_voice_starts"} == {
+            name for (name,) in tables
+        }
 
 
 def test_an_empty_file_becomes_a_store(path: Path) -> None:
     path.touch()
-    with Store.open(path) as store:
+    with open_store(path) as store:
         asyncio.run(claimed(store))
 
 
 @pytest.mark.parametrize("driver", ["postgresql", "postgresql+psycopg"])
 async def test_postgresql_means_psycopg(postgres: PostgresServer, driver: str) -> None:
     url = postgres.empty().replace("postgresql+psycopg", driver)
-    with Store.open(url) as store:
+    with open_store(url) as store:
         await claimed(store)
-        assert "<Store postgresql+psycopg://postgres@/postgres open>" == repr(store)
+        assert "<SqlStore postgresql+psycopg://postgres@/postgres open>" == repr(store)
 
 
 async def test_a_password_is_hidden(postgres: PostgresServer) -> None:
     url = postgres.empty().replace("postgres@", "postgres:hunter2@") + "&sslpassword=hunter2"
-    with Store.open(url) as store:
+    with open_store(url) as store:
         await claimed(store)
         assert "hunter2" not in repr(store)
         assert "postgres:***@" in repr(store)
@@ -187,7 +195,7 @@ def test_a_servers_own_setting_does_not_weaken_a_commit(postgres: PostgresServer
     with contextlib.closing(postgres.connect()) as connection:
         connection.execute("ALTER DATABASE postgres SET synchronous_commit = off")
         try:
-            with Store.open(postgres.url) as store, store._store.connect() as opened:
+            with open_store(postgres.url) as store, store._database.connect() as opened:
                 # A rollback must not undo the setting.
                 opened._connection.rollback()
                 setting = opened._connection.exec_driver_sql("SHOW synchronous_commit").scalar_one()
@@ -199,7 +207,7 @@ def test_a_servers_own_setting_does_not_weaken_a_commit(postgres: PostgresServer
 async def test_two_processes_create_the_store_at_once(place: str) -> None:
     script = """
         sys.stdin.read(1)
-        with Store.open(place) as store:
+        with open_store(place) as store:
             print(len(asyncio.run(claimed(store, str(os.getpid())))))
     """
     with contextlib.ExitStack() as stack:
@@ -210,7 +218,7 @@ async def test_two_processes_create_the_store_at_once(place: str) -> None:
             process.stdin.flush()
         ends = [process.communicate(timeout=60) for process in both]
     assert [("32\n", "")] * 2 == ends
-    with Store.open(place) as store:
+    with open_store(place) as store:
         assert 2 == store.summary()["unknown"]
 
 
@@ -232,30 +240,33 @@ def test_no_folder(tmp_path: Path) -> None:
 
 
 def test_a_newer_schema(path: Path) -> None:
-    change(make(path), "UPDATE ihuyi_voice_meta SET value = '2' WHERE name = 'schema'")
-    assert f"{path} was written by a newer release (schema 2): update ihuyi-voice" == refusal(path)
+    change(make(path), "UPDATE ihuyi_voice_meta SET value = value + 1 WHERE name = 'schema'")
+    assert f"{path} was written by a newer release (schema {NEWER}): update ihuyi-voice" == refusal(
+        path
+    )
 
 
 @pytest.mark.parametrize(
     ("version", "statement"),
     [
         ("0", "UPDATE ihuyi_voice_meta SET value = '0' WHERE name = 'schema'"),
-        ("unknown", "DELETE FROM ihuyi_voice_meta WHERE name = 'schema'"),
+        ("ours", "UPDATE ihuyi_voice_meta SET value = 'ours' WHERE name = 'schema'"),
+        ("", "DELETE FROM ihuyi_voice_meta WHERE name = 'schema'"),
     ],
 )
-def test_an_older_schema(path: Path, version: str, statement: str) -> None:
+def test_a_schema_of_another_program(path: Path, version: str, statement: str) -> None:
     change(make(path), statement)
     assert (
-        f"{path} was written by an older release (schema {version}), and this one cannot read it:"
-        " go on with that release, or create a new store" == refusal(path)
+        f"{path} has tables of another program, or of an unknown release (schema {version!r})"
+        == refusal(path)
     )
 
 
 def test_a_newer_schema_on_a_server(postgres: PostgresServer) -> None:
-    Store.open(postgres.empty()).close()
+    open_store(postgres.empty()).close()
     with contextlib.closing(postgres.connect()) as connection:
-        connection.execute("UPDATE ihuyi_voice_meta SET value = '2' WHERE name = 'schema'")
-    assert "was written by a newer release (schema 2)" in refusal(postgres.url)
+        connection.execute("UPDATE ihuyi_voice_meta SET value = %s WHERE name = 'schema'", [NEWER])
+    assert f"was written by a newer release (schema {NEWER})" in refusal(postgres.url)
 
 
 def test_a_file_that_is_locked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,7 +325,7 @@ def test_a_database_without_a_write_ahead_log() -> None:
         "sqlite:///:memory:",
         "sqlite:///calls.db?mode=ro",
         "sqlite:///file:calls.db",
-        "mysql://joe@host/calls",
+        "mssql://joe@host/calls",
         "postgresql+asyncpg://joe@host/calls",
         "postgresql+psycopg2://joe@host/calls",
         "sqlite+aiosqlite:///calls.db",
@@ -324,20 +335,20 @@ def test_a_database_without_a_write_ahead_log() -> None:
 )
 def test_a_url_of_another_database_is_a_value_error(where: str) -> None:
     with pytest.raises(ValueError, match="store") as caught:
-        Store.open(where)
+        open_store(where)
     assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("patience", [-1, float("inf"), float("nan")])
 def test_patience_is_a_number_of_seconds(path: Path, patience: float) -> None:
     with pytest.raises(ValueError, match="patience must be a finite number of seconds"):
-        Store.open(path, patience=patience)
+        open_store(path, patience=patience)
 
 
 @pytest.mark.parametrize("patience", ["2", None, True])
 def test_patience_is_a_number(path: Path, patience: Any) -> None:
     with pytest.raises(TypeError, match="patience is in seconds, an int or a float"):
-        Store.open(path, patience=patience)
+        open_store(path, patience=patience)
 
 
 # --- without the extras ------------------------------------------------------
@@ -359,7 +370,7 @@ def without(module: str, where: str, path: Path) -> str:
 
 
 def test_without_sqlalchemy(path: Path) -> None:
-    assert "a store needs SQLAlchemy: pip install 'ihuyi-voice[store]'\n" == without(
+    assert "this store needs sqlalchemy: pip install 'ihuyi-voice[store]'\n" == without(
         "sqlalchemy", str(path), path
     )
 
@@ -400,7 +411,7 @@ def test_importing_the_module_imports_no_extra() -> None:
 # --- closing -----------------------------------------------------------------
 
 
-async def test_a_closed_store_raises(in_file: Store) -> None:
+async def test_a_closed_store_raises(in_file: SqlStore) -> None:
     await claimed(in_file)
     in_file.close()
     in_file.close()
@@ -414,19 +425,19 @@ async def test_a_closed_store_raises(in_file: Store) -> None:
 
 
 def test_an_unused_store_can_be_closed(path: Path) -> None:
-    Store.open(path).close()
+    open_store(path).close()
     assert ["calls.db"] == there(path)
 
 
 async def test_closing_leaves_one_file(path: Path) -> None:
-    with Store.open(path) as store:
+    with open_store(path) as store:
         await claimed(store)
         assert ["calls.db", "calls.db-shm", "calls.db-wal"] == there(path)
     assert ["calls.db"] == there(path)
 
 
 async def test_a_store_without_references_closes_itself(path: Path) -> None:
-    store = Store.open(path)
+    store = open_store(path)
     await claimed(store)
     del store
     gc.collect()
@@ -435,7 +446,7 @@ async def test_a_store_without_references_closes_itself(path: Path) -> None:
 
 def test_the_end_of_the_program_closes_the_store(path: Path) -> None:
     script = """
-        store = Store.open(place)
+        store = open_store(place)
         asyncio.run(claimed(store))
     """
     assert (0, "", "") == run(str(path), script)
@@ -444,20 +455,20 @@ def test_the_end_of_the_program_closes_the_store(path: Path) -> None:
 
 def test_options_are_attributes(path: Path) -> None:
     clock = Clock()
-    with Store.open(path, require_key=False, patience=5, clock=clock) as store:
-        assert (False, 5) == (store.require_key, store.patience)
-    with Store.open(path) as store:
-        assert (True, 2.0) == (store.require_key, store.patience)
+    with open_store(path, patience=5, clock=clock) as store:
+        assert (5, clock()) == (store.patience, store.clock())
+    with open_store(path) as store:
+        assert 2.0 == store.patience
 
 
 async def test_a_file_with_two_names_is_refused(tmp_path: Path) -> None:
     """SQLite uses another log for the other name, so each name misses the other's claims."""
     one = tmp_path / "one.db"
-    with Store.open(one) as store:
+    with open_store(one) as store:
         await claimed(store)
     os.link(one, tmp_path / "two.db")
     with (
-        Store.open(tmp_path / "two.db") as store,
+        open_store(tmp_path / "two.db") as store,
         pytest.raises(StoreError, match="has 2 names"),
     ):
         await claimed(store)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
 
 import pytest
 
 from ihuyi_voice.errors import StoreError
-from ihuyi_voice.store.store import EntryState, Fingerprints, Store, UnknownClaim
+from ihuyi_voice.store.entry import EntryState, Fingerprints, UnknownClaim
 
 from .support import (
     CONTENT,
@@ -25,11 +26,14 @@ from .support import (
     find,
 )
 
+if TYPE_CHECKING:
+    from ihuyi_voice.store.sql.store import SqlStore
+
 NONE = {"accepted": 0, "refused": 0, "not_sent": 0, "unknown": 0}
 
 
 async def test_unknown_lists_claims_without_settlement_oldest_first(
-    store: Store, clock: Clock
+    store: SqlStore, clock: Clock
 ) -> None:
     assert [] == store.unknown()
     await ended(store, EntryState.UNKNOWN, "second")
@@ -52,7 +56,7 @@ async def test_unknown_lists_claims_without_settlement_oldest_first(
     ] == store.unknown()
 
 
-async def test_a_key_resolved_as_placed_is_accepted(store: Store, clock: Clock) -> None:
+async def test_a_key_resolved_as_placed_is_accepted(store: SqlStore, clock: Clock) -> None:
     await claimed(store)
     clock.time += LIVE + DELIVERY
     store.resolve("k", placed=True)
@@ -67,7 +71,7 @@ async def test_a_key_resolved_as_placed_is_accepted(store: Store, clock: Clock) 
 
 
 async def test_a_key_resolved_as_not_placed_may_be_claimed_again(
-    store: Store, clock: Clock
+    store: SqlStore, clock: Clock
 ) -> None:
     await ended(store, EntryState.UNKNOWN)
     clock.time += DELIVERY
@@ -84,7 +88,7 @@ async def test_a_key_resolved_as_not_placed_may_be_claimed_again(
     ("state", "wait"), [(EntryState.CLAIMED, LIVE + DELIVERY), (EntryState.UNKNOWN, DELIVERY)]
 )
 async def test_a_request_that_may_still_be_delivered_cannot_be_resolved(
-    store: Store, clock: Clock, state: EntryState, wait: float, *, placed: bool
+    store: SqlStore, clock: Clock, state: EntryState, wait: float, *, placed: bool
 ) -> None:
     if state is EntryState.UNKNOWN:
         token = await claimed(store)
@@ -108,7 +112,7 @@ async def test_a_request_that_may_still_be_delivered_cannot_be_resolved(
     assert 0 == store.summary()["unknown"]
 
 
-async def test_a_request_on_a_reset_connection_can_be_resolved_at_once(store: Store) -> None:
+async def test_a_request_on_a_reset_connection_can_be_resolved_at_once(store: SqlStore) -> None:
     token = await claimed(store)
     await store.settle("k", token, EntryState.UNKNOWN, reset=True)
     store.resolve("k", placed=False)
@@ -116,19 +120,19 @@ async def test_a_request_on_a_reset_connection_can_be_resolved_at_once(store: St
 
 
 @pytest.mark.parametrize("state", SETTLED)
-async def test_a_settled_key_cannot_be_resolved(store: Store, state: EntryState) -> None:
+async def test_a_settled_key_cannot_be_resolved(store: SqlStore, state: EntryState) -> None:
     await ended(store, state)
     with pytest.raises(ValueError, match=f"'k' is settled already, as {state.value}"):
         store.resolve("k", placed=True)
     assert NONE | {state.value: 1} == store.summary()
 
 
-def test_a_key_without_a_claim_cannot_be_resolved(store: Store) -> None:
+def test_a_key_without_a_claim_cannot_be_resolved(store: SqlStore) -> None:
     with pytest.raises(LookupError, match="the store has no key 'k'"):
         store.resolve("k", placed=True)
 
 
-async def test_a_late_settlement_replaces_not_placed(store: Store, clock: Clock) -> None:
+async def test_a_late_settlement_replaces_not_placed(store: SqlStore, clock: Clock) -> None:
     token = await claimed(store)
     clock.time += LIVE + DELIVERY
     store.resolve("k", placed=False)
@@ -149,7 +153,7 @@ async def test_a_late_settlement_replaces_not_placed(store: Store, clock: Clock)
     ],
 )
 async def test_a_call_that_a_person_saw_placed_stays_accepted(
-    store: Store, clock: Clock, late: EntryState, final: str, *, placed: bool
+    store: SqlStore, clock: Clock, late: EntryState, final: str, *, placed: bool
 ) -> None:
     token = await claimed(store)
     clock.time += LIVE + DELIVERY
@@ -161,7 +165,9 @@ async def test_a_call_that_a_person_saw_placed_stays_accepted(
     assert NONE | {final: 1} == store.summary()
 
 
-async def test_purge_deletes_settled_keys_that_changed_long_ago(store: Store, clock: Clock) -> None:
+async def test_purge_deletes_settled_keys_that_changed_long_ago(
+    store: SqlStore, clock: Clock
+) -> None:
     await ended(store, EntryState.UNKNOWN, "unknown")
     await claimed(store, "claimed")
     for state in SETTLED:
@@ -176,7 +182,7 @@ async def test_purge_deletes_settled_keys_that_changed_long_ago(store: Store, cl
     await claimed(store, "accepted")
 
 
-def test_purge_refuses_a_negative_age(in_file: Store) -> None:
+def test_purge_refuses_a_negative_age(in_file: SqlStore) -> None:
     with pytest.raises(ValueError, match="older_than must not be negative, not -1 day"):
         in_file.purge(timedelta(days=-1))
 
@@ -192,17 +198,19 @@ def test_purge_refuses_a_negative_age(in_file: Store) -> None:
     ],
 )
 async def test_row_keys_of_another_api_key_are_detected(
-    store: Store, state: EntryState, *, refuses: bool
+    store: SqlStore, state: EntryState, *, refuses: bool
 ) -> None:
-    row = FINGERPRINTS.of_row(MOBILE, CONTENT, 0)
+    row = FINGERPRINTS.of_row("job", MOBILE, CONTENT, 0)
     token = await claimed(store, row)
     if state is not EntryState.CLAIMED:
         await store.settle(row, token, state)
     await ended(store, EntryState.ACCEPTED, "not a row of a file")
-    assert not store.hashed_with_another_key(FINGERPRINTS.hashed_with)
-    assert refuses is store.hashed_with_another_key(Fingerprints("new").hashed_with)
+    assert not store.hashed_with_another_key("job", FINGERPRINTS.hashed_with)
+    new = Fingerprints("new").hashed_with
+    assert refuses is store.hashed_with_another_key("job", new)
+    assert not store.hashed_with_another_key("another job", new)
 
 
-async def test_keys_that_the_caller_chose_do_not_depend_on_the_api_key(in_file: Store) -> None:
+async def test_keys_that_the_caller_chose_do_not_depend_on_the_api_key(in_file: SqlStore) -> None:
     await ended(in_file, EntryState.ACCEPTED, "a key of one's own")
-    assert not in_file.hashed_with_another_key(Fingerprints("new").hashed_with)
+    assert not in_file.hashed_with_another_key("job", Fingerprints("new").hashed_with)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ihuyi_voice.errors import StoreError
-from ihuyi_voice.store.entry import NewClaim, Settlement
-from ihuyi_voice.store.store import EntryState, Store
-from ihuyi_voice.store.sql import limits, transactions
-from ihuyi_voice.store.writer.operations import Committed
+from ihuyi_voice.store.entry import EntryState, NewClaim, Settlement
+from ihuyi_voice.store.sql.connection import Connection
+from ihuyi_voice.store.writer import bounds
+from ihuyi_voice.store.writer.operations import Committed, Work
 
 from .support import (
     API_KEY,
@@ -27,17 +27,17 @@ from .support import (
     claim,
     claimed,
     ended,
+    open_store,
     run,
     start,
     until,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
-    from ihuyi_voice.store.sql.connection import Connection
-    from ihuyi_voice.store.writer.operations import Operation
+    from ihuyi_voice.store.sql.store import SqlStore
 
     from .postgres import PostgresServer
 
@@ -45,7 +45,7 @@ NONE = {"accepted": 0, "refused": 0, "not_sent": 0, "unknown": 0}
 
 CLAIM_AND_SETTLE = """
     async def main():
-        with Store.open(place) as store:
+        with open_store(place) as store:
             await find(store)
             print("ready")
             sys.stdin.readline()
@@ -79,7 +79,7 @@ MANY = """
             return key
         return ""
     async def main():
-        with Store.open(place, patience=30) as store:
+        with open_store(place, patience=30) as store:
             keys = [str(i) for i in range(300)]
             print(*await asyncio.gather(*(one(store, key) for key in keys)))
     asyncio.run(main())
@@ -98,13 +98,13 @@ def test_three_processes_with_the_same_keys_send_each_key_once(place: str) -> No
 def test_a_claim_outlives_its_killed_process(place: str) -> None:
     script = """
         async def main():
-            store = Store.open(place)
+            store = open_store(place)
             await asyncio.gather(*(claimed(store, str(i)) for i in range(20)))
             os.kill(os.getpid(), signal.SIGKILL)
         asyncio.run(main())
     """
     assert (-signal.SIGKILL, "", "") == run(place, script)
-    with Store.open(place) as store:
+    with open_store(place) as store:
         assert NONE | {"unknown": 20} == store.summary()
 
 
@@ -112,7 +112,7 @@ def test_a_claim_outlives_its_killed_process(place: str) -> None:
 
 
 FORK = """
-    store = Store.open(place)
+    store = open_store(place)
     token = asyncio.run(claimed(store, "parent"))
     asyncio.run(claimed(store, "parent's second"))
     child = os.fork()
@@ -136,7 +136,7 @@ def test_a_child_has_its_own_locks(place: str) -> None:
     # With an inherited connection SQLite assumes locks that the child does not
     # have, and the parent would delete the log while the child uses it.
     script = """
-        store = Store.open(place)
+        store = open_store(place)
         asyncio.run(claimed(store, "parent"))
         (from_child, to_parent), (from_parent, to_child) = os.pipe(), os.pipe()
         child = os.fork()
@@ -161,7 +161,7 @@ def test_a_fork_under_load_loses_no_operation(place: str) -> None:
                 token = await claimed(store, key)
                 await store.settle(key, token, EntryState.ACCEPTED)
             await asyncio.gather(*(one(f"{name} {i}") for i in range(500)))
-        with Store.open(place) as store:
+        with open_store(place) as store:
             import threading
             thread = threading.Thread(target=asyncio.run, args=[main(store, "parent")])
             thread.start()
@@ -200,10 +200,10 @@ def in_child(act: Callable[[], str]) -> str:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("aside", [False, True])
 async def test_a_fork_that_cannot_wait_for_a_transaction(
-    store: Store, place: str, monkeypatch: pytest.MonkeyPatch, *, aside: bool
+    store: SqlStore, place: str, monkeypatch: pytest.MonkeyPatch, *, aside: bool
 ) -> None:
     """An SQLite connection must not be inherited; one to PostgreSQL is left to the parent."""
-    monkeypatch.setattr(limits, "FORK_TIMEOUT", 0.01)
+    monkeypatch.setattr(bounds, "FORK_TIMEOUT", 0.01)
     await claimed(store)
 
     def try_it() -> str:
@@ -228,11 +228,11 @@ async def test_a_fork_that_cannot_wait_for_a_transaction(
     assert {"k", "parent"} <= {claim.key for claim in store.unknown()}
 
 
-async def test_a_child_can_open_the_store_itself(in_file: Store, tmp_path: Path) -> None:
+async def test_a_child_can_open_the_store_itself(in_file: SqlStore, tmp_path: Path) -> None:
     await claimed(in_file)
 
     def try_it() -> str:
-        with Store.open(tmp_path / "calls.db") as own:
+        with open_store(tmp_path / "calls.db") as own:
             asyncio.new_event_loop().run_until_complete(claimed(own, "child"))
             return str(own.summary()["unknown"])
 
@@ -242,7 +242,7 @@ async def test_a_child_can_open_the_store_itself(in_file: Store, tmp_path: Path)
 # --- threads and loops -------------------------------------------------------
 
 
-async def test_several_loops_share_one_store(store: Store) -> None:
+async def test_several_loops_share_one_store(store: SqlStore) -> None:
     won: list[int] = []
 
     async def main() -> None:
@@ -260,18 +260,18 @@ async def test_several_loops_share_one_store(store: Store) -> None:
 
 
 async def test_operations_queued_during_a_transaction_form_the_next_batch(
-    in_file: Store, monkeypatch: pytest.MonkeyPatch
+    in_file: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
     go_on = threading.Event()
-    execute = transactions.execute
+    apply = Connection.apply
 
-    def slow(connection: Connection, batch: Sequence[Operation]) -> Committed:
-        sizes.append(len(batch))
+    def slow(connection: Connection, work: Work) -> Committed:
+        sizes.append(len(work.claims))
         go_on.wait(10)
-        return execute(connection, batch)
+        return apply(connection, work)
 
-    monkeypatch.setattr(transactions, "execute", slow)
+    monkeypatch.setattr(Connection, "apply", slow)
     first = asyncio.create_task(claim(in_file, "first"))
     await until(lambda: bool(sizes))
     others = [asyncio.create_task(claim(in_file, f"{i}")) for i in range(700)]
@@ -288,10 +288,10 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-async def test_no_secret_is_in_the_files(in_file: Store, tmp_path: Path) -> None:
+async def test_no_secret_is_in_the_files(in_file: SqlStore, tmp_path: Path) -> None:
     for state in (*SETTLED, EntryState.UNKNOWN):
         await ended(in_file, state, state.value)
-    row = FINGERPRINTS.of_row(MOBILE, CONTENT, 0)
+    row = FINGERPRINTS.of_row("job", MOBILE, CONTENT, 0)
     await claimed(in_file, row)
     files = contents(tmp_path)
     assert {"calls.db", "calls.db-wal", "calls.db-shm"} == set(files)
@@ -310,8 +310,8 @@ async def test_rows_are_locked_in_key_order_so_that_machines_do_not_deadlock(
 ) -> None:
     keys = ["b", "a"]
     with (
-        Store.open(postgres.empty()) as store,
-        store._store.connect() as connection,
+        open_store(postgres.empty()) as store,
+        store._database.connect() as connection,
         contextlib.closing(postgres.connect()) as other,
     ):
         tokens = [await claimed(store, key) for key in keys]
@@ -327,10 +327,10 @@ async def test_rows_are_locked_in_key_order_so_that_machines_do_not_deadlock(
             Settlement(key, token, EntryState.ACCEPTED, None, "", None, 0.0, 0.0)
             for key, token in zip(keys, tokens, strict=True)
         ]
-        operations = (settlements, (), ()) if settling else ((), (), claims)
+        work = Work(settlements, [], [], [], []) if settling else Work([], [], [], claims, [])
         other.autocommit = False
         other.execute("SELECT * FROM ihuyi_voice_calls WHERE key = 'a' FOR UPDATE")
-        working = asyncio.create_task(asyncio.to_thread(connection.apply, *operations))
+        working = asyncio.create_task(asyncio.to_thread(connection.apply, work))
         with contextlib.closing(postgres.connect()) as watching:
             await until(lambda: bool(watching.execute(WAITING).fetchall()))
         # The transaction that waits for the first row has locked no other row.

@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ihuyi_voice.errors import StoreError
-from ihuyi_voice.store.entry import FailureScope
-from ihuyi_voice.store.store import EntryState, Store
+from ihuyi_voice.store.entry import EntryState, FailureScope
 from ihuyi_voice.store.sql.connection import Connection
 
-from .support import Clock, claim, claimed, ended, find, until
+from .support import Clock, claim, claimed, ended, find, open_store, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ihuyi_voice.store.sql.store import SqlStore
+
+    from .mariadb import MariaDbServer
     from .postgres import PostgresServer
 
 NONE = {"accepted": 0, "refused": 0, "not_sent": 0, "unknown": 0}
@@ -29,7 +31,7 @@ NONE = {"accepted": 0, "refused": 0, "not_sent": 0, "unknown": 0}
 class Block:
     """Blocks every transaction of the store until it is released."""
 
-    def __init__(self, store: Store, release: contextlib.ExitStack) -> None:
+    def __init__(self, store: SqlStore, release: contextlib.ExitStack) -> None:
         self._store = store
         self.release = release.close
 
@@ -39,9 +41,14 @@ class Block:
 
 
 @pytest.fixture
-def block(store: Store, place: str, request: pytest.FixtureRequest) -> Iterator[Block]:
+def block(store: SqlStore, place: str, request: pytest.FixtureRequest) -> Iterator[Block]:
     with contextlib.ExitStack() as stack:
-        if "://" in place:
+        if place.startswith("mysql"):
+            mariadb: MariaDbServer = request.getfixturevalue("mariadb")
+            locking = stack.enter_context(contextlib.closing(mariadb.connect()))
+            # Others may read it too, and not write.
+            locking.cursor().execute("LOCK TABLES store.ihuyi_voice_calls READ")
+        elif "://" in place:
             server: PostgresServer = request.getfixturevalue("postgres")
             other = stack.enter_context(contextlib.closing(server.connect()))
             other.autocommit = False
@@ -54,7 +61,7 @@ def block(store: Store, place: str, request: pytest.FixtureRequest) -> Iterator[
         yield Block(store, stack)
 
 
-async def test_reading_does_not_wait_for_writing(store: Store, block: Block) -> None:
+async def test_reading_does_not_wait_for_writing(store: SqlStore, block: Block) -> None:
     writing = asyncio.create_task(claim(store))
     await block.reached()
     assert NONE == store.summary()
@@ -64,7 +71,7 @@ async def test_reading_does_not_wait_for_writing(store: Store, block: Block) -> 
     assert (await writing).entry is None
 
 
-async def test_a_cancelled_claim_is_reverted(store: Store, block: Block) -> None:
+async def test_a_cancelled_claim_is_reverted(store: SqlStore, block: Block) -> None:
     waiting = asyncio.create_task(claim(store))
     await block.reached()
     waiting.cancel()
@@ -76,7 +83,7 @@ async def test_a_cancelled_claim_is_reverted(store: Store, block: Block) -> None
 
 
 async def test_a_cancelled_claim_is_reverted_without_another_operation(
-    store: Store, block: Block
+    store: SqlStore, block: Block
 ) -> None:
     waiting = asyncio.create_task(claim(store))
     await block.reached()
@@ -89,7 +96,7 @@ async def test_a_cancelled_claim_is_reverted_without_another_operation(
     assert "given up before it was sent" == found.msg
 
 
-async def test_a_claim_past_its_deadline_is_reverted(store: Store, block: Block) -> None:
+async def test_a_claim_past_its_deadline_is_reverted(store: SqlStore, block: Block) -> None:
     waiting = asyncio.create_task(claim(store, timeout=0.2))
     with pytest.raises(StoreError, match="did not answer in time; nothing"):
         await waiting
@@ -97,14 +104,14 @@ async def test_a_claim_past_its_deadline_is_reverted(store: Store, block: Block)
     await claimed(store)
 
 
-async def test_a_claim_that_starts_past_its_deadline_is_not_made(in_file: Store) -> None:
+async def test_a_claim_that_starts_past_its_deadline_is_not_made(in_file: SqlStore) -> None:
     with pytest.raises(StoreError, match="did not answer in time"):
         await claim(in_file, timeout=0)
     assert NONE == in_file.summary()
 
 
 async def test_a_claim_whose_commit_was_lost_is_reverted_although_the_retry_failed(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first try may have committed the claim although the retry found no server."""
     apply, connect = Connection.apply, store._writer.thread.transactions.connect
@@ -130,7 +137,7 @@ async def test_a_claim_whose_commit_was_lost_is_reverted_although_the_retry_fail
     await claimed(store)
 
 
-async def test_a_claim_cancelled_in_the_queue_is_not_made(store: Store, block: Block) -> None:
+async def test_a_claim_cancelled_in_the_queue_is_not_made(store: SqlStore, block: Block) -> None:
     first = asyncio.create_task(claim(store, "first"))
     await block.reached()
     second = asyncio.create_task(claim(store, "second"))
@@ -143,7 +150,7 @@ async def test_a_claim_cancelled_in_the_queue_is_not_made(store: Store, block: B
     assert ["first", "third"] == sorted(entry.key for entry in store.unknown())
 
 
-async def test_a_claim_cancelled_when_it_is_committed_is_reverted(in_file: Store) -> None:
+async def test_a_claim_cancelled_when_it_is_committed_is_reverted(in_file: SqlStore) -> None:
     answered = asyncio.Event()
     loop = asyncio.get_running_loop()
     waiting = asyncio.create_task(claim(in_file))
@@ -157,7 +164,7 @@ async def test_a_claim_cancelled_when_it_is_committed_is_reverted(in_file: Store
     await until(lambda: NONE | {"not_sent": 1} == in_file.summary())
 
 
-def _summary(store: Store) -> dict[str, int]:
+def _summary(store: SqlStore) -> dict[str, int]:
     """Wait without running the loop, so that no task is woken."""
     end = time.monotonic() + 10
     looks = (store.summary() for _ in iter(lambda: time.monotonic() < end, False))
@@ -165,7 +172,7 @@ def _summary(store: Store) -> dict[str, int]:
 
 
 async def test_a_cancelled_claim_leaves_the_blocking_entry_unchanged(
-    store: Store, block: Block
+    store: SqlStore, block: Block
 ) -> None:
     waiting = asyncio.create_task(ended(store, EntryState.ACCEPTED))
     await block.reached()
@@ -179,7 +186,7 @@ async def test_a_cancelled_claim_leaves_the_blocking_entry_unchanged(
     assert NONE | {"accepted": 1, "unknown": 1} == store.summary()
 
 
-async def test_a_cancelled_settlement_is_recorded(store: Store) -> None:
+async def test_a_cancelled_settlement_is_recorded(store: SqlStore) -> None:
     token = await claimed(store)
     settling = asyncio.create_task(store.settle("k", token, EntryState.ACCEPTED))
     await asyncio.sleep(0)
@@ -189,7 +196,7 @@ async def test_a_cancelled_settlement_is_recorded(store: Store) -> None:
 
 
 async def test_a_cancelled_waiting_claim_leaves_the_other_claim_unchanged(
-    store: Store,
+    store: SqlStore,
 ) -> None:
     store.patience = 60.0
     token = await claimed(store)
@@ -201,7 +208,7 @@ async def test_a_cancelled_waiting_claim_leaves_the_other_claim_unchanged(
     await store.settle("k", token, EntryState.ACCEPTED)
 
 
-async def test_the_claims_of_a_closed_loop_are_reverted(store: Store, block: Block) -> None:
+async def test_the_claims_of_a_closed_loop_are_reverted(store: SqlStore, block: Block) -> None:
     claiming = claim(store, "abandoned")
 
     def abandon() -> asyncio.Task[object]:
@@ -222,7 +229,7 @@ async def test_the_claims_of_a_closed_loop_are_reverted(store: Store, block: Blo
 
 
 async def test_closing_executes_the_queued_operations(
-    store: Store, block: Block, place: str
+    store: SqlStore, block: Block, place: str
 ) -> None:
     waiting = asyncio.create_task(claim(store))
     await block.reached()
@@ -235,12 +242,12 @@ async def test_closing_executes_the_queued_operations(
     block.release()
     assert (await waiting).entry is None
     await asyncio.to_thread(closing.join)
-    with Store.open(place) as again:
+    with open_store(place) as again:
         assert NONE | {"unknown": 1} == again.summary()
 
 
 async def test_a_claim_cancelled_while_the_store_closes_is_reverted(
-    store: Store, block: Block, place: str
+    store: SqlStore, block: Block, place: str
 ) -> None:
     waiting = asyncio.create_task(claim(store))
     await block.reached()
@@ -251,11 +258,13 @@ async def test_a_claim_cancelled_while_the_store_closes_is_reverted(
     await asyncio.wait([waiting])
     block.release()
     await asyncio.to_thread(closing.join)
-    with Store.open(place) as again:
+    with open_store(place) as again:
         assert NONE | {"not_sent": 1} == again.summary()
 
 
-async def test_a_settlement_precedes_a_claim_of_the_same_batch(store: Store, clock: Clock) -> None:
+async def test_a_settlement_precedes_a_claim_of_the_same_batch(
+    store: SqlStore, clock: Clock
+) -> None:
     token = await claimed(store)
     settling = store.settle("k", token, EntryState.ACCEPTED)
     answer, _ = await asyncio.gather(claim(store), settling)
@@ -264,7 +273,7 @@ async def test_a_settlement_precedes_a_claim_of_the_same_batch(store: Store, clo
 
 
 async def test_the_wait_for_a_settlement_is_bounded(
-    store: Store, block: Block, monkeypatch: pytest.MonkeyPatch
+    store: SqlStore, block: Block, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ihuyi_voice.store.writer.bounds.SETTLE_TIMEOUT", 0.05)
     with pytest.raises(StoreError, match="did not answer in time"):
@@ -273,7 +282,7 @@ async def test_the_wait_for_a_settlement_is_bounded(
 
 
 async def test_without_a_thread_a_claim_fails(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(thread: threading.Thread) -> None:
         msg = "can't start new thread"
@@ -287,7 +296,7 @@ async def test_without_a_thread_a_claim_fails(
 
 
 async def test_closing_in_the_stores_own_thread_does_not_deadlock(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A finalizer may run in any thread."""
     writer = store._writer

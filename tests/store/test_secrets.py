@@ -9,10 +9,9 @@ import pytest
 
 from ihuyi_voice.errors import StoreError
 from ihuyi_voice.models import Secret
-from ihuyi_voice.store.store import Store
-from ihuyi_voice.store.sql.engine import Server, server_or_path
+from ihuyi_voice.store.sql.database import Database
 
-from .support import claim, claimed
+from .support import claim, claimed, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,7 +90,7 @@ def test_the_search_finds_a_leak(value: object) -> None:
 )
 def test_a_store_that_cannot_be_opened(where: Any) -> None:
     with pytest.raises((StoreError, ValueError, TypeError)) as caught:
-        Store.open(where)
+        open_store(where)
     assert [] == leaks(caught.value)
     assert caught.value.__context__ is None
 
@@ -99,31 +98,32 @@ def test_a_store_that_cannot_be_opened(where: Any) -> None:
 @pytest.mark.parametrize("patience", ["2", -1])
 def test_a_store_with_a_wrong_option(patience: Any) -> None:
     with pytest.raises((TypeError, ValueError)) as caught:
-        Store.open("postgresql://joe:hunter2@127.0.0.1:9/calls", patience=patience)
+        open_store("postgresql://joe:hunter2@127.0.0.1:9/calls", patience=patience)
     assert [] == leaks(caught.value)
 
 
 def test_a_store_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "psycopg", None)
     with pytest.raises(ModuleNotFoundError, match="needs psycopg") as caught:
-        Store.open("postgresql://joe:hunter2@127.0.0.1:9/calls")
+        open_store("postgresql://joe:hunter2@127.0.0.1:9/calls")
     assert [] == leaks(caught.value)
 
 
 def test_the_repr_of_a_server_hides_the_password() -> None:
-    server = server_or_path(Secret("postgresql://joe:hunter2@host/calls?sslpassword=hunter2"))
-    assert isinstance(server, Server)
-    assert "<Server postgresql+psycopg://joe:***@host/calls>" == repr(server)
+    url = Secret("postgresql://joe:hunter2@host/calls?sslpassword=hunter2")
+    assert "<PostgreSql postgresql+psycopg://joe:***@host/calls>" == repr(
+        Database(url, None).backend
+    )
 
 
 def test_an_at_sign_in_a_password_is_explained() -> None:
     with pytest.raises(ValueError, match="with %40 for each @ in user or password"):
-        Store.open("postgresql://joe:hun@ter2@host/calls")
+        open_store("postgresql://joe:hun@ter2@host/calls")
 
 
 async def test_a_store_whose_server_stops(postgres: PostgresServer, tmp_path: Path) -> None:
     url = postgres.empty().replace("postgres@", "postgres:hunter2@") + "&sslpassword=hunter2"
-    with Store.open(url) as store:
+    with open_store(url) as store:
         await claimed(store)
         postgres.stop()
         try:
@@ -149,7 +149,7 @@ async def test_an_unexpected_exception_while_connecting(
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    with Store.open(url) as store:
+    with open_store(url) as store:
         monkeypatch.setattr("psycopg.connect", fail)
         monkeypatch.setattr("psycopg.Connection.connect", fail)
         with pytest.raises(StoreError, match="ZeroDivisionError") as caught:

@@ -10,9 +10,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
-from ihuyi_voice.store.store import Store
 
-from .support import start
+from .support import open_store, start
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,7 +61,7 @@ def test_four_runs_of_the_same_file_place_each_row_once(place: str, tmp_path: Pa
     assert all("to send 0," not in err for _, err in ends), errors
     assert MOBILES == sorted(attempt.mobile for attempt in gateway.attempts)
     assert MOBILES == sorted(call.mobile for call in gateway.calls)
-    with Store.open(place) as store:
+    with open_store(place) as store:
         assert {"accepted": ROWS, "refused": 0, "not_sent": 0, "unknown": 0} == store.summary()
 
 
@@ -78,7 +77,7 @@ CLAIM_IN_ANY_ORDER = """
         return 0
     async def main():
         won = 0
-        with Store.open(place, patience=0) as store:
+        with open_store(place, patience=0) as store:
             await find(store)
             print("ready")
             sys.stdin.readline()

@@ -29,9 +29,7 @@ STARTS_LATE = sys.version_info < (3, 12)
 
 
 @pytest.mark.parametrize("before", ["report(1)", "pass"])
-def test_a_call_in_a_thread_that_outlives_the_main_thread(
-    gateway: SandboxGateway, before: str
-) -> None:
+def test_a_call_after_the_main_thread_has_ended(gateway: SandboxGateway, before: str) -> None:
     script = (
         NAMED
         + f"""
@@ -55,7 +53,7 @@ threading.Thread(target=later).start()
 @pytest.mark.parametrize("before", ["report(1)", "pass"])
 @pytest.mark.parametrize("registered", ["first", "last"])
 def test_a_call_in_atexit(gateway: SandboxGateway, registered: str, before: str) -> None:
-    """Before and after the client's own finalizer."""
+    """The call runs before or after the client's own finalizer."""
     script = (
         ("import atexit\natexit.register(lambda: report(2))\n" if registered == "first" else "")
         + NAMED
@@ -118,7 +116,7 @@ def test_a_fork_at_any_moment_of_the_first_use(gateway: SandboxGateway) -> None:
 
 
 def test_a_fork_while_the_first_failure_is_retried(gateway: SandboxGateway) -> None:
-    """The library for the back-off is not imported in the thread at that moment."""
+    """The retry must not import anything in the thread at that moment."""
     script = """
     import warnings
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -189,7 +187,7 @@ def test_nothing_is_imported_in_the_loop_thread(gateway: SandboxGateway) -> None
     assert (0, "set()\n", "") == run(gateway, script)
 
 
-def test_a_child_calls_and_the_parent_is_undisturbed(gateway: SandboxGateway) -> None:
+def test_a_call_in_a_forked_child_does_not_disturb_the_parent(gateway: SandboxGateway) -> None:
     gateway.chaos = Chaos(latency=0.3)
     script = """
     import warnings

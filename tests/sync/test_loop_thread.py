@@ -21,11 +21,13 @@ from ihuyi_voice import (
     _loops,
     _threads,
 )
+from ihuyi_voice._limits import Limits
 from ihuyi_voice._threads import Event
 from ihuyi_voice.sandbox import Chaos
-from ihuyi_voice.sync import client as sync_client
-from ihuyi_voice.sync import loop_thread as _loop_thread
-from ihuyi_voice.sync.loop_thread import Handover
+from ihuyi_voice.sync import loop_thread
+from ihuyi_voice.sync.calls import Call
+from ihuyi_voice.sync.life_cycle import State, Stop
+from tests.inside import exit_interpreter, running_thread_of, thread_of
 from tests.sync.processes import gateway_url
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     from ihuyi_voice.sandbox import SandboxGateway
 
+USUAL = Limits()
 ENDS = [SystemExit, KeyboardInterrupt, asyncio.CancelledError, GeneratorExit, RuntimeError]
 
 
@@ -41,9 +44,10 @@ def make(gateway: SandboxGateway) -> Iterator[Callable[..., VoiceClient]]:
     """Creates clients of the gateway, and closes them after the test."""
     with contextlib.ExitStack() as opened:
 
-        def make(**options: Any) -> VoiceClient:
+        def make(limits: Limits = USUAL, **options: Any) -> VoiceClient:
             options = {"base_url": gateway_url[gateway], "quota": None, **options}
-            return opened.enter_context(VoiceClient("sandbox", "sandbox-key", **options))
+            voice = VoiceClient("sandbox", "sandbox-key", **options)
+            return opened.enter_context(voice._within(limits))
 
         yield make
 
@@ -51,7 +55,7 @@ def make(gateway: SandboxGateway) -> Iterator[Callable[..., VoiceClient]]:
 @pytest.fixture(params=["uvloop", "asyncio"])
 def _loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "asyncio":
-        monkeypatch.setattr(_loop_thread, "fast_loop_factory", lambda: asyncio.new_event_loop)
+        monkeypatch.setattr(loop_thread, "fast_loop_factory", lambda: asyncio.new_event_loop)
 
 
 class Raising:
@@ -78,15 +82,15 @@ def test_an_exception_of_a_clock_reaches_only_its_own_caller(
         other = pool.submit(voice.submit, "13900000001", "1125")
         while not gateway.attempts:
             assert not other.done()
-        thread = voice._thread
+        thread = running_thread_of(voice)
         clock.errors.append(error)
-        # A failure becomes a stated outcome, and so does a cancellation without a request.
+        # A failure becomes an outcome, and so does a cancellation that the caller did not ask for.
         stated = {RuntimeError: NotSentError, asyncio.CancelledError: OutcomeUnknownError}
         with pytest.raises(stated.get(error, error)):
             voice.submit("13900000002", "1125")
         assert "提交成功" == other.result().msg
     assert "提交成功" == voice.submit("13900000003", "1125").msg
-    assert thread is voice._thread
+    assert thread is running_thread_of(voice)
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
@@ -94,19 +98,19 @@ def test_an_exception_of_a_clock_reaches_only_its_own_caller(
 def test_a_callback_that_exits_does_not_end_the_thread(
     make: Callable[..., VoiceClient], error: type[BaseException]
 ) -> None:
-    """For example a task or a timer of a trace config, which belongs to no call."""
+    """For example in a task or a timer of a trace config, which belongs to no call."""
 
     def exits() -> None:
         raise error
 
     voice = make()
     voice.query_balance()
-    thread = voice._thread
+    thread = running_thread_of(voice)
     assert thread is not None
     for _ in range(3):
-        thread.loop.call_soon_threadsafe(exits)
+        thread.calls.loop.call_soon_threadsafe(exits)
         assert "提交成功" == voice.submit("13900000003", "1125").msg
-    assert thread is voice._thread
+    assert thread is running_thread_of(voice)
 
 
 def test_a_task_that_user_code_left_behind_ends_with_the_thread(
@@ -135,12 +139,10 @@ def test_a_task_that_user_code_left_behind_ends_with_the_thread(
     assert len(tasks) == 1
 
 
-def test_a_thread_that_user_code_blocks(
-    make: Callable[..., VoiceClient], monkeypatch: pytest.MonkeyPatch
+def test_no_call_waits_for_ever_for_a_thread_that_user_code_blocks(
+    make: Callable[..., VoiceClient],
 ) -> None:
-    """The blocking call is unknown, later calls are not sent, and `close` returns."""
-    monkeypatch.setattr(sync_client, "_GRACE", 0.2)
-    monkeypatch.setattr(sync_client, "_EXIT_SECONDS", 0.1)
+    """The call that blocks is unknown, later calls are not sent, and `close` returns."""
     go_on, blocked = threading.Event(), threading.Event()
 
     def clock() -> float:
@@ -148,7 +150,7 @@ def test_a_thread_that_user_code_blocks(
         go_on.wait(60)
         return time.time()
 
-    voice = make(clock=clock, timeout=0.5)
+    voice = make(Limits(grace=0.2, exit=0.1), clock=clock, timeout=0.5)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(voice.submit, "13900000001", "1125")
         assert blocked.wait(10)
@@ -158,16 +160,15 @@ def test_a_thread_that_user_code_blocks(
             first.result()
         voice.close()
         go_on.set()
-    thread = voice._threads.current
-    assert thread._ended.wait(20)
+    thread = thread_of(voice)
+    assert thread.life.ended.wait(20)
 
 
-def test_a_blocked_balance_query_rang_no_phone(
-    make: Callable[..., VoiceClient], monkeypatch: pytest.MonkeyPatch
+def test_the_error_for_a_blocked_balance_query_says_that_no_phone_rang(
+    make: Callable[..., VoiceClient],
 ) -> None:
-    monkeypatch.setattr(sync_client, "_GRACE", 0.1)
     go_on = threading.Event()
-    voice = make(clock=lambda: float(go_on.wait(60)), timeout=0.1)
+    voice = make(Limits(grace=0.1), clock=lambda: float(go_on.wait(60)), timeout=0.1)
     with pytest.raises(OutcomeUnknownError) as caught:
         voice.query_balance()
     assert caught.value.may_have_rung is False
@@ -181,7 +182,7 @@ def test_a_thread_that_cannot_be_started_means_not_sent(
     monkeypatch: pytest.MonkeyPatch,
     where: str,
 ) -> None:
-    """A limit of the system becomes an outcome, and a later call works."""
+    """The system's limit becomes an outcome, and a later call works."""
     voice, limit = make(), "can't start new thread"
 
     def fail(*_: object, **__: object) -> Any:
@@ -193,12 +194,12 @@ def test_a_thread_that_cannot_be_started_means_not_sent(
     with monkeypatch.context() as limited:
         words = limit
         if where == "at_once":
-            limited.setattr(_loop_thread, "start_thread", fail)
+            limited.setattr(loop_thread, "start_thread", fail)
         elif where == "later":
             limited.setattr(threading.Thread, "start", fail)
         else:
             words = "Too many open files"
-            limited.setattr(_loop_thread, "fast_loop_factory", lambda: no_files)
+            limited.setattr(loop_thread, "fast_loop_factory", lambda: no_files)
         for _ in range(2):
             with pytest.raises(NotSentError, match=rf"could not start \(\w+: {words}\)"):
                 voice.submit("13900000001", "1125")
@@ -220,7 +221,7 @@ def test_the_text_of_a_foreign_exception_at_the_start_is_not_shown(
     def fail() -> Any:
         raise LookupError("secret")  # noqa: EM101 - not to be shown
 
-    monkeypatch.setattr(_loop_thread, "fast_loop_factory", lambda: fail)
+    monkeypatch.setattr(loop_thread, "fast_loop_factory", lambda: fail)
     with pytest.raises(NotSentError, match=r"could not start \(LookupError\)"):
         make().query_balance()
 
@@ -236,18 +237,17 @@ def test_a_start_that_takes_too_long_means_not_sent(
         go_on.wait(60)
         return asyncio.new_event_loop()
 
-    voice = make(timeout=0.2)
+    voice = make(Limits(grace=0.1), timeout=0.2)
     with monkeypatch.context() as patched, caplog.at_level("INFO", logger="ihuyi_voice"):
-        voice._grace = 0.1
-        patched.setattr(_loop_thread, "fast_loop_factory", lambda: slow)
+        patched.setattr(loop_thread, "fast_loop_factory", lambda: slow)
         with pytest.raises(NotSentError, match=r"did not start within 0\.3 s"):
             voice.submit("13900000001", "1125")
-    # It is logged as any other call.
+    # It is logged like any other call.
     (line,) = [record.getMessage() for record in caplog.records if record.name == "ihuyi_voice"]
     assert line.startswith("submit 139****0001 not_sent ")
-    abandoned = voice._threads.current
+    abandoned = thread_of(voice)
     go_on.set()
-    assert abandoned._ended.wait(10)
+    assert abandoned.life.ended.wait(10)
     assert 1000 == voice.query_balance().remaining
 
 
@@ -262,7 +262,7 @@ def test_many_first_uses_share_one_thread(
         time.sleep(0.01)
         return start_thread(*arguments)
 
-    monkeypatch.setattr(_loop_thread, "start_thread", counting)
+    monkeypatch.setattr(loop_thread, "start_thread", counting)
     voice = make()
     with ThreadPoolExecutor(20) as pool:
         assert 20 == len(list(pool.map(lambda _: voice.query_balance(), range(20))))
@@ -273,9 +273,9 @@ def test_an_interrupted_start_in_another_thread_does_not_block_a_call(
     make: Callable[..., VoiceClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     voice = make(timeout=30.0)
-    first = voice._threads.current
+    first = thread_of(voice)
     waits, given_up = threading.Event(), []
-    launch = _loop_thread.LoopThread._launch
+    launch = loop_thread.LoopThread._launch
 
     def interrupted(self: Any) -> None:
         if self is not first:
@@ -284,13 +284,13 @@ def test_an_interrupted_start_in_another_thread_does_not_block_a_call(
         given_up.append(self)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_loop_thread.LoopThread, "_launch", interrupted)
+    monkeypatch.setattr(loop_thread.LoopThread, "_launch", interrupted)
     with ThreadPoolExecutor(2) as pool:
         one = pool.submit(voice.query_balance)
-        while not first.was_started():  # pragma: no cover - its rounds are a race
+        while first.life.state is State.NEW:  # pragma: no cover - its rounds are a race
             pass
         two = pool.submit(voice.query_balance)
-        while not first._started._waiters:  # pragma: no cover - its rounds are a race
+        while not first.life.started._waiters:  # pragma: no cover - its rounds are a race
             pass
         waits.set()
         with pytest.raises(KeyboardInterrupt):
@@ -302,7 +302,7 @@ def test_an_interrupted_start_in_another_thread_does_not_block_a_call(
 def test_close_during_the_start_ends_the_thread(
     make: Callable[..., VoiceClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start = _loop_thread.LoopThread.start
+    start = loop_thread.LoopThread.start
     voice = make()
 
     def closing(self: Any, seconds: float) -> bool:
@@ -311,16 +311,16 @@ def test_close_during_the_start_ends_the_thread(
         return started
 
     with monkeypatch.context() as patched:
-        patched.setattr(_loop_thread.LoopThread, "start", closing)
+        patched.setattr(loop_thread.LoopThread, "start", closing)
         with pytest.raises(RuntimeError, match="this client is closed"):
             voice.query_balance()
-    assert not voice._threads.current.is_usable()
+    assert not thread_of(voice).is_usable()
 
 
 def test_all_loop_threads_of_a_client_share_one_quota(make: Callable[..., VoiceClient]) -> None:
     voice = make(quota=RecipientQuota(per_minute=1))
     voice.submit("13900000001", "1125")
-    voice._threads.exit()
+    exit_interpreter(voice)
     with pytest.raises(QuotaExceededError):
         voice.submit("13900000001", "1125")
 
@@ -356,39 +356,39 @@ def test_an_event_is_set_cleared_and_waited_for() -> None:
     assert not event.wait(-1)
 
 
-def test_a_handover_ends_once() -> None:
-    end: Handover[int] = Handover()
+def test_a_call_ends_once() -> None:
+    call: Call[object] = Call(lambda client: client.query_balance())
     seen: list[object] = []
-    end.add_done_callback(seen.append)
-    assert end.set_running_or_notify_cancel()
-    assert not end.set_running_or_notify_cancel()
-    assert not end.cancel()
-    assert not end.done()
-    end.set_result(7)
-    end.add_done_callback(seen.append)
-    assert (7, True, False, [end, end]) == (end.result(), end.done(), end.cancelled(), seen)
+    call.add_done_callback(seen.append)
+    assert not call.done()
+    call.set_result(7)
+    call.set_result(8)
+    call.set_exception(ValueError())
+    assert not call.cancel()
+    call.add_done_callback(seen.append)
+    assert (7, True, False, [call, call]) == (call.result(), call.done(), call.cancelled(), seen)
 
 
 def test_a_call_cannot_begin_in_a_thread_that_has_ended(make: Callable[..., VoiceClient]) -> None:
     voice = make()
     voice.query_balance()
-    thread = voice._thread
+    thread = running_thread_of(voice)
     assert thread is not None
-    assert thread.stop(10, cancel_remaining=False)
-    assert thread.stop(10, cancel_remaining=False)
-    end: Handover[None] = Handover()
+    assert thread.stop(Stop.AFTER_CALLS, 10)
+    assert thread.stop(Stop.AFTER_CALLS, 10)
+    call: Call[None] = Call(lambda _: asyncio.sleep(0))
     with pytest.raises(RuntimeError, match="this client is closed"):
-        thread.begin(lambda _: asyncio.sleep(0), end)
-    thread._over = False
+        thread.calls.begin(call)
+    thread.life._closed = False
     with pytest.raises(RuntimeError, match="this client is closed"):
-        thread.begin(lambda _: asyncio.sleep(0), end)
-    thread._over = True
+        thread.calls.begin(call)
+    thread.life._closed = True
     # A new use gets a new thread.
     assert 1000 == voice.query_balance().remaining
 
 
-def test_the_loop_for_greenlets_works_without_them() -> None:
-    loop = _threads.new_selector_loop()
+def test_the_loop_for_greenlets_works_in_an_unpatched_process() -> None:
+    loop = _loops.new_selector_loop()
     assert 1 == loop.run_until_complete(asyncio.sleep(0, 1))
     loop.close()
-    assert _loops.fast_loop_factory() is not _threads.new_selector_loop
+    assert _loops.fast_loop_factory() is not _loops.new_selector_loop

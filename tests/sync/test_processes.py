@@ -1,13 +1,12 @@
 """The blocking client in processes of its own: exit, fork, Ctrl-C, threads.
 
-Each case is a script run by a fresh interpreter, with a timeout, whose output
-must be exact, and whose warnings are shown.
+Each test runs a script in a new interpreter with a timeout, shows its
+warnings, and compares its exact output.
 """
 
 from __future__ import annotations
 
 import signal
-from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +14,8 @@ import pytest
 from ihuyi_voice import VoiceClient
 from ihuyi_voice._loops import fast_loop_factory
 from ihuyi_voice.sandbox import Chaos
+from ihuyi_voice.sync.calls import Call
+from ihuyi_voice.sync.life_cycle import Stop
 from tests.sync.processes import gateway_url, run, start
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def test_exit_without_use(gateway: SandboxGateway) -> None:
     assert (0, "", "") == run(gateway, "")
 
 
-def test_close_twice_then_use(gateway: SandboxGateway) -> None:
+def test_a_use_after_closing_twice_raises(gateway: SandboxGateway) -> None:
     script = """
     with client:
         print(submit())
@@ -55,7 +56,7 @@ def test_close_before_use(gateway: SandboxGateway) -> None:
     assert (0, expected, "") == run(gateway, script)
 
 
-def test_garbage_collected_without_close(gateway: SandboxGateway) -> None:
+def test_the_garbage_collector_ends_the_thread(gateway: SandboxGateway) -> None:
     script = """
     print(submit(), threading.active_count())
     del client
@@ -65,7 +66,7 @@ def test_garbage_collected_without_close(gateway: SandboxGateway) -> None:
     assert (0, "提交成功 2\n1\n", "") == run(gateway, script)
 
 
-def test_exit_with_a_call_in_flight_in_a_daemon_thread(gateway: SandboxGateway) -> None:
+def test_exit_cancels_a_call_in_a_daemon_thread(gateway: SandboxGateway) -> None:
     gateway.chaos = Chaos(no_answer=1.0)
     script = """
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
@@ -85,7 +86,7 @@ def test_exit_with_a_call_in_flight_in_a_daemon_thread(gateway: SandboxGateway) 
     assert (0, "") == (status, err)
     leaving, log = out.splitlines()
     assert leaving == "leaving"
-    # Cancelled at exit, and reported as unknown, not lost.
+    # It is canceled at exit and logged as unknown.
     assert log.startswith("submit 139****0000 unknown code=- voice_id=- ")
     assert len(gateway.attempts) == 1
 
@@ -135,7 +136,7 @@ def test_an_interrupted_close_can_be_repeated(gateway: SandboxGateway) -> None:
         print("interrupted")
     for _ in range(2):
         client.close()
-        print("ended", loop_thread._ended.is_set())
+        print("ended", loop_thread.life.ended.is_set())
     thread.join()
     print(*results)
     """
@@ -155,7 +156,9 @@ print("parent", submit(2))
 
 @pytest.mark.parametrize("before", ["", "submit(0)"])
 @pytest.mark.parametrize("child", ["pass", "print('child', submit(1))"])
-def test_fork(gateway: SandboxGateway, before: str, child: str) -> None:
+def test_parent_and_child_call_after_a_fork(
+    gateway: SandboxGateway, before: str, child: str
+) -> None:
     script = f"import warnings; warnings.simplefilter('ignore', DeprecationWarning)\n{before}\n"
     expected = "child 提交成功\n" if child != "pass" else ""
     assert (0, f"{expected}7\nparent 提交成功\n", "") == run(
@@ -193,7 +196,7 @@ def test_fork_while_another_thread_is_calling(gateway: SandboxGateway) -> None:
     assert (0, f"{[0] * 10}\n", "") == run(gateway, script)
 
 
-def test_fifty_threads(gateway: SandboxGateway) -> None:
+def test_fifty_threads_share_one_loop_thread(gateway: SandboxGateway) -> None:
     script = """
     from concurrent.futures import ThreadPoolExecutor
     with ThreadPoolExecutor(50) as pool:
@@ -214,7 +217,7 @@ def test_ctrl_c_during_a_call_returns_at_once_and_cancels(gateway: SandboxGatewa
         submit()
     except KeyboardInterrupt:
         print("interrupted")
-    while client._thread.client._pipeline.slots.value < 100:
+    while client._thread.calls.client._pipeline.slots.value < 100:
         time.sleep(0)
     client.close()
     """
@@ -232,7 +235,7 @@ def test_ctrl_c_during_a_call_returns_at_once_and_cancels(gateway: SandboxGatewa
     assert len(gateway.attempts) == 1
 
 
-def test_refused_inside_a_running_loop_with_the_await_spelling(gateway: SandboxGateway) -> None:
+def test_the_error_inside_a_running_loop_shows_how_to_await(gateway: SandboxGateway) -> None:
     script = """
     import asyncio
     async def main():
@@ -254,7 +257,7 @@ def test_refused_inside_a_running_loop_with_the_await_spelling(gateway: SandboxG
     assert gateway.attempts == []
 
 
-def test_allow_running_loop(gateway: SandboxGateway) -> None:
+def test_allow_running_loop_lets_calls_block_a_loop(gateway: SandboxGateway) -> None:
     script = """
     import asyncio
     client = VoiceClient.from_env(allow_running_loop=True)
@@ -298,7 +301,7 @@ def test_a_call_runs_in_the_callers_context(gateway: SandboxGateway) -> None:
     assert (0, "first\nsecond\n", "") == run(gateway, script)
 
 
-def test_calls_after_the_finalizers_of_the_exit(gateway: SandboxGateway) -> None:
+def test_calls_after_the_finalizer_ran(gateway: SandboxGateway) -> None:
     """Each call then has its own thread, because only the call can end it."""
     script = """
     print(submit())
@@ -311,21 +314,22 @@ def test_calls_after_the_finalizers_of_the_exit(gateway: SandboxGateway) -> None
 
 
 def test_ctrl_c_before_a_call_has_begun_places_no_call(gateway: SandboxGateway) -> None:
-    """As when the loop is busy: the task of the call must not begin."""
+    """For example because the loop is busy. The task of the call must not begin."""
     script = """
     submit()
     hold = threading.Event()
-    client._thread.loop.call_soon_threadsafe(hold.wait)
-    begin = client._thread.begin
+    client._thread.calls.loop.call_soon_threadsafe(hold.wait)
+    calls = client._thread.calls
+    begin = calls.begin
     def interrupted(*arguments):
         begin(*arguments)
         os.kill(os.getpid(), signal.SIGINT)
-    client._thread.begin = interrupted
+    calls.begin = interrupted
     try:
         submit(1)
     except KeyboardInterrupt:
         print("interrupted")
-    client._thread.begin = begin
+    calls.begin = begin
     hold.set()
     print(client.query_balance().remaining)
     """
@@ -333,50 +337,53 @@ def test_ctrl_c_before_a_call_has_begun_places_no_call(gateway: SandboxGateway) 
     assert 1 == len(gateway.attempts)
 
 
-def test_a_call_cancelled_before_its_first_step_ends_its_future(gateway: SandboxGateway) -> None:
+def test_a_call_canceled_before_its_first_step_ends(gateway: SandboxGateway) -> None:
     script = """
-    from concurrent.futures import CancelledError, Future
+    from concurrent.futures import CancelledError
+    from ihuyi_voice.sync.calls import Call
     submit()
-    future, thread = Future(), client._thread
+    call, calls = Call(lambda client: client.query_balance()), client._thread.calls
     def begin_and_cancel():
-        thread._calls.start(thread.client, lambda client: client.query_balance(), future)
-        thread._calls.cancel()
-    thread.loop.call_soon_threadsafe(begin_and_cancel)
+        calls._start(call)
+        calls.cancel()
+    calls.loop.call_soon_threadsafe(begin_and_cancel)
+    print(call.wait(10))
     try:
-        future.result(10)
+        call.result()
     except CancelledError:
         print("cancelled")
     """
-    assert (0, "cancelled\n", "") == run(gateway, script)
+    assert (0, "True\ncancelled\n", "") == run(gateway, script)
 
 
-def test_the_result_of_a_cancelled_call_is_dropped(
+def test_the_result_of_a_canceled_call_is_dropped(
     gateway: SandboxGateway,
 ) -> None:
     script = """
-    from concurrent.futures import Future
+    from ihuyi_voice.sync.calls import Call
     submit()
-    future, ended = Future(), threading.Event()
+    ended = threading.Event()
     async def start(_):
-        future.cancel()
-        client._thread.loop.call_soon(ended.set)
-    client._thread.begin(start, future)
-    print(ended.wait(10), future.cancelled())
+        call.cancel()
+        client._thread.calls.loop.call_soon(ended.set)
+    call = Call(start)
+    client._thread.calls.begin(call)
+    print(ended.wait(10), call.cancelled())
     """
     assert (0, "True True\n", "") == run(gateway, script)
 
 
-def test_the_garbage_collector_may_finalize_in_the_loop_thread(gateway: SandboxGateway) -> None:
+def test_a_finalizer_may_run_in_the_loop_thread(gateway: SandboxGateway) -> None:
     client = VoiceClient("sandbox", "sandbox-key", base_url=gateway_url[gateway])
     client.query_balance()
     thread = client._thread
     assert thread is not None
 
     async def finalize(_: object) -> None:
-        thread.stop(10, cancel_remaining=True)
+        thread.stop(Stop.CANCEL, 10)
 
-    thread.begin(finalize, Future())
-    assert thread._ended.wait(10)
+    thread.calls.begin(Call(finalize))
+    assert thread.life.ended.wait(10)
     assert client._finalizer is not None
     client._finalizer.detach()
 

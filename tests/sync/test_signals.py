@@ -31,7 +31,7 @@ def write():
 def test_a_call_in_a_signal_handler_that_interrupts_a_log_handler(
     gateway: SandboxGateway, act: str, used: str
 ) -> None:
-    """Another call is in flight, and its log record waits for no lock."""
+    """Another call is in flight, and its log record must not wait for a lock."""
     gateway.chaos = Chaos(latency=0.2)
     script = f"""
     {INSIDE_A_LOG_HANDLER.replace(chr(10), chr(10) + "    ")}
@@ -60,7 +60,7 @@ def test_a_call_in_a_signal_handler_that_interrupts_a_log_handler(
 
 
 def test_a_call_in_a_signal_handler_while_logging_is_locked(gateway: SandboxGateway) -> None:
-    """`isEnabledFor` takes the lock in the thread that asks first."""
+    """`Logger.isEnabledFor` takes the lock at its first use."""
     script = """
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
     with logging._lock:
@@ -80,8 +80,8 @@ def test_calls_in_signal_handlers_at_any_moment(gateway: SandboxGateway) -> None
     results = []
     left = 30
     def again():
-        # Only once the handler is done, and so many times for each client: on a
-        # loaded machine, what is interrupted gets no further between two of them.
+        # Only when the handler has ended, and 30 times for each client: on a loaded machine
+        # the interrupted code makes no progress between two signals.
         global left
         left -= 1
         if left > 0:
@@ -103,7 +103,7 @@ def test_calls_in_signal_handlers_at_any_moment(gateway: SandboxGateway) -> None
         client.close()
     signal.signal(signal.SIGALRM, signal.SIG_IGN)
     print(submitted, {text: results.count(text) > 0 for text in sorted(set(results))})
-    # A thread that was stopped in a handler may need a moment.
+    # A thread that was stopped in a handler may end a moment later.
     deadline = time.monotonic() + 20
     while threading.active_count() > 1 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -156,9 +156,10 @@ def test_the_start_of_the_thread_interrupted_at_each_step(
     gateway: SandboxGateway, moment: str
 ) -> None:
     script = f"""
-    from ihuyi_voice.sync import loop_thread as _loop_thread
+    from ihuyi_voice import _threads
+    from ihuyi_voice.sync import loop_thread
     owner, _, name = {moment!r}.rpartition(".")
-    owner = getattr(_loop_thread, owner) if owner else _loop_thread
+    owner = getattr(_threads, owner) if owner else loop_thread
     whole = getattr(owner, name)
     def interrupted(*arguments, **options):
         setattr(owner, name, whole)
@@ -200,7 +201,7 @@ def test_the_outcome_of_an_interrupted_call_is_logged_with_the_next(
         submit()
     except Alarm:
         print("interrupted")
-    while client._thread.client._pipeline.slots.value < 100:
+    while client._thread.calls.client._pipeline.slots.value < 100:
         time.sleep(0.01)
     try:
         client.submit("1", "1")

@@ -59,7 +59,8 @@ def fake() -> FakeTransport:
 @pytest.fixture
 async def voice(fake: FakeTransport) -> AsyncIterator[AsyncVoiceClient]:
     transport: Transport = fake
-    async with AsyncVoiceClient("id", "key", connect_attempts=1)._over(lambda: transport) as voice:
+    voice = AsyncVoiceClient("id", "key", connect_attempts=1)._over(lambda _: transport)
+    async with voice:
         yield voice
     assert fake.closed
 

@@ -20,15 +20,25 @@ from ihuyi_voice import (
     AuthenticationError,
     NotSentError,
     OutcomeUnknownError,
+    QuotaExceededError,
     RecipientQuota,
     SubmitFailedError,
     SubmitResult,
 )
-from ihuyi_voice._pipeline import Admitted, _backoff
+from ihuyi_voice._limits import Limits
+from ihuyi_voice._pipeline import Admitted
 from ihuyi_voice.models import SignedBody
-from ihuyi_voice.transport.aiohttp import WORDS, AiohttpTransport
+from ihuyi_voice.transport.aiohttp import WORDS
 from ihuyi_voice.transport.base import Exchange
 from ihuyi_voice.transport.connector import Sending
+from tests.inside import (
+    QUICK,
+    connector_of,
+    pipeline_of,
+    slots_of,
+    submit_that_waits_for_a_slot,
+    transport_of,
+)
 from tests.rogue import ACCEPTED, Connection, Rogue, http_answer
 
 if TYPE_CHECKING:
@@ -38,11 +48,6 @@ if TYPE_CHECKING:
 
 MOBILE = "13912345678"
 KEY = "k3y-that-is-never-shown"
-
-
-@pytest.fixture(autouse=True)
-def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ihuyi_voice._pipeline._BACKOFF_FIRST", 0.001)
 
 
 class CountingClock:
@@ -56,18 +61,19 @@ class CountingClock:
         return 1_700_000_000.0 + self.asked
 
 
-def client(url: str, **options: object) -> AsyncVoiceClient:
-    return AsyncVoiceClient("id", KEY, **{"base_url": url, "timeout": 5.0, **options})  # type: ignore[arg-type]
+def client(url: str, limits: Limits = QUICK, **options: object) -> AsyncVoiceClient:
+    voice = AsyncVoiceClient("id", KEY, **{"base_url": url, "timeout": 5.0, **options})  # type: ignore[arg-type]
+    return voice._within(limits)
 
 
 # --- nothing was written -----------------------------------------------------
 
 
-async def not_sent(url: str, **options: object) -> tuple[NotSentError, int]:
+async def not_sent(url: str, limits: Limits = QUICK, **options: object) -> tuple[NotSentError, int]:
     """The error of one submit, and how often it was signed."""
     clock = CountingClock()
     quota = RecipientQuota(per_minute=1, per_day=1)
-    async with client(url, clock=clock, quota=quota, **options) as voice:
+    async with client(url, limits, clock=clock, quota=quota, **options) as voice:
         with pytest.raises(NotSentError) as caught:
             await voice.submit(MOBILE, "1125")
         assert not caught.value.may_have_rung
@@ -95,19 +101,10 @@ async def test_a_refused_connection_is_tried_again_and_signed_each_time(
     assert isinstance(error.__cause__, OSError)
 
 
-def test_the_back_off_doubles_up_to_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ihuyi_voice._pipeline._BACKOFF_FIRST", 0.1)
-    monkeypatch.setattr("random.uniform", lambda low, high: high - low)
-    assert [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0] == [_backoff(attempt) for attempt in range(1, 8)]
-
-
-async def test_back_off_stays_within_the_deadline(
-    refused_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ihuyi_voice._pipeline._BACKOFF_FIRST", 1e9)
-    monkeypatch.setattr("ihuyi_voice._pipeline._BACKOFF_MOST", 1e9)
+async def test_back_off_stays_within_the_deadline(refused_url: str) -> None:
     began = time.monotonic()
-    _, signed = await not_sent(refused_url, connect_attempts=9)
+    patient = Limits(first_backoff=1e9, longest_backoff=1e9)
+    _, signed = await not_sent(refused_url, patient, connect_attempts=9)
     assert signed == 1
     assert time.monotonic() - began < 5.0
 
@@ -259,7 +256,7 @@ async def test_waiting_for_a_slot_until_the_deadline() -> None:
         rogue.running(),
         client(rogue.url, max_connections=1, timeout=0.05, quota=quota) as voice,
     ):
-        voice._opened().slots.acquire_nowait()
+        slots_of(voice).acquire_nowait()
         with pytest.raises(NotSentError, match=r"no slot came free within 0\.05 s") as caught:
             await voice.submit(MOBILE, "1125")
         assert not caught.value.may_have_rung
@@ -271,27 +268,21 @@ async def test_cancelled_while_waiting_for_a_slot() -> None:
     quota = RecipientQuota(per_minute=1, per_day=1)
     rogue = Rogue(answer_accepted)
     async with rogue.running(), client(rogue.url, max_connections=1, quota=quota) as voice:
-        voice._opened().slots.acquire_nowait()
-        waiting = asyncio.create_task(voice.submit(MOBILE, "1125"))
-        while not voice._opened().slots.statistics().tasks_waiting:
-            await asyncio.sleep(0)
+        waiting = await submit_that_waits_for_a_slot(voice, MOBILE, "1125")
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
         await quota.reserve(MOBILE)
-        voice._opened().slots.release()
-        assert voice._opened().slots.value == 1
+        slots_of(voice).release()
+        assert slots_of(voice).value == 1
     assert rogue.connections == 0
 
 
 async def test_closed_while_waiting_for_a_slot() -> None:
     rogue = Rogue(answer_accepted)
     async with rogue.running(), client(rogue.url, max_connections=1) as voice:
-        slots = voice._opened().slots
-        slots.acquire_nowait()
-        waiting = asyncio.create_task(voice.submit(MOBILE, "1125"))
-        while not slots.statistics().tasks_waiting:
-            await asyncio.sleep(0)
+        slots = slots_of(voice)
+        waiting = await submit_that_waits_for_a_slot(voice, MOBILE, "1125")
         await voice.aclose()
         slots.release()
         with pytest.raises(NotSentError, match="the client was closed"):
@@ -383,11 +374,11 @@ UNKNOWN: dict[str, tuple[Behaviour, int, str]] = {
     "without length, silence": (cut(NO_LENGTH, then_hang=True), 1, "outcome unknown"),
     "one byte a second": (drip, 1, "no whole answer within 1 s"),
     "one header a second": (drip_headers, 1, "no whole answer within 1 s"),
-    "not HTTP": (cut(SECRETIVE + b"\r\n\r\n", then_hang=False), 1, "not HTTP"),
+    "not HTTP": (cut(SECRETIVE + b"\r\n\r\n", then_hang=False), 1, "not valid HTTP"),
     "a header that is none": (
         cut(b"HTTP/1.1 200 OK\r\n" + SECRETIVE + b"\r\n\r\n", then_hang=False),
         1,
-        "not HTTP",
+        "not valid HTTP",
     ),
     "200 with HTML": (answering(HTML), 1, "HTTP status 200, no readable answer"),
     "200 with nothing": (answering(b""), 1, "it is empty"),
@@ -417,7 +408,8 @@ async def test_the_outcome_is_unknown_and_nothing_is_sent_again(
         assert caught.value.may_have_rung
         assert (submits, 1) == (rogue.submits, rogue.connections)
         # The gateway may have counted it, so the quota does.
-        assert 0.0 < await quota._store.reserve(MOBILE, time.monotonic(), quota._limits)
+        with pytest.raises(QuotaExceededError):
+            await quota.reserve(MOBILE)
 
 
 @pytest.mark.parametrize(
@@ -502,8 +494,9 @@ async def test_cancelled_while_waiting_for_the_answer() -> None:
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        assert voice._opened().slots.value == 1
-        assert 0.0 < await quota._store.reserve(MOBILE, time.monotonic(), quota._limits)
+        assert slots_of(voice).value == 1
+        with pytest.raises(QuotaExceededError):
+            await quota.reserve(MOBILE)
     assert rogue.submits == 1
 
 
@@ -556,7 +549,7 @@ async def test_each_request_has_its_own_deadline() -> None:
             await asyncio.sleep(0)
         soon = Exchange(time.monotonic() + 1.0)
         with anyio.fail_after(30), pytest.raises(OutcomeUnknownError, match="no whole answer"):
-            await voice._opened().send(Admitted(MOBILE, "1126"), soon)
+            await pipeline_of(voice).send(Admitted(MOBILE, "1126"), soon)
         assert not patient.done()
         patient.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -667,15 +660,11 @@ async def test_a_double_in_place_of_aiohttps_session(monkeypatch: pytest.MonkeyP
             await voice.submit(MOBILE, "1125")
 
 
-async def test_a_connection_that_is_not_closed_in_time_is_not_known_to_be_reset(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("ihuyi_voice.transport.aiohttp._CLOSING_TURNS", 0)
-    async with Rogue(never_answer).running() as rogue, client(rogue.url) as voice:
-        exchange = voice._opened().exchange()
-        submit = asyncio.create_task(
-            voice._opened()._transport.post("/x", SignedBody(b"body"), exchange)
-        )
+async def test_a_connection_that_is_not_closed_in_time_is_not_known_to_be_reset() -> None:
+    hasty = Limits(closing_turns=0)
+    async with Rogue(never_answer).running() as rogue, client(rogue.url, hasty) as voice:
+        exchange = Exchange(time.monotonic() + 5.0)
+        submit = asyncio.create_task(transport_of(voice).post("/x", SignedBody(b"body"), exchange))
         while not rogue.requests:
             await asyncio.sleep(0)
         submit.cancel()
@@ -810,10 +799,7 @@ async def test_what_goes_over_the_wire() -> None:
 async def test_no_read_takes_a_buffer_from_the_system() -> None:
     async with Rogue(answer_accepted).running() as rogue, client(rogue.url) as voice:
         await voice.submit(MOBILE, "1125")
-        assert isinstance(voice._transport, AiohttpTransport)
-        connector = voice._transport._session.connector
-        assert connector is not None
-        ((pooled, _),) = next(iter(connector._conns.values()))
+        ((pooled, _),) = next(iter(connector_of(voice)._conns.values()))
         assert pooled.transport is not None
         # asyncio's own; other loops have transports of another kind.
         assert 65_536 == pooled.transport.max_size  # type: ignore[attr-defined]

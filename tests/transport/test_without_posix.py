@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ihuyi_voice import _threads
+from ihuyi_voice import _loops
 from ihuyi_voice.transport import connector
 from tests.transport.blocking_server import serving
 from tests.transport.loops import LOOPS, MOBILE, client, run
@@ -69,7 +69,7 @@ def test_a_connection_is_quiet_until(
 
 def test_the_loop_for_greenlets_waits_with_select() -> None:
     ours, theirs = socket.socketpair()
-    loop = _threads.new_selector_loop()
+    loop = _loops.new_selector_loop()
 
     async def receive() -> bytes:
         loop.call_later(0.001, theirs.send, b"x")

@@ -1,8 +1,8 @@
 """Which column of a file is which, and what Excel did to its cells.
 
 Columns are matched by name, with the names that people and programs use, or
-given by options. Where that leaves a doubt it is an error: a number that is
-not the code must never be read to a phone. Pure: nothing is read here.
+given by options. A doubt is an error: a number that is not the code must never
+be read out on a phone. This module is pure: it reads no file.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ...errors import InvalidRequestError
-from ...wire import check_mobile
+from ...wire import read_mobile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +21,7 @@ MOBILE, CONTENT, KEY = "mobile", "content", "idempotency_key"
 ROLES = (MOBILE, CONTENT, KEY)
 
 # Compared without case, blanks, underscores, hyphens and dots. Only names that
-# can mean nothing else: "key", "number" and "id" are anything.
+# can mean nothing else: "key", "number" and "id" could be any column.
 _KNOWN_NAMES = {
     MOBILE: (
         "mobile mobileno mobilenumber mobilephone mobilephonenumber phone phoneno phonenumber tel"
@@ -40,36 +39,36 @@ _KNOWN_NAMES = {
 _NAMES = {role: frozenset(words.split()) for role, words in _KNOWN_NAMES.items()}
 _OPTIONS = {MOBILE: "--mobile-column", CONTENT: "--content-column", KEY: "--key-column"}
 _separators = re.compile(r"[\s_\-.]+")
-# Byte order marks, quotes and marks for a required field, around a name.
+# Characters to drop around a name: byte order marks, quotes, marks for a required field.
 _AROUND = "\ufeff\u200b\"'`“”‘’*:"  # noqa: RUF001 - quotes as they are typed
 _MOST_SHOWN = 20
 
 
 class ColumnError(Exception):
-    """The columns of a file leave a doubt; the text says which, and what to do."""
+    """The columns of a file are ambiguous or missing; the text says which, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnOptions:
-    """Columns that were given: each by its name in the header or its number, from 1."""
+    """The columns that options give, by name in the header or by number, from 1."""
 
     mobile: str | None = None
     content: str | None = None
     key: str | None = None
 
     def of(self, role: str) -> str | None:
-        """What was given for this role."""
+        """What the option for this role gives."""
         return {MOBILE: self.mobile, CONTENT: self.content, KEY: self.key}[role]
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Where the cells are, from 0; None for a column that is not there.
+    """The places of the columns, from 0; None for a column that is missing.
 
     Attributes:
-        ignored: the names of the columns that are not used, fit to be shown.
+        ignored: the names of the unused columns, safe to show.
         width: how many columns there are.
-        from_header: whether they come from a header, not from the first row itself.
+        from_header: whether the first row is a header; otherwise it is a call already.
     """
 
     mobile: int | None
@@ -79,21 +78,26 @@ class Columns:
     width: int
     from_header: bool = True
 
+    @property
+    def places(self) -> tuple[int | None, int | None, int | None]:
+        """The places of number, code and key."""
+        return self.mobile, self.content, self.key
+
 
 def match_names(names: Sequence[str], options: ColumnOptions) -> Columns:
-    """The columns of these names; numbers are not looked at.
+    """The columns with these names, such as those of a JSON object.
 
     Raises:
-        ColumnError: two columns for one role, or one for two.
+        ColumnError: a role has two columns, or a column two roles.
     """
     return _columns(names, {role: _by_name(names, options.of(role)) for role in ROLES})
 
 
 def table_columns(first: Sequence[str], options: ColumnOptions, *, draw_codes: bool) -> Columns:
-    """The columns of a table by its first row, which is a header or already a call.
+    """The columns of a table by its first row: a header, or already a call.
 
     Raises:
-        ColumnError: it is neither, or a column is missing, or there are two for one role.
+        ColumnError: the first row is neither, a column is missing, or a role has two.
     """
     cells = _without_empty_end(first)
     if any(is_mobile(cell) for cell in cells):
@@ -122,7 +126,7 @@ def table_columns(first: Sequence[str], options: ColumnOptions, *, draw_codes: b
 
 
 def without_content(names: Sequence[str]) -> str:
-    """What is wrong with a file that has no column of codes, and what to do."""
+    """The message for a file without a column of codes."""
     return (
         f"it has no column of codes; {_found(names)}. Name it content or code, or give"
         " --content-column; or have a code drawn for each row with --draw-codes and --out"
@@ -130,7 +134,7 @@ def without_content(names: Sequence[str]) -> str:
 
 
 def without_mobile(names: Sequence[str]) -> str:
-    """What is wrong with a file that has no column of numbers, and what to do."""
+    """The message for a file without a column of numbers."""
     return (
         f"it has no column of mobile numbers; {_found(names)}. Name it mobile or phone, or give"
         " --mobile-column"
@@ -138,23 +142,19 @@ def without_mobile(names: Sequence[str]) -> str:
 
 
 def known_names(first: Sequence[str], options: ColumnOptions) -> int:
-    """How many cells are names of columns, as those of a header are."""
+    """How many cells are known or given names of columns."""
     given = {_plain(option) for role in ROLES if (option := options.of(role)) is not None}
     every = given.union(*_NAMES.values())
     return sum(_plain(cell) in every for cell in first)
 
 
 def is_mobile(cell: str) -> bool:
-    """Whether it is a number as a row may have it."""
-    try:
-        check_mobile(cell)
-    except InvalidRequestError:
-        return False
-    return True
+    """Whether a cell holds a mobile number."""
+    return isinstance(read_mobile(cell), str)
 
 
 def shown(name: object) -> str:
-    """A column's name, fit to be shown: on one line, and without the digits of a number or code."""
+    """A column's name, safe to show: on one line, without the digits of a number or code."""
     text = "".join(c if c.isprintable() else " " for c in str(name))
     text = " ".join(text.strip(f" {_AROUND}").split()) or "(no name)"
     if len(re.findall(r"\d", text)) >= 4:
@@ -170,7 +170,7 @@ def _plain(name: str) -> str:
 
 
 def _by_name(names: Sequence[str], given: str | None) -> list[int] | None:
-    """The places of the name that was given; None where none was."""
+    """The places of the given name; None if no name is given."""
     if given is None:
         return None
     exactly = [place for place, name in enumerate(names) if name.strip() == given.strip()]
@@ -180,7 +180,7 @@ def _by_name(names: Sequence[str], given: str | None) -> list[int] | None:
 
 
 def _by_number(cells: Sequence[str], given: str | None) -> list[int] | None:
-    """The place of the number that was given; None where no name or number was."""
+    """The place of the given number; None if nothing is given, empty if it is no number."""
     if given is None:
         return None
     if re.fullmatch(r"[1-9][0-9]{0,3}", given.strip()) and int(given) <= len(cells):
@@ -228,7 +228,7 @@ def _columns(
 
 
 def _without_header(cells: Sequence[str], options: ColumnOptions) -> Columns:
-    """The first row is a call: number and code, or the columns that were given by number."""
+    """The columns of a table whose first row is a call: number and code, or as given by number."""
     given = {role: _by_number(cells, options.of(role)) for role in ROLES}
     for role, places in given.items():
         if places == []:
@@ -252,9 +252,9 @@ def _without_header(cells: Sequence[str], options: ColumnOptions) -> Columns:
 
 
 def _without_empty_end(cells: Sequence[str]) -> list[str]:
-    """Without the empty cells that delimiters at the end of a line make.
+    """The cells without the empty ones that delimiters at the end of a line make.
 
-    A number and an empty code are two cells all the same.
+    A number with an empty code stays two cells.
     """
     kept = list(cells)
     while len(kept) > 1 and not kept[-1].strip(f" \t\r\n{_AROUND}"):
@@ -297,6 +297,6 @@ _damages = [(re.compile(pattern).fullmatch, words) for pattern, words in _DAMAGE
 
 
 def damage(cell: str) -> str:
-    """What Excel did to the cell, as the end of a sentence; "" where it did nothing known."""
+    """What Excel did to the cell, as the end of a sentence; "" if nothing is known."""
     text = unicodedata.normalize("NFKC", cell).strip()
     return next((words for matches, words in _damages if matches(text)), "")

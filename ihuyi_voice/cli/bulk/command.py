@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass, field
-from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -18,7 +17,6 @@ from ..._loops import fast_loop_factory
 from ...client import AsyncVoiceClient
 from ...errors import IhuyiVoiceError, StoreError
 from ...models import DEFAULT_BASE_URL
-from ...store.entry import EntryState
 from ...sync.client import VoiceClient
 from ..account import (
     EXIT_USAGE,
@@ -31,20 +29,18 @@ from ..account import (
     fail,
     fail_interrupted,
 )
+from ..chosen_store import NONE, Chosen, fail_of_store, open_chosen
 from ..signals import Interruptions
-from ..store import fail_of_store, open_store
 from . import options  # noqa: TC001 - typer reads the annotations
 from .columns import ColumnOptions
 from .consent import Consent
 from .file import BulkFile, BulkFileError, Check
-from .keys import RowKeys
+from .known import Known, look_up
 from .progress import OutFile, SendOptions, Tally, outcome_table, say, send
 from .summary import Summary
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from ...store.entry import Fingerprints
+    from ...store.base import KnownKeys
     from ...store.store import Store
 
 # How many names of ignored columns are shown.
@@ -68,7 +64,8 @@ def bulk(  # noqa: PLR0913 - one argument per option
     dry_run: options.DryRun = False,
     limit: options.Limit = None,
     wait_for_quota: options.WaitForQuota = False,
-    store: options.LedgerFile = None,
+    store: Chosen = None,
+    job: options.Job = None,
     yes: options.Yes = False,
     api_id: ApiId = None,
     api_key_file: ApiKeyFile = None,
@@ -79,8 +76,10 @@ def bulk(  # noqa: PLR0913 - one argument per option
     """Place [bold]a call for each row[/bold] of a file. Real phones ring.
 
     The command checks the whole file, prints what it found, and asks before it sends.
-    With --store, run it again after a crash: it sends only the rows that never
-    reached the gateway or were refused.
+    Run it again after a crash: it sends only the rows that never reached the
+    gateway or were refused. It knows a row by its idempotency_key, or else by its
+    number, its code and the job, which is the file's name unless --job says
+    otherwise. With --store none, it knows no row and every phone rings again.
     The first Ctrl-C, SIGTERM or SIGHUP starts no more requests and finishes those
     in flight; a second one stops at once.
     """
@@ -88,8 +87,11 @@ def bulk(  # noqa: PLR0913 - one argument per option
         fail("--rate must be a finite number of starts per second; nothing was sent")
     if draw_codes and out is None and not dry_run:
         fail("--draw-codes needs --out: the codes are written there and nowhere else")
-    job = _Job(
+    if job is not None and not (job.strip() and job.isprintable()):
+        fail("--job needs a name of printable characters")
+    run = _Run(
         file=file,
+        job=job or ("standard input" if file == "-" else Path(file).name),
         limit=limit,
         columns=ColumnOptions(mobile_column, content_column, key_column),
         encoding=encoding,
@@ -100,20 +102,20 @@ def bulk(  # noqa: PLR0913 - one argument per option
         dry_run=dry_run,
         consent=Consent(yes=yes, mixed_lengths=allow_mixed_lengths, partial=partial),
         account=Account(api_id, api_key_file, base_url, timeout),
-        sending=SendOptions(concurrency, rate, wait_for_quota, with_keys=store is not None),
+        sending=SendOptions(concurrency, rate, wait_for_quota, with_keys=store != NONE),
     )
     with Interruptions() as signals:
-        _run(job, signals)
-        summary = Summary(job.tally, job.rows, file, out, store)
+        _send(run, signals)
+        summary = Summary(run.tally, run.rows, file, out, run.place, run.known)
         with suppress(KeyboardInterrupt):
             _print_summary(summary, as_json=as_json)
     raise typer.Exit(summary.exit_status())
 
 
-def _run(job: _Job, signals: Interruptions) -> None:
-    """Run the job; an error before the first row was sent ends the program."""
+def _send(run: _Run, signals: Interruptions) -> None:
+    """Check, ask and send; an error before the first row was sent ends the program."""
     try:
-        job.run(signals)
+        run.send(signals)
     except BulkFileError as error:
         fail(str(error))
     except StoreError as error:
@@ -121,15 +123,22 @@ def _run(job: _Job, signals: Interruptions) -> None:
         fail_of_store(error)
     except (KeyboardInterrupt, typer.Abort) as error:
         # Once the run began, its outcomes are reported even if it was interrupted.
-        if job.tally.run is None:
+        if run.tally.run is None:
             fail_interrupted(error)
 
 
 @dataclass
-class _Job:
-    """One use of the command: what to send, from where, and its outcomes."""
+class _Run:
+    """One use of the command: what to send, from where, and its outcomes.
+
+    Attributes:
+        store: as `--store` says.
+        place: where the store is, None without one.
+        known: the rows that were called earlier.
+    """
 
     file: str
+    job: str
     limit: int | None
     columns: ColumnOptions
     encoding: str | None
@@ -143,9 +152,11 @@ class _Job:
     sending: SendOptions
     tally: Tally = field(default_factory=Tally)
     rows: int = 0
+    place: str | None = None
+    known: Known = field(default_factory=Known)
     console: Console = field(default_factory=lambda: Console(stderr=True))
 
-    def run(self, signals: Interruptions) -> None:
+    def send(self, signals: Interruptions) -> None:
         """Check the file, ask, and send."""
         with ExitStack() as stack:
             rows = stack.enter_context(closing(self._open_file()))
@@ -154,15 +165,16 @@ class _Job:
             if self.dry_run:
                 raise typer.Exit(EXIT_USAGE if check.bad or doubts else 0)
             self._refuse_to_overwrite()
-            store = None
-            if self.store is not None:
-                store = stack.enter_context(open_store(self.store, create=True))
+            self.account.check()
+            store = open_chosen(self.store)
+            if store is not None:
+                self.place = stack.enter_context(store).place
+                self._look_up(rows, check, _keys_of(store))
             client = self.account.client(AsyncVoiceClient, self.sending.concurrency or 1, store)
-            to_send = check.good - self._settled_earlier(rows, check, store)
-            self._ask(to_send, doubts)
+            self._ask(check.good - self.known.rows, doubts)
             out = _open_out(self.out, show_codes=self.show_codes)
             loop = {"loop_factory": fast_loop_factory()}
-            anyio.run(self._send, client, rows, out, signals, backend_options=loop)
+            anyio.run(self._send_rows, client, rows, out, signals, backend_options=loop)
 
     def _open_file(self) -> BulkFile:
         return BulkFile(
@@ -176,18 +188,18 @@ class _Job:
     def _check(self, rows: BulkFile) -> Check:
         check = rows.check()
         self.rows = check.rows
-        _print_check(self.console, rows.name, check, with_store=self.store is not None)
+        _print_check(self.console, rows.name, check, with_store=self.store != NONE)
         return check
 
     def _refuse_to_overwrite(self) -> None:
         if self.out is not None and self.out.exists():
             fail(f"{self.out} exists already: give --out a new file, so that no outcome is lost")
 
-    def _settled_earlier(self, rows: BulkFile, check: Check, store: Store | None) -> int:
-        """How many rows the store keeps from being sent again."""
-        if store is None:
-            return 0
-        return _look_up(self.console, rows, check, store, self.account.fingerprints())
+    def _look_up(self, rows: BulkFile, check: Check, keys: KnownKeys) -> None:
+        """Give every row its key, and say which rows are not sent again."""
+        self.known = look_up(rows, check, keys, self.account.fingerprints(), self.job)
+        for line in self.known.lines(self.rows):
+            say(self.console, line)
 
     def _ask(self, to_send: int, doubts: list[str]) -> None:
         """Return if the calls may be placed; otherwise end the program."""
@@ -199,7 +211,7 @@ class _Job:
         doubts = doubts + self.consent.doubts_of_balance(to_send, remaining)
         self.consent.ask(self.console, to_send, self.account.base_url, doubts)
 
-    async def _send(
+    async def _send_rows(
         self,
         client: AsyncVoiceClient,
         rows: BulkFile,
@@ -211,6 +223,16 @@ class _Job:
                 await send(
                     client, rows, self.rows, self.sending, self.console, self.tally, out, signals
                 )
+
+
+def _keys_of(store: Store) -> KnownKeys:
+    if store.known_keys is None:
+        fail(
+            f"nothing was sent: {store.place} keeps the limits of numbers and no keys, so a second"
+            " run could not know the rows of the first: give --store a path, or a URL of"
+            f" PostgreSQL or MySQL, or --store {NONE}"
+        )
+    return store.known_keys
 
 
 def _print_summary(summary: Summary, *, as_json: bool) -> None:
@@ -244,35 +266,6 @@ def _print_balance(console: Console, account: Account, to_send: int) -> int:
     if remaining < to_send:
         say(console, f"the balance is {to_send - remaining} short: the run will stop there")
     return remaining
-
-
-def _look_up(
-    console: Console, rows: BulkFile, check: Check, store: Store, fingerprints: Fingerprints
-) -> int:
-    """Give every row its key; say, and count, what the store keeps from being sent again."""
-    if check.keyless and store.hashed_with_another_key(fingerprints.hashed_with):
-        fail(
-            "this store knows rows that were sent with another API key, by which they cannot be"
-            " recognised: give every row an idempotency_key of its own, or finish with the old key"
-            " and take a new store"
-        )
-    if store.is_new:
-        # With a mistyped name every phone would ring again: say that it is new.
-        say(console, "this store is new: it knows of no earlier call")
-    rows.row_keys = lambda: RowKeys(fingerprints, store.id)
-    states: Counter[EntryState] = Counter()
-    keys = (row.key for row in rows if row.key is not None and not row.problem)
-    while some := list(islice(keys, 1000)):
-        states.update(store.known(some).values())
-    accepted = states[EntryState.ACCEPTED]
-    unknown = states[EntryState.UNKNOWN] + states[EntryState.CLAIMED]
-    if accepted or unknown:
-        say(
-            console,
-            f"of these the store knows: accepted {accepted}, unknown {unknown}; they are not sent"
-            " again",
-        )
-    return accepted + unknown
 
 
 def _print_check(console: Console, name: str, check: Check, *, with_store: bool) -> None:
@@ -312,5 +305,5 @@ def _print_check(console: Console, name: str, check: Check, *, with_store: bool)
         say(
             console,
             f"rows with an idempotency_key: {check.keys}; within this file a key is sent once,"
-            " across runs nothing remembers it without --store",
+            " across runs nothing remembers it with --store none",
         )

@@ -1,4 +1,4 @@
-"""The question before a bulk run sends, and the doubts that `--yes` alone does not settle."""
+"""The question before a bulk run sends, and the doubts that `--yes` does not answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Consent:
-    """What the options agree to; the person at the terminal is asked for the rest."""
+    """What the options agree to; it asks the user at the terminal for the rest."""
 
     yes: bool
     mixed_lengths: bool
@@ -34,7 +34,7 @@ class Consent:
             return []
         doubt = (
             "the codes differ in length, so leading zeros may be lost: correct the file, or give"
-            " --allow-mixed-lengths if they are right"
+            " --allow-mixed-lengths if the codes are correct"
         )
         return [doubt]
 
@@ -55,7 +55,7 @@ class Consent:
         if not sys.stdin.isatty():
             if doubts:
                 fail(f"nothing was sent: {'; and '.join(doubts)}")
-            fail("nothing was sent: there is no terminal to ask on: give --yes to send")
+            fail("nothing was sent: there is no terminal to ask on; give --yes to send")
         for doubt in doubts:
             say(console, f"Careful: {doubt}.")
         if not typer.confirm(question(to_send, base_url), err=True):

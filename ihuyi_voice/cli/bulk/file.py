@@ -57,6 +57,7 @@ class FileRow:
         key: the row's idempotency key, if it has one or was given one.
         problem: what is wrong with it; "" when it can be sent.
         drawn: whether the code was drawn.
+        derived: whether the key was made from the row and its job.
     """
 
     line: int
@@ -65,6 +66,7 @@ class FileRow:
     key: str | None = None
     problem: str = ""
     drawn: bool = False
+    derived: bool = False
 
 
 @dataclass
@@ -278,10 +280,11 @@ class BulkFile:
             return FileRow(line, key=own_key, problem=problem)
         number = check_mobile(cells.mobile)
         code = "" if drawn else check_content(content)
+        derived = row_keys is not None and own_key is None
         if row_keys is not None:
             own_key = own_key or row_keys.key(number, code)
             code = code or row_keys.code(number, own_key)
-        return FileRow(line, number, code or generate_code(), own_key, drawn=drawn)
+        return FileRow(line, number, code or generate_code(), own_key, drawn=drawn, derived=derived)
 
 
 def _problem(mobile: object, content: object, *, drawn: bool, draw_codes: bool) -> str:

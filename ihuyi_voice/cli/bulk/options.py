@@ -53,7 +53,7 @@ KeyColumn = Annotated[
     typer.Option(
         metavar="COLUMN",
         help="The column of the idempotency keys, given in the same way. Keys are stored and"
-        " written unchanged.",
+        " written unchanged, and a key is known in every job, whatever --job says.",
         show_default=False,
     ),
 ]
@@ -120,15 +120,13 @@ WaitForQuota = Annotated[
         " row as limited.",
     ),
 ]
-LedgerFile = Annotated[
+Job = Annotated[
     str | None,
     typer.Option(
-        metavar="FILE",
-        help="Record in this file what was sent, so that the same command can be run again"
-        " after any crash: what may have rung is never sent again. An SQLite file, created if"
-        " missing, or postgresql+psycopg://user@host/database. Rows without an"
-        " idempotency_key get one made from their number and content.",
-        show_default=False,
+        metavar="NAME",
+        help="The job that the rows belong to. A row whose number and code were called in this"
+        " job is not called again; equal rows are separate calls. A new name calls all rows.",
+        show_default="the file's name",
     ),
 ]
 Yes = Annotated[

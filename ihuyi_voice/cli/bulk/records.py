@@ -1,7 +1,7 @@
 """From text to records: CSV, JSON lines and JSON arrays, one record after another.
 
-A record is the line it ends in with its three cells, or with what is wrong
-with it. What the cells must hold is `file.py`'s business.
+A record is a line number with the three cells of the row, or with the reason why
+the row cannot be read. `file.py` checks what the cells hold.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from io import TextIOBase
 
-# The last three as they are typed in Chinese.
+# The last three are their full-width forms, as typed in Chinese.
 _DELIMITERS = ",;\t|，；｜"  # noqa: RUF001 - full-width on purpose
 _BLOCK = 1 << 16
-# Characters of one item of an array; a longer one is no row.
+# The most characters of one item of an array.
 _LONGEST = 1 << 20
-# Forms of objects whose columns are remembered.
+# For how many sets of names the columns of a JSON object are remembered.
 _MOST_FORMS = 1000
 _no_blank = re.compile(r"\S")
 
@@ -50,25 +50,25 @@ Record: TypeAlias = tuple[int, Cells | str]
 
 
 class RecordError(Exception):
-    """The text cannot be read to its end; the message says why."""
+    """The rest of the text cannot be read; the message says why."""
 
 
 class Records:
     """The records of one reading of a text.
 
     Args:
-        text: at its beginning, with line ends as they are.
-        options: the columns that were given.
-        draw_codes: whether a text without a column of codes is one to draw codes for.
+        text: at its beginning, with its line ends unchanged.
+        options: the columns that options give.
+        draw_codes: whether the text may lack a column of codes.
 
     Attributes:
-        ignored: names of columns that are not used, as far as the text was read.
-        by_line: whether records are numbered by line; those of an array by their place.
+        ignored: names of unused columns, as far as the text was read.
+        by_line: whether records are numbered by line; those of an array are counted.
 
     Raises:
-        ColumnError: iterating, where the columns leave a doubt.
-        RecordError: iterating, where the text breaks off.
-        csv.Error: iterating, where it is not the CSV it looks like.
+        ColumnError: while iterating: the columns are ambiguous or missing.
+        RecordError: while iterating: the text breaks off.
+        csv.Error: while iterating: the text looks like CSV and is not.
     """
 
     def __init__(self, text: TextIOBase, options: ColumnOptions, *, draw_codes: bool) -> None:
@@ -77,7 +77,7 @@ class Records:
         self._draw_codes = draw_codes
         self._columns: Columns | None = None
         self._forms: dict[tuple[str, ...], Columns] = {}
-        # Of the objects so far: whether any had the column, and the names of the first.
+        # The names of the first JSON object, and whether any object so far had the column.
         self._first_names: tuple[str, ...] | None = None
         self._any_mobile = self._any_content = False
         self.by_line: bool = True
@@ -95,7 +95,7 @@ class Records:
         return self._json_lines() if start[:1] in ("{", "[") else self._csv()
 
     def finish(self) -> None:
-        """Say whether a column was missing from all objects, once all were read."""
+        """Raise ColumnError if all objects were read and none had a needed column."""
         if self._first_names is None or self._columns is not None:
             return
         if not self._any_mobile:
@@ -112,7 +112,7 @@ class Records:
                 yield reader.line_num, found
 
     def _delimiter(self) -> str:
-        """The one by which the first row is a header, or a call; else the best guess."""
+        """The delimiter that makes the first row a header or a call; else the best guess."""
 
         def worth(delimiter: str) -> tuple[bool, int, int]:
             cells = self._first_row(delimiter)
@@ -120,8 +120,7 @@ class Records:
                 columns = table_columns(cells, self._options, draw_codes=self._draw_codes)
             except ColumnError:
                 return False, known_names(cells, self._options), len(cells)
-            found = (columns.mobile, columns.content, columns.key)
-            return True, sum(place is not None for place in found), len(cells)
+            return True, sum(place is not None for place in columns.places), len(cells)
 
         best = max(_DELIMITERS, key=worth)
         self._text.seek(0)
@@ -134,12 +133,12 @@ class Records:
                 if any(cell.strip() for cell in cells):
                     return cells
         except csv.Error:
-            # Reading with this delimiter raises it again, if it is the one.
+            # If this delimiter is chosen, reading the rows raises it again.
             pass
         return []
 
     def _row(self, cells: Sequence[object]) -> Cells | str | None:
-        """A row of a table; None for its header."""
+        """The cells of a row of a table; None for its header."""
         if self._columns is None:
             first = [cell if isinstance(cell, str) else "" for cell in cells]
             self._columns = table_columns(first, self._options, draw_codes=self._draw_codes)
@@ -152,9 +151,11 @@ class Records:
                 f"it has more cells than the {columns.width} columns: a cell with the separator in"
                 " it must be in quotes"
             )
-        places = (columns.mobile, columns.content, columns.key)
         return Cells(
-            *(None if place is None or place >= len(cells) else cells[place] for place in places)
+            *(
+                None if place is None or place >= len(cells) else cells[place]
+                for place in columns.places
+            )
         )
 
     # --- JSON -------------------------------------------------------------------
@@ -193,8 +194,7 @@ class Records:
             self._first_names = self._first_names or value.names
             self._any_mobile |= columns.mobile is not None
             self._any_content |= columns.content is not None
-        places = (columns.mobile, columns.content, columns.key)
-        return Cells(*(None if place is None else value.values[place] for place in places))
+        return Cells(*(None if place is None else value.values[place] for place in columns.places))
 
     def _ignore(self, columns: Columns) -> None:
         for name in columns.ignored:
@@ -203,7 +203,7 @@ class Records:
 
 
 class _Object:
-    """A JSON object with its names as they are written, twins included."""
+    """A JSON object with all its names, even if one occurs twice."""
 
     __slots__ = ("names", "values")
 
@@ -214,7 +214,7 @@ class _Object:
 
 
 class _Items:
-    """The items of a JSON array, of which no more than one is in memory.
+    """The items of a JSON array; it keeps only one in memory.
 
     Args:
         text: at the beginning of the array.
@@ -241,7 +241,7 @@ class _Items:
             mark = self._next_mark()
             self._at += 1
         if self._next_mark():
-            msg = "there is something after the end of its JSON array"
+            msg = "there is more text after the end of its JSON array"
             raise RecordError(msg)
 
     @property
@@ -260,13 +260,13 @@ class _Items:
                 return ""
 
     def _next_value(self) -> object:
-        """The next item, behind which there is a comma or the end of the array."""
+        """The next item; a comma or the end of the array follows it."""
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._buffer, self._at)
             except (ValueError, RecursionError):
                 end = len(self._buffer)
-            # Without the mark behind it, a number may go on in the next block.
+            # Without a mark after it, a number may continue in the next block.
             mark = _no_blank.search(self._buffer, end)
             if mark and mark[0] in ",]":
                 self._at = end

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ...models import OutcomeStatus
 from ..account import EXIT_STATUSES
+from .known import Known
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,14 +25,17 @@ class Summary:
     Attributes:
         tally: the outcomes.
         rows: how many rows the file has, or `--limit` reads of it.
-        file, out, store: as they were given on the command line.
+        file, out: as they were given on the command line.
+        place: where the store is, None without one.
+        known: the rows that were called earlier.
     """
 
     tally: Tally
     rows: int
     file: str
     out: Path | None
-    store: str | None
+    place: str | None
+    known: Known = field(default_factory=Known)
 
     def exit_status(self) -> int:
         """The exit status; an unknown outcome wins over every other."""
@@ -56,6 +60,8 @@ class Summary:
             "interrupted": tally.interrupted,
             "unrecorded": tally.unrecorded,
         }
+        if self.known.rows:
+            report["earlier"] = self.known.report()
         return report | {"left": self._left()} if tally.cut_short else report
 
     def next_steps(self) -> list[str]:
@@ -88,18 +94,18 @@ class Summary:
         return self.rows - self.tally.total + self.tally.of(OutcomeStatus.NOT_SENT)
 
     def _where_listed(self) -> str:
-        if self.store is not None:
-            return f"listed by: ihuyi-voice store {shlex.quote(self.store)}"
+        if self.place is not None:
+            return f"listed by: ihuyi-voice store {shlex.quote(self.place)}"
         if self.out is not None:
             return f"listed in {self.out} with the status unknown"
-        return "listed nowhere, because there was neither --store nor --out"
+        return "listed nowhere, because there was no --out and --store was none"
 
     def _how_to_go_on(self) -> str:
-        if self.store is not None:
-            new_out = " and a new --out file" if self.out is not None else ""
+        if self.place is not None:
+            new_out = " with a new --out file" if self.out is not None else ""
             return (
-                f"To go on, run the same command again with the same --store{new_out}: no phone"
-                " that rang, or may have rung, is called again."
+                f"To go on, run the same command again{new_out}: no phone that rang, or may have"
+                " rung, is called again."
             )
         called = self.tally.of(OutcomeStatus.ACCEPTED) + self.tally.of(OutcomeStatus.UNKNOWN)
         if not called:
@@ -108,10 +114,10 @@ class Summary:
             return (
                 f"To go on, remove from {self.file} the rows that {self.out} shows as accepted or"
                 f" unknown, and run what remains; the whole of {self.file} would call {called}"
-                " phones a second time. With --store the same command goes on by itself."
+                " phones a second time. Without --store none the same command goes on by itself."
             )
         return (
             f"Do not run {self.file} again as it is: {called} phones would be called a second"
-            " time, and nothing here shows which; look at the account's page. With --store the"
-            " same command goes on by itself."
+            " time, and nothing here shows which; look at the account's page. Without --store"
+            " none the same command goes on by itself."
         )

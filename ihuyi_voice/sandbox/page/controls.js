@@ -1,17 +1,9 @@
 // The gateway's settings. A field that is being edited is not overwritten.
 
 import { $, ask, disable, el, showFailure, toast } from "./dom.js";
+import { FAULTS } from "./faults.js";
 
-const FAULTS = [
-  ["close_before_reading", "Close unread", "Not placed; the connection closes"],
-  ["code", "Refuse with", "Not placed; this code is answered"],
-  ["no_answer", "Never answer", "Placed; the caller waits in vain"],
-  ["close_after_placing", "Close after placing", "Placed; no answer, the connection closes"],
-  ["truncate", "Half an answer", "Placed; the body ends in the middle"],
-  ["html_502", "502 page", "Placed; a proxy’s page for an answer"],
-  ["garbage", "Garbage", "Placed; bytes that cannot be read"],
-  ["receipt_undelivered", "Not delivered", "The receipt says that the call was not answered"],
-];
+const RECEIPT_FAULT = ["receipt_undelivered", "Not delivered", "The receipt says that the call was not answered"];
 
 let chaos = {};
 let asking = 0; // changes by a switch that were not answered yet
@@ -44,7 +36,7 @@ export function prepareControls() {
     if (!done) box.checked = !box.checked;
   });
   $("calm").addEventListener("click", () => showFailure(() => ask("DELETE", "chaos")));
-  $("faults").append(...FAULTS.map(faultRow), latencyRow());
+  $("faults").append(...FAULTS.map(faultRow), faultRow(RECEIPT_FAULT), latencyRow());
 }
 
 function prepareField(field) {

@@ -1,17 +1,10 @@
 // One attempt as a row of the list, and the parts that the details also show.
 
 import { el, visible } from "./dom.js";
+import { FAULTS } from "./faults.js";
 import { listen } from "./listen.js";
 
-const FAULTS = {
-  close_before_reading: "closed unread",
-  code: "a code set by chaos",
-  no_answer: "never answered",
-  close_after_placing: "closed without an answer",
-  truncate: "half an answer",
-  html_502: "a 502 page",
-  garbage: "garbage",
-};
+const INSTEAD = Object.fromEntries(FAULTS.map(([name, , , instead]) => [name, instead]));
 
 const two = (n) => String(n).padStart(2, "0");
 
@@ -54,7 +47,7 @@ export function outcome(attempt) {
 /** The fault of the answer, or null; `before` precedes its words. */
 export function fault(attempt, before = "") {
   if (attempt.fault === null) return null;
-  return el("span", { className: "fault" }, before + (FAULTS[attempt.fault] ?? attempt.fault));
+  return el("span", { className: "fault" }, before + (INSTEAD[attempt.fault] ?? attempt.fault));
 }
 
 export function receiptText(receipt) {

@@ -55,13 +55,22 @@ class Backend(Protocol):
 
     def claim(
         self, connection: sqlalchemy.Connection, rows: Sequence[Mapping[str, object]]
-    ) -> set[str]:
-        """Claim the keys that are free; returns them.
+    ) -> bool:
+        """Claim the keys that are free.
 
         Args:
             connection: in a transaction.
             rows: the columns of `calls` that a new claim sets, by key in order.
+
+        Returns:
+            True when all are claimed. False when some may not be: the rows
+            that have the token of their claim are.
         """
+
+    def settle(
+        self, connection: sqlalchemy.Connection, rows: Sequence[Mapping[str, object]]
+    ) -> bool:
+        """Execute `SETTLE`; returns whether it has changed or confirmed every row."""
 
     def lock_starts(
         self, connection: sqlalchemy.Connection, numbers: Sequence[str]
@@ -76,7 +85,7 @@ class Backend(Protocol):
     def save_starts(
         self, connection: sqlalchemy.Connection, rows: Sequence[Mapping[str, object]]
     ) -> None:
-        """Write the starts of numbers that were locked: `its_number`, `starts`, `expires_at`."""
+        """Write the `starts` and `expires_at` of each `number`, all of which were locked."""
 
 
 def milliseconds(seconds: float) -> int:

@@ -17,7 +17,7 @@ from sqlalchemy import and_, delete, func, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...errors import StoreError
-from ..entry import DELIVERY_SECONDS, ROW_PREFIX, Entry, EntryState, FailureScope
+from ..entry import DELIVERY_SECONDS, Entry, EntryState, FailureScope
 from ..limits import KEEP_SECONDS, Start, release, reserve
 from ..writer.operations import Committed
 from .failures import (
@@ -25,6 +25,7 @@ from .failures import (
     ErrorTypes,
     describe,
     driver_error,
+    may_not_create,
     scope_of,
     without_frames,
 )
@@ -36,7 +37,6 @@ from .tables import (
     FIND,
     IS_REPEATABLE,
     IS_UNSETTLED,
-    SETTLE,
     UNDO_CLAIM,
     calls,
     decode,
@@ -187,11 +187,11 @@ class Connection:
         with self._transaction() as connection:
             return connection.execute(statement).rowcount
 
-    def has_rows_hashed_otherwise(self, hashed_with: str) -> bool:
-        """Whether a row's derived key may not be claimed again and is of another API key."""
+    def has_rows_hashed_otherwise(self, prefix: str, hashed_with: str) -> bool:
+        """Whether a key that begins so may not be claimed again and is of another API key."""
         query = (
             select(_c.key)
-            .where(_c.key.startswith(ROW_PREFIX), ~IS_REPEATABLE, _c.hashed_with != hashed_with)
+            .where(_c.key.startswith(prefix), ~IS_REPEATABLE, _c.hashed_with != hashed_with)
             .limit(1)
         )
         with self._transaction(writing=False) as connection:
@@ -199,8 +199,18 @@ class Connection:
 
     def migrate(self) -> bool:
         """Create the tables, or upgrade them; returns whether there was no store before."""
-        with self._transaction() as connection, self._backend.lock_schema(connection):
-            return migrate(connection, self._database.place)
+        try:
+            with self._transaction() as connection, self._backend.lock_schema(connection):
+                return migrate(connection, self._database.place)
+        except StoreError as error:
+            cause = error.__cause__
+            if cause is None or not may_not_create(cause):
+                raise
+            msg = (
+                f"{error.reason}. This user may not create or change tables: run"
+                " `ihuyi-voice store URL upgrade` once, as a user who may"
+            )
+            raise StoreError(msg) from cause
 
     def _claim(self, claims: Sequence[NewClaim]) -> dict[str, Entry]:
         """Claim the keys that are free; returns the entries that block the other claims."""
@@ -209,13 +219,16 @@ class Connection:
             # All machines lock rows in the same order, so that none waits for another in a circle.
             for claim in sorted(claims)
         ]
-        claimed = self._backend.claim(self._connection, rows)
-        others = {claim.key: claim for claim in claims if claim.key not in claimed}
-        if not others:
+        if self._backend.claim(self._connection, rows):
             return {}
-        existing = self._find(list(others))
-        # An entry with our own token was claimed by a transaction whose commit seemed to fail.
-        return {key: entry for key, entry in existing.items() if entry.token != others[key].token}
+        existing = self._find([claim.key for claim in claims])
+        # One that blocks nothing has our own token: it was claimed now, or by a transaction
+        # whose commit seemed to fail.
+        return {
+            claim.key: existing[claim.key]
+            for claim in claims
+            if existing[claim.key].token != claim.token
+        }
 
     def _reserve(self, work: Work, blocking: dict[str, Entry]) -> dict[str, float]:
         """Reserve the starts that the limits allow; returns the seconds to wait for the others.
@@ -268,7 +281,7 @@ class Connection:
     def _save_starts(self, of_number: dict[str, tuple[Start, ...]]) -> None:
         rows = [
             {
-                "its_number": number,
+                "number": number,
                 "starts": encode(some),
                 "expires_at": some[-1].at + KEEP_SECONDS if some else 0.0,
             }
@@ -305,7 +318,7 @@ class Connection:
             }
             for settlement in sorted(settlements, key=attrgetter("key"))
         ]
-        if self._connection.execute(SETTLE, rows).rowcount == len(rows):
+        if self._backend.settle(self._connection, rows):
             return set()
         existing = self._find([settlement.key for settlement in settlements])
         return {

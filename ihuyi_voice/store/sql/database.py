@@ -13,6 +13,7 @@ from sqlalchemy.exc import ArgumentError
 from .connection import Connection
 from .file import Identity, check_path, identity_of
 from .migrations import SCHEMA_VERSION
+from .mysql import MySql
 from .postgresql import PostgreSql
 from .sqlite import Sqlite
 
@@ -131,8 +132,11 @@ def _backend(url: Secret) -> Backend | Exception:  # noqa: PLR0911 - one for eac
         return ValueError(f"{unreadable}, with %40 for each @ in user or password")
     backend, _, driver = url_parts.drivername.partition("+")
     if backend == "postgresql" and driver in ("", "psycopg"):
-        server = PostgreSql(url_parts)
-        return server.prepare() or server
+        postgresql = PostgreSql(url_parts)
+        return postgresql.prepare() or postgresql
+    if backend in ("mysql", "mariadb") and driver in ("", "pymysql"):
+        mysql = MySql(url_parts)
+        return mysql.prepare() or mysql
     if backend != "sqlite" or driver not in ("", "pysqlite"):
         return ValueError(
             "a store is in an SQLite file, PostgreSQL (postgresql+psycopg://...), MySQL or MariaDB"

@@ -11,7 +11,7 @@ from sqlalchemy.pool import NullPool
 
 from ...errors import StoreError
 from .backend import SAVE_STARTS, milliseconds
-from .tables import calls, claiming, starts
+from .tables import SETTLE, calls, claiming, starts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +37,7 @@ _OPTIONS: dict[str, object] = {
 # Any number, the same in every release: it serialises processes that create or change the tables.
 _ADVISORY_LOCK = 4_805_719_362
 
-_CLAIM = claiming(postgresql.insert(calls))
+_CLAIM = claiming(postgresql.insert(calls)).returning(calls.c.key)
 
 
 def _lock_starts() -> sqlalchemy.Executable:
@@ -118,9 +118,15 @@ class PostgreSql:
 
     def claim(
         self, connection: sqlalchemy.Connection, rows: Sequence[Mapping[str, object]]
-    ) -> set[str]:
+    ) -> bool:
         """See `Backend`."""
-        return set(connection.execute(_CLAIM, rows).scalars())
+        return len(connection.execute(_CLAIM, rows).all()) == len(rows)
+
+    def settle(
+        self, connection: sqlalchemy.Connection, rows: Sequence[Mapping[str, object]]
+    ) -> bool:
+        """See `Backend`."""
+        return connection.execute(SETTLE, rows).rowcount == len(rows)
 
     def lock_starts(
         self, connection: sqlalchemy.Connection, numbers: Sequence[str]
@@ -133,7 +139,7 @@ class PostgreSql:
         self, connection: sqlalchemy.Connection, rows: Sequence[Mapping[str, object]]
     ) -> None:
         """See `Backend`."""
-        connection.execute(SAVE_STARTS, rows)
+        connection.execute(SAVE_STARTS, [{**row, "its_number": row["number"]} for row in rows])
 
 
 def _set_up(raw: DBAPIConnection, _: object) -> None:

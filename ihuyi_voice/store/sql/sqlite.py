@@ -14,18 +14,16 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.pool import NullPool
 
 from ...errors import StoreError
-from .backend import FIND_STARTS
+from ..entry import NewClaim
 from .file import lost, open_for_reading, open_for_writing, until_free
-from .tables import calls, claiming, starts
+from .tables import SETTLE, SETTLED_COLUMNS, calls, claiming, starts
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator, Mapping, Sequence
 
     import sqlalchemy
-    from sqlalchemy import Engine
-
-_CLAIM = claiming(sqlite.insert(calls))
+    from sqlalchemy import Engine, Insert, Update
 
 
 def _save_starts() -> sqlite.Insert:
@@ -36,7 +34,18 @@ def _save_starts() -> sqlite.Insert:
     )
 
 
-_SAVE_STARTS = _save_starts()
+def _text(statement: Insert | Update, *parameters: str) -> str:
+    """A statement for the driver itself: SQLAlchemy's own work takes longer than SQLite's."""
+    compiled = statement.compile(
+        dialect=sqlite.dialect(paramstyle="named"), column_keys=list(parameters)
+    )
+    return str(compiled)
+
+
+_CLAIM = _text(claiming(sqlite.insert(calls)), *NewClaim._fields, "changed_at")
+_SETTLE = _text(SETTLE, *SETTLED_COLUMNS)
+_SAVE_STARTS = _text(_save_starts(), "number", "starts", "expires_at")
+_FIND_STARTS = f"SELECT starts FROM {starts.name} WHERE number = ?"  # noqa: S608 - our own name
 
 
 class Sqlite:
@@ -85,25 +94,36 @@ class Sqlite:
 
     def claim(
         self, connection: sqlalchemy.Connection, rows: Sequence[Mapping[str, object]]
-    ) -> set[str]:
+    ) -> bool:
         """See `Backend`."""
-        return set(connection.execute(_CLAIM, rows).scalars())
+        return _raw(connection).executemany(_CLAIM, rows).rowcount == len(rows)
+
+    def settle(
+        self, connection: sqlalchemy.Connection, rows: Sequence[Mapping[str, object]]
+    ) -> bool:
+        """See `Backend`."""
+        return _raw(connection).executemany(_SETTLE, rows).rowcount == len(rows)
 
     def lock_starts(
         self, connection: sqlalchemy.Connection, numbers: Sequence[str]
     ) -> dict[str, str]:
         """See `Backend`: the transaction has the whole file."""
-        found = connection.execute(FIND_STARTS, {"numbers": numbers})
-        return {number: text for number, text in found}  # noqa: C416 - rows are not pairs to dict
+        execute = _raw(connection).execute
+        found = {number: execute(_FIND_STARTS, (number,)).fetchone() for number in numbers}
+        return {number: row[0] for number, row in found.items() if row is not None}
 
     def save_starts(
         self, connection: sqlalchemy.Connection, rows: Sequence[Mapping[str, object]]
     ) -> None:
         """See `Backend`."""
-        connection.execute(_SAVE_STARTS, [{**row, "number": row["its_number"]} for row in rows])
+        _raw(connection).executemany(_SAVE_STARTS, rows)
+
+
+def _raw(connection: sqlalchemy.Connection) -> sqlite3.Connection:
+    return cast("sqlite3.Connection", connection.connection.dbapi_connection)
 
 
 def _begin(connection: sqlalchemy.Connection) -> None:
-    raw = cast("sqlite3.Connection", connection.connection.dbapi_connection)
+    raw = _raw(connection)
     statement: str = connection.info["begin"]
     until_free(lambda: raw.execute(statement))

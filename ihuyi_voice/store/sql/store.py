@@ -30,13 +30,15 @@ from ..entry import (
     NewClaim,
     Settlement,
     UnknownClaim,
+    row_prefix,
 )
 from ..limits import Limited, Release, Reservation
-from ..store import Store
+from ..store import Store, checked_clock
 from ..verifications import Verifications
 from ..writer.operations import Work
 from ..writer.writer import Writer
 from .database import Database
+from .migrations import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -72,21 +74,28 @@ class SqlStore(Store):
             with the same key, in seconds.
     """
 
-    def __init__(
-        self, url: Secret, *, create: bool, patience: float, clock: Callable[[], float] | None
-    ) -> None:
+    def __init__(self, database: Database, patience: float) -> None:
         self.patience: float = patience
-        self._database = Database(url, None if clock is None else _checked(clock))
-        self._database.open(create=create)
-        self.is_new = self._database.is_new
+        self._database = database
+        self.is_new = database.is_new
         self._writer = Writer(
             self._database.connect,
             self._database.clock,
+            place=self._database.place,
             on_server=self._database.path is None,
         )
         self._finalizer = weakref.finalize(
             self, self._writer.stop, _EXIT_TIMEOUT, greenlets_run=False
         )
+
+    @classmethod
+    def at(
+        cls, url: Secret, *, create: bool, patience: float, clock: Callable[[], float] | None
+    ) -> Self:
+        """What `Store.open` calls, with arguments that it has checked."""
+        database = Database(url, None if clock is None else checked_clock(clock))
+        database.open(create=create)
+        return cls(database, patience)
 
     @property
     def place(self) -> str:
@@ -111,6 +120,16 @@ class SqlStore(Store):
     async def run(self, step: Callable[[Transaction], T], deadline: float) -> T:
         """See `StepRunner`."""
         return await self._writer.run(step, deadline)
+
+    @property
+    def known_keys(self) -> Self:
+        """See `Store`."""
+        return self
+
+    @property
+    def schema_version(self) -> int:
+        """See `Store`: opening it ran the steps that it lacked."""
+        return SCHEMA_VERSION
 
     def clock(self) -> float:
         """The store's clock, Unix time in seconds."""
@@ -192,26 +211,19 @@ class SqlStore(Store):
             StoreError: the database failed.
             RuntimeError: the store is closed.
         """
-        committed = self._aside(
-            lambda connection: connection.apply(Work([], [], list(keys), [], [])), writing=False
-        )
-        return {key: entry.state for key, entry in committed.found.items()}
+        return {key: entry.state for key, entry in self.entries(keys).items()}
 
-    def hashed_with_another_key(self, hashed_with: str) -> bool:
-        """Whether a row was or may have been placed whose key another API key derived.
+    def entries(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """See `KnownKeys`."""
+        work = Work([], [], list(keys), [], [])
+        return self._aside(lambda connection: connection.apply(work), writing=False).found
 
-        With this API key the same file gets other keys, and every phone would
-        ring again.
-
-        Args:
-            hashed_with: `Fingerprints.hashed_with` of the API key in use.
-
-        Raises:
-            StoreError: the database failed.
-            RuntimeError: the store is closed.
-        """
+    def hashed_with_another_key(self, job: str, hashed_with: str) -> bool:
+        """See `KnownKeys`."""
+        prefix = row_prefix(job)
         return self._aside(
-            lambda connection: connection.has_rows_hashed_otherwise(hashed_with), writing=False
+            lambda connection: connection.has_rows_hashed_otherwise(prefix, hashed_with),
+            writing=False,
         )
 
     def _aside(self, act: Callable[[Connection], T], *, writing: bool = True) -> T:
@@ -413,23 +425,6 @@ class SqlStore(Store):
     def is_under_way(self, entry: Entry) -> bool:
         """Whether the request of an entry may be being sent at the moment."""
         return entry.state is EntryState.CLAIMED and entry.live_until > self.clock()
-
-
-def _checked(clock: Callable[[], float]) -> Callable[[], float]:
-    """The caller's clock; its failure becomes a `StoreError`."""
-
-    def now() -> float:
-        try:
-            moment = float(clock())
-        except Exception as error:
-            msg = f"its clock failed ({type(error).__name__})"
-            raise StoreError(msg) from error
-        if not math.isfinite(moment):
-            msg = f"its clock failed (it says {moment})"
-            raise StoreError(msg)
-        return moment
-
-    return now
 
 
 def _check_matches(entry: Entry, fingerprint: Fingerprint, mobile: str) -> None:

@@ -20,6 +20,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
     and_,
     bindparam,
     literal_column,
@@ -29,19 +30,23 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.dialects import mysql
 
 from ..entry import REPEATABLE, UNSETTLED, Entry, EntryState, Fingerprint
 from ..limits import Start
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from sqlalchemy import Executable
+    from sqlalchemy import ColumnElement, Dialect
     from sqlalchemy.dialects import postgresql, sqlite
+    from sqlalchemy.types import TypeEngine
 
     from ..entry import Settlement
 
-# Keys are compared byte by byte, as in the other databases.
+# MySQL's TEXT ends at 64 KiB.
+_LONG_TEXT = Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
+# Texts are compared byte by byte, as in the other databases.
 _IN_MYSQL: dict[str, Any] = {
     "mysql_engine": "InnoDB",
     "mysql_charset": "utf8mb4",
@@ -50,6 +55,26 @@ _IN_MYSQL: dict[str, Any] = {
     "mariadb_charset": "utf8mb4",
     "mariadb_collate": "utf8mb4_bin",
 }
+
+
+class _Key(TypeDecorator[str]):
+    """An idempotency key; bytes in MySQL, whose collations ignore blanks at the end of a text."""
+
+    impl = String(255)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name in ("mysql", "mariadb"):
+            # A character has at most 4 bytes.
+            return dialect.type_descriptor(mysql.VARBINARY(255 * 4))
+        return dialect.type_descriptor(String(255))
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | bytes | None:
+        return value.encode() if value and dialect.name in ("mysql", "mariadb") else value
+
+    def process_result_value(self, value: str | bytes | None, dialect: Dialect) -> str | None:  # noqa: ARG002 - as the base class
+        return value.decode() if isinstance(value, bytes) else value
+
 
 metadata: MetaData = MetaData()
 meta: Table = Table(
@@ -62,13 +87,13 @@ meta: Table = Table(
 calls: Table = Table(
     "ihuyi_voice_calls",
     metadata,
-    Column("key", String(255), primary_key=True),
+    Column("key", _Key, primary_key=True),
     Column("digest", String(32), nullable=False),
     Column("hashed_with", String(8), nullable=False),
     Column("mobile", String(16), nullable=False),
     Column("state", String(8), nullable=False),
     Column("code", BigInteger),
-    Column("msg", Text, nullable=False),
+    Column("msg", _LONG_TEXT, nullable=False),
     Column("voice_id", String(32)),
     Column("token", String(32), nullable=False),
     Column("claimed_at", Double, nullable=False),
@@ -82,7 +107,7 @@ starts: Table = Table(
     # The keyed hash of a number.
     Column("number", String(32), primary_key=True),
     # Its starts that a limit may still need, see `encode`.
-    Column("starts", Text, nullable=False),
+    Column("starts", _LONG_TEXT, nullable=False),
     Column("expires_at", Double, nullable=False, index=True),
     **_IN_MYSQL,
 )
@@ -129,14 +154,13 @@ FIND = select(*ENTRY).where(_c.key.in_(bindparam("keys", expanding=True)))
 # The holder of the token knows the outcome, even where a person has recorded another one.
 # One exception: a call that a person saw placed stays accepted, or it could ring again.
 # The names of the other parameters say which columns are set.
+_ACCEPTED: ColumnElement[str] = literal_column(f"'{EntryState.ACCEPTED.value}'")
 SETTLE = update(calls).where(
     _c.key == bindparam("its_key"),
     _c.token == bindparam("its_token"),
-    or_(
-        _c.state != EntryState.ACCEPTED.value,
-        bindparam("its_state") == EntryState.ACCEPTED.value,
-    ),
+    or_(_c.state != _ACCEPTED, bindparam("its_state", type_=String) == _ACCEPTED),
 )
+SETTLED_COLUMNS = ("state", "code", "msg", "voice_id", "changed_at", "live_until")
 
 
 # A claim whose number turned out to be over its limit: nothing was sent.
@@ -147,29 +171,32 @@ UNDO_CLAIM = (
 )
 
 
-def claiming(statement: sqlite.Insert | postgresql.Insert) -> Executable:
-    """One statement for a whole batch: the database decides which process sends."""
-    new = statement.excluded
+def is_free(new: Mapping[str, ColumnElement[Any]]) -> ColumnElement[bool]:
+    """Whether an existing entry may be claimed by a new row; `new` has the row's columns."""
     # Literals: a parameter here would be needed in each row.
     states = ", ".join(f"'{state.value}'" for state in REPEATABLE)
     # The rule of `Entry.matches`, for entries that may be claimed again.
     same = or_(
-        and_(_c.hashed_with == new.hashed_with, _c.digest == new.digest),
-        and_(_c.hashed_with != new.hashed_with, _c.mobile == new.mobile),
+        and_(_c.hashed_with == new["hashed_with"], _c.digest == new["digest"]),
+        and_(_c.hashed_with != new["hashed_with"], _c.mobile == new["mobile"]),
     )
-    return (
-        statement.values(
-            state=literal_column(f"'{EntryState.CLAIMED.value}'"),
-            code=null(),
-            msg=literal_column("''"),
-            voice_id=null(),
-        )
-        .on_conflict_do_update(
-            index_elements=["key"],
-            set_={column.name: new[column.name] for column in _c if column is not _c.key},
-            where=and_(text(f"{calls.name}.state IN ({states})"), same),
-        )
-        .returning(_c.key)
+    return and_(text(f"{calls.name}.state IN ({states})"), same)
+
+
+def claiming(
+    statement: sqlite.Insert | postgresql.Insert,
+) -> sqlite.Insert | postgresql.Insert:
+    """One statement for a whole batch: the database decides which process sends."""
+    new = statement.excluded
+    return statement.values(
+        state=literal_column(f"'{EntryState.CLAIMED.value}'"),
+        code=null(),
+        msg=literal_column("''"),
+        voice_id=null(),
+    ).on_conflict_do_update(
+        index_elements=["key"],
+        set_={column.name: new[column.name] for column in _c if column is not _c.key},
+        where=is_free(dict(new)),
     )
 
 

@@ -18,7 +18,7 @@ import time
 from _queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from ..._threads import Event, start_raw_thread, threads_are_greenlets, unpatched
+from ..._threads import Event, destroy_hub, start_raw_thread, threads_are_greenlets, unpatched
 from ...errors import StoreError
 from ..entry import FailureScope
 from . import bounds
@@ -134,6 +134,8 @@ class GroupCommit:
                 self._execute()
             self._execute_the_rest()
         finally:
+            # Before the program can end: a driver in Python has made the hub.
+            destroy_hub()
             self.ended.set()
 
     def _receive(self) -> bool:

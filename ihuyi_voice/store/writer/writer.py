@@ -56,6 +56,7 @@ class Writer:
     Args:
         connect: opens a connection that can write.
         clock: wall-clock seconds.
+        place: names the store in messages.
         on_server: whether the database is a server: it locks single rows, and
             a forked child can leave a connection behind and open another.
 
@@ -67,9 +68,15 @@ class Writer:
     """
 
     def __init__(
-        self, connect: Callable[[], Connection], clock: Callable[[], float], *, on_server: bool
+        self,
+        connect: Callable[[], Connection],
+        clock: Callable[[], float],
+        *,
+        place: str,
+        on_server: bool,
     ) -> None:
         self._connect = connect
+        self._timed_out = f"{place}: {_TIMED_OUT}"
         self._clock = clock
         self._on_server = on_server
         self._broken_by_fork = False
@@ -238,7 +245,7 @@ class Writer:
         future = operation.future
         remaining = deadline - time.monotonic()
         if remaining <= 0 or future is None:
-            raise StoreError(_TIMED_OUT)
+            raise StoreError(self._timed_out)
         timer = future.get_loop().call_later(min(remaining, _LONGEST_WAIT), wake, future)
         try:
             with self._lock:
@@ -253,7 +260,7 @@ class Writer:
         result = operation.result
         if result is None:
             self.thread.give_up(operation)
-            raise StoreError(_TIMED_OUT)
+            raise StoreError(self._timed_out)
         if isinstance(result, Failed):
             # One exception for each task, because raising it fills in its traceback.
             raise StoreError(result.error.reason) from result.error.__cause__
