@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -169,9 +168,6 @@ def wrong(code: str, by: int = 1) -> str:
 def until(condition: Callable[[], object]) -> None:
     """Wait for a condition of other threads or processes that offer no event."""
     end = time.monotonic() + 30
-    while not condition():
+    while not condition():  # pragma: no cover - depends on how fast it is
         assert time.monotonic() < end
         time.sleep(0.001)
-
-
-PYTHON = [sys.executable, "-W", "error", "-c"]
