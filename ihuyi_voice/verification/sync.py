@@ -119,7 +119,10 @@ class Verifier:
             purpose: what it is for, like "login": a code is accepted for the
                 same purpose only.
             decoy: place no call, and let everything else look the same; for
-                accounts that do not exist.
+                accounts that do not exist. No code is approved. It returns
+                sooner, because it does not wait for the gateway, and it takes
+                no place in the client's limits: where users may measure that,
+                answer them before the start.
             id: from `new_id`, drawn and kept before: a job that is delivered
                 again does not ring a second time, if the client's store keeps
                 idempotency keys. Without such a store its call is not repeated.
