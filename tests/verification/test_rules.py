@@ -554,6 +554,23 @@ def test_a_record_that_is_deleted_meanwhile(
         assert ["started", "called", "checked"] == face.names()
 
 
+@pytest.mark.parametrize("end", ["canceled", "expired"])
+def test_what_ends_between_a_guess_and_its_approval_is_not_approved(
+    verifier: Face, clock: Clock, end: str
+) -> None:
+    store, soon = verifier.verifier._flow._store, time.monotonic() + 60
+    key, person = SigningKey(KEY), Person(MOBILE, "login")
+    started = verifier.start()
+    bindings = {key.name: key.binding(started.id, person)}
+    verifier.run(store.spend, started.id, bindings, "token", soon)
+    if end == "canceled":
+        verifier.cancel(started.id)
+    else:
+        clock.pass_(TTL)
+    assert not verifier.run(store.approve, started.id, "token", soon)
+    assert end == verifier.get(started.id).status.value
+
+
 def test_purge_and_guesses(verifier: Face, gateway: VoiceGateway, clock: Clock) -> None:
     store, soon = verifier.verifier._flow._store, time.monotonic() + 60
     subject = SigningKey(KEY).subject(Person(MOBILE, "login"))
