@@ -310,8 +310,9 @@ class Verifications:
 
 
 def _create(tx: Transaction, new: NewRecord) -> Created:
-    now = tx.now()
-    earlier = tx.find(new.id)
+    # Locks the number and purpose, so that a second `create` with this id sees the first.
+    tx.starts(new.subject)
+    earlier, now = tx.find(new.id), tx.now()
     if earlier is not None:
         return Created(Found(earlier, now), earlier.token == new.token, 0.0)
     wait = _take_cooldown(tx, new.subject, _send_token(new.id, 1), new.cooldown, now)

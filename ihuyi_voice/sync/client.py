@@ -61,7 +61,12 @@ _INSTEAD = {
         "write `async with client.submit_many(...) as run:` with an AsyncVoiceClient (a notebook"
         " can do that), or call the function that uses it by `await asyncio.to_thread(...)`"
     ),
+    "Verifier": (
+        "await an AsyncVerifier, made with an AsyncVoiceClient, or call the blocking one by"
+        " `await asyncio.to_thread(...)`"
+    ),
 }
+_RINGS_NO_PHONE = ("query_balance", "Verifier.check", "Verifier.cancel", "Verifier.get")
 _AWAIT = (
     "write `await client.{name}(...)` with an AsyncVoiceClient (a notebook can await), or"
     " `await asyncio.to_thread(client.{name}, ...)`"
@@ -412,7 +417,7 @@ class VoiceClient:
         """The error for a call that the loop thread has not answered."""
         if call.begun:
             reason = f"{reason} while the request was on its way"
-            return OutcomeUnknownError(reason, may_have_rung=name != "query_balance")
+            return OutcomeUnknownError(reason, may_have_rung=name not in _RINGS_NO_PHONE)
         if self._closed:  # pragma: no cover - only a race gets here
             return RuntimeError(CLOSED)
         return NotSentError(f"{reason} before the request began")
@@ -432,10 +437,11 @@ class VoiceClient:
             asyncio.get_running_loop()
         except RuntimeError:
             return
-        instead = _INSTEAD.get(name) or _AWAIT.format(name=name)
+        cls, _, method = name.rpartition(".")
+        instead = _INSTEAD.get(cls or name) or _AWAIT.format(name=name)
         msg = (
-            f"VoiceClient.{name} would block the event loop that is running in this thread:"
-            f" {instead}, or pass allow_running_loop=True to block the loop meanwhile"
+            f"{cls or 'VoiceClient'}.{method} would block the event loop that is running in this"
+            f" thread: {instead}, or pass allow_running_loop=True to block the loop meanwhile"
         )
         raise RuntimeError(msg)
 

@@ -25,6 +25,7 @@ KeyInput: TypeAlias = "str | bytes | Sequence[str | bytes]"
 MIN_KEY_BYTES = 32
 """Shorter keys are refused. OWASP ASVS 5.0 6.5.3 asks for a cryptographic generator."""
 
+_LONGEST_TYPED = 64
 # What people and programs put between the digits of a code.
 _SEPARATORS = str.maketrans("", "", " \t\r\n\u00a0\u3000-\u2010\u2011\u2012\u2013\u2014\u2212.")
 
@@ -111,7 +112,8 @@ def read_keys(key: object) -> tuple[SigningKey, ...] | Exception:
         return ValueError("key is an empty list: give at least one key of 32 bytes or more")
     made = []
     for one in keys:
-        raw = one.encode() if isinstance(one, str) else one
+        # Of any characters: an error of `encode` would hold the key.
+        raw = one.encode(errors="surrogatepass") if isinstance(one, str) else one
         if not isinstance(raw, bytes):
             return TypeError(
                 f"key must be bytes, a str, or a list of them, not {type(one).__name__}"
@@ -142,7 +144,9 @@ def read_id(id_: object) -> str | None:
 def typed_code(code: object) -> Secret:
     """What a person typed: without blanks and hyphens, full-width digits as ASCII."""
     text = exact_text(code) or ""
-    return Secret(unicodedata.normalize("NFKC", text[:64]).translate(_SEPARATORS))
+    if len(text) > _LONGEST_TYPED:
+        text = ""
+    return Secret(unicodedata.normalize("NFKC", text).translate(_SEPARATORS))
 
 
 def same(code: Secret, typed: Secret) -> bool:

@@ -86,6 +86,7 @@ class Flow:
         is_decoy: bool,
     ) -> Verification:
         """See `AsyncVerifier.start`."""
+        client._opened()  # noqa: SLF001 - ours: a closed client creates no record
         key, id_ = self._keys[0], id_ or new_id()
         new = NewRecord(
             id=id_,
@@ -130,6 +131,7 @@ class Flow:
         events: list[VerificationEvent],
     ) -> Verification:
         """See `AsyncVerifier.resend`."""
+        client._opened()  # noqa: SLF001 - ours: a closed client counts no call
         id_ = id_ or new_id()
         found = await self._store.note_send(
             id_, self._bindings(id_, person), self._cooldown, secrets.token_hex(8), _soon()
@@ -232,6 +234,8 @@ class Flow:
             return CheckResult(approved=False, reason=reason)
         record = spent.record
         is_right = same(self._key(record).code(id_, person, record.length), typed)
+        # No phone read out the code of a decoy: it can only be guessed.
+        is_right = is_right and not record.is_decoy
         if is_right and await self._store.approve(id_, token, _soon()):
             events.append(_event(EventName.CHECKED, id_, person))
             events.append(_event(EventName.APPROVED, id_, person))

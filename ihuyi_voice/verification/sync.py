@@ -6,11 +6,11 @@ reported in the thread that calls.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, TypeVar
 
+from ..sync.client import VoiceClient
 from .codes import new_id, read_id, read_keys, read_person, typed_code
-from .verifier import check_own_id, checked, make_flow, report
+from .verifier import check_client, check_own_id, checked, make_flow, report, unix_time
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ..client import AsyncVoiceClient
     from ..store.store import Store
     from ..store.verifications import VerificationStore
-    from ..sync.client import VoiceClient
     from .codes import KeyInput
     from .values import CheckResult, OnEvent, Verification, VerificationEvent
 
@@ -78,11 +77,12 @@ class Verifier:
         cooldown: float = 60,
         length: int = 6,
         on_event: Sequence[OnEvent] = (),
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = unix_time,
     ) -> None:
         keys = read_keys(key)
         # What is raised from here on must not find the key in this frame.
         del key
+        check_client(client, VoiceClient)
         self._client = client
         self._flow = make_flow(
             keys,
@@ -119,7 +119,10 @@ class Verifier:
             purpose: what it is for, like "login": a code is accepted for the
                 same purpose only.
             decoy: place no call, and let everything else look the same; for
-                accounts that do not exist.
+                accounts that do not exist. No code is approved. It returns
+                sooner, because it does not wait for the gateway, and it takes
+                no place in the client's limits: where users may measure that,
+                answer them before the start.
             id: from `new_id`, drawn and kept before: a job that is delivered
                 again does not ring a second time, if the client's store keeps
                 idempotency keys. Without such a store its call is not repeated.
@@ -137,7 +140,8 @@ class Verifier:
         events: list[VerificationEvent] = []
         try:
             return self._run(
-                lambda client: self._flow.start(client, person, own_id, events, is_decoy=decoy)
+                "start",
+                lambda client: self._flow.start(client, person, own_id, events, is_decoy=decoy),
             )
         finally:
             self._report(events)
@@ -160,7 +164,9 @@ class Verifier:
         person = checked(read)
         events: list[VerificationEvent] = []
         try:
-            return self._run(lambda client: self._flow.resend(client, person, read_id(id), events))
+            return self._run(
+                "resend", lambda client: self._flow.resend(client, person, read_id(id), events)
+            )
         finally:
             self._report(events)
 
@@ -183,7 +189,9 @@ class Verifier:
         person = checked(read)
         events: list[VerificationEvent] = []
         try:
-            return self._run(lambda _: self._flow.check(person, read_id(id), typed, events))
+            return self._run(
+                "check", lambda _: self._flow.check(person, read_id(id), typed, events)
+            )
         finally:
             self._report(events)
 
@@ -196,7 +204,7 @@ class Verifier:
         """
         events: list[VerificationEvent] = []
         try:
-            return self._run(lambda _: self._flow.cancel(read_id(id), events))
+            return self._run("cancel", lambda _: self._flow.cancel(read_id(id), events))
         finally:
             self._report(events)
 
@@ -207,14 +215,15 @@ class Verifier:
             LookupError: there is no such verification.
             StoreError: the store failed.
         """
-        return self._run(lambda _: self._flow.get(read_id(id)))
+        return self._run("get", lambda _: self._flow.get(read_id(id)))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} over {getattr(self, '_client', None)!r}>"
 
-    def _run(self, start: Callable[[AsyncVoiceClient], Awaitable[T]]) -> T:
-        """Run steps in the client's loop thread, and wait for their end."""
-        return self._client._call("verify", start, extra_seconds=_STORE_SECONDS)  # noqa: SLF001 - ours
+    def _run(self, method: str, start: Callable[[AsyncVoiceClient], Awaitable[T]]) -> T:
+        """Run the steps of a method in the client's loop thread, and wait for their end."""
+        name = f"Verifier.{method}"
+        return self._client._call(name, start, extra_seconds=_STORE_SECONDS)  # noqa: SLF001 - ours
 
     def _report(self, events: list[VerificationEvent]) -> None:
         report(self._on_event, events)

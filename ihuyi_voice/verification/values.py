@@ -69,6 +69,10 @@ class CheckResult:
     approved: bool
     reason: str = ""
 
+    def __bool__(self) -> bool:
+        """As `approved`: `if verifier.check(...)` must not let everyone in."""
+        return self.approved
+
 
 class EventName(str, Enum):
     """What happened to a verification."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 import warnings
 from typing import TYPE_CHECKING
 
+from ..client import AsyncVoiceClient
 from ..errors import InvalidRequestError
 from ..models import check_count
+from ..store.limits import KEEP_SECONDS
 from ..store.memory import MemoryVerifications
 from ..store.store import Store
 from ..store.verifications import Verifications
@@ -19,7 +20,6 @@ from .flow import Flow
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ..client import AsyncVoiceClient
     from ..store.verifications import VerificationStore
     from .codes import KeyInput, Person, SigningKey
     from .values import CheckResult, OnEvent, Verification, VerificationEvent
@@ -29,6 +29,11 @@ MAX_TTL = 600.0
 MAX_ATTEMPTS = 10
 
 _logger = logging.getLogger("ihuyi_voice")
+
+
+def unix_time() -> float:
+    """Unix time in seconds; looked up at each call, so that a test may replace `time.time`."""
+    return time.time()
 
 
 class AsyncVerifier:
@@ -81,11 +86,12 @@ class AsyncVerifier:
         cooldown: float = 60,
         length: int = 6,
         on_event: Sequence[OnEvent] = (),
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = unix_time,
     ) -> None:
         keys = read_keys(key)
         # What is raised from here on must not find the key in this frame.
         del key
+        check_client(client, AsyncVoiceClient)
         self._client = client
         self._flow = make_flow(
             keys,
@@ -122,7 +128,10 @@ class AsyncVerifier:
             purpose: what it is for, like "login": a code is accepted for the
                 same purpose only.
             decoy: place no call, and let everything else look the same; for
-                accounts that do not exist.
+                accounts that do not exist. No code is approved. It returns
+                sooner, because it does not wait for the gateway, and it takes
+                no place in the client's limits: where users may measure that,
+                answer them before the start.
             id: from `new_id`, drawn and kept before: a job that is delivered
                 again does not ring a second time, if the client's store keeps
                 idempotency keys. Without such a store its call is not repeated.
@@ -229,6 +238,13 @@ def report(on_event: Sequence[OnEvent], events: list[VerificationEvent]) -> None
                 )
 
 
+def check_client(client: object, needed: type) -> None:
+    """Refuse the other class of client, which is easily mistaken for the right one."""
+    if not isinstance(client, needed):
+        msg = f"the client must be of class {needed.__name__}, not {type(client).__name__}"
+        raise TypeError(msg)
+
+
 def _check_settings(ttl: float, attempts: int, cooldown: float, length: int) -> None:
     for name, seconds in (("ttl", ttl), ("cooldown", cooldown)):
         if isinstance(seconds, bool) or not isinstance(seconds, int | float):
@@ -237,8 +253,8 @@ def _check_settings(ttl: float, attempts: int, cooldown: float, length: int) -> 
     if not 0 < ttl <= MAX_TTL:
         msg = f"ttl must be above 0 and at most {MAX_TTL:g} seconds, not {ttl!r}"
         raise ValueError(msg)
-    if not 0 <= cooldown < math.inf:
-        msg = f"cooldown must be 0 or more seconds, not {cooldown!r}"
+    if not 0 <= cooldown <= KEEP_SECONDS:
+        msg = f"cooldown must be 0 to {KEEP_SECONDS:g} seconds, not {cooldown!r}"
         raise ValueError(msg)
     check_count("attempts", attempts)
     if attempts > MAX_ATTEMPTS:
