@@ -1,4 +1,4 @@
-"""`RedisStore`: limits in a Redis server, for several machines. It keeps no idempotency keys.
+"""`RedisStore`: limits and verifications in a Redis server. It keeps no idempotency keys.
 
 One script decides, by the server's clock, whether a number may be called: the
 rule of `limits.py`, next to the data. `writer/` runs it for all queued
@@ -27,13 +27,15 @@ import redis
 from redis.backoff import NoBackoff
 from redis.connection import parse_url
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 from redis.retry import Retry
 
 from ..errors import InvalidRequestError, StoreError
 from .entry import FailureScope
 from .limits import KEEP_SECONDS, Release, Reservation
+from .redis_steps import STARTS, BusyError, run
 from .store import Store, checked_clock
+from .verifications import Verifications
 from .writer.operations import Committed
 from .writer.writer import Writer
 
@@ -45,7 +47,8 @@ if TYPE_CHECKING:
     from ..models import Secret
     from .entry import UnknownClaim
     from .limits import Windows
-    from .writer.operations import Work
+    from .verifications import Transaction
+    from .writer.operations import Step, Work
 
 T = TypeVar("T")
 # What the script returns, or the server instead.
@@ -61,7 +64,6 @@ DOUBT_SECONDS = 3600.0
 _CLOSE_TIMEOUT, _EXIT_TIMEOUT = 30.0, 10.0
 
 _NOTHING_SENT = "nothing was sent, no phone rang"
-_STARTS = "ihuyi_voice:starts:"
 _RELEASED = "ihuyi_voice:released:"
 
 # KEYS: the starts of a number, a sorted set of tokens by their times; the mark of a
@@ -177,6 +179,15 @@ class RedisStore(Store):
     def limits(self) -> Self:
         """See `Store`."""
         return self
+
+    @property
+    def verifications(self) -> Verifications:
+        """See `Store`."""
+        return Verifications(self)
+
+    async def run(self, step: Callable[[Transaction], T], deadline: float) -> T:
+        """See `StepRunner`."""
+        return await self._writer.run(step, deadline)
 
     def close(self) -> None:
         """See `Store`."""
@@ -346,17 +357,32 @@ class RedisConnection:
         return False
 
     def apply(self, work: Work) -> Committed:
-        """Give back and reserve, in this order; see `Connection`."""
+        """Run the steps, give back and reserve, in this order; see `Connection`."""
         self.committing = False
         self.failure_scope = FailureScope.DATABASE
-        now = self._server.now() if work.reservations else ""
+        now = self._server.now() if work.reservations or work.steps else ""
+        # First, because a step that runs again does no harm.
+        results = {name: self._step(step, now) for name, step in work.steps}
+        if not (work.releases or work.reservations):
+            return Committed(set(), {}, {}, {}, results)
         releases = self._releases(work.releases)
         answers = self._run([*releases, *(_reserve(one, now) for one in work.reservations)])
         if errors := _errors(answers):
             raise self._failed(work, errors)
         seconds = [float(answer) for answer in answers if not isinstance(answer, Exception)]
         pairs = zip(work.reservations, seconds[len(releases) :], strict=True)
-        return Committed(set(), {}, {}, {one.token: wait for one, wait in pairs if wait > 0.0})
+        waits = {one.token: wait for one, wait in pairs if wait > 0.0}
+        return Committed(set(), {}, {}, waits, results)
+
+    def _step(self, step: Step, now: str) -> object:
+        """Run one step of a verification; returns its result."""
+        result = self._server.attempt(lambda: run(self._client, step, now))
+        if isinstance(result, StoreError):
+            if isinstance(result.__cause__, ResponseError | BusyError):
+                # A key of another type, or a server without memory for this write.
+                self.failure_scope = FailureScope.KEY
+            raise result
+        return result
 
     def _failed(self, work: Work, errors: Sequence[Exception]) -> StoreError:
         """The error for a batch of which some or all was not executed."""
@@ -425,7 +451,7 @@ def _reserve(one: Reservation, now: str) -> list[str]:
 
 def _call(number: str, token: str, action: str, *arguments: str) -> list[str]:
     """The keys and arguments of one run of the script."""
-    return [f"{_STARTS}{number}", f"{_RELEASED}{token}", action, token, *arguments]
+    return [f"{STARTS}{number}", f"{_RELEASED}{token}", action, token, *arguments]
 
 
 def _errors(answers: Iterable[Answer]) -> list[Exception]:
