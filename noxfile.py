@@ -79,6 +79,7 @@ NOT_WITH_LOWEST = tuple(
     for name in (
         "inbox",
         "celery",
+        "recipes",
         "soak",
         "ci",
         "plugin/test_runs.py",
