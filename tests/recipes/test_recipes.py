@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+BLOCKS: list[str] = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 MOBILE = "13912345678"
 # A worker that the test has stopped must not be taken for dead.
 UVICORN = ("uvicorn", "--workers", "2", "--port", "0", "--timeout-worker-healthcheck", "100")
