@@ -1,4 +1,4 @@
-"""Every code block of the README is run."""
+"""Every code block of the README is run, in both languages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import pytest
 from ihuyi_voice.sandbox import SandboxGateway
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = "\n".join(
+    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")
+)
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 # What needs a worker of Celery or a web server is run by tests/celery and tests/recipes.
 SERVED = ("Celery(", "FastAPI(", "get_asgi_application(", "Flask(")
