@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import ACCOUNT, API_KEY
-from ihuyi_voice import AsyncVoiceClient, Store, OutcomeStatus, SubmitRequest, VoiceClient
+from ihuyi_voice import AsyncVoiceClient, OutcomeStatus, Store, SubmitRequest, VoiceClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
