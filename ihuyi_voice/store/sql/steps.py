@@ -74,7 +74,7 @@ class SqlTransaction:
     def save_starts(self, number: str, starts: Sequence[Start]) -> None:
         """See `Transaction`."""
         row = {
-            "its_number": number,
+            "number": number,
             "starts": encode(starts),
             "expires_at": starts[-1].at + KEEP_SECONDS if starts else 0.0,
         }
