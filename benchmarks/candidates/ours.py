@@ -99,6 +99,22 @@ async def submit_many_store(job: Job) -> int:
             return await job.measure_async(send_all)
 
 
+async def submit_many_limits(job: Job) -> int:
+    """`submit_many` of a list without keys, with the default limits in an SQLite file."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Store.open(Path(folder, "calls.db")) as store,
+    ):
+        async with AsyncVoiceClient(
+            ACCOUNT,
+            API_KEY,
+            base_url=job.base_url,
+            max_connections=job.concurrency,
+            store=store,
+        ) as client:
+            return await job.measure_async(lambda rows: _send_all(client, rows))
+
+
 def voice_client_submit(job: Job) -> int:
     """`VoiceClient.submit`, one after another."""
     with _blocking_client(job) as client:
