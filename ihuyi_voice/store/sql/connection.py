@@ -347,8 +347,7 @@ class Connection:
         with self._transaction(writing=writing) as connection:
             self._backend.check(connection)
             facts = facts_of(connection)
-            if database.asks_server:
-                self._now()
+            self._now()
         self.version = version_of(facts, database.place)
         if database.store_id not in (None, facts.get("id")):
             msg = (
