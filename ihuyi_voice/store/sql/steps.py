@@ -41,6 +41,8 @@ class SqlTransaction:
         self._connection = connection
         self._backend = backend
         self._clock = clock
+        # What is locked already is not read again.
+        self._starts: dict[str, Sequence[Start]] = {}
 
     def now(self) -> float:
         """See `Transaction`."""
@@ -68,11 +70,14 @@ class SqlTransaction:
 
     def starts(self, number: str) -> Sequence[Start]:
         """See `Transaction`."""
-        found = self._backend.lock_starts(self._connection, [number])
-        return decode(found.get(number, ""))
+        if number not in self._starts:
+            found = self._backend.lock_starts(self._connection, [number])
+            self._starts[number] = decode(found.get(number, ""))
+        return self._starts[number]
 
     def save_starts(self, number: str, starts: Sequence[Start]) -> None:
         """See `Transaction`."""
+        self._starts[number] = starts
         row = {
             "number": number,
             "starts": encode(starts),
