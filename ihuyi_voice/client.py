@@ -187,7 +187,8 @@ class AsyncVoiceClient:
             content: the code, a str of 4-6 ASCII digits.
             idempotency_key: names the request, 1-255 printable characters, so
                 that the store lets it be placed once, however often it is submitted.
-                Needed with a store, an error without one.
+                An error without a store that keeps keys; needed only if
+                `require_key` is True.
 
         Returns:
             The gateway accepted the call: the phone rings, usually within 5 s.
@@ -312,10 +313,12 @@ class AsyncVoiceClient:
         if self._transport is not None:
             self._opened()
         self._closed = True
-        if self._transport is not None:
-            await self._transport.aclose()
-        if self._owned_store is not None:
-            await asyncio.to_thread(self._owned_store.close)
+        try:
+            if self._transport is not None:
+                await self._transport.aclose()
+        finally:
+            if self._owned_store is not None:
+                await asyncio.to_thread(self._owned_store.close)
 
     async def __aenter__(self) -> Self:
         self._opened()

@@ -54,6 +54,7 @@ CANDIDATES = [
     "submit-many",
     "submit-many-generator",
     "submit-many-quota",
+    pytest.param("submit-many-limits", marks=unless_missing("sqlalchemy")),
     "voice-client-submit",
     "voice-client-submit-many",
 ]
@@ -258,3 +259,13 @@ def test_a_candidate_that_does_not_exist_is_named() -> None:
     done = run("benchmarks", "--only=raw,carrier-pigeon")
     assert 1 == done.returncode
     assert "no such candidate: carrier-pigeon; there are vendor-demo, " in done.stderr
+
+
+@unless_missing("sqlalchemy")
+def test_a_verification_is_timed_beside_a_submit() -> None:
+    done = run("benchmarks.verification")
+    assert (0, "") == (done.returncode, done.stderr)
+    took = json.loads(done.stdout)
+    assert {"submit", "start", "check"} == took.keys()
+    for figures in took.values():
+        assert 0 < figures["min_ms"] <= figures["median_ms"]

@@ -106,6 +106,15 @@ CANDIDATES = {
             ours=True,
         ),
         Candidate(
+            "submit-many-limits",
+            "submit_many with the limits in SQLite",
+            "ours:submit_many_limits",
+            10_000,
+            1_000,
+            needs="sqlalchemy",
+            ours=True,
+        ),
+        Candidate(
             "voice-client-submit",
             "VoiceClient.submit, one after another",
             "ours:voice_client_submit",

@@ -48,7 +48,7 @@ Exit status: 0 accepted, now or earlier under the same key ·
 2 invalid number, content, key, option or credentials, nothing sent ·
 3 refused by the gateway · 4 not sent, repeating is safe · 5 over the limit for this number ·
 6 [bold]unknown: the phone may have rung[/bold], do not repeat blindly ·
-128 and the signal's number (130 after Ctrl-C) when interrupted before anything was sent.
+128 plus the signal's number (130 for Ctrl-C) interrupted before anything was sent.
 """
 
 
@@ -108,8 +108,8 @@ class _Call:
     """One call and its outcome.
 
     Attributes:
-        sending: the request may have been sent. From here on an interruption
-            leaves the outcome unknown, unless the result is known already.
+        sending: the request may have been sent. From then on the outcome of an
+            interrupted call is unknown, unless its result is known already.
     """
 
     def __init__(self, mobile: str, content: str | None, key: str | None) -> None:
@@ -157,7 +157,7 @@ class _Call:
                 )
         with account.client(VoiceClient, store=store) as client:
             self.sending = True
-            # Kept at once: a signal may interrupt the closing of the client.
+            # Keep the result at once: a signal may interrupt the close of the client.
             try:
                 self._result = client.submit(number, self._content, idempotency_key=self._key)
             except IhuyiVoiceError as error:
@@ -171,7 +171,7 @@ class _Call:
         return OutcomeStatus.REPLAYED if self._result.replayed else OutcomeStatus.ACCEPTED
 
     def print(self, *, as_json: bool) -> None:
-        """Print the outcome: an error as one line on stderr."""
+        """Print the outcome; an error is one line on stderr."""
         report = self._report()
         code = f"  code {report['content']}" if "content" in report else ""
         if as_json:
@@ -183,7 +183,7 @@ class _Call:
             typer.echo(f"{status}  {report['mobile']}{code}  voice id {report['voice_id'] or '-'}")
 
     def _report(self) -> dict[str, object]:
-        """The outcome as JSON; with a drawn code if a phone may read it out."""
+        """The outcome as JSON, with the drawn code if the phone may read it out."""
         result = self._result
         may_have_rung = not isinstance(result, IhuyiVoiceError) or result.may_have_rung
         report: dict[str, object] = {

@@ -5,54 +5,43 @@ rule of `limits.py`, next to the data. `writer/` runs it for all queued
 reservations at once, one after another, from one thread. A token makes a
 repetition harmless: a batch whose connection broke may have been executed.
 
-The steps of verifications run here, and not in a script, so that their rules
-exist once. `RedisTransaction` watches each key that it reads and keeps what it
-writes until all steps of a batch have run; EXEC then writes everything, or
-nothing where another process has changed a watched key meanwhile. A late EXEC of
-a broken connection changes nothing that a repetition has changed.
-
 What a failover may lose. Redis confirms a reservation before it is on the disk
 and before a replica has it. A crash of the server, or a replica that takes over,
 may lose the last moments: with `appendonly yes` and `appendfsync everysec` about
 a second of them, without persistence everything. A number whose last starts are
 lost may be called more often than its limit within one window. It is never
 called twice for one request: no request is sent again, and Redis keeps no keys.
-A verification may be lost, or be as it was before: its code is then not accepted,
-or a guess is counted less, and an approval that is lost may be given once more.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 import weakref
-from dataclasses import asdict
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
 from redis.connection import parse_url
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, WatchError
+from redis.exceptions import NoScriptError, ResponseError
 from redis.retry import Retry
 
 from ..errors import InvalidRequestError, StoreError
-from ..models import VerificationStatus
 from .entry import FailureScope
-from .limits import DAY, KEEP_SECONDS, Release, Reservation, Start
+from .limits import KEEP_SECONDS, Release, Reservation
+from .redis_steps import STARTS, BusyError, run
 from .store import Store, checked_clock
-from .verifications import Record, Verifications
+from .verifications import Verifications
 from .writer.operations import Committed
 from .writer.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from redis.client import Pipeline
     from typing_extensions import Self
 
     from ..models import Secret
@@ -75,9 +64,7 @@ DOUBT_SECONDS = 3600.0
 _CLOSE_TIMEOUT, _EXIT_TIMEOUT = 30.0, 10.0
 
 _NOTHING_SENT = "nothing was sent, no phone rang"
-_STARTS = "ihuyi_voice:starts:"
 _RELEASED = "ihuyi_voice:released:"
-_VERIFICATION = "ihuyi_voice:verification:"
 
 # KEYS: the starts of a number, a sorted set of tokens by their times; the mark of a
 # released token. Times and waits are strings, because Redis cuts numbers to integers.
@@ -131,8 +118,6 @@ return '0'
 """
 _DIGEST = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
-_NOT_OURS = "another program has written the key of a verification"
-
 _UNREADABLE = (
     "the store's URL cannot be read; it is like redis://user:password@host:6379/0, with %40 for"
     " each @, %2F for each /, %3A for each :, %3F for each ? and %23 for each # in user or password"
@@ -153,11 +138,11 @@ _LARGEST_COUNT = 1 << 40
 
 
 class RedisStore(Store):
-    """A `Store` in Redis 5 or newer: limits and verifications, and no idempotency keys.
+    """A `Store` in Redis 5 or newer: limits for several machines, and no idempotency keys.
 
-    After a crash of the server or a failover, the last starts of a number and
-    the last changes of a verification may be lost. `redis.py` says what follows
-    and what that depends on.
+    After a crash of the server or a failover, the last starts of a number may
+    be lost, and the number called more often within one window. `redis.py`
+    says what that depends on.
     """
 
     def __init__(self, server: Server) -> None:
@@ -236,7 +221,7 @@ class RedisStore(Store):
         return {"accepted": 0, "refused": 0, "not_sent": 0, "unknown": 0}
 
     def purge(self, older_than: timedelta) -> int:
-        """See `Store`: always 0, because starts and verifications expire by themselves."""
+        """See `Store`: always 0, because starts expire by themselves."""
         if older_than < timedelta(0):
             msg = f"older_than must not be negative, not {older_than}"
             raise ValueError(msg)
@@ -333,8 +318,6 @@ class Server:
         """A `StoreError` whose cause is `error`, without its frames and the password."""
         # Redis repeats the arguments of a command that it does not know.
         text = " ".join(str(error).split()).partition(", with args beginning with")[0]
-        # redis-py repeats the command of a transaction that the server refused.
-        text = text.rpartition(" of pipeline caused error: ")[2]
         if password := self._options.get("password"):
             text = text.replace(str(password), "****")
         failure = StoreError(f"{self.place}: {text} ({type(error).__name__})")
@@ -355,8 +338,6 @@ class RedisConnection:
     def __init__(self, server: Server) -> None:
         self.failure_scope: FailureScope = FailureScope.DATABASE
         self.committing: bool = False
-        # Seconds for which steps are repeated that other processes disturb.
-        self._patience = 0.0
         self._server = server
         self._client = server.client(self._prepare)
         failure = server.attempt(self._client.ping)
@@ -369,30 +350,39 @@ class RedisConnection:
         self._client.connection_pool.disconnect()
 
     def wait_for_rows(self, seconds: float) -> None:
-        """Repeat steps for at most so long whose records other processes change."""
-        self._patience = seconds
+        """Nothing: in Redis no batch waits for another."""
 
     def forget_expired(self) -> bool:
         """Nothing: Redis deletes what has expired."""
         return False
 
     def apply(self, work: Work) -> Committed:
-        """Run steps, or give back and reserve, in this order; see `Connection`.
-
-        The writer executes steps apart from everything else.
-        """
+        """Run the steps, give back and reserve, in this order; see `Connection`."""
         self.committing = False
         self.failure_scope = FailureScope.DATABASE
-        if work.steps:
-            return Committed(set(), {}, {}, results=self._run_steps(work.steps))
-        now = self._server.now() if work.reservations else ""
+        now = self._server.now() if work.reservations or work.steps else ""
+        # First, because a step that runs again does no harm.
+        results = {name: self._step(step, now) for name, step in work.steps}
+        if not (work.releases or work.reservations):
+            return Committed(set(), {}, {}, {}, results)
         releases = self._releases(work.releases)
         answers = self._run([*releases, *(_reserve(one, now) for one in work.reservations)])
         if errors := _errors(answers):
             raise self._failed(work, errors)
         seconds = [float(answer) for answer in answers if not isinstance(answer, Exception)]
         pairs = zip(work.reservations, seconds[len(releases) :], strict=True)
-        return Committed(set(), {}, {}, {one.token: wait for one, wait in pairs if wait > 0.0})
+        waits = {one.token: wait for one, wait in pairs if wait > 0.0}
+        return Committed(set(), {}, {}, waits, results)
+
+    def _step(self, step: Step, now: str) -> object:
+        """Run one step of a verification; returns its result."""
+        result = self._server.attempt(lambda: run(self._client, step, now))
+        if isinstance(result, StoreError):
+            if isinstance(result.__cause__, ResponseError | BusyError):
+                # A key of another type, or a server without memory for this write.
+                self.failure_scope = FailureScope.KEY
+            raise result
+        return result
 
     def _failed(self, work: Work, errors: Sequence[Exception]) -> StoreError:
         """The error for a batch of which some or all was not executed."""
@@ -403,40 +393,6 @@ class RedisConnection:
             self.failure_scope = FailureScope.KEY
             self.committing = False
         return self._server.failure(errors[0])
-
-    def _run_steps(self, steps: Sequence[tuple[str, Step]]) -> dict[str, object]:
-        """Run steps as one transaction; returns their results by name."""
-        end = time.monotonic() + self._patience
-        while True:
-            results = self._server.attempt(lambda: self._try_steps(steps))
-            if isinstance(results, dict):
-                return results
-            if isinstance(results, StoreError):
-                self.failure_scope = _scope_of(results)
-                raise results
-            if time.monotonic() > end:
-                self.committing = False
-                self.failure_scope = FailureScope.ROW_LOCK
-                msg = f"{self._server.place}: other processes keep changing the same verification"
-                raise StoreError(msg)
-
-    def _try_steps(self, steps: Sequence[tuple[str, Step]]) -> dict[str, object] | None:
-        """The same once; None where another process has changed what it read."""
-        self.committing = False
-        # Stays on one connection, so that no reconnection forgets what is watched.
-        with self._client.pipeline() as pipeline:
-            try:
-                transaction = RedisTransaction(pipeline, self._server)
-                results = {name: step(transaction) for name, step in steps}
-                self.committing = transaction.has_writes
-                transaction.commit()
-            except WatchError as conflict:
-                # redis-py replaces an error of the connection by this one.
-                broken = conflict.__context__
-                if isinstance(broken, Exception):
-                    raise broken from None
-                return None
-        return results
 
     def _releases(self, some: Iterable[Release | Reservation]) -> list[list[str]]:
         # A reservation that is still on its way must find its token released.
@@ -483,121 +439,6 @@ class RedisConnection:
         connection.read_response()
 
 
-class RedisTransaction:
-    """See `store.verifications.Transaction`: whole, and only if nothing it read has changed.
-
-    Args:
-        pipeline: of a connection that watches nothing yet.
-        server: whose clock decides where the caller gave none.
-    """
-
-    def __init__(self, pipeline: Pipeline, server: Server) -> None:
-        self._pipeline = pipeline
-        self._server = server
-        self._now: float | None = None
-        # What the steps have read or written so far.
-        self._records: dict[str, Record | None] = {}
-        self._starts: dict[str, tuple[Start, ...]] = {}
-        self._writes: list[tuple[str, ...]] = []
-
-    @property
-    def has_writes(self) -> bool:
-        """Whether the steps change anything."""
-        return bool(self._writes)
-
-    def now(self) -> float:
-        """See `Transaction`: one moment for all steps."""
-        if self._now is None:
-            own = self._server.now()
-            if own:
-                self._now = float(own)
-            else:
-                # At once, also where nothing is watched yet.
-                seconds, microseconds = self._pipeline.immediate_execute_command("TIME")
-                self._now = seconds + microseconds / 1_000_000
-        return self._now
-
-    def find(self, id: str) -> Record | None:  # noqa: A002 - its name
-        """See `Transaction`."""
-        if id not in self._records:
-            key = f"{_VERIFICATION}{id}"
-            self._pipeline.watch(key)
-            self._records[id] = _record(self._pipeline.get(key))
-        return self._records[id]
-
-    def save(self, record: Record, *, is_new: bool = False) -> None:  # noqa: ARG002 - as `Transaction`'s
-        """See `Transaction`: it is deleted a day after it has expired."""
-        self._records[record.id] = record
-        fields = {**asdict(record), "status": record.status.value}
-        milliseconds = max(1, math.ceil((record.expires_at + DAY - self.now()) * 1000))
-        key = f"{_VERIFICATION}{record.id}"
-        self._writes.append(("SET", key, json.dumps(fields), "PX", str(milliseconds)))
-
-    def starts(self, number: str) -> Sequence[Start]:
-        """See `Transaction`."""
-        if number not in self._starts:
-            key = f"{_STARTS}{number}"
-            self._pipeline.watch(key)
-            found: Any = self._pipeline.zrange(key, 0, -1, withscores=True)
-            self._starts[number] = tuple(Start(at, token.decode()) for token, at in found)
-        return self._starts[number]
-
-    def save_starts(self, number: str, starts: Sequence[Start]) -> None:
-        """See `Transaction`."""
-        key, before = f"{_STARTS}{number}", self.starts(number)
-        self._starts[number] = tuple(starts)
-        if gone := [start.token for start in before if start not in starts]:
-            self._writes.append(("ZREM", key, *gone))
-        if made := [start for start in starts if start not in before]:
-            pairs = (part for start in made for part in (repr(start.at), start.token))
-            self._writes.append(("ZADD", key, *pairs))
-            ahead = min(made[-1].at - self.now(), KEEP_SECONDS)
-            # As in the script.
-            milliseconds = math.ceil((KEEP_SECONDS + ahead + 1) * 1000)
-            self._writes.append(("PEXPIRE", key, str(milliseconds)))
-
-    def purge(self, before: float) -> int:  # noqa: ARG002 - as `Transaction`'s
-        """See `Transaction`: always 0, because verifications expire by themselves."""
-        return 0
-
-    def commit(self) -> None:
-        """Write what the steps wrote.
-
-        Raises:
-            WatchError: another process has changed something that was read;
-                nothing is written.
-        """
-        if not self._writes:
-            return
-        self._pipeline.multi()
-        for command in self._writes:
-            self._pipeline.execute_command(*command)
-        self._pipeline.execute()
-
-
-def _record(stored: object) -> Record | None:
-    """The verification as it is stored, None where there is none."""
-    if not isinstance(stored, bytes):
-        return None
-    try:
-        fields = json.loads(stored)
-        return Record(**{**fields, "status": VerificationStatus(fields["status"])})
-    except (ValueError, TypeError, KeyError):
-        raise RedisError(_NOT_OURS) from None
-
-
-def _scope_of(failure: StoreError) -> FailureScope:
-    """What a failed step means for other steps."""
-    error = failure.__cause__
-    if isinstance(error, RedisConnectionError):
-        # The server may have restarted; one that is too slow is not asked again at once.
-        return FailureScope.CONNECTION
-    # Another program has written the key of a verification; or the server has no memory
-    # left, and only what is written fails.
-    alone = isinstance(error, OutOfMemoryError) or str(error).startswith(("WRONGTYPE", _NOT_OURS))
-    return FailureScope.KEY if alone else FailureScope.DATABASE
-
-
 def _reserve(one: Reservation, now: str) -> list[str]:
     windows = [
         # Redis refuses an index of more than 64 bits.
@@ -610,7 +451,7 @@ def _reserve(one: Reservation, now: str) -> list[str]:
 
 def _call(number: str, token: str, action: str, *arguments: str) -> list[str]:
     """The keys and arguments of one run of the script."""
-    return [f"{_STARTS}{number}", f"{_RELEASED}{token}", action, token, *arguments]
+    return [f"{STARTS}{number}", f"{_RELEASED}{token}", action, token, *arguments]
 
 
 def _errors(answers: Iterable[Answer]) -> list[Exception]:

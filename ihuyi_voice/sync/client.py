@@ -217,7 +217,8 @@ class VoiceClient:
             content: the code, a str of 4-6 ASCII digits.
             idempotency_key: names the request, 1-255 printable characters, so
                 that the store lets it be placed once, however often it is submitted.
-                Needed with a store, an error without one.
+                An error without a store that keeps keys; needed only if
+                `require_key` is True.
 
         Returns:
             The gateway accepted the call: the phone rings, usually within 5 s.

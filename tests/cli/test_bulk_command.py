@@ -855,7 +855,7 @@ def test_the_demo_runs_a_bulk() -> None:
         "refused 4030 the mobile number is blacklisted 2",
     ):
         assert words in table
-    assert f"{accepted + unknown + 6} calls placed." in bulk_run
+    assert f"{accepted + unknown + 7} calls placed." in bulk_run
 
 
 def test_the_demo_shows_its_bar_on_a_terminal() -> None:

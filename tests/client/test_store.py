@@ -294,6 +294,7 @@ class Keyless(Store):
         raise NotImplementedError
 
     unknown = resolve = summary = purge = close  # type: ignore[assignment]
+    verifications = property(close)
 
 
 async def test_a_key_without_a_store_is_refused(gateway: Served) -> None:

@@ -596,11 +596,11 @@ TOKENS_OF_A_FORK = """
 import os
 from ihuyi_voice.quota import _tokens
 pid = os.fork()
-token = _tokens.new()
-print(token, flush=True)
-if pid == 0:
-    os._exit(0)
-os.waitpid(pid, 0)
+if pid:
+    # Both write to one pipe: the child first.
+    os.waitpid(pid, 0)
+print(_tokens.new(), flush=True)
+os._exit(0)
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from contextlib import ExitStack, closing, nullcontext, suppress
@@ -9,11 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import anyio
 import typer
 from rich.console import Console
 
-from ..._loops import fast_loop_factory
 from ...client import AsyncVoiceClient
 from ...errors import IhuyiVoiceError, StoreError
 from ...models import DEFAULT_BASE_URL
@@ -28,6 +27,7 @@ from ..account import (
     Timeout,
     fail,
     fail_interrupted,
+    run_async,
 )
 from ..chosen_store import NONE, Chosen, fail_of_store, open_chosen
 from ..signals import Interruptions
@@ -40,6 +40,8 @@ from .progress import OutFile, SendOptions, Tally, outcome_table, say, send
 from .summary import Summary
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ...store.base import KnownKeys
     from ...store.store import Store
 
@@ -84,18 +86,17 @@ def bulk(  # noqa: PLR0913 - one argument per option
     in flight; a second one stops at once.
     """
     if rate is not None and not math.isfinite(rate):
-        fail("--rate must be a finite number of starts per second; nothing was sent")
+        fail("nothing was sent: --rate must be a finite number of starts per second")
     if draw_codes and out is None and not dry_run:
-        fail("--draw-codes needs --out: the codes are written there and nowhere else")
+        fail("nothing was sent: --draw-codes needs --out, the only place that gets the codes")
     if job is not None and not (job.strip() and job.isprintable()):
-        fail("--job needs a name of printable characters")
+        fail("nothing was sent: --job needs a name of printable characters")
+    columns = ColumnOptions(mobile_column, content_column, key_column)
     run = _Run(
-        file=file,
+        open_file=functools.partial(
+            BulkFile, file, limit, columns, draw_codes=draw_codes, encoding=encoding
+        ),
         job=job or ("standard input" if file == "-" else Path(file).name),
-        limit=limit,
-        columns=ColumnOptions(mobile_column, content_column, key_column),
-        encoding=encoding,
-        draw_codes=draw_codes,
         store=store,
         out=out,
         show_codes=show_codes or draw_codes,
@@ -137,12 +138,8 @@ class _Run:
         known: the rows that were called earlier.
     """
 
-    file: str
+    open_file: Callable[[], BulkFile]
     job: str
-    limit: int | None
-    columns: ColumnOptions
-    encoding: str | None
-    draw_codes: bool
     store: str | None
     out: Path | None
     show_codes: bool
@@ -159,7 +156,7 @@ class _Run:
     def send(self, signals: Interruptions) -> None:
         """Check the file, ask, and send."""
         with ExitStack() as stack:
-            rows = stack.enter_context(closing(self._open_file()))
+            rows = stack.enter_context(closing(self.open_file()))
             check = self._check(rows)
             doubts = self.consent.doubts_of_codes(check)
             if self.dry_run:
@@ -173,17 +170,7 @@ class _Run:
             client = self.account.client(AsyncVoiceClient, self.sending.concurrency or 1, store)
             self._ask(check.good - self.known.rows, doubts)
             out = _open_out(self.out, show_codes=self.show_codes)
-            loop = {"loop_factory": fast_loop_factory()}
-            anyio.run(self._send_rows, client, rows, out, signals, backend_options=loop)
-
-    def _open_file(self) -> BulkFile:
-        return BulkFile(
-            self.file,
-            self.limit,
-            self.columns,
-            draw_codes=self.draw_codes,
-            encoding=self.encoding,
-        )
+            run_async(self._send_rows, client, rows, out, signals)
 
     def _check(self, rows: BulkFile) -> Check:
         check = rows.check()
@@ -193,7 +180,10 @@ class _Run:
 
     def _refuse_to_overwrite(self) -> None:
         if self.out is not None and self.out.exists():
-            fail(f"{self.out} exists already: give --out a new file, so that no outcome is lost")
+            fail(
+                f"nothing was sent: {self.out} exists already: give --out a new file, so that no"
+                " outcome is lost"
+            )
 
     def _look_up(self, rows: BulkFile, check: Check, keys: KnownKeys) -> None:
         """Give every row its key, and say which rows are not sent again."""
@@ -237,7 +227,7 @@ def _keys_of(store: Store) -> KnownKeys:
 
 def _print_summary(summary: Summary, *, as_json: bool) -> None:
     """Print the outcomes of the rows, and what to do next."""
-    # With --json standard output is for machines, and stderr for the person who watches.
+    # With --json standard output is for programs: people read stderr.
     console = Console(stderr=as_json)
     if as_json:
         typer.echo(json.dumps(summary.report()))
@@ -253,7 +243,7 @@ def _open_out(path: Path | None, *, show_codes: bool) -> OutFile | None:
     try:
         return OutFile(path, show_codes=show_codes)
     except OSError as error:
-        fail(f"cannot write {path}: {error.strerror or error}; nothing was sent")
+        fail(f"nothing was sent: cannot write {path}: {error.strerror or error}")
 
 
 def _print_balance(console: Console, account: Account, to_send: int) -> int:
@@ -261,10 +251,11 @@ def _print_balance(console: Console, account: Account, to_send: int) -> int:
         with account.client(VoiceClient) as client:
             remaining = client.query_balance().remaining
     except IhuyiVoiceError as error:
-        fail(f"no balance, so nothing is sent: {error}")
+        fail(f"nothing was sent: the balance is not known: {error}")
     say(console, f"to send {to_send}, balance {remaining}")
     if remaining < to_send:
-        say(console, f"the balance is {to_send - remaining} short: the run will stop there")
+        short = to_send - remaining
+        say(console, f"the balance is {short} short: the run will stop when it is used up")
     return remaining
 
 
@@ -287,13 +278,13 @@ def _print_check(console: Console, name: str, check: Check, *, with_store: bool)
         say(
             console,
             f"the codes differ in length: {counts}. A spreadsheet drops leading zeros: 0042 becomes"
-            " 42, and a phone would be read a code that is wrong",
+            " 42, and the phone would read out a wrong code",
         )
     if check.drawn:
         say(
             console,
-            f"rows without content: {check.drawn}; a code is drawn for each, and written into the"
-            " --out file",
+            f"rows without content: {check.drawn}; the command draws a code for each, and writes it"
+            " into the --out file",
         )
     if check.revealing_keys:
         say(

@@ -1,8 +1,8 @@
 """The file of a bulk run: CSV or JSON in, one checked row after another out.
 
-A row that cannot be sent is not dropped: it comes with what is wrong with it
-and the line it is on. Nothing is sent here. How a file is cut into records is
-`records.py`'s business; which column is which is `columns.py`'s.
+A row that cannot be sent is not dropped: it comes with its problem and its line.
+`records.py` splits the text into records, and `columns.py` finds the columns.
+This module sends nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import IO, TYPE_CHECKING
 from ...errors import InvalidRequestError
 from ...models import generate_code
 from ...store.entry import check_key
-from ...wire import check_content, check_mobile
+from ...wire import read_content, read_mobile
 from .columns import CONTENT, MOBILE, ColumnError, ColumnOptions, damage
 from .records import RecordError, Records
 
@@ -35,15 +35,20 @@ if TYPE_CHECKING:
     from .records import Cells
 
 _SAVE_AS = "save it as CSV UTF-8 (in Excel: File, Save As, CSV UTF-8)"
-# How files that are no text begin, and what they are.
+_NO_CONTENT = "it has no content (the code to read out); --draw-codes draws one for such rows"
+_LOST_ZEROS = (
+    "if it began with zeros, a spreadsheet dropped them: make the column text there, enter the"
+    " codes again, and save as CSV UTF-8"
+)
+# How workbooks begin (.xlsx and .xls), and text in UTF-16.
 _WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-# GB 18030 reads everything that its predecessors write.
+# GB 18030 contains its predecessors.
 _SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030", "utf-8": "utf-8-sig"}
 
 
 class BulkFileError(Exception):
-    """The file as a whole cannot be read; the text says why and what to do."""
+    """The file cannot be read; the text says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +76,20 @@ class FileRow:
 
 @dataclass
 class Check:
-    """What a look through the whole file found.
+    """What a check of the whole file found.
 
     Attributes:
         rows: how many rows there are, bad ones included.
-        problems: of the bad rows, line and text; the first few of them.
-        bad: how many rows are bad.
+        problems: line and problem of the first few bad rows.
+        bad: how many rows cannot be sent.
         duplicates: how many rows call a number that an earlier row calls.
         drawn: how many rows have no code of their own.
         keys: how many rows have an idempotency key.
         keyless: how many good rows have none.
         revealing_keys: how many good rows have a key that contains their number or code.
-        lengths: how many of the file's own codes have this many digits.
-        ignored: the names of the columns that are not used.
-        numbered_by: what `FileRow.line` counts.
+        lengths: for each number of digits, how many codes of the file have it.
+        ignored: the names of the unused columns.
+        numbered_by: what `FileRow.line` counts: "line" or "item".
     """
 
     rows: int = 0
@@ -106,28 +111,28 @@ class Check:
 
     @property
     def mixed_lengths(self) -> bool:
-        """Whether codes differ in length, as when a spreadsheet dropped their leading zeros."""
+        """Whether the codes differ in length: a spreadsheet may have dropped leading zeros."""
         return len(self.lengths) > 1
 
 
 class BulkFile:
     """The rows of a file, or of standard input for "-".
 
-    What can be read only once, such as a pipe, is copied aside to be read twice.
+    It is read twice. So a file that can be read only once, such as a pipe, is copied.
 
     Args:
         name: the file's path, or "-".
         limit: how many rows to read at most.
-        options: columns that were given; the others are matched by name.
+        options: the columns that options give; the others are matched by name.
         draw_codes: draw a code for each row without one; otherwise such a row is bad.
-        encoding: of the text; None for UTF-8. A byte order mark at its beginning wins.
+        encoding: of the text; None for UTF-8. A byte order mark overrides it.
 
     Attributes:
-        row_keys: names the rows that have no key, a new one for each reading; None
-            where they need none.
+        row_keys: makes an object that derives keys for the rows without one, for each
+            reading; None if they need none.
 
     Raises:
-        BulkFileError: it cannot be opened, or the encoding is not known.
+        BulkFileError: the file cannot be opened, or the encoding is not known.
     """
 
     def __init__(
@@ -156,7 +161,7 @@ class BulkFile:
         self._bytes.close()
 
     def check(self) -> Check:
-        """Look through all rows; the memory it takes grows with the numbers in them.
+        """Check all rows. It keeps every number in memory.
 
         Raises:
             BulkFileError: the file cannot be read to its end, or has no rows.
@@ -188,7 +193,7 @@ class BulkFile:
         return self._read(Check())
 
     def _read(self, found: Check) -> Iterator[FileRow]:
-        """The rows; what is known of the columns at the end goes into `found`."""
+        """The rows; at the end it writes what is known of the columns to `found`."""
         text = self._text()
         records = Records(text, self._options, draw_codes=self._draw_codes)
         keys: dict[str, int] = {}
@@ -202,7 +207,7 @@ class BulkFile:
         except UnicodeError:
             raise BulkFileError(self._not_this_encoding()) from None
         except csv.Error as error:
-            msg = f"{self.name} is not the CSV it looks like: {error}"
+            msg = f"{self.name} looks like CSV but is not valid CSV: {error}"
             raise BulkFileError(msg) from None
         except (ColumnError, RecordError) as error:
             msg = f"{self.name}: {error}"
@@ -210,7 +215,7 @@ class BulkFile:
         except OSError as error:
             raise BulkFileError(self._unreadable(error)) from None
         finally:
-            # A run that was stopped leaves this behind, and the file may be closed first.
+            # After a run was stopped, this may run later than `close`.
             if not self._bytes.closed:
                 text.detach()
 
@@ -265,57 +270,39 @@ class BulkFile:
             cell.strip() if isinstance(cell, str) else cell for cell in (cells.content, cells.key)
         )
         own_key: str | None = None
-        try:
-            if key not in (None, ""):
+        if key not in (None, ""):
+            try:
                 own_key = check_key(key)
-                earlier = keys.setdefault(own_key, line)
-                if earlier != line:
-                    return FileRow(
-                        line, key=own_key, problem=f"its idempotency_key is that of line {earlier}"
-                    )
-        except InvalidRequestError as error:
-            return FileRow(line, problem=str(error))
+            except InvalidRequestError as error:
+                return FileRow(line, problem=str(error))
+            earlier = keys.setdefault(own_key, line)
+            if earlier != line:
+                problem = f"its idempotency_key is that of line {earlier}"
+                return FileRow(line, key=own_key, problem=problem)
         drawn = content in (None, "")
-        if problem := _problem(cells.mobile, content, drawn=drawn, draw_codes=self._draw_codes):
-            return FileRow(line, key=own_key, problem=problem)
-        number = check_mobile(cells.mobile)
-        code = "" if drawn else check_content(content)
-        derived = row_keys is not None and own_key is None
-        if row_keys is not None:
-            own_key = own_key or row_keys.key(number, code)
-            code = code or row_keys.code(number, own_key)
-        return FileRow(line, number, code or generate_code(), own_key, drawn=drawn, derived=derived)
-
-
-def _problem(mobile: object, content: object, *, drawn: bool, draw_codes: bool) -> str:
-    """What keeps number or code from being sent; "" when nothing does."""
-    if mobile is None:
-        return "it has no mobile number"
-    try:
-        check_mobile(mobile)
-    except InvalidRequestError as error:
-        return _explained(MOBILE, mobile, str(error))
-    if drawn:
-        return (
-            ""
-            if draw_codes
-            else "it has no content (the code to read out); --draw-codes draws one for such rows"
-        )
-    try:
-        check_content(content)
-    except InvalidRequestError as error:
-        problem = _explained(CONTENT, content, str(error))
-        if isinstance(content, str) and re.fullmatch("[0-9]{1,3}", content):
-            problem += (
-                "; if it began with zeros, a spreadsheet dropped them: make the column text there,"
-                " enter the codes again, and save as CSV UTF-8"
-            )
-        return problem
-    return ""
+        number, code = read_mobile(cells.mobile), "" if drawn else read_content(content)
+        if cells.mobile is None:
+            problem = "it has no mobile number"
+        elif isinstance(number, InvalidRequestError):
+            problem = _explained(MOBILE, cells.mobile, str(number))
+        elif drawn and not self._draw_codes:
+            problem = _NO_CONTENT
+        elif isinstance(code, InvalidRequestError):
+            problem = _explained(CONTENT, content, str(code))
+        else:
+            derived = row_keys is not None and own_key is None
+            if row_keys is not None:
+                own_key = own_key or row_keys.key(number, code)
+                code = code or row_keys.code(number, own_key)
+            code = code or generate_code()
+            return FileRow(line, number, code, own_key, drawn=drawn, derived=derived)
+        return FileRow(line, key=own_key, problem=problem)
 
 
 def _explained(column: str, cell: object, problem: str) -> str:
-    """The problem, explained by what Excel did to the cell if that is known."""
+    """The problem, with its likely cause, such as what Excel did to the cell."""
+    if isinstance(cell, str) and column == CONTENT and re.fullmatch("[0-9]{1,3}", cell):
+        return f"{problem}; {_LOST_ZEROS}"
     if isinstance(cell, str) and (words := damage(cell)):
         return f"{column} {words}"
     if isinstance(cell, float):
@@ -334,7 +321,7 @@ def _reveals(row: FileRow) -> bool:
 def _known_encoding(name: str) -> str:
     try:
         known = codecs.lookup(name).name
-        # Not every codec is one of text.
+        # Some codecs are not for text.
         io.TextIOWrapper(io.BytesIO(), encoding=known)
     except (LookupError, ValueError):
         msg = f"--encoding {name!r} is not known: give utf-8, gbk, gb18030, big5 or utf-16"

@@ -1,4 +1,4 @@
-"""The options of `ihuyi-voice bulk`, as typer reads them."""
+"""The options of `ihuyi-voice bulk`, in the form that typer reads."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Exit status:
 3  some were not, and none is unknown: refused, limited, not sent, bad, stopped
 6  [bold]some are unknown: their phones may have rung[/bold]
 2  nothing was sent: a bad option, file or credentials, no answer about the
-balance, or a doubt that --yes alone does not settle
-4  nothing was sent because the store could not be used; or some outcomes
-could not be recorded in it
-128 and the signal's number (130 for Ctrl-C): interrupted, nothing was sent
+balance, or a doubt that needs more than --yes
+4  nothing was sent because the store could not be used; or the store could
+not record some outcomes
+128 plus the signal's number (130 for Ctrl-C): interrupted, nothing was sent
 A run that a signal stops has the status of its outcomes: 3 or 6.
-With --dry-run: 0 the file can be sent as it is, 2 not.
+With --dry-run: 0 the file can be sent unchanged, 2 it cannot.
 """
 
 File = Annotated[
@@ -44,7 +44,7 @@ ContentColumn = Annotated[
     str | None,
     typer.Option(
         metavar="COLUMN",
-        help="The column of the codes to read out, given in the same way.",
+        help="The column of the codes to read out, by its name or its position.",
         show_default=False,
     ),
 ]
@@ -76,7 +76,7 @@ AllowMixedLengths = Annotated[
     bool,
     typer.Option(
         "--allow-mixed-lengths",
-        help="Send even if the file's codes differ in length, as when a spreadsheet dropped"
+        help="Send even if the file's codes differ in length. They do when a spreadsheet drops"
         " leading zeros.",
     ),
 ]
@@ -97,8 +97,8 @@ Rate = Annotated[
 Out = Annotated[
     Path | None,
     typer.Option(
-        help="A new file for the outcomes, one line per row as they finish: JSON lines when its"
-        " name ends in .jsonl, CSV otherwise.",
+        help="A new file for the outcomes, one line for each row when it finishes: JSON lines if"
+        " its name ends in .jsonl, else CSV.",
         show_default=False,
     ),
 ]
@@ -110,7 +110,7 @@ DryRun = Annotated[
 ]
 Limit = Annotated[
     int | None,
-    typer.Option(min=1, help="Read only this many rows, from the first.", show_default=False),
+    typer.Option(min=1, help="Read only the first rows, this many.", show_default=False),
 ]
 WaitForQuota = Annotated[
     bool,
@@ -134,7 +134,7 @@ Yes = Annotated[
     typer.Option(
         "--yes",
         "-y",
-        help="Do not ask before sending. It does not cover codes of mixed lengths or a balance"
-        " that is too small: those have options of their own.",
+        help="Do not ask before sending. Codes of different lengths and a balance that is too"
+        " small need their own options.",
     ),
 ]

@@ -1,7 +1,7 @@
 """One bulk run of the command: its progress, its tally and its --out file.
 
-`file.py` reads the rows and the client sends them; this module shows the
-progress and writes each row's outcome as it finishes.
+`file.py` reads the rows, and the client sends them. This module shows the
+progress and writes the outcome of each row as it finishes.
 """
 
 from __future__ import annotations
@@ -55,20 +55,20 @@ _MEANINGS = {
     OutcomeStatus.NOT_SENT: "nothing was sent: no phone rang",
     OutcomeStatus.LIMITED: "over the limit for this number: nothing was sent",
     OutcomeStatus.INVALID: "a bad row: nothing was sent",
-    OutcomeStatus.REPLAYED: "done earlier: nothing was sent",
+    OutcomeStatus.REPLAYED: "accepted earlier: nothing was sent now",
 }
 _COLUMNS = ("line", "mobile", "status", "code", "voice_id", "detail", "idempotency_key")
-# Seconds between two looks at the progress: on a terminal, and in plain lines.
+# Seconds between two updates of the progress: of the bar, and of the plain lines.
 _REFRESH, _REFRESH_PLAIN = 0.1, 5.0
-# A terminal that is lost sends SIGHUP twice, by its shell and by the kernel: the
-# second one within this many seconds is not a second request to stop.
+# When a terminal closes, its shell and the kernel each send SIGHUP: the second one
+# within this many seconds is not a second request to stop.
 _SAME_HANGUP = 0.25
 _SIGHUP: int | None = getattr(signal, "SIGHUP", None)
 
 
 @dataclass(frozen=True)
 class SendOptions:
-    """How to send: as the arguments of `submit_many`, and whether the client has a store."""
+    """Arguments of `submit_many`, and whether the client has a store for keys."""
 
     concurrency: int | None = None
     rate: float | None = None
@@ -85,7 +85,7 @@ class Tally:
         stopped: why the run stopped before its last row; "" if it did not.
         stopped_by_row: whether the outcome of a row stopped it.
         interrupted: whether a signal stopped it.
-        run: the run, None before it began: until then no row was sent.
+        run: the run; None before it begins: until then no row was sent.
     """
 
     counts: Counter[tuple[OutcomeStatus, int | None]] = field(default_factory=Counter)
@@ -96,7 +96,7 @@ class Tally:
 
     @property
     def cut_short(self) -> bool:
-        """Whether it ended before its last row."""
+        """Whether the run ended before its last row."""
         return bool(self.stopped) or self.interrupted
 
     @property
@@ -115,7 +115,7 @@ class Tally:
 
 
 class OutFile:
-    """Writes one line per row, as they finish, each flushed.
+    """Writes one line for each row when it finishes, and flushes it.
 
     Raises:
         OSError: the file exists already, or cannot be created.
@@ -151,13 +151,13 @@ class OutFile:
         self._file.flush()
 
     def close(self) -> None:
-        """Close the file; every line is flushed already."""
+        """Close the file. An error does no harm: every line is flushed already."""
         with contextlib.suppress(OSError):
             self._file.close()
 
 
 def say(console: Console, text: str) -> None:
-    """Print plain text: a path or an error may contain brackets, which are no markup."""
+    """Print plain text: brackets in a path or an error are not markup."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -220,9 +220,9 @@ async def send(  # noqa: PLR0913, PLR0917 - what to send, how, and where to show
 ) -> None:
     """Send the good rows; write, show and count the outcome of every row.
 
-    The first signal starts no more requests and finishes those in flight. The
-    second stops at once and reports those in flight as unknown. A file that
-    becomes unreadable stops the run too.
+    After the first signal it starts no more requests and finishes those in flight.
+    The second signal stops it at once, and requests in flight are reported as unknown.
+    A file that becomes unreadable stops the run too.
     """
     sending = _Sending(_Shown(console, total), tally, out, with_keys=options.with_keys)
     run = client.submit_many(
@@ -251,8 +251,8 @@ class _Sending:
         self._with_keys = with_keys
         self._shown = shown
         self._out = out
-        # Rows that the run took and that have no outcome yet, by index, and the
-        # bad rows that it skipped. The thread that reads the file fills both.
+        # Rows in the run without an outcome yet, by index; and the bad rows, which are
+        # skipped. The thread that reads the file fills both.
         self._under_way: dict[int, FileRow] = {}
         self._bad: deque[FileRow] = deque()
 
@@ -279,7 +279,7 @@ class _Sending:
             self._tally.stopped = _without_advice(error)
             self._tally.stopped_by_row = True
         except BulkFileError as error:
-            # The check read it to its end: it has changed since.
+            # The check could read it to its end, so it has changed since.
             self._tally.stopped = str(error)
         self._note_bad(run)
 
@@ -291,9 +291,9 @@ class _Sending:
         if number == _SIGHUP:
             await anyio.sleep(_SAME_HANGUP)
             signals.forget(number)
-        self._shown.say("Stopping: what is in flight is finished. Ctrl-C again stops it now.")
+        self._shown.say("Stopping: requests in flight finish first. Ctrl-C again stops at once.")
         await signals.next()
-        self._shown.say("Stopping now.")
+        self._shown.say("Stopping at once: phones of requests in flight may have rung.")
         run.abort()
 
     def finish(self) -> None:
@@ -314,14 +314,14 @@ class _Sending:
         try:
             self._out.write(row, outcome)
         except OSError as error:
-            # Without a record of the outcome no more rows may be sent.
+            # Send no more rows whose outcomes cannot be written.
             self._out = None
             self._tally.stopped = f"cannot write the outcomes: {error.strerror or error}"
             run.stop()
 
 
 def _without_advice(error: BulkStoppedError) -> str:
-    """The cause of the stop, without the advice that an error gives for one row."""
+    """Why the run stopped, without the advice in an error's text, which is for one row."""
     cause = error.cause
     if isinstance(cause, NotSentError) and not isinstance(cause, StoreError):
         return f"not sent: {cause.reason}"

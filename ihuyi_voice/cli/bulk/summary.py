@@ -1,4 +1,4 @@
-"""How a bulk run ended: its report, its exit status, and what to do next."""
+"""How a bulk run ended: its report, its exit status, and the next steps."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Summary:
     known: Known = field(default_factory=Known)
 
     def exit_status(self) -> int:
-        """The exit status; an unknown outcome wins over every other."""
+        """The exit status; an unknown outcome decides it before all others."""
         tally = self.tally
         if tally.of(OutcomeStatus.UNKNOWN):
             return EXIT_STATUSES[OutcomeStatus.UNKNOWN]
@@ -65,12 +65,12 @@ class Summary:
         return report | {"left": self._left()} if tally.cut_short else report
 
     def next_steps(self) -> list[str]:
-        """What a person needs to know about the run, not about one row, to go on."""
+        """Why the run ended, and how to continue; the outcomes say the rest."""
         tally = self.tally
         lines = []
         if tally.stopped_by_row:
             lines.append(
-                "Stopped before the end, because more rows would end in the same way:"
+                "Stopped before the end, because further rows would end the same way:"
                 f" {tally.stopped}"
             )
         elif tally.stopped:
@@ -80,8 +80,8 @@ class Summary:
         if tally.unrecorded:
             lines.append(
                 f"The store did not record {tally.unrecorded} outcomes. Run this again only with"
-                " the same store, which does not send them again; without it their phones would"
-                " ring once more."
+                " the same store: it does not send these rows again. Without it their phones"
+                " would ring a second time."
             )
         if unknown := tally.of(OutcomeStatus.UNKNOWN):
             lines.append(f"Unknown rows: {unknown}, {self._where_listed()}.")
@@ -98,26 +98,26 @@ class Summary:
             return f"listed by: ihuyi-voice store {shlex.quote(self.place)}"
         if self.out is not None:
             return f"listed in {self.out} with the status unknown"
-        return "listed nowhere, because there was no --out and --store was none"
+        return "not listed, because there was no --out and --store was none"
 
     def _how_to_go_on(self) -> str:
         if self.place is not None:
             new_out = " with a new --out file" if self.out is not None else ""
             return (
-                f"To go on, run the same command again{new_out}: no phone that rang, or may have"
+                f"To continue, run the same command again{new_out}: no phone that rang, or may have"
                 " rung, is called again."
             )
         called = self.tally.of(OutcomeStatus.ACCEPTED) + self.tally.of(OutcomeStatus.UNKNOWN)
         if not called:
-            return "No phone was called: the same command may be run again."
+            return "No phone was called: run the same command again."
         if self.out is not None:
             return (
-                f"To go on, remove from {self.file} the rows that {self.out} shows as accepted or"
-                f" unknown, and run what remains; the whole of {self.file} would call {called}"
-                " phones a second time. Without --store none the same command goes on by itself."
+                f"To continue, remove from {self.file} the rows that {self.out} shows as accepted"
+                f" or unknown, and run the rest. The whole of {self.file} would call {called}"
+                " phones a second time. Without --store none you only repeat the same command."
             )
         return (
-            f"Do not run {self.file} again as it is: {called} phones would be called a second"
-            " time, and nothing here shows which; look at the account's page. Without --store"
-            " none the same command goes on by itself."
+            f"Do not run {self.file} again unchanged: it would call {called} phones a second"
+            " time. Only the account's page shows which. Without --store none you only repeat"
+            " the same command."
         )
