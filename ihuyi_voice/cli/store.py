@@ -70,7 +70,8 @@ def store(  # noqa: PLR0913 - one argument per option
             help="list: print the unknown calls, the oldest first. summary: count keys by state."
             " resolve: record what the account's page shows for one call. purge: delete settled"
             " keys and expired verifications, and print how many; a deleted key may be sent again."
-            " upgrade: run the schema steps that a newer release brings, and print the schema version."
+            " upgrade: run the schema steps that a newer release brings, and print the schema"
+            " version."
         ),
     ] = Action.LIST,
     key: Annotated[
