@@ -352,6 +352,10 @@ async def test_everything_expires(store: RedisStore, server: RedisServer) -> Non
     assert {RECORD, GUESSES, "ihuyi_voice:starts:subject"} == set(lives)
     assert math.isclose(300 + DAY, lives.pop(RECORD), abs_tol=30)
     assert all(math.isclose(DAY, life, abs_tol=30) for life in lives.values())
+    connection = store._server.connect()
+    # So there is nothing that the writer must delete.
+    assert not connection.forget_expired()
+    connection.close()
 
 
 async def test_a_clock_that_was_set_back_keeps_starts_for_one_window_more(
