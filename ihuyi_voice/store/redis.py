@@ -4,6 +4,7 @@ One script decides, by the server's clock, whether a number may be called: the
 rule of `limits.py`, next to the data. `writer/` runs it for all queued
 reservations at once, one after another, from one thread. A token makes a
 repetition harmless: a batch whose connection broke may have been executed.
+`redis_steps.py` runs the steps of verifications.
 
 What a failover may lose. Redis confirms a reservation before it is on the disk
 and before a replica has it. A crash of the server, or a replica that takes over,
@@ -11,6 +12,8 @@ may lose the last moments: with `appendonly yes` and `appendfsync everysec` abou
 a second of them, without persistence everything. A number whose last starts are
 lost may be called more often than its limit within one window. It is never
 called twice for one request: no request is sent again, and Redis keeps no keys.
+The last changes of a verification may be lost too: a new one is then unknown, a
+guess is not counted, and the code of an approval that is lost is accepted again.
 """
 
 from __future__ import annotations
@@ -27,13 +30,13 @@ import redis
 from redis.backoff import NoBackoff
 from redis.connection import parse_url
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError, OutOfMemoryError
 from redis.retry import Retry
 
 from ..errors import InvalidRequestError, StoreError
 from .entry import FailureScope
 from .limits import KEEP_SECONDS, Release, Reservation
-from .redis_steps import STARTS, BusyError, run
+from .redis_steps import STARTS, ForeignKeyError, StepRun
 from .store import Store, checked_clock
 from .verifications import Verifications
 from .writer.operations import Committed
@@ -138,11 +141,11 @@ _LARGEST_COUNT = 1 << 40
 
 
 class RedisStore(Store):
-    """A `Store` in Redis 5 or newer: limits for several machines, and no idempotency keys.
+    """A `Store` in Redis 5 or newer: limits and verifications, and no idempotency keys.
 
-    After a crash of the server or a failover, the last starts of a number may
-    be lost, and the number called more often within one window. `redis.py`
-    says what that depends on.
+    After a crash of the server or a failover, the last starts of a number and
+    the last changes of a verification may be lost. `redis.py` says what follows,
+    and what that depends on.
     """
 
     def __init__(self, server: Server) -> None:
@@ -221,7 +224,7 @@ class RedisStore(Store):
         return {"accepted": 0, "refused": 0, "not_sent": 0, "unknown": 0}
 
     def purge(self, older_than: timedelta) -> int:
-        """See `Store`: always 0, because starts expire by themselves."""
+        """See `Store`: always 0, because starts and verifications expire by themselves."""
         if older_than < timedelta(0):
             msg = f"older_than must not be negative, not {older_than}"
             raise ValueError(msg)
@@ -318,6 +321,8 @@ class Server:
         """A `StoreError` whose cause is `error`, without its frames and the password."""
         # Redis repeats the arguments of a command that it does not know.
         text = " ".join(str(error).split()).partition(", with args beginning with")[0]
+        # redis-py repeats a command of a transaction that the server refused.
+        text = text.rpartition(" of pipeline caused error: ")[2]
         if password := self._options.get("password"):
             text = text.replace(str(password), "****")
         failure = StoreError(f"{self.place}: {text} ({type(error).__name__})")
@@ -338,6 +343,8 @@ class RedisConnection:
     def __init__(self, server: Server) -> None:
         self.failure_scope: FailureScope = FailureScope.DATABASE
         self.committing: bool = False
+        # Seconds for which steps are repeated that other processes disturb.
+        self._patience = 0.0
         self._server = server
         self._client = server.client(self._prepare)
         failure = server.attempt(self._client.ping)
@@ -350,39 +357,48 @@ class RedisConnection:
         self._client.connection_pool.disconnect()
 
     def wait_for_rows(self, seconds: float) -> None:
-        """Nothing: in Redis no batch waits for another."""
+        """Repeat steps for at most so long whose keys other processes change."""
+        self._patience = seconds
 
     def forget_expired(self) -> bool:
         """Nothing: Redis deletes what has expired."""
         return False
 
     def apply(self, work: Work) -> Committed:
-        """Run the steps, give back and reserve, in this order; see `Connection`."""
+        """Run the steps, or give back and reserve, in this order; see `Connection`.
+
+        The writer executes steps apart from all else: neither fails because of the other.
+        """
         self.committing = False
         self.failure_scope = FailureScope.DATABASE
-        now = self._server.now() if work.reservations or work.steps else ""
-        # First, because a step that runs again does no harm.
-        results = {name: self._step(step, now) for name, step in work.steps}
-        if not (work.releases or work.reservations):
-            return Committed(set(), {}, {}, {}, results)
+        if work.steps:
+            return Committed(set(), {}, {}, {}, self._run_steps(work.steps))
+        now = self._server.now() if work.reservations else ""
         releases = self._releases(work.releases)
         answers = self._run([*releases, *(_reserve(one, now) for one in work.reservations)])
         if errors := _errors(answers):
             raise self._failed(work, errors)
         seconds = [float(answer) for answer in answers if not isinstance(answer, Exception)]
         pairs = zip(work.reservations, seconds[len(releases) :], strict=True)
-        waits = {one.token: wait for one, wait in pairs if wait > 0.0}
-        return Committed(set(), {}, {}, waits, results)
+        return Committed(set(), {}, {}, {one.token: wait for one, wait in pairs if wait > 0.0})
 
-    def _step(self, step: Step, now: str) -> object:
-        """Run one step of a verification; returns its result."""
-        result = self._server.attempt(lambda: run(self._client, step, now))
-        if isinstance(result, StoreError):
-            if isinstance(result.__cause__, ResponseError | BusyError):
-                # A key of another type, or a server without memory for this write.
-                self.failure_scope = FailureScope.KEY
-            raise result
-        return result
+    def _run_steps(self, steps: Sequence[tuple[str, Step]]) -> dict[str, object]:
+        """Run steps of verifications as one transaction; returns their results by name."""
+        batch = StepRun(self._client, steps)
+        end = time.monotonic() + self._patience
+        while True:
+            now = self._server.now()
+            results = self._server.attempt(lambda: batch.attempt(now))  # noqa: B023 - it runs at once
+            if isinstance(results, StoreError):
+                self.committing = batch.may_be_written
+                self.failure_scope = _scope_of(results.__cause__)
+                raise results
+            if results is not None:
+                return results
+            if time.monotonic() >= end:
+                self.failure_scope = FailureScope.ROW_LOCK
+                msg = f"{self._server.place}: other processes keep changing the same verification"
+                raise StoreError(msg)
 
     def _failed(self, work: Work, errors: Sequence[Exception]) -> StoreError:
         """The error for a batch of which some or all was not executed."""
@@ -437,6 +453,18 @@ class RedisConnection:
             raise StoreError(msg)
         connection.send_command("SCRIPT", "LOAD", _SCRIPT)
         connection.read_response()
+
+
+def _scope_of(error: BaseException | None) -> FailureScope:
+    """What a failure of steps means for other steps."""
+    if isinstance(error, RedisConnectionError):
+        # The server may have restarted; one that is too slow is not asked again at once.
+        return FailureScope.CONNECTION
+    # Without memory, the server still answers steps that only read.
+    alone = isinstance(error, ForeignKeyError | OutOfMemoryError)
+    if alone or str(error).startswith("WRONGTYPE"):
+        return FailureScope.KEY
+    return FailureScope.DATABASE
 
 
 def _reserve(one: Reservation, now: str) -> list[str]:

@@ -206,7 +206,10 @@ class Store(ABC):
 
     @abstractmethod
     def purge(self, older_than: timedelta) -> int:
-        """Delete the settled keys that have not changed for so long; returns how many.
+        """Delete what has ended for so long; returns how many settled keys and verifications.
+
+        A verification ends when it expires. In Redis it is deleted by itself a
+        day later, and this is always 0.
 
         A purged key is forgotten: a request with the same key is sent again.
         A claim without settlement is never deleted. Starts that no limit needs

@@ -346,16 +346,19 @@ def _find(tx: Transaction, id_: str) -> Found | None:
 
 def _spend(tx: Transaction, id_: str, bindings: Mapping[str, str], token: str) -> Found | Refusal:
     record, now = tx.find(id_), tx.now()
-    if record is not None and record.token == token:
-        # A repeated step.
-        return Found(record, now)
     refusal = _refusal(record, bindings, now)
-    if record is None or refusal is not None:
+    if record is None or refusal not in (None, Refusal.NO_ATTEMPTS_LEFT):
         if record is not None and refusal is Refusal.JUST_EXPIRED:
             tx.save(replace(record, status=VerificationStatus.EXPIRED))
         return refusal or Refusal.UNKNOWN_ID
     guess = Reservation(guesses_of(record.subject), token, GUESSES)
-    starts = reserve(tx.starts(guess.number), guess, now)
+    earlier = tx.starts(guess.number)
+    if any(start.token == token for start in earlier):
+        # A repeated step, also where other guesses were spent after it.
+        return Found(record, now)
+    if refusal is not None:
+        return refusal
+    starts = reserve(earlier, guess, now)
     if isinstance(starts, float):
         return Refusal.TOO_MANY_GUESSES
     tx.save_starts(guess.number, starts)

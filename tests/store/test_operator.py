@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import pytest
 
 from ihuyi_voice.errors import StoreError
 from ihuyi_voice.store.entry import EntryState, Fingerprints, UnknownClaim
+from ihuyi_voice.store.verifications import NewRecord
 
 from .support import (
     CONTENT,
@@ -180,6 +182,34 @@ async def test_purge_deletes_settled_keys_that_changed_long_ago(
     assert 3 == store.purge(timedelta(seconds=100))
     assert NONE | {"unknown": 2, "accepted": 1} == store.summary()
     await claimed(store, "accepted")
+
+
+async def test_purge_deletes_verifications_that_expired_long_ago(
+    store: SqlStore, clock: Clock
+) -> None:
+    for id_, ttl in (("a" * 32, 100.0), ("b" * 32, 200.0)):
+        new = NewRecord(
+            id=id_,
+            purpose="login",
+            binding="binding",
+            subject=id_,
+            hashed_with="key",
+            mobile=MASKED,
+            length=6,
+            ttl=ttl,
+            attempts=5,
+            cooldown=60.0,
+            is_decoy=False,
+            token="token",
+        )
+        await store.verifications.create(new, time.monotonic() + 30)
+    await ended(store, EntryState.REFUSED)
+    clock.time += 150
+    # As all else: only where it is older than that.
+    assert 0 == store.purge(timedelta(seconds=151))
+    assert 2 == store.purge(timedelta(seconds=40))
+    found = [await store.verifications.find(id_ * 32, time.monotonic() + 30) for id_ in "ab"]
+    assert [True, False] == [one is None for one in found]
 
 
 def test_purge_refuses_a_negative_age(in_file: SqlStore) -> None:

@@ -182,10 +182,11 @@ class Connection:
             return {EntryState(state): count for state, count in connection.execute(query)}
 
     def purge(self, before: float) -> int:
-        """Delete the settled entries that last changed before a Unix time; returns how many."""
-        statement = delete(calls).where(~IS_UNSETTLED, _c.changed_at < before)
+        """Delete what ended before a Unix time: settled entries and verifications; how many."""
+        settled = delete(calls).where(~IS_UNSETTLED, _c.changed_at < before)
+        expired = delete(verifications).where(verifications.c.expires_at < before)
         with self._transaction() as connection:
-            return connection.execute(statement).rowcount
+            return sum(connection.execute(statement).rowcount for statement in (settled, expired))
 
     def has_rows_hashed_otherwise(self, prefix: str, hashed_with: str) -> bool:
         """Whether a key that begins so may not be claimed again and is of another API key."""

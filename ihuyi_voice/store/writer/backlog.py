@@ -11,7 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from . import bounds
-from .operations import LastingOperation, LookupOperation
+from .operations import LastingOperation, LookupOperation, StepOperation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -135,3 +135,11 @@ def split(operations: Iterable[Operation]) -> tuple[list[LastingOperation], list
         else:
             others.append(operation)
     return settlements, others
+
+
+def divide(batch: Iterable[Operation]) -> list[list[Operation]]:
+    """The settlements of a batch, its steps, and the others: each one transaction."""
+    settlements, others = split(batch)
+    steps = [operation for operation in others if isinstance(operation, StepOperation)]
+    rest = [operation for operation in others if not isinstance(operation, StepOperation)]
+    return [[*settlements], rest, [*steps]]

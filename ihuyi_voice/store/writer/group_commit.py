@@ -16,13 +16,14 @@ import time
 
 # The C implementation, which gevent does not replace.
 from _queue import Empty, SimpleQueue
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from ..._threads import Event, destroy_hub, start_raw_thread, threads_are_greenlets, unpatched
 from ...errors import StoreError
 from ..entry import FailureScope
 from . import bounds
-from .backlog import Backlog, split
+from .backlog import Backlog, divide
 from .operations import Failed, LastingOperation, StartOperation
 
 if TYPE_CHECKING:
@@ -43,9 +44,10 @@ class GroupCommit:
         lock: guards what tasks and the thread both change; re-entrant, because
             the garbage collector may run a finalizer that takes it.
         clock: wall-clock seconds.
-        settle_apart: whether settlements get a transaction of their own. On a
-            server that locks single rows, two machines that each settle what
-            the other claims would otherwise wait for each other.
+        settle_apart: whether settlements, and steps of verifications, get a
+            transaction of their own. On a server that locks single rows, two
+            machines that each settle what the other claims would otherwise wait
+            for each other.
     """
 
     def __init__(
@@ -176,15 +178,14 @@ class GroupCommit:
     def _execute(self) -> None:
         """Execute the next batch, and then the operations that are tried alone."""
         batch = self.backlog.next_batch()
-        first, second = split(batch) if self._settle_apart else (batch, [])
-        failed = self._execute_batch(first)
-        if failed is None:
-            failed = self._execute_batch(second)
-            second = []
-        if failed is not None:
-            # Do not wait a second time for a database that has just failed.
-            not_tried = [*second, *self.backlog.take_new_settlements()]
-            self._finish(not_tried, Failed(failed.error, failed.scope))
+        parts = divide(batch) if self._settle_apart else [batch]
+        for number, part in enumerate(parts, start=1):
+            failed = self._execute_batch(part)
+            if failed is not None:
+                # Do not wait a second time for a database that has just failed.
+                not_tried = chain(*parts[number:], self.backlog.take_new_settlements())
+                self._finish(not_tried, Failed(failed.error, failed.scope))
+                break
         self._execute_singles()
         self.transactions.forget_expired()
 
