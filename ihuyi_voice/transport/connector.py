@@ -7,7 +7,7 @@ since its last answer. A forked child closes its duplicates of the sockets at
 once, because a connection lives as long as its last duplicate.
 
 This module overrides, and tests check on the lowest and the newest aiohttp that we allow:
-`TCPConnector.connect`, `_get` and `_wrap_create_connection`,
+`TCPConnector.connect`, `_get`, `_release` and `_wrap_create_connection`,
 `ResponseHandler.close`, `connection_made` and `connection_lost`,
 `ClientRequest.update_body_from_data` and `write_bytes`, and `ClientResponse.start`.
 """
@@ -334,6 +334,14 @@ class ResettingConnector(aiohttp.TCPConnector):
             connection.close()
         return None
 
+    def _release(
+        self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False
+    ) -> None:
+        super()._release(key, protocol, should_close=should_close)
+        # Without a parser the protocol keeps later bytes, and `should_close` sees them. At
+        # once: a moment later another request may have the connection, and a parser on it.
+        protocol._parser = None  # noqa: SLF001 - ours
+
     async def _wrap_create_connection(
         self,
         *arguments: Any,  # noqa: ANN401 - passed on
@@ -419,10 +427,7 @@ class WholeResponse(aiohttp.ClientResponse):
     async def start(self, connection: Connection) -> Self:
         """Read head and body."""
         await super().start(connection)
-        sending = current_sending.get()
-        answer = sending.answer = await read_answer(self)
-        # Without a parser the protocol keeps later bytes, and `should_close` sees them.
-        sending.protocol._parser = None  # type: ignore[union-attr]  # noqa: SLF001 - ours; set by `connect`
+        answer = current_sending.get().answer = await read_answer(self)
         # For trace configs that read it.
         self._body = answer.body
         return self
