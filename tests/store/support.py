@@ -95,7 +95,7 @@ async def ended(store: SqlStore, state: EntryState, key: str = "k") -> str:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for a condition of other threads or processes that offer no event."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         await asyncio.sleep(0.001)
