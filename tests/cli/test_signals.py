@@ -369,12 +369,12 @@ def test_what_to_do_next_speaks_of_the_run(tmp_path: Path) -> None:
     )
     *_, unknown, last = next_steps(done, None, None)
     assert unknown == (
-        "Unknown rows: 3, listed nowhere, because there was no --out and --store was none."
+        "Unknown rows: 3, not listed, because there was no --out and --store was none."
     )
     assert last == (
-        "Rows left: 220 of 1000. Do not run rows.csv again as it is: 780 phones would be called a"
-        " second time, and nothing here shows which; look at the account's page. Without --store"
-        " none the same command goes on by itself."
+        "Rows left: 220 of 1000. Do not run rows.csv again unchanged: it would call 780 phones a"
+        " second time. Only the account's page shows which. Without --store none you only repeat"
+        " the same command."
     )
     assert (
         "No phone was called: run the same command again."
