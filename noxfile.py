@@ -34,7 +34,14 @@ PYTHONS = nox.project.python_versions({"project": PROJECT})
 BESIDE_THE_LOWEST = ("click==8.2.1",)
 
 # What the tests read besides the package.
-READ_BY_TESTS = ("CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", "tests")
+READ_BY_TESTS = (
+    "CHANGELOG.md",
+    "LICENSE",
+    "README.md",
+    "README.zh-CN.md",
+    "pyproject.toml",
+    "tests",
+)
 
 # On the newest Python every test runs, once: the README's command and `coverage_rest`. The
 # other sessions run what their versions can break.
@@ -79,20 +86,19 @@ NOT_WITH_LOWEST = tuple(
     for name in (
         "inbox",
         "celery",
+        "recipes",
         "soak",
         "ci",
         "plugin/test_runs.py",
         "plugin/test_cost.py",
         "pure/test_wire_fuzz.py",
-        "bulk/test_ledger.py",
+        "bulk/test_store.py",
         "bulk/test_pace.py",
         "bulk/test_stop_rule.py",
         "sync/test_greenlets.py",
         "store/test_model.py",
         "store/test_simultaneous_senders.py",
-        "cli/test_bulk_file.py",
-        "cli/test_bulk_ledger.py",
-        "cli/test_output.py",
+        "cli/test_bulk_store.py",
         "test_benchmarks.py",
         "test_readme.py",
         "test_truth.py",
@@ -168,7 +174,9 @@ def typing(session: nox.Session) -> None:
 @nox.session
 def wheel(session: nox.Session) -> None:
     """What sdist and wheel contain; the README's login tests with only the wheel and pytest."""
-    readme = (HERE / "README.md").read_text(encoding="utf-8")
+    readme = "\n".join(
+        (HERE / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")
+    )
     blocks = re.findall(r"^```python\n(.*?)^```", readme, flags=re.MULTILINE | re.DOTALL)
     tests = [block for block in blocks if "(voice_gateway)" in block]
     session.install(*nox.project.dependency_groups(PYPROJECT, "build"))
@@ -269,7 +277,8 @@ def _check_sdist(session: nox.Session, sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         paths = {member.name.partition("/")[2] for member in archive if member.isfile()}
     expected = _sources("ihuyi_voice", "tests", "benchmarks", ".ci")
-    expected |= {"README.md", "CHANGELOG.md", "LICENSE", "noxfile.py", "pyproject.toml"}
+    expected |= {"README.md", "README.zh-CN.md", "CHANGELOG.md", "LICENSE"}
+    expected |= {"noxfile.py", "pyproject.toml"}
     _compare(session, sdist, paths, expected | {".gitignore", "PKG-INFO"})
 
 
@@ -303,7 +312,7 @@ def _lowest_pins() -> list[str]:
     """`name==bound` for each dependency of a user, from its `name>=bound`."""
     extras = PROJECT["optional-dependencies"]
     wanted = list(PROJECT["dependencies"])
-    for extra in ("cli", "ledger", "postgresql", "speed"):
+    for extra in ("cli", "store", "postgresql", "mysql", "redis", "speed"):
         wanted += extras[extra]
     pins = []
     for requirement in map(Requirement, wanted):

@@ -121,10 +121,10 @@ def marks(best: Mapping[str, Figures], imports: Mapping[str, float]) -> list[Mar
         # Timers of a millisecond and bursts of answers cost every candidate some.
         Mark("the same by the raw socket loop", "what the stub allows", at_latency("latency-raw")),
         _at_least(
-            f"submit_many with a ledger in an SQLite file / without one, at {LATENCY * 1000:g} ms,"
+            f"submit_many with a store in an SQLite file / without one, at {LATENCY * 1000:g} ms,"
             " sends per second",
             0.60,
-            speed("latency-ledger", "latency"),
+            speed("latency-store", "latency"),
         ),
         _at_most(
             "VoiceClient.submit_many / the async one, CPU per send",

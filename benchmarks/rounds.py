@@ -133,8 +133,8 @@ def cells(*, quick: bool, only: set[str] | None) -> list[Cell]:
     wanted += [
         Cell("latency", many, 4_000 if quick else 10_000, slow=True),
         Cell(
-            "latency-ledger",
-            CANDIDATES["submit-many-ledger"],
+            "latency-store",
+            CANDIDATES["submit-many-store"],
             2_000 if quick else 10_000,
             slow=True,
         ),

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
         InvalidContentError,
         InvalidMobileError,
         InvalidRequestError,
-        LedgerError,
         NotSentError,
         OutcomeUnknownError,
         QuotaExceededError,
+        StoreError,
         SubmitFailedError,
         UnrecognizedCodeError,
     )
@@ -45,9 +45,10 @@ if TYPE_CHECKING:
         OutcomeStatus,
         SubmitRequest,
         SubmitResult,
+        VerificationStatus,
         generate_code,
     )
-    from .quota import MemoryQuotaStore, QuotaStore, RecipientQuota
+    from .quota import RecipientQuota
     from .receipts import (
         RECEIPT_REPLY,
         InvalidReceiptError,
@@ -56,16 +57,22 @@ if TYPE_CHECKING:
         asgi_receipt_app,
         parse_receipt,
     )
+    from .store.base import LimitStore
     from .store.entry import UnknownClaim
-    from .store.ledger import Ledger
+    from .store.store import Store
+    from .store.verifications import VerificationStore
     from .sync.bulk import BlockingBulkRun
     from .sync.client import VoiceClient
+    from .verification.sync import Verifier
+    from .verification.values import CheckResult, EventName, Verification, VerificationEvent
+    from .verification.verifier import AsyncVerifier
 else:
     # The module of each public name. A name is imported at its first use, so that a
     # program that needs one part, as pytest needs the plugin, loads only that part.
     _HOMES = {
         "AccessDeniedError": "errors",
         "AccountFrozenError": "errors",
+        "AsyncVerifier": "verification.verifier",
         "AsyncVoiceClient": "client",
         "AuthenticationError": "errors",
         "Balance": "models",
@@ -74,6 +81,8 @@ else:
         "BulkReport": "models",
         "BulkRun": "bulk.run",
         "BulkStoppedError": "errors",
+        "CheckResult": "verification.values",
+        "EventName": "verification.values",
         "GatewayError": "errors",
         "IhuyiVoiceError": "errors",
         "InsufficientBalanceError": "errors",
@@ -81,23 +90,27 @@ else:
         "InvalidMobileError": "errors",
         "InvalidReceiptError": "receipts",
         "InvalidRequestError": "errors",
-        "Ledger": "store.ledger",
-        "LedgerError": "errors",
-        "MemoryQuotaStore": "quota",
+        "LimitStore": "store.base",
         "NotSentError": "errors",
         "Outcome": "models",
         "OutcomeStatus": "models",
         "OutcomeUnknownError": "errors",
         "QuotaExceededError": "errors",
-        "QuotaStore": "quota",
         "RECEIPT_REPLY": "receipts",
         "Receipt": "receipts",
         "RecipientQuota": "quota",
+        "Store": "store.store",
+        "StoreError": "errors",
         "SubmitFailedError": "errors",
         "SubmitRequest": "models",
         "SubmitResult": "models",
         "UnknownClaim": "store.entry",
         "UnrecognizedCodeError": "errors",
+        "Verification": "verification.values",
+        "VerificationEvent": "verification.values",
+        "VerificationStatus": "models",
+        "VerificationStore": "store.verifications",
+        "Verifier": "verification.sync",
         "VoiceClient": "sync.client",
         "aiohttp_receipt_handler": "receipts",
         "asgi_receipt_app": "receipts",
@@ -132,6 +145,7 @@ __all__ = [
     "RECEIPT_REPLY",
     "AccessDeniedError",
     "AccountFrozenError",
+    "AsyncVerifier",
     "AsyncVoiceClient",
     "AuthenticationError",
     "Balance",
@@ -140,6 +154,8 @@ __all__ = [
     "BulkReport",
     "BulkRun",
     "BulkStoppedError",
+    "CheckResult",
+    "EventName",
     "GatewayError",
     "IhuyiVoiceError",
     "InsufficientBalanceError",
@@ -147,22 +163,26 @@ __all__ = [
     "InvalidMobileError",
     "InvalidReceiptError",
     "InvalidRequestError",
-    "Ledger",
-    "LedgerError",
-    "MemoryQuotaStore",
+    "LimitStore",
     "NotSentError",
     "Outcome",
     "OutcomeStatus",
     "OutcomeUnknownError",
     "QuotaExceededError",
-    "QuotaStore",
     "Receipt",
     "RecipientQuota",
+    "Store",
+    "StoreError",
     "SubmitFailedError",
     "SubmitRequest",
     "SubmitResult",
     "UnknownClaim",
     "UnrecognizedCodeError",
+    "Verification",
+    "VerificationEvent",
+    "VerificationStatus",
+    "VerificationStore",
+    "Verifier",
     "VoiceClient",
     "__version__",
     "aiohttp_receipt_handler",

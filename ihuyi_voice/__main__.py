@@ -15,7 +15,7 @@ def main() -> None:
         from .cli.app import app  # noqa: PLC0415 - typer and rich are an extra
         from .cli.signals import Interruptions  # noqa: PLC0415 - only the command needs it
     except ModuleNotFoundError as error:
-        if error.name not in ("typer", "rich"):
+        if error.name not in ("typer", "rich", "platformdirs"):
             raise
         sys.exit("the command line needs an extra: pip install 'ihuyi-voice[cli]'")
     Interruptions.process_ends = True

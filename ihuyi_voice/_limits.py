@@ -23,7 +23,7 @@ class Limits:
         most_waiting: rows of a bulk run that may wait for their number's quota.
         grace: seconds after a request's own deadline in which the loop thread
             of a blocking client hands its outcome over.
-        grace_with_ledger: the same with a ledger, for whose record it may
+        grace_with_store: the same with a store, for whose record it may
             first wait.
         exit: seconds that the interpreter's exit waits for the calls that it
             has canceled.
@@ -36,5 +36,5 @@ class Limits:
     catch_up: float = 0.1
     most_waiting: int = 1000
     grace: float = 5.0
-    grace_with_ledger: float = 15.0
+    grace_with_store: float = 15.0
     exit: float = 12.0

@@ -7,6 +7,7 @@ and the caller raises it in a statement of its own.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -17,14 +18,14 @@ from .models import Secret, Settings
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import TypedDict
 
     import aiohttp
 
     from .models import AnswerFormat
     from .quota import QuotaDefault, RecipientQuota
-    from .store.ledger import Ledger
+    from .store.store import Store
 
     class ClientOptions(TypedDict, total=False):
         """The keyword arguments of the clients, for `from_env`."""
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
         proxy: str | None
         trace_configs: Sequence[aiohttp.TraceConfig]
         quota: RecipientQuota | QuotaDefault | None
-        ledger: Ledger | None
+        store: Store | None
+        require_key: bool
         clock: Callable[[], float]
 
 
@@ -95,24 +97,42 @@ def _environment_proxy(base_url: str) -> Secret | None:
 
 
 class ConcealedOptions:
-    """The keyword arguments of a client, which no repr shows."""
+    """The keyword arguments of a client, which no repr shows; `reveal()` gives them.
 
-    __slots__ = ("_options",)
+    Attributes:
+        opened_store: the store that the environment names, opened; None where
+            it names none, or the caller has passed one.
+    """
 
-    def __init__(self, options: ClientOptions) -> None:
+    __slots__ = ("_options", "opened_store")
+
+    def __init__(self, options: ClientOptions, opened_store: Store | None) -> None:
         self._options = options
+        self.opened_store: Store | None = opened_store
+
+    @contextlib.contextmanager
+    def closing_store_on_error(self) -> Iterator[None]:
+        """Close the opened store where the client cannot be made."""
+        try:
+            yield
+        except BaseException:
+            if self.opened_store is not None:
+                self.opened_store.close()
+            raise
 
     def reveal(self) -> ClientOptions:
         """The arguments."""
         return self._options
 
 
-def options_from_env(overrides: ClientOptions) -> ConcealedOptions | ValueError:
-    """The overrides, and the other arguments that the environment sets.
+def options_from_env(overrides: ClientOptions) -> ConcealedOptions | Exception:
+    """The overrides, and what they leave open taken from the environment.
 
-    If a variable is missing, the error for the caller to raise.
+    An error where a variable is not set, or its store cannot be opened: it is
+    for the caller to raise, without the overrides in its frame.
     """
     options: ClientOptions = {}
+    opened_store: Store | None = None
     if base_url := os.environ.get("IHUYI_VOICE_BASE_URL"):
         options["base_url"] = base_url
     if "api_id" not in overrides:
@@ -123,7 +143,16 @@ def options_from_env(overrides: ClientOptions) -> ConcealedOptions | ValueError:
         if not (api_key := os.environ.get("IHUYI_VOICE_API_KEY")):
             return _not_set("IHUYI_VOICE_API_KEY", "api_key")
         options["api_key"] = api_key
-    return ConcealedOptions({**options, **overrides})
+    # "none" is how the variable asks the command line for no store.
+    url = os.environ.get("IHUYI_VOICE_STORE") or "none"
+    if "store" not in overrides and url != "none":
+        from .store.store import Store  # noqa: PLC0415 - only where it is set
+
+        try:
+            opened_store = options["store"] = Store.open(url)
+        except Exception as error:  # noqa: BLE001 - for the caller to raise
+            return error.with_traceback(None)
+    return ConcealedOptions({**options, **overrides}, opened_store)
 
 
 def _not_set(variable: str, option: str) -> ValueError:

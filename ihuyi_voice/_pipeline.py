@@ -1,9 +1,9 @@
 """The steps of one submit, each once and in this order.
 
-Check, claim the key in the ledger, reserve the quota, wait for a slot, read the
-clock and sign, POST, decode, settle the quota and the ledger, return. A request
-that the ledger already knows takes no place in the quota. Only connecting is
-tried again, because only then is it certain that nothing was written.
+Check, claim the key and reserve the quota, wait for a slot, read the clock and
+sign, POST, decode, settle, return. A request that the store already knows takes
+no place in the quota. Only connecting is tried again, because only then is it
+certain that nothing was written.
 
 A request has two forms: the `SubmitRequest` of the caller until it is checked,
 and an `Admitted` from then on.
@@ -14,14 +14,13 @@ requests at once.
 
 from __future__ import annotations
 
-import asyncio
-import os
 import random
 import time
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn
 
 import anyio
 
+from ._reservations import NO_MORE_THREADS, Reservations, named
 from .errors import (
     GatewayError,
     IhuyiVoiceError,
@@ -31,7 +30,6 @@ from .errors import (
     QuotaExceededError,
 )
 from .models import Balance, OutcomeStatus, SubmitResult, mask_mobile
-from .quota import never_waits
 from .transport.base import Exchange
 from .wire import (
     BALANCE_TARGET,
@@ -44,26 +42,20 @@ from .wire import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
     from ._limits import Limits
     from .models import Answer, Settings, SignedBody, SubmitRequest
     from .quota import RecipientQuota
     from .request_log import RequestLog
     from .store.entry import Entry
-    from .store.guard import Claim, Guard, Keyed
-    from .store.ledger import Ledger
+    from .store.guard import Claim, Guard, Guarded, Reserved
     from .transport.base import Transport
     from .wire import FormEncoder
 
-# Seconds that a request which has its outcome waits for the quota's store.
-_RELEASE_SECONDS = 2.0
-# The text of the RuntimeError at the system's limit of threads; it has no class of its own.
-_NO_MORE_THREADS = ("can't start new thread",)
 # `send` does not log these: a bulk run names the row, or lets it wait for its quota.
 _LOGGED_BY_THE_CALLER = (OutcomeStatus.INVALID, OutcomeStatus.LIMITED)
 
-_T = TypeVar("_T")
 
 _STATUS_BY_ERROR: dict[type[IhuyiVoiceError], OutcomeStatus] = {
     InvalidRequestError: OutcomeStatus.INVALID,
@@ -86,27 +78,28 @@ class Admitted:
     report an exception show the variables of every frame it passes.
 
     Attributes:
-        reserved_at: the moment of its reservation in the quota, None without one.
-        keyed: what the ledger records of it, None where it has no key.
+        reserved: the token of its reservation in a quota that is not in the
+            store; None without one.
+        guarded: what the store records of it, None for nothing.
     """
 
-    __slots__ = ("_content", "_mobile", "_signed_at", "keyed", "reserved_at")
+    __slots__ = ("_content", "_mobile", "_signed_at", "guarded", "reserved")
 
     def __init__(
         self,
         mobile: str,
         content: str,
-        reserved_at: float | None = None,
-        keyed: Keyed | None = None,
+        reserved: str | None = None,
+        guarded: Guarded | None = None,
     ) -> None:
         self._mobile = mobile
         self._content = content
         self._signed_at = 0
-        self.reserved_at: float | None = reserved_at
-        self.keyed: Keyed | None = keyed
+        self.reserved: str | None = reserved
+        self.guarded: Guarded | None = guarded
 
     def __repr__(self) -> str:
-        return f"<Admitted {mask_mobile(self._mobile)} reserved_at={self.reserved_at}>"
+        return f"<Admitted {mask_mobile(self._mobile)} reserved={self.reserved is not None}>"
 
     def masked_mobile(self) -> str:
         """The number with its middle masked."""
@@ -126,7 +119,7 @@ class Admitted:
         return decode_submit(answer, self._mobile, self._content, self._signed_at, redaction)
 
     def replayed(self, entry: Entry) -> SubmitResult:
-        """The result that the ledger stored for an earlier submit with the same key."""
+        """The result that the store stored for an earlier submit with the same key."""
         return SubmitResult(entry.voice_id, entry.msg, self._mobile, replayed=True)
 
 
@@ -143,26 +136,6 @@ class _BalanceQuery:
         return decode_balance(answer, self._signed_at, redaction)
 
 
-class _Raised:
-    """What a call raised in its own task."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-
-async def _caught(call: Callable[[], Coroutine[object, object, _T]]) -> _T | _Raised:
-    """Run the caller's code and return what it raises; SystemExit in a task would end the loop."""
-    try:
-        return await call()
-    except asyncio.CancelledError:
-        # The task records the cancellation.
-        raise
-    except BaseException as error:  # noqa: BLE001 - raised again where the call is awaited
-        return _Raised(error)
-
-
 class Pipeline:
     """Sends requests over one transport, a limited number at once, each with its deadline.
 
@@ -171,7 +144,7 @@ class Pipeline:
     Attributes:
         slots: one for each request that may be in flight at once.
         log: writes a line for each request.
-        quota: the limit of calls per number, None for none.
+        reservations: in a quota that is not in the store; None without one.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - one for each step
@@ -180,7 +153,7 @@ class Pipeline:
         encoder: FormEncoder,
         transport: Transport,
         quota: RecipientQuota | None,
-        ledger: Ledger | None,
+        guard: Guard | None,
         clock: Callable[[], float],
         log: RequestLog,
     ) -> None:
@@ -189,15 +162,10 @@ class Pipeline:
         self._settings = settings
         self._encoder = encoder
         self._transport = transport
-        self.quota = quota
-        self._quota_waits = quota is not None and not never_waits(quota)
-        # Calls to the quota's store that may outlive their request.
-        self._store_calls: set[asyncio.Task[Any]] = set()
-        self._guard: Guard | None = None
-        if ledger is not None:
-            from .store.guard import Guard  # noqa: PLC0415 - only a client with a ledger needs it
-
-            self._guard = Guard(ledger, settings.api_key.reveal(), log)
+        self.reservations: Reservations | None = None
+        if quota is not None:
+            self.reservations = Reservations(quota, settings.timeout, log)
+        self._guard = guard
         self._clock = clock
         self._redaction = Redaction(secret.reveal() for secret in settings.never_shown())
 
@@ -238,135 +206,16 @@ class Pipeline:
             return code
         key = request.idempotency_key
         if self._guard is not None:
-            keyed = self._guard.check(key, number, code)
-            if isinstance(keyed, InvalidRequestError):
-                return keyed
-            return Admitted(number, code, None, keyed)
+            guarded = self._guard.check(key, number, code)
+            if isinstance(guarded, InvalidRequestError):
+                return guarded
+            return Admitted(number, code, None, guarded)
         if key is not None:
-            return InvalidRequestError("idempotency_key needs a ledger, and this client has none")
+            return InvalidRequestError(
+                "idempotency_key needs a store that remembers it, and this client has none: pass"
+                " store=Store.open(...); nothing was sent, no phone rang"
+            )
         return Admitted(number, code)
-
-    # --- reserve ------------------------------------------------------------------
-
-    async def reserve(self, admitted: Admitted, deadline: float | None = None) -> Admitted:
-        """Reserve one call in the number's quota; nothing is sent.
-
-        Args:
-            admitted: the submit, which is also returned.
-            deadline: until when to wait for the quota's store, in monotonic
-                seconds; the client's timeout from now by default.
-
-        Raises:
-            QuotaExceededError: the number's limit is reached.
-            NotSentError: the quota's store failed, or did not answer in time.
-        """
-        if self.quota is None:  # pragma: no cover - for type checkers; the callers ask
-            return admitted
-        try:
-            if self._quota_waits:
-                if deadline is None:
-                    deadline = self.exchange().deadline
-                admitted.reserved_at = await self._reserve_by(deadline, admitted, self.quota)
-            else:
-                admitted.reserved_at = await self.quota.reserve(admitted.mobile())
-        except IhuyiVoiceError:
-            raise
-        except Exception as exception:
-            msg = f"the quota's store failed ({_named(exception)})"
-            raise NotSentError(msg) from exception
-        return admitted
-
-    async def _reserve_by(
-        self, deadline: float, admitted: Admitted, quota: RecipientQuota
-    ) -> float:
-        """Reserve, but wait only until the deadline, even for a store that ignores cancellation."""
-        asked = self._ask(lambda: quota.reserve(admitted.mobile()))
-        try:
-            await asyncio.wait((asked,), timeout=max(0.0, deadline - time.monotonic()))
-        except BaseException:
-            self._abandon(asked, admitted, quota)
-            raise
-        if not asked.done():
-            self._abandon(asked, admitted, quota)
-            msg = f"the quota's store did not answer within {self._settings.timeout:g} s"
-            raise NotSentError(msg)
-        if asked.cancelled():
-            msg = "the quota's store failed (CancelledError)"
-            raise NotSentError(msg)
-        reserved_at = asked.result()
-        if isinstance(reserved_at, _Raised):
-            raise reserved_at.error
-        return reserved_at
-
-    def _abandon(
-        self, asked: asyncio.Task[float | _Raised], admitted: Admitted, quota: RecipientQuota
-    ) -> None:
-        """Cancel a reservation; give it back where the store makes it late."""
-
-        def give_back(late: asyncio.Task[float | _Raised]) -> None:
-            if late.cancelled():
-                return
-            reserved_at = late.result()
-            if not isinstance(reserved_at, _Raised):  # pragma: no branch - a late failure
-                self._release(admitted, reserved_at, quota)
-
-        asked.cancel()
-        asked.add_done_callback(give_back)
-
-    def _ask(self, call: Callable[[], Coroutine[object, object, _T]]) -> asyncio.Task[_T | _Raised]:
-        """Start a call to the quota's store in its own task.
-
-        An abandoned call goes on in the background, so the task is kept until it
-        is done.
-        """
-        asked = asyncio.get_running_loop().create_task(_caught(call))
-        self._store_calls.add(asked)
-        asked.add_done_callback(self._store_calls.discard)
-        return asked
-
-    async def give_back(self, admitted: Admitted) -> None:
-        """Release the reservation of a submit that was not sent.
-
-        Also during a cancellation. A store that fails here, or does not answer
-        within some seconds, keeps the reservation; the outcome does not change.
-        """
-        if self.quota is None or admitted.reserved_at is None:
-            return
-        if not self._quota_waits:
-            await self.quota.release(admitted.mobile(), admitted.reserved_at)
-            return
-        released = self._release(admitted, admitted.reserved_at, self.quota)
-        with anyio.CancelScope(shield=True):
-            await asyncio.wait((released,), timeout=_RELEASE_SECONDS)
-        if not released.done():
-            released.cancel()
-            self._warn_of_kept_slot(admitted, f"no answer within {_RELEASE_SECONDS:g} s")
-            return
-        failed = None if released.cancelled() else released.result()
-        # SystemExit and KeyboardInterrupt reach the caller.
-        if failed is not None and not isinstance(failed.error, Exception):
-            raise failed.error
-
-    def _release(
-        self, admitted: Admitted, reserved_at: float, quota: RecipientQuota
-    ) -> asyncio.Task[_Raised | None]:
-        """Start to give a reservation back; a failure is logged."""
-
-        def warn(done: asyncio.Task[_Raised | None]) -> None:
-            if not done.cancelled() and (failed := done.result()) is not None:
-                self._warn_of_kept_slot(admitted, _named(failed.error))
-
-        released = self._ask(lambda: quota.release(admitted.mobile(), reserved_at))
-        released.add_done_callback(warn)
-        return released
-
-    def _warn_of_kept_slot(self, admitted: Admitted, why: str) -> None:
-        self.log.warn(  # noqa: G010 - a RequestLog's
-            "submit %s: nothing was sent, and the quota's store did not give its slot back (%s):"
-            " the call counts until its window has passed",
-            admitted.masked_mobile(),
-            why,
-        )
 
     # --- send ---------------------------------------------------------------------
 
@@ -374,12 +223,12 @@ class Pipeline:
         """The stored result of a submit with a key; None where it may be sent.
 
         Raises:
-            OutcomeUnknownError, InvalidRequestError, LedgerError: as `send`.
+            OutcomeUnknownError, InvalidRequestError, StoreError: as `send`.
         """
         began = time.monotonic()
-        if self._guard is None or admitted.keyed is None:  # pragma: no cover - for type checkers
+        if self._guard is None or admitted.guarded is None:  # pragma: no cover - for type checkers
             return None
-        entry = await self._guard.find(admitted.keyed, began + self._settings.timeout)
+        entry = await self._guard.find(admitted.guarded, began + self._settings.timeout)
         if entry is None:
             return None
         result = admitted.replayed(entry)
@@ -398,28 +247,28 @@ class Pipeline:
             IhuyiVoiceError: any other outcome.
         """
         began = time.monotonic()
-        claim: Claim | None = None
+        claim: Claim | Reserved | None = None
         end: SubmitResult | BaseException
         try:
-            if admitted.keyed is not None and self._guard is not None:
-                claim = await self._guard.claim(admitted.keyed, exchange)
+            if admitted.guarded is not None and self._guard is not None:
+                claim = await self._guard.claim(admitted.guarded, exchange)
             if claim is not None and claim.entry is not None:
                 end, status = admitted.replayed(claim.entry), OutcomeStatus.REPLAYED
             else:
-                if admitted.reserved_at is None and self.quota is not None:
-                    await self.reserve(admitted, exchange.deadline)
+                if admitted.reserved is None and self.reservations is not None:
+                    await self.reservations.reserve(admitted, exchange.deadline)
                 answer = await self._post(SUBMIT_TARGET, admitted, exchange, (NotSentError,))
                 end = admitted.decode(answer, self._redaction)
                 status = _status(end)
         except BaseException as exception:  # noqa: BLE001 - raised again below
-            is_claimed = claim is not None or admitted.keyed is None
+            is_claimed = claim is not None or admitted.guarded is None
             end = _stated(exception, exchange, is_claimed=is_claimed)
             status = _status(end, written=exchange.may_have_been_written)
         if status not in _LOGGED_BY_THE_CALLER:
             self.log.submit(admitted, end, status, began)
         try:
-            if status is OutcomeStatus.NOT_SENT:
-                await self.give_back(admitted)
+            if status is OutcomeStatus.NOT_SENT and self.reservations is not None:
+                await self.reservations.give_back(admitted)
         finally:
             if claim is not None and claim.entry is None:
                 await claim.settle(status, end, exchange)
@@ -516,15 +365,15 @@ def _stated(
     """The error to raise for what ended a request.
 
     A cancellation passes as it is, and so does the RuntimeError of a claim: it
-    says that the ledger is closed. Any other foreign exception comes from what
+    says that the store is closed. Any other foreign exception comes from what
     the caller passed in, such as the clock.
     """
     if isinstance(exception, IhuyiVoiceError) or not isinstance(exception, Exception):
         return exception
-    is_misuse = isinstance(exception, RuntimeError) and exception.args != _NO_MORE_THREADS
+    is_misuse = isinstance(exception, RuntimeError) and exception.args != NO_MORE_THREADS
     if is_misuse and not is_claimed:
         return exception
-    reason = f"an unexpected exception ({_named(exception)})"
+    reason = f"an unexpected exception ({named(exception)})"
     error: IhuyiVoiceError = NotSentError(reason)
     if exchange.may_have_been_written:
         error = OutcomeUnknownError(reason)
@@ -532,23 +381,10 @@ def _stated(
     return error
 
 
-def _named(exception: BaseException) -> str:
-    """A foreign exception by its class, and in the system's words where they say more.
-
-    The rest of its text is not shown: it may hold anything.
-    """
-    name = type(exception).__name__
-    if isinstance(exception, OSError) and isinstance(exception.errno, int):
-        return f"{name}: {os.strerror(exception.errno)}"
-    if exception.args == _NO_MORE_THREADS:
-        return f"{name}: {_NO_MORE_THREADS[0]}"
-    return name
-
-
 def _status(end: SubmitResult | Balance | BaseException, *, written: bool = True) -> OutcomeStatus:
     if not isinstance(end, BaseException):
         return OutcomeStatus.ACCEPTED
     if isinstance(end, IhuyiVoiceError):
         return status_of(end)
-    # A cancellation, or a mistake in the use of the ledger.
+    # A cancellation, or a mistake in the use of the store.
     return OutcomeStatus.UNKNOWN if written else OutcomeStatus.NOT_SENT

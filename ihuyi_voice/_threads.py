@@ -99,10 +99,10 @@ def _traced(  # pragma: no cover - in a thread that no tracer follows yet
     try:
         run()
     finally:
-        _destroy_hub()
+        destroy_hub()
 
 
-def _destroy_hub() -> None:
+def destroy_hub() -> None:
     """Close the hub that a framework made for this thread, or its descriptors stay open."""
     if (local := sys.modules.get("gevent._hub_local")) is not None:
         hub = local.get_hub_if_exists()

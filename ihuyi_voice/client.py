@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ._options import ClientOptions
     from .bulk.run import Rows, StopOn
     from .models import AnswerFormat, Balance, Settings, SubmitResult
-    from .store.ledger import Ledger
+    from .store.store import Store
     from .transport.base import Transport
 
 
@@ -71,9 +71,11 @@ class AsyncVoiceClient:
             the signed body, which must not be logged.
         quota: the limit of calls per number, 2 a minute and 10 a day by
             default; None for no limit.
-        ledger: remembers idempotency keys, so that each is placed at most
-            once across crashes and processes; see `Ledger.open`. It stays
-            open when the client is closed.
+        store: what several processes share, see `Store.open`: the limit of
+            calls per number, and idempotency keys, each placed at most once
+            across crashes and processes. It stays open when the client is
+            closed.
+        require_key: whether a submit without an idempotency key is refused.
         clock: returns the seconds since 1970 that each request is signed with.
             It must be right within the gateway's tolerance, which is not
             published.
@@ -99,7 +101,8 @@ class AsyncVoiceClient:
         proxy: str | None = None,
         trace_configs: Sequence[aiohttp.TraceConfig] = (),
         quota: RecipientQuota | QuotaDefault | None = QuotaDefault.DEFAULT,
-        ledger: Ledger | None = None,
+        store: Store | None = None,
+        require_key: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         # An exception raised below must not find the plain strings in this frame.
@@ -131,8 +134,11 @@ class AsyncVoiceClient:
             trace_configs=tuple(trace_configs),
         )
         self._quota = RecipientQuota() if isinstance(quota, QuotaDefault) else quota
-        _check_opened(ledger)
-        self._ledger = ledger
+        self._store = store
+        # Opened by `from_env`, and closed with this client.
+        self._owned_store: Store | None = None
+        self._require_key = require_key
+        _check_store(store, self._quota, require_key=require_key)
         self._clock = clock
         self._log = RequestLog()
         self._closed = False
@@ -149,21 +155,26 @@ class AsyncVoiceClient:
     def from_env(cls, **overrides: Unpack[ClientOptions]) -> Self:
         """A client for the account that the environment names.
 
-        Reads `IHUYI_VOICE_API_ID`, `IHUYI_VOICE_API_KEY` and, where it is set,
-        `IHUYI_VOICE_BASE_URL`.
+        Reads `IHUYI_VOICE_API_ID`, `IHUYI_VOICE_API_KEY` and, where they are
+        set, `IHUYI_VOICE_BASE_URL` and `IHUYI_VOICE_STORE`: the path or URL of
+        a store, which this opens and which closes with the client, or `none`.
 
         Args:
             **overrides: any argument of the class; they win over the environment.
 
         Raises:
             ValueError: a variable is not set, or as the class raises.
+            StoreError, ModuleNotFoundError: the store cannot be opened.
         """
         options = options_from_env(overrides)
         # An exception raised below must not find the plain strings in this frame.
         del overrides
-        if isinstance(options, ValueError):
+        if isinstance(options, Exception):
             raise options
-        return cls(**options.reveal())
+        with options.closing_store_on_error():
+            client = cls(**options.reveal())
+        client._owned_store = options.opened_store
+        return client
 
     async def submit(
         self, mobile: str, content: str, *, idempotency_key: str | None = None
@@ -175,8 +186,9 @@ class AsyncVoiceClient:
                 or 86 are removed; then 1, a digit 3-9 and nine digits must remain.
             content: the code, a str of 4-6 ASCII digits.
             idempotency_key: names the request, 1-255 printable characters, so
-                that the ledger lets it be placed once, however often it is submitted.
-                Needed with a ledger, an error without one.
+                that the store lets it be placed once, however often it is submitted.
+                An error without a store that keeps keys; needed only if
+                `require_key` is True.
 
         Returns:
             The gateway accepted the call: the phone rings, usually within 5 s.
@@ -186,10 +198,10 @@ class AsyncVoiceClient:
             InvalidRequestError: the local check refused it, or its key belongs
                 to another number or content; nothing was sent.
             QuotaExceededError: the limit for this number is reached; nothing was sent.
-            NotSentError: nothing was written; repeating is safe. A LedgerError
-                where it was the ledger that failed.
+            NotSentError: nothing was written; repeating is safe. A StoreError
+                where it was the store that failed.
             OutcomeUnknownError: something may have been written and no readable
-                answer came, or the ledger knows so of an earlier request with
+                answer came, or the store knows so of an earlier request with
                 this key: the phone may have rung, do not repeat it blindly.
             GatewayError: the gateway refused; its subclass and code say why.
             RuntimeError: the client is closed, or used where it cannot run.
@@ -197,7 +209,16 @@ class AsyncVoiceClient:
         request = SubmitRequest(mobile, content, idempotency_key)
         # An exception raised below must not find the plain strings in this frame.
         del mobile, content, idempotency_key
+        return await self._submit(request)
+
+    async def _submit(self, request: SubmitRequest) -> SubmitResult:
+        """As `submit`, for callers that hold no plain number or code."""
         return await self._opened().submit(request)
+
+    @property
+    def _keeps_keys(self) -> bool:
+        """Whether idempotency keys can be used."""
+        return self._store is not None and self._store.claims is not None
 
     async def query_balance(self) -> Balance:
         """Ask how many calls the account has left.
@@ -292,8 +313,12 @@ class AsyncVoiceClient:
         if self._transport is not None:
             self._opened()
         self._closed = True
-        if self._transport is not None:
-            await self._transport.aclose()
+        try:
+            if self._transport is not None:
+                await self._transport.aclose()
+        finally:
+            if self._owned_store is not None:
+                await asyncio.to_thread(self._owned_store.close)
 
     async def __aenter__(self) -> Self:
         self._opened()
@@ -332,7 +357,27 @@ class AsyncVoiceClient:
         """A client with the same settings and the same quota. This one was never opened."""
         client = copy.copy(self)
         client._log = log
+        client._owned_store = None
         return client
+
+    def _new_pipeline(self, transport: Transport) -> Pipeline:
+        quota, guard, store = self._quota, None, self._store
+        if store is not None:
+            from .store.guard import Guard  # noqa: PLC0415 - only a client with a store needs it
+
+            windows = None
+            if quota is not None and quota.may_move:
+                windows, quota = quota.windows, None
+            guard = Guard(
+                store,
+                windows,
+                self._settings.api_key.reveal(),
+                require_key=self._require_key,
+                log=self._log,
+            )
+        return Pipeline(
+            self._settings, self._encoder, transport, quota, guard, self._clock, self._log
+        )
 
     def _opened(self) -> Pipeline:
         """The pipeline, created at the first use.
@@ -355,15 +400,7 @@ class AsyncVoiceClient:
         if self._pipeline is None:
             self._loop = loop
             self._transport = self._open_transport(self._settings)
-            self._pipeline = Pipeline(
-                self._settings,
-                self._encoder,
-                self._transport,
-                self._quota,
-                self._ledger,
-                self._clock,
-                self._log,
-            )
+            self._pipeline = self._new_pipeline(self._transport)
         elif loop is not self._loop:
             msg = (
                 "this client belongs to another event loop, the one it was first used in:"
@@ -373,7 +410,20 @@ class AsyncVoiceClient:
         return self._pipeline
 
 
-def _check_opened(ledger: object) -> None:
-    if isinstance(ledger, str | os.PathLike):
-        msg = "ledger is a Ledger, not the place of one: pass ledger=Ledger.open(...)"
+def _check_store(store: object, quota: RecipientQuota | None, *, require_key: bool) -> None:
+    """Refuse settings of store, quota and key that contradict each other."""
+    if isinstance(store, str | os.PathLike):
+        msg = "store is a Store, not the place of one: pass store=Store.open(...)"
         raise TypeError(msg)
+    if require_key and getattr(store, "claims", None) is None:
+        msg = (
+            "require_key=True needs a store that keeps keys: pass store=Store.open(...) with an"
+            " SQLite file, PostgreSQL or MySQL"
+        )
+        raise ValueError(msg)
+    if store is not None and quota is not None and quota.has_own_clock:
+        msg = (
+            "this quota has a clock of its own, and with a store the store's clock decides: leave"
+            " clock out of RecipientQuota"
+        )
+        raise ValueError(msg)

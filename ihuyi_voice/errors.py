@@ -6,7 +6,7 @@ The tree:
     ├── InvalidRequestError      refused by the local check (also a ValueError)
     ├── QuotaExceededError       the per-number limit was reached; `retry_after` seconds
     ├── NotSentError             nothing was written: no slot, DNS, connect, TLS, proxy
-    │   └── LedgerError                  the ledger could not be used, so nothing was sent
+    │   └── StoreError                  the store could not be used, so nothing was sent
     ├── OutcomeUnknownError      something may have been written and no readable answer came
     ├── BulkStoppedError         a bulk run stopped before its rows were done
     └── GatewayError             the gateway answered with a code other than 2
@@ -56,7 +56,7 @@ class OutcomeStatus(Enum):
     ACCEPTED = "accepted"
     """The gateway answered 2: the phone rings."""
     REPLAYED = "replayed"
-    """The ledger knows it as accepted earlier: nothing was sent now."""
+    """Known from the store as done earlier: nothing was sent now."""
 
 
 class IhuyiVoiceError(Exception):
@@ -126,19 +126,20 @@ class NotSentError(IhuyiVoiceError):
         return f"not sent: {self.reason}; nothing was written, no phone rang, repeating is safe"
 
 
-class LedgerError(NotSentError):
-    """The ledger could not be used, so nothing was sent: repeating is safe.
+class StoreError(NotSentError):
+    """The store could not be used, so nothing was sent: repeating is safe.
 
     Raised where a claim fails, and by everything else that reads or writes the
-    ledger. If the database raised an exception, it is the `__cause__`.
+    store. The database's own exception, where there is one, is the
+    `__cause__`.
 
     Attributes:
-        reason: which ledger, and what happened.
+        reason: which store, and what happened.
     """
 
     def __str__(self) -> str:
-        # Not the text of NotSentError: recording an outcome fails after the request was sent.
-        return f"the ledger could not be used: {self.reason}"
+        # Not the base's text: a settlement fails after its request was sent.
+        return f"the store could not be used: {self.reason}"
 
 
 class OutcomeUnknownError(IhuyiVoiceError):
@@ -149,8 +150,8 @@ class OutcomeUnknownError(IhuyiVoiceError):
 
     Attributes:
         reason: what happened, without the advice that the text adds.
-        earlier: True when the ledger knows this outcome from an earlier request
-            with the same idempotency key: nothing was sent now.
+        earlier: True when the store knows this of an earlier request with
+            the same idempotency key: nothing was sent now.
     """
 
     def __init__(
@@ -184,7 +185,7 @@ class BulkReport:
         stopped_by: the error that stopped the run before its rows were done,
             None where none did.
         stopped_at: the index of the row that stopped it, None where none did.
-        unrecorded: how many outcomes the ledger has not recorded at the
+        unrecorded: how many outcomes the store has not recorded at the
             moment of the report. It tries again until the program ends; until
             then these requests are unknown to it.
     """

@@ -10,6 +10,7 @@ import base64
 import secrets
 import sys
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Literal
 from urllib.parse import quote_plus, unquote, urlsplit
 
@@ -33,6 +34,7 @@ __all__ = [
     "SubmitRequest",
     "SubmitResult",
     "Unrecorded",
+    "VerificationStatus",
     "charset_of",
     "check_count",
     "exact_text",
@@ -301,7 +303,7 @@ class SubmitRequest:
         mobile: one mainland number; blanks, hyphens and a +86/0086/86 prefix
             are stripped.
         content: the verification code, a str of 4-6 ASCII digits.
-        idempotency_key: names the request across processes; needs a ledger.
+        idempotency_key: names the request across processes; needs a store.
     """
 
     mobile: str
@@ -317,6 +319,21 @@ class SubmitRequest:
                 key = key.replace(part, "****")
         masked = mask_mobile(mobile)
         return f"SubmitRequest(mobile={masked!r}, content='****', idempotency_key={key!r})"
+
+
+class VerificationStatus(Enum):
+    """Where a verification is in its life."""
+
+    PENDING = "pending"
+    """A code may still be checked."""
+    APPROVED = "approved"
+    """The right code was given, once."""
+    CANCELED = "canceled"
+    """It was canceled, or its call certainly never rang."""
+    EXPIRED = "expired"
+    """Its time is over."""
+    MAX_ATTEMPTS_REACHED = "max_attempts_reached"
+    """Too many wrong codes were given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,9 +416,9 @@ class Outcome:
 
 
 class Unrecorded:
-    """Counts outcomes that the ledger has not recorded yet.
+    """Counts outcomes that the store has not recorded yet.
 
-    The ledger changes it under a lock of its own; any thread may read it.
+    The store changes it under a lock of its own; any thread may read it.
 
     Attributes:
         count: how many there are at the moment.

@@ -43,7 +43,8 @@ def voice_gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[VoiceGateway]:
 
     It answers like the real gateway, in its own thread, and rings no phone.
     During the test `monkeypatch` sets `IHUYI_VOICE_API_ID`, `IHUYI_VOICE_API_KEY`
-    and `IHUYI_VOICE_BASE_URL` to it. A client that was made before the test, for
+    and `IHUYI_VOICE_BASE_URL` to it, and removes `IHUYI_VOICE_STORE`, so that no
+    test uses the store of its user. A client that was made before the test, for
     example when a module was imported, does not use it.
 
     `last_code(mobile)` is the code of the last call to a number,
@@ -58,6 +59,7 @@ def voice_gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[VoiceGateway]:
         monkeypatch.setenv("IHUYI_VOICE_API_ID", gateway.api_id)
         monkeypatch.setenv("IHUYI_VOICE_API_KEY", gateway.api_key)
         monkeypatch.setenv("IHUYI_VOICE_BASE_URL", gateway.url)
+        monkeypatch.delenv("IHUYI_VOICE_STORE", raising=False)
         yield gateway
 
 

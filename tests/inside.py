@@ -75,7 +75,7 @@ async def submit_that_waits_for_a_slot(
 
 def shorten(quota: RecipientQuota, *windows: tuple[int, float]) -> None:
     """Replace the quota's windows: so many calls within so many seconds."""
-    quota._limits = windows
+    quota.windows = windows
 
 
 def taken(run: BulkRun) -> int:

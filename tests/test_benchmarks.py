@@ -54,6 +54,7 @@ CANDIDATES = [
     "submit-many",
     "submit-many-generator",
     "submit-many-quota",
+    pytest.param("submit-many-limits", marks=unless_missing("sqlalchemy")),
     "voice-client-submit",
     "voice-client-submit-many",
 ]
@@ -258,3 +259,21 @@ def test_a_candidate_that_does_not_exist_is_named() -> None:
     done = run("benchmarks", "--only=raw,carrier-pigeon")
     assert 1 == done.returncode
     assert "no such candidate: carrier-pigeon; there are vendor-demo, " in done.stderr
+
+
+@unless_missing("sqlalchemy")
+def test_a_verification_is_timed_beside_a_submit() -> None:
+    done = run("benchmarks.verification")
+    assert (0, "") == (done.returncode, done.stderr)
+    took = json.loads(done.stdout)
+    assert {"submit", "start", "check"} == took.keys()
+    for figures in took.values():
+        assert 0 < figures["min_ms"] <= figures["median_ms"]
+
+
+def test_a_store_is_measured_with_one_process_and_with_four() -> None:
+    done = run("benchmarks.stores", "--submits", "50")
+    assert (0, "") == (done.returncode, done.stderr)
+    rates = json.loads(done.stdout)
+    assert {"1", "4"} == rates["sqlite"].keys()
+    assert all(rate > 0 for rate in rates["sqlite"].values())

@@ -1,4 +1,4 @@
-"""Every code block of the README is run."""
+"""Every code block of the README is run, in both languages."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ import pytest
 from ihuyi_voice.sandbox import SandboxGateway
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = "\n".join(
+    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")
+)
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-# What a worker of Celery needs is run by tests/celery.
-PYTHON = [block for language, block in BLOCKS if language == "python" and "Celery(" not in block]
+# What needs a worker of Celery or a web server is run by tests/celery and tests/recipes.
+SERVED = ("Celery(", "FastAPI(", "get_asgi_application(", "Flask(")
+PYTHON = [
+    block
+    for language, block in BLOCKS
+    if language == "python" and not any(mark in block for mark in SERVED)
+]
 # The two commands of the set-up install from the package index: `.ci/run` runs them.
 SETUP = sorted({block.strip() for language, block in BLOCKS if "-m venv" in block})
 SHELL = [block for language, block in BLOCKS if language == "sh" and "-m venv" not in block]
@@ -24,8 +31,8 @@ SHELL = [block for language, block in BLOCKS if language == "sh" and "-m venv" n
 
 def test_every_block_is_of_a_kind_that_is_run() -> None:
     assert {"python", "sh"} == {language for language, _ in BLOCKS}
-    assert 1 == sum("Celery(" in block for _, block in BLOCKS)
-    assert (14, 4, 2) == (len(PYTHON), len(SHELL), len(SETUP))
+    assert [1] * len(SERVED) == [sum(mark in block for _, block in BLOCKS) for mark in SERVED]
+    assert (16, 4, 2) == (len(PYTHON), len(SHELL), len(SETUP))
 
 
 @pytest.mark.skipif(
@@ -38,7 +45,7 @@ def test_ci_runs_the_two_commands_of_the_set_up_as_the_readme_has_them() -> None
     assert all(command in run for command in SETUP)
 
 
-def environment(url: str) -> dict[str, str]:
+def environment(url: str, folder: Path) -> dict[str, str]:
     bin_folder = str(Path(sys.executable).parent)
     return {
         **os.environ,
@@ -46,6 +53,7 @@ def environment(url: str) -> dict[str, str]:
         "IHUYI_VOICE_API_ID": "sandbox",
         "IHUYI_VOICE_API_KEY": "sandbox-key",
         "IHUYI_VOICE_BASE_URL": url,
+        "XDG_STATE_HOME": str(folder / "state"),
         "PYTHONUTF8": "1",
     }
 
@@ -64,7 +72,7 @@ def test_the_python_runs(block: str, tmp_path: Path) -> None:
     with gateway.serve_in_thread() as url:
         done = subprocess.run(
             [*command, str(script)],
-            env=environment(url),
+            env=environment(url, tmp_path),
             cwd=tmp_path,
             capture_output=True,
             encoding="utf-8",
@@ -87,7 +95,7 @@ def test_the_shell_commands_run(block: str, tmp_path: Path) -> None:
     with gateway.serve_in_thread() as url:
         done = subprocess.run(
             ["bash", "-eu", "-c", block.replace("http://127.0.0.1:8765", url)],
-            env=environment("http://nowhere.invalid" if "export" in block else url),
+            env=environment("http://nowhere.invalid" if "export" in block else url, tmp_path),
             cwd=tmp_path,
             capture_output=True,
             encoding="utf-8",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import ACCOUNT, API_KEY
-from ihuyi_voice import AsyncVoiceClient, Ledger, OutcomeStatus, SubmitRequest, VoiceClient
+from ihuyi_voice import AsyncVoiceClient, OutcomeStatus, Store, SubmitRequest, VoiceClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -77,11 +77,11 @@ async def submit_many_quota(job: Job) -> int:
         return await job.measure_async(lambda rows: _send_all(client, rows))
 
 
-async def submit_many_ledger(job: Job) -> int:
-    """`submit_many` of a list, each row with a key, and a ledger in an SQLite file."""
+async def submit_many_store(job: Job) -> int:
+    """`submit_many` of a list, each row with a key, and a store in an SQLite file."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        Ledger.open(Path(folder, "calls.db")) as ledger,
+        Store.open(Path(folder, "calls.db")) as store,
     ):
         async with AsyncVoiceClient(
             ACCOUNT,
@@ -89,7 +89,7 @@ async def submit_many_ledger(job: Job) -> int:
             base_url=job.base_url,
             max_connections=job.concurrency,
             quota=None,
-            ledger=ledger,
+            store=store,
         ) as client:
 
             async def send_all(rows: Iterable[Row]) -> int:
@@ -97,6 +97,22 @@ async def submit_many_ledger(job: Job) -> int:
                 return await _send_all(client, keyed)
 
             return await job.measure_async(send_all)
+
+
+async def submit_many_limits(job: Job) -> int:
+    """`submit_many` of a list without keys, with the default limits in an SQLite file."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Store.open(Path(folder, "calls.db")) as store,
+    ):
+        async with AsyncVoiceClient(
+            ACCOUNT,
+            API_KEY,
+            base_url=job.base_url,
+            max_connections=job.concurrency,
+            store=store,
+        ) as client:
+            return await job.measure_async(lambda rows: _send_all(client, rows))
 
 
 def voice_client_submit(job: Job) -> int:

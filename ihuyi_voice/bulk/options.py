@@ -96,7 +96,7 @@ class StopRule:
       resets the count of unknown and not-sent rows. It does not reset the
       count of refusals: blacklisted numbers between them change nothing.
     - An outcome for which nothing was sent now changes nothing: invalid,
-      limited, replayed, or known from the ledger.
+      limited, replayed, or known from the store.
     """
 
     def __init__(self, stop_on: StopOn | None, max_in_row: int | None) -> None:
@@ -123,7 +123,7 @@ class StopRule:
     def _count(self, outcome: Outcome) -> None:
         error = outcome.error
         if outcome.status in _FAILURES:
-            # The ledger knew this outcome from an earlier request: nothing was sent now.
+            # The store knew this outcome from an earlier request: nothing was sent now.
             self._unanswered += not getattr(error, "earlier", False)
         elif isinstance(error, _ROW_REFUSALS):
             self._unanswered = 0

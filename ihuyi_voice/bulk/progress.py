@@ -40,7 +40,7 @@ class Progress:
     Attributes:
         state: where in its life cycle the run is.
         counts: how many outcomes have each status.
-        unrecorded: outcomes that the ledger has not recorded yet.
+        unrecorded: outcomes that the store has not recorded yet.
         stopped_by: the outcome after which the stop rule stopped the run.
     """
 

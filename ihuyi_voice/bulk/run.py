@@ -221,12 +221,12 @@ class BulkRun:
             return False
         try:
             row.admitted = admitted = self._pipeline.check(request)
-            if admitted.keyed is not None:
-                # Its quota is reserved after its key is claimed. A row that the
-                # ledger knows must not use up the rate.
+            if admitted.guarded is not None:
+                # Its key is claimed and its quota reserved together, outside of the
+                # turn. A row that the store knows must not use up the rate.
                 return not (self._pace.is_limited and await self._is_known(row))
-            if self._pipeline.quota is not None:
-                await self._pipeline.reserve(admitted)
+            if self._pipeline.reservations is not None:
+                await self._pipeline.reservations.reserve(admitted)
         except InvalidRequestError as error:
             self._refuse(row, _name_row(row, error))
         except QuotaExceededError as error:
@@ -243,7 +243,7 @@ class BulkRun:
         return False
 
     async def _is_known(self, row: BulkRow) -> bool:
-        """Whether the ledger knows the row; then this reports its outcome."""
+        """Whether the store knows the row; then this reports its outcome."""
         result = await self._pipeline.known(row.admitted)
         if result is not None:
             self._report_end(row, result)
@@ -266,7 +266,8 @@ class BulkRun:
     async def _withdraw(self, row: BulkRow) -> None:
         """Give the row's quota back, and report it as not sent."""
         try:
-            await self._pipeline.give_back(row.admitted)
+            if self._pipeline.reservations is not None:
+                await self._pipeline.reservations.give_back(row.admitted)
         finally:
             self._report_end(row, _not_started())
 
@@ -277,7 +278,7 @@ class BulkRun:
         try:
             end: SubmitResult | IhuyiVoiceError = await self._pipeline.send(row.admitted, exchange)
         except InvalidRequestError as error:
-            # The ledger knows its key with another number or content.
+            # The store knows its key with another number or content.
             self._refuse(row, _name_row(row, error))
             return
         except QuotaExceededError as error:

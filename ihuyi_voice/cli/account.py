@@ -24,7 +24,7 @@ from ..sync.client import VoiceClient
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from ..store.ledger import Ledger
+    from ..store.store import Store
 
 AnyClient = TypeVar("AnyClient", AsyncVoiceClient, VoiceClient)
 Returned = TypeVar("Returned")
@@ -72,10 +72,10 @@ class Account:
     _known_key: Secret | None = field(default=None, init=False)
 
     def client(
-        self, kind: type[AnyClient], max_connections: int = 100, ledger: Ledger | None = None
+        self, kind: type[AnyClient], max_connections: int = 100, store: Store | None = None
     ) -> AnyClient:
         """A client for the account; an invalid setting ends the program."""
-        api_id = self.api_id or fail("no APIID: set IHUYI_VOICE_API_ID, or give --api-id")
+        api_id = self._id()
         try:
             return kind(
                 api_id,
@@ -83,14 +83,22 @@ class Account:
                 base_url=self.base_url,
                 timeout=self.timeout,
                 max_connections=max_connections,
-                ledger=ledger,
+                store=store,
             )
         except (TypeError, ValueError) as error:
             fail(str(error))
 
+    def check(self) -> None:
+        """End the program where the account is incomplete; this may prompt for the key."""
+        self._id()
+        self._key()
+
     def fingerprints(self) -> Fingerprints:
-        """The keyed fingerprints of the account's requests in a ledger."""
+        """The keyed fingerprints of the account's requests in a store."""
         return Fingerprints(self._key())
+
+    def _id(self) -> str:
+        return self.api_id or fail("no APIID: set IHUYI_VOICE_API_ID, or give --api-id")
 
     def _key(self) -> str:
         self._known_key = self._known_key or Secret(self._read_key())

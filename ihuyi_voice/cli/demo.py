@@ -1,10 +1,11 @@
-"""`ihuyi-voice demo`: every outcome once, then a bulk run, against a local sandbox.
+"""`ihuyi-voice demo`: every outcome once, a login, then a bulk run, against a local sandbox.
 
 Both clients send real HTTP on loopback. It needs no account, and no phone rings.
 """
 
 from __future__ import annotations
 
+import secrets
 import socket
 from collections import Counter
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from ..errors import IhuyiVoiceError
 from ..models import OutcomeStatus, mask_mobile
 from ..sandbox import Chaos, SandboxGateway
 from ..sync.client import VoiceClient
+from ..verification.sync import Verifier
 from ..wire import check_mobile
 from .account import run_async
 from .bulk.file import FileRow
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 _BULK_ROWS = 500
 _BLACKLISTED = "13800000001"
+_PERSON = "18612345678"
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ def run_demo() -> None:
             rows = _blocking(client)
             rows += run_async(_async, gateway, url)
             console.print(_table(rows))
+            console.print(f"\nA login of {mask_mobile(_PERSON)}:")
+            console.print(_login(client, gateway))
             console.print(f"\nA bulk run of {_BULK_ROWS} rows, some of them bad:")
             gateway.chaos = Chaos(latency=0.02, close_after_placing=0.01, seed=1)
             tally = run_async(_bulk, gateway, url, console)
@@ -83,6 +88,27 @@ def _blocking(client: VoiceClient) -> list[Shown]:
             result = error
         rows.append(Shown("VoiceClient", what, mobile, result))
     return rows
+
+
+def _login(client: VoiceClient, gateway: SandboxGateway) -> Table:
+    """A verification from its start to a replay of its code."""
+    # Without a store, the verifications are in this process's memory.
+    verifier = Verifier(client, key=secrets.token_bytes(32))
+    table = Table("what", "typed", "result")
+    verification = verifier.start(_PERSON, purpose="login")
+    table.add_row("start", "", verification.status.value, style="cyan")
+    heard = next(call.content for call in reversed(gateway.calls) if call.mobile == _PERSON)
+    table.add_row("the phone reads out", "", " ".join(heard), style="cyan")
+    wrong = f"{(int(heard) + 1) % 10**6:06d}"
+    for what, typed in (
+        ("check a wrong code", wrong),
+        ("check the code", " ".join(heard)),
+        ("check the code again", heard),
+    ):
+        result = verifier.check(verification.id, typed, mobile=_PERSON, purpose="login")
+        answer, colour = ("approved", "green") if result.approved else ("not approved", "red")
+        table.add_row(what, typed, answer, style=colour)
+    return table
 
 
 async def _bulk(gateway: SandboxGateway, url: str, console: Console) -> Tally:

@@ -1,4 +1,4 @@
-"""The values of the ledger: keys, fingerprints, entries, claims and settlements.
+"""The values of idempotency keys: fingerprints, entries, claims and settlements.
 
 Pure: no clock, no database, and no import of SQLAlchemy, which is an extra.
 `sql/connection.py` stores the entries.
@@ -17,15 +17,22 @@ from ..models import exact_text
 if TYPE_CHECKING:
     from datetime import datetime
 
-ROW_PREFIX = "row:"
-"""The prefix of the keys that `Fingerprints.of_row` derives."""
+
+def row_prefix(job: str) -> str:
+    """How the keys begin that `Fingerprints.of_row` derives for the rows of a job.
+
+    It depends on no API key, so that a job is recognised that was run with another one.
+    """
+    # The name of a file may contain bytes that are no text.
+    name = job.encode(errors="surrogateescape")
+    return "row:" + hashlib.blake2b(name, digest_size=4, person=b"job").hexdigest()
 
 
 def check_key(key: object) -> str:
     """Check an idempotency key.
 
-    The ledger stores the key unchanged. A key that contains a mobile or a
-    verification code writes it into the ledger.
+    The store stores the key unchanged. A key that contains a mobile or a
+    verification code writes it into the store.
 
     Raises:
         InvalidRequestError: it is not a str of 1-255 printable characters, or
@@ -70,12 +77,13 @@ class Fingerprints:
         api_key: the account's APIKEY; it is hashed at once and not stored.
     """
 
-    __slots__ = ("_of", "_of_row", "hashed_with")
+    __slots__ = ("_of", "_of_number", "_of_row", "hashed_with")
 
     def __init__(self, api_key: str) -> None:
         master = hashlib.blake2b(api_key.encode(), person=b"ihuyi-voice").digest()
         self._of = hashlib.blake2b(key=master, digest_size=16, person=b"request")
-        self._of_row = hashlib.blake2b(key=master, digest_size=16, person=b"row")
+        self._of_row = hashlib.blake2b(key=master, digest_size=12, person=b"row")
+        self._of_number = hashlib.blake2b(key=master, digest_size=16, person=b"number")
         self.hashed_with: str = hashlib.blake2b(
             key=master, digest_size=4, person=b"account"
         ).hexdigest()
@@ -89,22 +97,31 @@ class Fingerprints:
         hashed.update(f"{mobile}\0{content}".encode())
         return Fingerprint(hashed.hexdigest(), self.hashed_with)
 
-    def of_row(self, mobile: str, content: str, occurrence: int) -> str:
+    def of_number(self, mobile: str) -> str:
+        """The hash of a number, 32 hex digits; `mobile` has all its 11 digits."""
+        hashed = self._of_number.copy()
+        hashed.update(mobile.encode())
+        return hashed.hexdigest()
+
+    def of_row(self, job: str, mobile: str, content: str, occurrence: int) -> str:
         """Derive the key of a file's row that has no key.
 
         Args:
+            job: the name of the job: the same row is another call in another job.
             mobile: all 11 digits.
             content: the verification code.
             occurrence: how many earlier rows have the same mobile and content.
                 Equal rows get different keys, and each is one call.
 
         Returns:
-            `row:` and 32 hex digits: the same each time the file is read, in
-            any order of its rows.
+            `row:` and 32 hex digits, the first 8 from the job alone: the same
+            each time the file is read, in any order of its rows.
         """
         hashed = self._of_row.copy()
-        hashed.update(f"{mobile}\0{content}\0{occurrence}".encode())
-        return ROW_PREFIX + hashed.hexdigest()
+        # Number and content have no NUL, so the name of the job may.
+        hashed.update(f"{mobile}\0{content}\0{occurrence}\0".encode())
+        hashed.update(job.encode(errors="surrogateescape"))
+        return row_prefix(job) + hashed.hexdigest()
 
 
 class EntryState(Enum):
@@ -132,7 +149,7 @@ REPEATABLE = (EntryState.REFUSED, EntryState.NOT_SENT)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the ledger stores for one key.
+    """What the store stores for one key.
 
     Attributes:
         key: the idempotency key.
@@ -229,15 +246,18 @@ class Settlement(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The answer to a claim: the right to send once, or the entry that blocks it.
+    """The answer to a claim: the right to send once, or what blocks it.
 
     Attributes:
         token: the argument of `settle`, when the claim succeeded; else "".
-        entry: accepted or unsettled, when the claim is blocked; else None.
+        entry: accepted or unsettled, when an earlier request blocks it; else None.
+        wait: seconds until the number may be called again, when its limit
+            blocks it; else 0.
     """
 
     token: str
     entry: Entry | None
+    wait: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

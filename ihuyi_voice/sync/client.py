@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from ..bulk.run import Rows, StopOn
     from ..models import AnswerFormat, Balance, SubmitResult
     from ..quota import RecipientQuota
-    from ..store.ledger import Ledger
+    from ..store.store import Store
     from .loop_thread import LoopThread
 
 T = TypeVar("T")
@@ -61,7 +61,12 @@ _INSTEAD = {
         "write `async with client.submit_many(...) as run:` with an AsyncVoiceClient (a notebook"
         " can do that), or call the function that uses it by `await asyncio.to_thread(...)`"
     ),
+    "Verifier": (
+        "await an AsyncVerifier, made with an AsyncVoiceClient, or call the blocking one by"
+        " `await asyncio.to_thread(...)`"
+    ),
 }
+_RINGS_NO_PHONE = ("query_balance", "Verifier.check", "Verifier.cancel", "Verifier.get")
 _AWAIT = (
     "write `await client.{name}(...)` with an AsyncVoiceClient (a notebook can await), or"
     " `await asyncio.to_thread(client.{name}, ...)`"
@@ -101,9 +106,11 @@ class VoiceClient:
             the signed body, which must not be logged.
         quota: the limit of calls per number, 2 a minute and 10 a day by
             default; None for no limit.
-        ledger: remembers idempotency keys, so that each is placed at most
-            once across crashes and processes; see `Ledger.open`. It stays
-            open when the client is closed.
+        store: what several processes share, see `Store.open`: the limit of
+            calls per number, and idempotency keys, each placed at most once
+            across crashes and processes. It stays open when the client is
+            closed.
+        require_key: whether a submit without an idempotency key is refused.
         clock: returns the seconds since 1970 that each request is signed with.
             It must be right within the gateway's tolerance, which is not
             published.
@@ -131,7 +138,8 @@ class VoiceClient:
         proxy: str | None = None,
         trace_configs: Sequence[aiohttp.TraceConfig] = (),
         quota: RecipientQuota | QuotaDefault | None = QuotaDefault.DEFAULT,
-        ledger: Ledger | None = None,
+        store: Store | None = None,
+        require_key: bool = False,
         clock: Callable[[], float] = time.time,
         allow_running_loop: bool = False,
     ) -> None:
@@ -152,9 +160,12 @@ class VoiceClient:
             proxy=proxy,
             trace_configs=trace_configs,
             quota=quota,
-            ledger=ledger,
+            store=store,
+            require_key=require_key,
             clock=clock,
         )
+        # Opened by `from_env`, and closed with this client.
+        self._owned_store: Store | None = None
         # How long a call waits for the loop thread.
         self._call_seconds = timeout + _grace(self._client)
         self._allow_running_loop = allow_running_loop
@@ -174,21 +185,26 @@ class VoiceClient:
     def from_env(cls, **overrides: Unpack[ClientOptions]) -> Self:
         """A client for the account that the environment names.
 
-        Reads `IHUYI_VOICE_API_ID`, `IHUYI_VOICE_API_KEY` and, where it is set,
-        `IHUYI_VOICE_BASE_URL`.
+        Reads `IHUYI_VOICE_API_ID`, `IHUYI_VOICE_API_KEY` and, where they are
+        set, `IHUYI_VOICE_BASE_URL` and `IHUYI_VOICE_STORE`: the path or URL of
+        a store, which this opens and which closes with the client, or `none`.
 
         Args:
             **overrides: any argument of the class; they win over the environment.
 
         Raises:
             ValueError: a variable is not set, or as the class raises.
+            StoreError, ModuleNotFoundError: the store cannot be opened.
         """
         options = options_from_env(overrides)
         # An exception raised below must not find the plain strings in this frame.
         del overrides
-        if isinstance(options, ValueError):
+        if isinstance(options, Exception):
             raise options
-        return cls(**options.reveal())
+        with options.closing_store_on_error():
+            client = cls(**options.reveal())
+        client._owned_store = options.opened_store
+        return client
 
     def submit(
         self, mobile: str, content: str, *, idempotency_key: str | None = None
@@ -200,8 +216,9 @@ class VoiceClient:
                 or 86 are removed; then 1, a digit 3-9 and nine digits must remain.
             content: the code, a str of 4-6 ASCII digits.
             idempotency_key: names the request, 1-255 printable characters, so
-                that the ledger lets it be placed once, however often it is submitted.
-                Needed with a ledger, an error without one.
+                that the store lets it be placed once, however often it is submitted.
+                An error without a store that keeps keys; needed only if
+                `require_key` is True.
 
         Returns:
             The gateway accepted the call: the phone rings, usually within 5 s.
@@ -211,10 +228,10 @@ class VoiceClient:
             InvalidRequestError: the local check refused it, or its key belongs
                 to another number or content; nothing was sent.
             QuotaExceededError: the limit for this number is reached; nothing was sent.
-            NotSentError: nothing was written; repeating is safe. A LedgerError
-                where it was the ledger that failed.
+            NotSentError: nothing was written; repeating is safe. A StoreError
+                where it was the store that failed.
             OutcomeUnknownError: something may have been written and no readable
-                answer came, or the ledger knows so of an earlier request with
+                answer came, or the store knows so of an earlier request with
                 this key: the phone may have rung, do not repeat it blindly.
             GatewayError: the gateway refused; its subclass and code say why.
             RuntimeError: the client is closed, or used where it cannot run.
@@ -321,6 +338,8 @@ class VoiceClient:
             self._log.write()
         # Not in a `finally`: an interrupted close has not ended the thread.
         self._finalizer.detach()
+        if self._owned_store is not None:
+            self._owned_store.close()
 
     def __enter__(self) -> Self:
         self._check_usable("submit")
@@ -360,11 +379,12 @@ class VoiceClient:
         name: str,
         start: Callable[[AsyncVoiceClient], Awaitable[T]],
         request: SubmitRequest | None = None,
+        extra_seconds: float = 0.0,
     ) -> T:
         """Run a coroutine in the loop thread, wait for its end, and write the log."""
         self._check_usable(name)
         began = time.monotonic()
-        deadline = began + self._call_seconds
+        deadline = began + self._call_seconds + extra_seconds
         call = Call(start)
         try:
             self._running_thread().calls.begin(call)
@@ -397,7 +417,7 @@ class VoiceClient:
         """The error for a call that the loop thread has not answered."""
         if call.begun:
             reason = f"{reason} while the request was on its way"
-            return OutcomeUnknownError(reason, may_have_rung=name != "query_balance")
+            return OutcomeUnknownError(reason, may_have_rung=name not in _RINGS_NO_PHONE)
         if self._closed:  # pragma: no cover - only a race gets here
             return RuntimeError(CLOSED)
         return NotSentError(f"{reason} before the request began")
@@ -417,10 +437,11 @@ class VoiceClient:
             asyncio.get_running_loop()
         except RuntimeError:
             return
-        instead = _INSTEAD.get(name) or _AWAIT.format(name=name)
+        cls, _, method = name.rpartition(".")
+        instead = _INSTEAD.get(cls or name) or _AWAIT.format(name=name)
         msg = (
-            f"VoiceClient.{name} would block the event loop that is running in this thread:"
-            f" {instead}, or pass allow_running_loop=True to block the loop meanwhile"
+            f"{cls or 'VoiceClient'}.{method} would block the event loop that is running in this"
+            f" thread: {instead}, or pass allow_running_loop=True to block the loop meanwhile"
         )
         raise RuntimeError(msg)
 
@@ -441,4 +462,4 @@ class VoiceClient:
 
 def _grace(client: AsyncVoiceClient) -> float:
     limits = client._settings.limits
-    return limits.grace if client._ledger is None else limits.grace_with_ledger
+    return limits.grace if client._store is None else limits.grace_with_store

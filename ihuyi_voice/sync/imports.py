@@ -33,7 +33,7 @@ def import_ahead() -> None:
         # Some are extras, and some exist only in other releases.
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    if "ihuyi_voice.store.ledger" in sys.modules:
+    if "ihuyi_voice.store.store" in sys.modules:
         importlib.import_module("ihuyi_voice.store.guard")
     # Python imports codecs at their first use as well.
     "localhost".encode("idna")

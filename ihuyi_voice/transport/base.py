@@ -52,8 +52,8 @@ class Exchange:
         reset: the connection is closed and the kernel's send buffer dropped,
             so that no byte can reach the gateway later. False if this is
             not known: behind a proxy, after an answer, or without a connection.
-        unrecorded: counts the outcome while the ledger has not recorded it;
-            None if nothing counts it.
+        unrecorded: counts the outcome while the store has not recorded it;
+            None where nothing counts it.
     """
 
     __slots__ = ("deadline", "may_have_been_written", "outlived", "reset", "unrecorded")

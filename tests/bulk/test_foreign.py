@@ -204,12 +204,12 @@ async def test_an_exception_of_a_quota_store_is_raised_and_no_row_is_lost(
     error, seen = make(), list[int]()
 
     class Store:
-        async def reserve(self, number: str, now: float, limits: object) -> float:
+        async def reserve(self, number: str, token: str, windows: object) -> float:
             if where == "reserve" and number == mobile(5):
                 raise error
             return 0.0
 
-        async def release(self, number: str, reserved_at: float) -> None:
+        async def release(self, number: str, token: str) -> None:
             raise error
 
     options: dict[str, Any] = {"quota": RecipientQuota(store=Store())}

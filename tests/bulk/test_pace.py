@@ -231,13 +231,13 @@ class SlowStore:
         self.reserving = ""
         self.released: list[str] = []
 
-    async def reserve(self, number: str, now: float, limits: object) -> float:
+    async def reserve(self, number: str, token: str, windows: object) -> float:
         self.reserving = number
         if number == self._slow_for:
             await self.go_on.wait()
         return 0.0
 
-    async def release(self, number: str, reserved_at: float) -> None:
+    async def release(self, number: str, token: str) -> None:
         self.released.append(number)
 
 

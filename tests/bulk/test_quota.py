@@ -168,10 +168,10 @@ async def test_a_refused_row_uses_up_the_quota_and_a_row_not_sent_does_not(
 
 
 class FailingStore:
-    async def reserve(self, number: str, now: float, limits: object) -> float:
+    async def reserve(self, number: str, token: str, windows: object) -> float:
         raise OSError
 
-    async def release(self, number: str, reserved_at: float) -> None:
+    async def release(self, number: str, token: str) -> None:
         """Never called: nothing was reserved."""
 
 

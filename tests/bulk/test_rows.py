@@ -92,7 +92,10 @@ MALFORMED: list[tuple[object, str]] = [
     ((GOOD, None), "content must be a str of 4-6 digits, not NoneType"),
     (
         SubmitRequest(GOOD, "1125", "key"),
-        "idempotency_key needs a ledger, and this client has none",
+        (
+            "idempotency_key needs a store that remembers it, and this client has none: pass"
+            " store=Store.open(...); nothing was sent, no phone rang"
+        ),
     ),
 ]
 

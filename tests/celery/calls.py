@@ -3,7 +3,7 @@ from functools import cache
 
 from celery import Celery, Task
 
-from ihuyi_voice import Ledger, NotSentError, VoiceClient
+from ihuyi_voice import NotSentError, Store, VoiceClient
 
 app = Celery("calls", broker=os.environ["REDIS_URL"], backend=os.environ["REDIS_URL"])
 app.conf.update(task_acks_late=True, task_reject_on_worker_lost=True)
@@ -12,7 +12,7 @@ app.conf.broker_transport_options = {"visibility_timeout": 60}
 
 @cache
 def client() -> VoiceClient:  # created in the process that uses it
-    return VoiceClient.from_env(ledger=Ledger.open(os.environ["CALLS_LEDGER"]))
+    return VoiceClient.from_env(store=Store.open(os.environ["CALLS_STORE"]))
 
 
 @app.task(bind=True, autoretry_for=(NotSentError,), retry_backoff=True)

@@ -13,11 +13,11 @@ from ihuyi_voice import (
     GatewayError,
     IhuyiVoiceError,
     InvalidRequestError,
-    LedgerError,
     NotSentError,
     OutcomeStatus,
     OutcomeUnknownError,
     QuotaExceededError,
+    StoreError,
 )
 from ihuyi_voice.errors import CODES, gateway_error
 
@@ -28,7 +28,7 @@ ERRORS: tuple[IhuyiVoiceError, ...] = (
     InvalidRequestError("content must be a str of 4-6 digits; it is empty"),
     QuotaExceededError("139****5678", 42.25),
     NotSentError("the name could not be resolved"),
-    LedgerError("calls.db: the disk is full"),
+    StoreError("calls.db: the disk is full"),
     OutcomeUnknownError("the connection was reset"),
     OutcomeUnknownError("the connection was reset", may_have_rung=False),
     OutcomeUnknownError("an earlier request", earlier=True),

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ihuyi_voice import Ledger
+from ihuyi_voice import Store
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def shop(gateway: SandboxGateway, tmp_path: Path) -> Iterator[Shop]:
         environment = os.environ | {
             "PYTHONPATH": str(ROOT),
             "REDIS_URL": f"redis+socket://{socket}",
-            "CALLS_LEDGER": str(tmp_path / "calls.db"),
+            "CALLS_STORE": str(tmp_path / "calls.db"),
             "IHUYI_VOICE_API_ID": "sandbox",
             "IHUYI_VOICE_API_KEY": "sandbox-key",
             "IHUYI_VOICE_BASE_URL": url,
@@ -183,8 +183,8 @@ def result_of(customer: subprocess.Popen[str]) -> tuple[str, str]:
 
 
 def summary(shop: Shop) -> dict[str, int]:
-    with Ledger.open(shop.folder / "calls.db") as ledger:
-        return {state: count for state, count in ledger.summary().items() if count}
+    with Store.open(shop.folder / "calls.db") as store:
+        return {state: count for state, count in store.summary().items() if count}
 
 
 def test_killed_while_its_request_is_at_the_gateway(shop: Shop, gateway: SandboxGateway) -> None:
@@ -200,8 +200,8 @@ def test_killed_while_its_request_is_at_the_gateway(shop: Shop, gateway: Sandbox
     assert "OutcomeUnknownError" == end.partition(" ")[0], shop.said()
     assert "an earlier request with this idempotency key: it was claimed and never settled" in end
     assert 1 == len(gateway.attempts)
-    with Ledger.open(shop.folder / "calls.db") as ledger:
-        assert [task] == [claim.key for claim in ledger.unknown()]
+    with Store.open(shop.folder / "calls.db") as store:
+        assert [task] == [claim.key for claim in store.unknown()]
 
 
 def test_killed_between_settling_and_acknowledging(shop: Shop, gateway: SandboxGateway) -> None:

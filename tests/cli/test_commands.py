@@ -432,9 +432,27 @@ def test_the_demo_shows_every_outcome() -> None:
     for status in EXIT_STATUSES:
         assert status.value[:7] in out
     assert "500/500  accepted 483  refused 2  unknown 7 " in out
-    assert "Balance before 1000, after 504: 496 calls placed." in out
+    assert "Balance before 1000, after 503: 497 calls placed." in out
     assert "none more than 1 time." in out
     assert "13912345678" not in out
+
+
+def test_the_demo_shows_a_login() -> None:
+    result = run("demo")
+    assert 0 == result.exit_code
+    login = result.stdout.partition("A login of 186****5678:")[2].partition("A bulk run")[0]
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in login.splitlines()]
+    rows = [row for row in rows if row]
+    code = rows[1][2]
+    assert re.fullmatch(r"\d( \d){5}", code)
+    assert [
+        ["start", "", "pending"],
+        ["the phone reads out", "", code],
+        ["check a wrong code", f"{(int(code.replace(' ', '')) + 1) % 10**6:06d}", "not approved"],
+        ["check the code", code, "approved"],
+        ["check the code again", code.replace(" ", ""), "not approved"],
+    ] == rows
+    assert "18612345678" not in result.stdout
 
 
 # --- help --------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ihuyi_voice import Ledger, OutcomeUnknownError, VoiceClient
+from ihuyi_voice import OutcomeUnknownError, Store, VoiceClient
 from ihuyi_voice.cli.output import LossyFile, _guarded
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
 
@@ -37,8 +37,8 @@ COMMANDS = [
     (f"submit {MOBILE} --content 1125", 0, 1),
     (f"submit {BLACKLISTED} --json", 3, 0),
     ("balance --fail-below 5000", 7, 0),
-    ("bulk rows.csv --yes --ledger calls.db --out out.csv", 3, 1),
-    ("ledger known.db", 6, 0),
+    ("bulk rows.csv --yes --store calls.db --out out.csv", 3, 1),
+    ("store known.db", 6, 0),
     ("demo", 0, 0),
 ]
 
@@ -58,13 +58,13 @@ def gateway() -> Iterator[Gateway]:
 
 @pytest.fixture
 def folder(gateway: Gateway, tmp_path: Path) -> Path:
-    """With rows, and with a ledger of one unknown call."""
+    """With rows, and with a store of one unknown call."""
     rows = f"mobile,content\n{MOBILE},1125\n{BLACKLISTED},0042\n139,1125\n"
     (tmp_path / "rows.csv").write_text(rows)
     gateway.chaos = Chaos(close_after_placing=1.0)
     with (
-        Ledger.open(tmp_path / "known.db") as ledger,
-        VoiceClient("sandbox", "sandbox-key", base_url=gateway.url, ledger=ledger) as client,
+        Store.open(tmp_path / "known.db") as store,
+        VoiceClient("sandbox", "sandbox-key", base_url=gateway.url, store=store) as client,
         pytest.raises(OutcomeUnknownError),
     ):
         client.submit(MOBILE, "1125", idempotency_key=KEY)
@@ -169,7 +169,7 @@ ENCODINGS = [
         (f"submit {BLACKLISTED} --json", 3),
         ("balance --json", 0),
         ("bulk rows.csv --yes --json", 3),
-        ("ledger known.db --json", 6),
+        ("store known.db --json", 6),
     ],
 )
 def test_json_is_ascii(
@@ -180,7 +180,7 @@ def test_json_is_ascii(
     report = json.loads(done.stdout.decode("ascii"))
     if "submit" in command:
         assert report["msg"] in {"提交成功", "手机号码已被列入黑名单"}
-    if "ledger" in command:
+    if "store" in command:
         assert KEY == report["key"]
 
 
@@ -189,7 +189,7 @@ def test_json_is_ascii(
     ("command", "status"),
     [
         (f"submit {BLACKLISTED}", 3),
-        ("ledger known.db", 6),
+        ("store known.db", 6),
         ("bulk --help", 0),
         ("bulk 号码.csv", 2),
     ],

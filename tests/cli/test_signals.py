@@ -111,7 +111,8 @@ def test_the_first_signal_finishes_what_is_in_flight(
     write(path, rows)
     out = path.with_name("out.jsonl")
     gateway.after_the_balance_query(latency=1.0)
-    with running(path, "--yes", "--json", "--concurrency", "20", "--out", out) as process:
+    options = ("--yes", "--json", "--concurrency", "20", "--out", out, "--store", "none")
+    with running(path, *options) as process:
         gateway.wait_for(20)
         process.send_signal(number)
         began = time.monotonic()
@@ -138,7 +139,8 @@ def test_the_second_signal_stops_at_once(
     write(path, rows)
     out = path.with_name("out.jsonl")
     gateway.after_the_balance_query(latency=0.02)
-    with running(path, "--yes", "--json", "--concurrency", "20", "--out", out) as process:
+    options = ("--yes", "--json", "--concurrency", "20", "--out", out, "--store", "none")
+    with running(path, *options) as process:
         gateway.wait_for(50)
         gateway.chaos = Chaos(no_answer=1.0)
         # All twenty are held, and the fifteen seconds of the timeout have begun.
@@ -213,13 +215,13 @@ def _python_path() -> list[str]:
     return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
-def test_an_interrupted_run_goes_on_with_its_ledger(
+def test_an_interrupted_run_goes_on_with_its_store(
     gateway: Gateway, path: Path, tmp_path: Path
 ) -> None:
     write(path, many(100))
     book = tmp_path / "the calls.db"
     gateway.after_the_balance_query(latency=0.5)
-    with running(path, "--yes", "--concurrency", "5", "--ledger", book) as process:
+    with running(path, "--yes", "--concurrency", "5", "--store", book) as process:
         gateway.wait_for(5)
         process.send_signal(signal.SIGTERM)
         stdout, _ = process.communicate(timeout=30)
@@ -228,11 +230,11 @@ def test_an_interrupted_run_goes_on_with_its_ledger(
     assert "Interrupted before the end." == interrupted
     left = 100 - len(gateway.calls)
     assert last == (
-        f"Rows left: {left} of 100. To continue, run the same command again with the same"
-        " --ledger: it calls no phone again that rang or may have rung."
+        f"Rows left: {left} of 100. To continue, run the same command again:"
+        " no phone that rang, or may have rung, is called again."
     )
     gateway.chaos = Chaos()
-    assert 0 == bulk(path, "--yes", "--ledger", book).exit_code
+    assert 0 == bulk(path, "--yes", "--store", book).exit_code
     assert Counter(many(100)) == Counter(placed(gateway))
 
 
@@ -309,7 +311,7 @@ def test_a_signal_during_a_balance_query(gateway: Gateway) -> None:
 def test_what_is_known_stays_when_the_end_is_interrupted(
     gateway: Gateway, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the client is closed, the ledger is, or the outcome is printed."""
+    """While the client is closed, the store is, or the outcome is printed."""
 
     def interrupt(*_: object, **__: object) -> None:
         raise Interrupted(signal.SIGTERM)
@@ -327,8 +329,8 @@ def test_what_is_known_stays_when_the_end_is_interrupted(
         refused = run("submit", "13800000000", "--json")
         assert (3, "refused") == (refused.exit_code, json.loads(refused.stdout)["status"])
     with monkeypatch.context() as broken:
-        broken.setattr("ihuyi_voice.Ledger.__exit__", interrupt)
-        closed = bulk(path, "--yes", "--json", "--ledger", book)
+        broken.setattr("ihuyi_voice.Store.__exit__", interrupt)
+        closed = bulk(path, "--yes", "--json", "--store", book)
         assert (0, 3) == (closed.exit_code, json.loads(closed.stdout)["accepted"])
 
 
@@ -346,8 +348,8 @@ def tally(**counts: int) -> Tally:
     return made
 
 
-def next_steps(done: Tally, out: Path | None, ledger: str | None) -> list[str]:
-    return Summary(done, 1000, "rows.csv", out, ledger).next_steps()
+def next_steps(done: Tally, out: Path | None, store: str | None) -> list[str]:
+    return Summary(done, 1000, "rows.csv", out, store).next_steps()
 
 
 def test_what_to_do_next_speaks_of_the_run(tmp_path: Path) -> None:
@@ -360,25 +362,27 @@ def test_what_to_do_next_speaks_of_the_run(tmp_path: Path) -> None:
         " refused"
     )
     assert "Interrupted before the end." == interrupted
-    assert "Unknown rows: 3, listed by: ihuyi-voice ledger 'my calls.db'." == unknown
+    assert "Unknown rows: 3, listed by: ihuyi-voice store 'my calls.db'." == unknown
     assert last == (
-        "Rows left: 220 of 1000. To continue, run the same command again with the same --ledger and"
-        " a new --out file: it calls no phone again that rang or may have rung."
+        "Rows left: 220 of 1000. To continue, run the same command again with a new --out file: no"
+        " phone that rang, or may have rung, is called again."
     )
     *_, unknown, last = next_steps(done, None, None)
-    assert unknown == ("Unknown rows: 3, not listed, because there was neither --ledger nor --out.")
+    assert unknown == (
+        "Unknown rows: 3, not listed, because there was no --out and --store was none."
+    )
     assert last == (
         "Rows left: 220 of 1000. Do not run rows.csv again unchanged: it would call 780 phones a"
-        " second time. Only the account's page shows which. With --ledger you only repeat the same"
-        " command."
+        " second time. Only the account's page shows which. Without --store none you only repeat"
+        " the same command."
     )
     assert (
         "No phone was called: run the same command again."
         in next_steps(tally(not_sent=20), None, None)[-1]
     )
-    for ledger in ("calls.db", None):
+    for store in ("calls.db", None):
         for where in (out, None):
-            lines = next_steps(done, where, ledger)
+            lines = next_steps(done, where, store)
             assert not any("repeating is safe" in line for line in lines)
     done = tally(accepted=5, unknown=1)
     done.interrupted = False
@@ -392,7 +396,7 @@ def test_a_gateway_that_goes_away_stops_the_run_with_a_message_about_the_run(
 ) -> None:
     """777 accepted calls, and then nothing can be sent."""
     write(path, many(900))
-    with running(path, "--yes", "--concurrency", "10") as process:
+    with running(path, "--yes", "--concurrency", "10", "--store", "none") as process:
         gateway.wait_for(200)
         gateway.chaos = Chaos(close_before_reading=1.0)
         stdout, _ = process.communicate(timeout=60)

@@ -20,12 +20,12 @@ from ihuyi_voice import (
     GatewayError,
     IhuyiVoiceError,
     InvalidRequestError,
-    Ledger,
     NotSentError,
     OutcomeStatus,
     OutcomeUnknownError,
     QuotaExceededError,
     RecipientQuota,
+    Store,
     SubmitRequest,
     SubmitResult,
     VoiceClient,
@@ -229,19 +229,19 @@ class Clock:
         raise OSError(msg)
 
 
-class Store:
-    """A quota store that fails, hangs or reaches a limit. It keeps no number."""
+class Limits:
+    """A quota store that fails, hangs or lets its caller wait, and keeps no number."""
 
     def __init__(self, reserve: str, release: str = "") -> None:
         self.on_reserve, self.on_release = reserve, release
         self.asked = asyncio.Event()
 
-    async def reserve(self, mobile: str, now: float, limits: object) -> float:
-        del mobile
+    async def reserve(self, number: str, token: str, windows: object) -> float:
+        del number
         return await self._do(self.on_reserve)
 
-    async def release(self, mobile: str, reserved_at: float) -> None:
-        del mobile
+    async def release(self, number: str, token: str) -> None:
+        del number
         await self._do(self.on_release)
 
     async def _do(self, what: str) -> float:
@@ -260,12 +260,12 @@ class Store:
     [
         (NotSentError, {"clock": Clock()}),
         (NotSentError, {"quota": RecipientQuota(clock=Clock())}),
-        (NotSentError, {"quota": RecipientQuota(store=Store("fail"))}),
-        (NotSentError, {"quota": RecipientQuota(store=Store("hang")), "timeout": 0.05}),
-        (QuotaExceededError, {"quota": RecipientQuota(store=Store("limit"))}),
+        (NotSentError, {"quota": RecipientQuota(store=Limits("fail"))}),
+        (NotSentError, {"quota": RecipientQuota(store=Limits("hang")), "timeout": 0.05}),
+        (QuotaExceededError, {"quota": RecipientQuota(store=Limits("limit"))}),
         (
             NotSentError,
-            {"quota": RecipientQuota(store=Store("", "fail")), "base_url": "http://127.0.0.1:1"},
+            {"quota": RecipientQuota(store=Limits("", "fail")), "base_url": "http://127.0.0.1:1"},
         ),
     ],
 )
@@ -287,7 +287,7 @@ async def test_a_cancelled_request_shows_no_secret_in_its_frames(where: str) -> 
         await connection.until_hung_up()
 
     arrived = asyncio.Event()
-    store = Store("hang")
+    store = Limits("hang")
     rogue = Rogue(hang)
     quota = RecipientQuota(store=store) if where == "in the quota's store" else None
     async with (
@@ -305,19 +305,29 @@ async def test_a_cancelled_request_shows_no_secret_in_its_frames(where: str) -> 
     check_hides_everything(error)
 
 
-# --- with a ledger ----------------------------------------------------------------
+# --- with a store ----------------------------------------------------------------
 
 
-def closed(ledger: Ledger) -> None:
-    ledger.close()
+class Timer:
+    """A clock that can be made to fail."""
+
+    def __init__(self) -> None:
+        self.fails = False
+
+    def __call__(self) -> float:
+        return Clock()() if self.fails else 1_700_000_000.0
 
 
-def failing(ledger: Ledger) -> None:
-    ledger.clock = Clock()
+def closed(store: Store, clock: Timer) -> None:
+    store.close()
 
 
-def untouched(ledger: Ledger) -> None:
-    """Leave the ledger as it is."""
+def failing(store: Store, clock: Timer) -> None:
+    clock.fails = True
+
+
+def untouched(store: Store, clock: Timer) -> None:
+    """Leave it as it is."""
 
 
 @BOTH_CLIENTS
@@ -334,11 +344,11 @@ def untouched(ledger: Ledger) -> None:
         (OSError, (MOBILE, "key"), failing),
     ],
 )
-async def test_no_failure_of_a_ledger_shows_a_secret_in_its_frames(
+async def test_no_failure_of_a_store_shows_a_secret_in_its_frames(
     kind: Kind,
     error: type[Exception],
     submit: tuple[str, str | None],
-    prepare: Callable[[Ledger], None],
+    prepare: Callable[[Store, Timer], None],
     tmp_path: Path,
 ) -> None:
     mobile, key = submit
@@ -348,11 +358,12 @@ async def test_no_failure_of_a_ledger_shows_a_secret_in_its_frames(
 
     rogue = Rogue(hang_up)
     async with rogue.running():
-        with Ledger.open(tmp_path / "calls.db") as ledger:
-            options = of(rogue, ledger=ledger)
+        timer = Timer()
+        with Store.open(tmp_path / "calls.db", clock=timer) as store:
+            options = of(rogue, store=store, require_key=True)
             used = await raised_by(lambda: submitted(kind, options, key="used"))
             assert isinstance(used, OutcomeUnknownError)
-            prepare(ledger)
+            prepare(store, timer)
             caught = await raised_by(lambda: submitted(kind, options, mobile, key=key))
     assert isinstance(caught, error if error is not OSError else NotSentError)
     check_hides_everything(caught)
@@ -445,7 +456,7 @@ BAD_ROWS: Sequence[object] = [
     (MOBILE, CODE + "1"),
     (CODE, MOBILE),
     (int(MOBILE), int(CODE)),
-    SubmitRequest(MOBILE, CODE, "no ledger"),
+    SubmitRequest(MOBILE, CODE, "no store"),
 ]
 
 
@@ -510,7 +521,7 @@ BAD_SETTINGS: list[dict[str, Any]] = [
     {"api_id": None},
     {"timeout": 0},
     {"answer_format": "yaml"},
-    {"ledger": "calls.db"},
+    {"store": "calls.db"},
     {"trace_configs": 1},
     {"proxy": f"socks5://user:{PROXY_PASSWORD}@p"},
     {"proxy": f"http://user:{PROXY_PASSWORD}@p:port"},
@@ -580,12 +591,12 @@ async def test_misuse_shows_no_secret_in_its_frames(kind: Kind) -> None:
 
 def test_an_object_that_carries_a_secret_does_not_show_it() -> None:
     encoder = FormEncoder("id", KEY, dynamic_password=False)
-    admitted = Admitted(MOBILE, CODE, 1.5)
+    admitted = Admitted(MOBILE, CODE, "a-token")
     body = encoder.submit(MOBILE, CODE, NOW)
     for carrier in (encoder, admitted, body, admitted.mobile, body.reveal):
         assert set() == leaks(*walked(carrier))
         assert not hasattr(carrier, "__dict__") or callable(carrier)
-    assert f"<Admitted {MASKED} reserved_at=1.5>" == repr(admitted)
+    assert f"<Admitted {MASKED} reserved=True>" == repr(admitted)
     assert "SignedBody('****')" == repr(SignedBody(b"x"))
     assert MOBILE == admitted.mobile()
     assert in_variables(ValueError()) == {}

@@ -1,4 +1,4 @@
-"""A submit with a key is placed once, however often it is submitted and whatever fails.
+"""A submit with a key: placed once, however often it is submitted, whatever fails in the store.
 
 Each test counts what reached the gateway, over real sockets.
 """
@@ -18,6 +18,7 @@ import sys
 import textwrap
 import threading
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -29,19 +30,19 @@ from ihuyi_voice import (
     AuthenticationError,
     GatewayError,
     InvalidRequestError,
-    Ledger,
-    LedgerError,
     NotSentError,
     OutcomeUnknownError,
     QuotaExceededError,
     RecipientQuota,
+    StoreError,
     SubmitRequest,
     SubmitResult,
     VoiceClient,
 )
 from ihuyi_voice.sandbox import Attempt, Chaos, SandboxGateway
-from ihuyi_voice.store.ledger import EntryState
-from ihuyi_voice.store.sql import file as ledger_file
+from ihuyi_voice.store.entry import EntryState
+from ihuyi_voice.store.memory import MemoryLimits
+from ihuyi_voice.store.sql import file as store_file
 from ihuyi_voice.store.sql.connection import Connection
 from ihuyi_voice.transport.aiohttp import AiohttpTransport
 from tests.bulk.spies import Gateway, mobile, until
@@ -60,13 +61,14 @@ from tests.client.test_secrets import (
 from tests.inside import slots_of
 from tests.rogue import Connection as Socket
 from tests.rogue import Rogue
-from tests.store.support import Clock
+from tests.store.support import Clock, open_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
     from ihuyi_voice.models import Answer
+    from ihuyi_voice.store.sql.store import SqlStore
 
 NONE = {"accepted": 0, "refused": 0, "not_sent": 0, "unknown": 0}
 PLACED = SubmitResult("197362477", "ok", MOBILE)
@@ -82,15 +84,15 @@ SYNC_OPTIONS = {"api_id": "sandbox", "api_key": "sandbox-key", "timeout": 10.0}
 async def submit(
     kind: str,
     url: str,
-    ledger: Ledger | None,
+    store: SqlStore | None,
     key: Any = "k",
     *,
     mobile: str = MOBILE,
     content: str = CODE,
     **options: Any,
 ) -> SubmitResult:
-    """One submit by a new client."""
-    options = {**SYNC_OPTIONS, "base_url": url, "ledger": ledger, "quota": None, **options}
+    """One submit by a client of its own."""
+    options = {**SYNC_OPTIONS, "base_url": url, "store": store, "quota": None, **options}
     if kind == "asyncio":
         async with AsyncVoiceClient(**options) as voice:
             return await voice.submit(mobile, content, idempotency_key=key)
@@ -102,14 +104,14 @@ async def submit(
     return await asyncio.to_thread(block)
 
 
-def client(url: str, ledger: Ledger | None, **options: Any) -> AsyncVoiceClient:
+def client(url: str, store: SqlStore | None, **options: Any) -> AsyncVoiceClient:
     return AsyncVoiceClient(
-        **{**SYNC_OPTIONS, "base_url": url, "ledger": ledger, "quota": None, **options}
+        **{**SYNC_OPTIONS, "base_url": url, "store": store, "quota": None, **options}
     )
 
 
-def state(ledger: Ledger, key: str = "k") -> EntryState | None:
-    return ledger.known([key]).get(key)
+def state(store: SqlStore, key: str = "k") -> EntryState | None:
+    return store.known([key]).get(key)
 
 
 def one_a_minute() -> RecipientQuota:
@@ -118,8 +120,8 @@ def one_a_minute() -> RecipientQuota:
 
 @pytest.fixture(autouse=True)
 def _no_last_tries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test does not wait at its end for what can no longer be recorded."""
-    monkeypatch.setattr("ihuyi_voice.store.sql.limits.LAST_RETRIES", 0.0)
+    """What cannot be recorded any more is not waited for at the end of a test."""
+    monkeypatch.setattr("ihuyi_voice.store.writer.bounds.LAST_RETRIES", 0.0)
 
 
 @pytest.fixture
@@ -135,15 +137,15 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def ledger(path: Path) -> Iterator[Ledger]:
-    with Ledger.open(path, patience=5.0) as opened:
+def store(path: Path) -> Iterator[SqlStore]:
+    with open_store(path, patience=5.0) as opened:
         yield opened
 
 
 @pytest.fixture
-def impatient(path: Path) -> Iterator[Ledger]:
-    """A ledger that does not wait for another request with the same key."""
-    with Ledger.open(path, patience=0.0) as opened:
+def impatient(path: Path) -> Iterator[SqlStore]:
+    """It does not wait for a claim that is on its way."""
+    with open_store(path, patience=0.0) as opened:
         yield opened
 
 
@@ -152,31 +154,31 @@ def impatient(path: Path) -> Iterator[Ledger]:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_the_same_key_again_gives_the_stored_result(
-    gateway: Gateway, ledger: Ledger, kind: str
+    gateway: Gateway, store: SqlStore, kind: str
 ) -> None:
-    first = await submit(kind, gateway.url, ledger)
-    again = await submit(kind, gateway.url, ledger, mobile=f"+86 {MOBILE}")
+    first = await submit(kind, gateway.url, store)
+    again = await submit(kind, gateway.url, store, mobile=f"+86 {MOBILE}")
     assert (PLACED, PLACED) == (first, again)
     assert (False, True) == (first.replayed, again.replayed)
     assert [MOBILE] == gateway.mobiles
 
 
-async def test_another_key_is_another_call(gateway: Gateway, ledger: Ledger) -> None:
+async def test_another_key_is_another_call(gateway: Gateway, store: SqlStore) -> None:
     for key in ("a", "b"):
-        assert not (await submit("asyncio", gateway.url, ledger, key)).replayed
+        assert not (await submit("asyncio", gateway.url, store, key)).replayed
     assert [MOBILE] * 2 == gateway.mobiles
 
 
-async def test_a_ledger_that_is_opened_later_knows_the_key(gateway: Gateway, path: Path) -> None:
+async def test_it_is_known_to_a_store_opened_later(gateway: Gateway, path: Path) -> None:
     for replayed in (False, True):
-        with Ledger.open(path) as ledger:
-            assert replayed is (await submit("asyncio", gateway.url, ledger)).replayed
+        with open_store(path) as store:
+            assert replayed is (await submit("asyncio", gateway.url, store)).replayed
     assert [MOBILE] == gateway.mobiles
 
 
-async def test_a_replay_does_not_count_in_the_quota(gateway: Gateway, ledger: Ledger) -> None:
+async def test_a_replay_takes_no_place_in_the_quota(gateway: Gateway, store: SqlStore) -> None:
     quota = RecipientQuota(per_minute=2, per_day=None)
-    async with client(gateway.url, ledger, quota=quota) as voice:
+    async with client(gateway.url, store, quota=quota) as voice:
         for replayed in (False, True, True, True):
             assert replayed is (await voice.submit(MOBILE, CODE, idempotency_key="k")).replayed
         assert not (await voice.submit(MOBILE, CODE, idempotency_key="other")).replayed
@@ -189,60 +191,58 @@ async def test_a_replay_does_not_count_in_the_quota(gateway: Gateway, ledger: Le
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_known_key_is_replayed_when_the_limit_is_reached(
-    gateway: Gateway, ledger: Ledger, kind: str
+async def test_the_store_is_asked_before_a_limit_is_told(
+    gateway: Gateway, store: SqlStore, kind: str
 ) -> None:
     quota = one_a_minute()
-    await submit(kind, gateway.url, ledger, quota=quota)
-    again = await submit(kind, gateway.url, ledger, quota=quota)
+    await submit(kind, gateway.url, store, quota=quota)
+    again = await submit(kind, gateway.url, store, quota=quota)
     assert (PLACED, True) == (again, again.replayed)
     with pytest.raises(QuotaExceededError) as limited:
-        await submit(kind, gateway.url, ledger, "new", quota=quota)
+        await submit(kind, gateway.url, store, "new", quota=quota)
     assert 59 < limited.value.retry_after <= 60
     assert [MOBILE] == gateway.mobiles
-    # Nothing was sent with this key.
-    assert EntryState.NOT_SENT is state(ledger, "new")
+    # Nothing was sent under it.
+    assert EntryState.NOT_SENT is state(store, "new")
 
 
-async def test_over_the_limit_a_refused_key_is_limited(gateway: Gateway, ledger: Ledger) -> None:
+async def test_over_the_limit_and_known_to_have_failed(gateway: Gateway, store: SqlStore) -> None:
     gateway.answer = lambda _: REFUSED
     quota = one_a_minute()
     with pytest.raises(GatewayError):
-        await submit("asyncio", gateway.url, ledger, quota=quota)
+        await submit("asyncio", gateway.url, store, quota=quota)
     with pytest.raises(QuotaExceededError):
-        await submit("asyncio", gateway.url, ledger, quota=quota)
-    assert EntryState.NOT_SENT is state(ledger)
+        await submit("asyncio", gateway.url, store, quota=quota)
+    assert EntryState.NOT_SENT is state(store)
 
 
-async def test_over_the_limit_an_unknown_key_stays_unknown(
-    gateway: Gateway, ledger: Ledger
-) -> None:
+async def test_over_the_limit_and_unknown(gateway: Gateway, store: SqlStore) -> None:
     gateway.answer = lambda _: None
     quota = one_a_minute()
     for earlier in (False, True):
         with pytest.raises(OutcomeUnknownError) as unknown:
-            await submit("asyncio", gateway.url, ledger, quota=quota)
+            await submit("asyncio", gateway.url, store, quota=quota)
         assert earlier is unknown.value.earlier
     assert [MOBILE] == gateway.mobiles
 
 
-async def test_over_the_limit_a_key_of_another_content_is_refused(
-    gateway: Gateway, ledger: Ledger
+async def test_over_the_limit_with_the_key_of_another_number_or_content(
+    gateway: Gateway, store: SqlStore
 ) -> None:
     quota = one_a_minute()
-    await submit("asyncio", gateway.url, ledger, quota=quota)
+    await submit("asyncio", gateway.url, store, quota=quota)
     with pytest.raises(InvalidRequestError, match="was used for another mobile or content"):
-        await submit("asyncio", gateway.url, ledger, content="4321", quota=quota)
+        await submit("asyncio", gateway.url, store, content="4321", quota=quota)
 
 
-async def test_over_the_limit_a_ledger_that_fails_is_reported(
-    gateway: Gateway, ledger: Ledger, path: Path
+async def test_over_the_limit_and_the_store_fails(
+    gateway: Gateway, store: SqlStore, path: Path
 ) -> None:
     quota = one_a_minute()
-    await submit("asyncio", gateway.url, ledger, quota=quota)
+    await submit("asyncio", gateway.url, store, quota=quota)
     os.unlink(path)  # noqa: PTH108
-    with pytest.raises(LedgerError):
-        await submit("asyncio", gateway.url, ledger, quota=quota)
+    with pytest.raises(StoreError):
+        await submit("asyncio", gateway.url, store, quota=quota)
     assert [MOBILE] == gateway.mobiles
 
 
@@ -250,10 +250,10 @@ async def test_over_the_limit_a_request_without_a_key_is_limited(
     gateway: Gateway, path: Path
 ) -> None:
     quota = one_a_minute()
-    with Ledger.open(path, require_key=False) as ledger:
-        assert not (await submit("asyncio", gateway.url, ledger, None, quota=quota)).replayed
+    with open_store(path) as store:
+        assert not (await submit("asyncio", gateway.url, store, None, quota=quota)).replayed
         with pytest.raises(QuotaExceededError):
-            await submit("asyncio", gateway.url, ledger, None, quota=quota)
+            await submit("asyncio", gateway.url, store, None, quota=quota)
 
 
 # --- unknown -----------------------------------------------------------------
@@ -265,30 +265,30 @@ async def reset(connection: Socket) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_an_unknown_outcome_is_never_sent_again(ledger: Ledger, kind: str) -> None:
+async def test_an_unknown_outcome_is_never_sent_again(store: SqlStore, kind: str) -> None:
     async with Rogue(reset).running() as rogue:
         errors = []
         for _ in range(3):
             with pytest.raises(OutcomeUnknownError) as unknown:
-                await submit(kind, rogue.url, ledger)
+                await submit(kind, rogue.url, store)
             errors.append(unknown.value)
         assert 1 == rogue.submits
     assert [False, True, True] == [error.earlier for error in errors]
     assert [True] * 3 == [error.may_have_rung for error in errors]
     first, second, _ = errors
     assert f"an earlier request with this idempotency key: {first.reason}" == second.reason
-    assert EntryState.UNKNOWN is state(ledger)
+    assert EntryState.UNKNOWN is state(store)
 
 
-async def test_the_error_for_a_claim_that_was_never_settled_says_so(
-    gateway: Gateway, impatient: Ledger, path: Path
+async def test_a_claim_that_was_never_settled_says_so(
+    gateway: Gateway, impatient: SqlStore, path: Path
 ) -> None:
     gateway.hold()
     async with client(gateway.url, impatient) as voice:
         first = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
         await gateway.arrived(1)
         with (
-            Ledger.open(path, patience=0.0) as another_process,
+            open_store(path, patience=0.0) as another_process,
             pytest.raises(OutcomeUnknownError) as unknown,
         ):
             await submit("asyncio", gateway.url, another_process)
@@ -303,13 +303,13 @@ async def test_the_error_for_a_claim_that_was_never_settled_says_so(
 
 
 @pytest.mark.parametrize("native", [False, True])
-async def test_a_request_cancelled_after_the_write_is_unknown(
-    gateway: Gateway, ledger: Ledger, native: bool
+async def test_cancelled_after_the_write_it_is_unknown(
+    gateway: Gateway, store: SqlStore, native: bool
 ) -> None:
     gateway.hold()
-    async with client(gateway.url, ledger) as voice:
+    async with client(gateway.url, store) as voice:
         await cancelled(voice, lambda: gateway.arrived(1), native=native)
-        assert EntryState.UNKNOWN is state(ledger)
+        assert EntryState.UNKNOWN is state(store)
         gateway.release()
         with pytest.raises(OutcomeUnknownError) as unknown:
             await voice.submit(MOBILE, CODE, idempotency_key="k")
@@ -318,41 +318,41 @@ async def test_a_request_cancelled_after_the_write_is_unknown(
 
 
 @pytest.mark.parametrize("native", [False, True])
-async def test_a_request_cancelled_before_the_write_is_not_sent(
-    gateway: Gateway, ledger: Ledger, native: bool
+async def test_cancelled_before_the_write_it_is_not_sent(
+    gateway: Gateway, store: SqlStore, native: bool
 ) -> None:
     """The request has its claim and waits for the only slot."""
     gateway.hold()
     quota = RecipientQuota(per_minute=2, per_day=None)
-    async with client(gateway.url, ledger, max_connections=1, quota=quota) as voice:
+    async with client(gateway.url, store, max_connections=1, quota=quota) as voice:
         other = asyncio.create_task(voice.submit(OTHER, CODE, idempotency_key="other"))
         await gateway.arrived(1)
         slots = slots_of(voice)
         for _ in range(4):
             waiting = lambda: until(lambda: slots.statistics().tasks_waiting == 1)  # noqa: E731
             await cancelled(voice, waiting, native=native)
-            assert EntryState.NOT_SENT is state(ledger)
+            assert EntryState.NOT_SENT is state(store)
         gateway.release()
         assert not (await other).replayed
         assert not (await voice.submit(MOBILE, CODE, idempotency_key="k")).replayed
     assert [OTHER, MOBILE] == gateway.mobiles
 
 
-async def test_a_request_cancelled_just_after_its_claim_is_not_sent(
-    gateway: Gateway, ledger: Ledger
+async def test_cancelled_just_when_it_is_claimed_it_is_not_sent(
+    gateway: Gateway, store: SqlStore
 ) -> None:
     """The claim is in the file, and the task has not resumed yet."""
     quota = one_a_minute()
-    async with client(gateway.url, ledger, quota=quota) as voice:
+    async with client(gateway.url, store, quota=quota) as voice:
         task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
-        await until(lambda: ledger._writer.thread.started)
-        while state(ledger) is not EntryState.CLAIMED:
-            # This blocks the loop.
+        await until(lambda: store._writer.thread.started)
+        while state(store) is not EntryState.CLAIMED:
+            # The loop is blocked meanwhile.
             pass
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await until(lambda: state(ledger) is EntryState.NOT_SENT)
+        await until(lambda: state(store) is EntryState.NOT_SENT)
         assert [] == gateway.mobiles
         assert not (await voice.submit(MOBILE, CODE, idempotency_key="k")).replayed
 
@@ -376,14 +376,14 @@ async def cancelled(voice: AsyncVoiceClient, reached: Callable[[], Any], *, nati
         group.cancel_scope.cancel()
 
 
-async def test_a_request_cancelled_during_its_claim_is_not_sent(
-    gateway: Gateway, ledger: Ledger, path: Path
+async def test_cancelled_while_it_claims_it_is_not_sent(
+    gateway: Gateway, store: SqlStore, path: Path
 ) -> None:
     quota = one_a_minute()
-    async with client(gateway.url, ledger, quota=quota) as voice:
+    async with client(gateway.url, store, quota=quota) as voice:
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            await cancelled(voice, lambda: until(ledger._writer.at_work.locked), native=True)
+            await cancelled(voice, lambda: until(store._writer.at_work.locked), native=True)
         assert not (await voice.submit(MOBILE, CODE, idempotency_key="k")).replayed
     assert [MOBILE] == gateway.mobiles
 
@@ -392,45 +392,41 @@ async def test_a_request_cancelled_during_its_claim_is_not_sent(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_refused_request_may_be_sent_again(
-    gateway: Gateway, ledger: Ledger, kind: str
-) -> None:
+async def test_a_refusal_may_be_sent_anew(gateway: Gateway, store: SqlStore, kind: str) -> None:
     gateway.answer = lambda _: REFUSED
     for _ in range(2):
         with pytest.raises(GatewayError):
-            await submit(kind, gateway.url, ledger)
-        assert EntryState.REFUSED is state(ledger)
+            await submit(kind, gateway.url, store)
+        assert EntryState.REFUSED is state(store)
     gateway.answer = Gateway().answer
-    assert not (await submit(kind, gateway.url, ledger)).replayed
-    assert (await submit(kind, gateway.url, ledger)).replayed
+    assert not (await submit(kind, gateway.url, store)).replayed
+    assert (await submit(kind, gateway.url, store)).replayed
     assert [MOBILE] * 3 == gateway.mobiles
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_request_that_was_not_sent_may_be_sent_again(
-    gateway: Gateway, ledger: Ledger, kind: str
+async def test_what_was_not_sent_may_be_sent_anew(
+    gateway: Gateway, store: SqlStore, kind: str
 ) -> None:
     quota = one_a_minute()
     for _ in range(2):
         with pytest.raises(NotSentError) as not_sent:
-            await submit(kind, NOT_LISTENING, ledger, quota=quota, connect_attempts=1)
-        assert not isinstance(not_sent.value, LedgerError)
-        assert EntryState.NOT_SENT is state(ledger)
-    assert PLACED == await submit(kind, gateway.url, ledger, quota=quota)
+            await submit(kind, NOT_LISTENING, store, quota=quota, connect_attempts=1)
+        assert not isinstance(not_sent.value, StoreError)
+        assert EntryState.NOT_SENT is state(store)
+    assert PLACED == await submit(kind, gateway.url, store, quota=quota)
 
 
-async def test_a_request_refused_for_its_api_key_may_be_sent_with_the_right_one(
-    ledger: Ledger,
-) -> None:
+async def test_the_wrong_api_key_and_then_the_right_one(store: SqlStore) -> None:
     sandbox = SandboxGateway()
     async with sandbox.serve() as url:
         with pytest.raises(AuthenticationError):
-            await submit("asyncio", url, ledger, api_key="mistyped")
-        result = await submit("asyncio", url, ledger)
+            await submit("asyncio", url, store, api_key="mistyped")
+        result = await submit("asyncio", url, store)
         assert not result.replayed
-        # The ledger can compare the number only with the API key that sent it.
+        # The store can compare the number only with the API key that sent it.
         with pytest.raises(InvalidRequestError, match="or with another API key"):
-            await submit("asyncio", url, ledger, api_key="mistyped")
+            await submit("asyncio", url, store, api_key="mistyped")
     assert 1 == len(sandbox.calls)
 
 
@@ -438,22 +434,22 @@ async def test_a_key_that_a_person_resolved_is_replayed_or_sent_again(
     gateway: Gateway, path: Path
 ) -> None:
     clock = Clock()
-    ledger = Ledger.open(path, clock=clock)
-    # An answer arrived, so the connection is not reset.
+    store = open_store(path, clock=clock)
+    # An answer came, so the connection is not reset.
     gateway.answer = lambda _: b"not an answer"
     for key in ("placed", "not placed"):
         with pytest.raises(OutcomeUnknownError):
-            await submit("asyncio", gateway.url, ledger, key)
+            await submit("asyncio", gateway.url, store, key)
         with pytest.raises(ValueError, match="may be resolved in 60 s"):
-            ledger.resolve(key, placed=key == "placed")
+            store.resolve(key, placed=key == "placed")
         clock.time += 60
-        ledger.resolve(key, placed=key == "placed")
+        store.resolve(key, placed=key == "placed")
     gateway.answer = Gateway().answer
-    placed = await submit("asyncio", gateway.url, ledger, "placed")
+    placed = await submit("asyncio", gateway.url, store, "placed")
     assert (None, True) == (placed.voice_id, placed.replayed)
-    assert not (await submit("asyncio", gateway.url, ledger, "not placed")).replayed
+    assert not (await submit("asyncio", gateway.url, store, "not placed")).replayed
     assert 3 == len(gateway.mobiles)
-    ledger.close()
+    store.close()
 
 
 # --- keys --------------------------------------------------------------------
@@ -461,41 +457,39 @@ async def test_a_key_that_a_person_resolved_is_replayed_or_sent_again(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("mobile", "content"), [(OTHER, CODE), (MOBILE, "4321")])
-async def test_a_key_belongs_to_one_number_and_content(
-    gateway: Gateway, ledger: Ledger, kind: str, mobile: str, content: str
+async def test_a_key_stands_for_one_number_and_content(
+    gateway: Gateway, store: SqlStore, kind: str, mobile: str, content: str
 ) -> None:
     quota = one_a_minute()
-    await submit(kind, gateway.url, ledger)
+    await submit(kind, gateway.url, store)
     for _ in range(2):
         with pytest.raises(InvalidRequestError) as invalid:
-            await submit(kind, gateway.url, ledger, mobile=mobile, content=content, quota=quota)
+            await submit(kind, gateway.url, store, mobile=mobile, content=content, quota=quota)
     assert "idempotency_key 'k' was used for another mobile or content" in str(invalid.value)
     assert [MOBILE] == gateway.mobiles
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_key_needs_a_ledger(gateway: Gateway, kind: str) -> None:
-    with pytest.raises(InvalidRequestError, match=r"^idempotency_key needs a ledger"):
+async def test_a_key_needs_a_store(gateway: Gateway, kind: str) -> None:
+    with pytest.raises(InvalidRequestError, match=r"^idempotency_key needs a store"):
         await submit(kind, gateway.url, None)
     assert [] == gateway.mobiles
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_ledger_needs_a_key(gateway: Gateway, ledger: Ledger, kind: str) -> None:
-    with pytest.raises(InvalidRequestError, match="open the ledger with require_key=False"):
-        await submit(kind, gateway.url, ledger, None)
+async def test_a_client_may_require_keys(gateway: Gateway, store: SqlStore, kind: str) -> None:
+    with pytest.raises(InvalidRequestError, match="this client was made with require_key=True"):
+        await submit(kind, gateway.url, store, None, require_key=True)
     assert [] == gateway.mobiles
 
 
-async def test_a_ledger_opened_with_require_key_false_needs_no_key(
-    gateway: Gateway, path: Path
-) -> None:
-    with Ledger.open(path, require_key=False) as ledger:
+async def test_by_default_it_requires_none(gateway: Gateway, path: Path) -> None:
+    with open_store(path) as store:
         for _ in range(2):
-            assert not (await submit("asyncio", gateway.url, ledger, None)).replayed
-        assert {0} == set(ledger.summary().values())
+            assert not (await submit("asyncio", gateway.url, store, None)).replayed
+        assert {0} == set(store.summary().values())
         for replayed in (False, True):
-            assert replayed is (await submit("asyncio", gateway.url, ledger)).replayed
+            assert replayed is (await submit("asyncio", gateway.url, store)).replayed
     assert [MOBILE] * 3 == gateway.mobiles
 
 
@@ -522,24 +516,24 @@ async def test_a_bad_key_is_refused(
     gateway: Gateway, path: Path, key: object, require_key: bool
 ) -> None:
     with (
-        Ledger.open(path, require_key=require_key) as ledger,
+        open_store(path) as store,
         pytest.raises(InvalidRequestError, match=r"^idempotency_key "),
     ):
-        await submit("asyncio", gateway.url, ledger, key)
+        await submit("asyncio", gateway.url, store, key, require_key=require_key)
     assert [] == gateway.mobiles
 
 
 @pytest.mark.parametrize("key", ["k" * 255, "a b", "订单-7", "a'; DROP TABLE", "%s{0}[b]"])
-async def test_a_key_may_be_any_printable_text(gateway: Gateway, ledger: Ledger, key: str) -> None:
+async def test_a_key_may_be_any_other_text(gateway: Gateway, store: SqlStore, key: str) -> None:
     for replayed in (False, True):
-        assert replayed is (await submit("asyncio", gateway.url, ledger, key)).replayed
+        assert replayed is (await submit("asyncio", gateway.url, store, key)).replayed
 
 
 @pytest.mark.parametrize("kind", [AsyncVoiceClient, VoiceClient])
-def test_a_path_is_refused_as_a_ledger(kind: Any, path: Path) -> None:
+def test_the_place_of_a_store_is_no_store(kind: Any, path: Path) -> None:
     for place in (str(path), path):
-        with pytest.raises(TypeError, match=r"pass ledger=Ledger\.open\(\.\.\.\)"):
-            kind("sandbox", "sandbox-key", ledger=place)
+        with pytest.raises(TypeError, match=r"pass store=Store\.open\(\.\.\.\)"):
+            kind("sandbox", "sandbox-key", store=place)
     assert not path.exists()
 
 
@@ -548,7 +542,7 @@ def test_a_path_is_refused_as_a_ledger(kind: Any, path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_the_claim_is_in_the_file_when_the_request_arrives(
-    ledger: Ledger, path: Path, kind: str
+    store: SqlStore, path: Path, kind: str
 ) -> None:
     found: list[object] = []
 
@@ -559,7 +553,7 @@ async def test_the_claim_is_in_the_file_when_the_request_arrives(
             )
 
     with SandboxGateway(on_attempt=look).serve_in_thread() as url:
-        result = await submit(kind, url, ledger)
+        result = await submit(kind, url, store)
     assert [("k", "claimed", MASKED, "")] == found
     with contextlib.closing(sqlite3.connect(path)) as other:
         assert [("accepted", 2, result.voice_id, result.msg)] == other.execute(
@@ -571,15 +565,15 @@ async def test_the_claim_is_in_the_file_when_the_request_arrives(
 
 
 class Broken:
-    """Ways to break the file of a ledger in use, each with the text of its error."""
+    """Ways to break the file of a store that was used before, each with its words."""
 
     WAYS = ("deleted", "replaced", "locked", "read-only", "full", "a bug")
 
     def __init__(
-        self, path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, stack: Any
+        self, path: Path, store: SqlStore, monkeypatch: pytest.MonkeyPatch, stack: Any
     ) -> None:
         self.path = path
-        self._ledger = ledger
+        self._store = store
         self._monkeypatch = monkeypatch
         self._stack: contextlib.ExitStack = stack
 
@@ -594,7 +588,7 @@ class Broken:
             aside.replace(self.path)
             return "was deleted, emptied or replaced while it was in use"
         if how == "locked":
-            self._monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.05)
+            self._monkeypatch.setattr(store_file, "BUSY_TIMEOUT", 0.05)
             other = self._stack.enter_context(
                 contextlib.closing(sqlite3.connect(self.path, isolation_level=None))
             )
@@ -611,15 +605,15 @@ class Broken:
         return "the disk is full"
 
     def _at_each_connection(self, statement: str) -> None:
-        set_up = ledger_file._set_up_sqlite
+        set_up = store_file._set_up_sqlite
 
         def and_more(connection: sqlite3.Connection) -> None:
             set_up(connection)
             connection.execute(statement).fetchall()
 
-        self._monkeypatch.setattr(ledger_file, "_set_up_sqlite", and_more)
-        # As a fork does, so that the next transaction reconnects. Not in the loop's thread.
-        writer = self._ledger._writer
+        self._monkeypatch.setattr(store_file, "_set_up_sqlite", and_more)
+        # As a fork does, so that the next transaction reconnects; in no loop's thread.
+        writer = self._store._writer
         with writer.at_work, ThreadPoolExecutor(1) as pool:
             pool.submit(writer.thread.transactions.close).result()
 
@@ -628,27 +622,28 @@ class Broken:
 
 
 @pytest.fixture
-def broken(path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broken]:
+def broken(path: Path, store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broken]:
     with contextlib.ExitStack() as stack:
-        yield Broken(path, ledger, monkeypatch, stack)
+        yield Broken(path, store, monkeypatch, stack)
 
 
 @pytest.mark.parametrize("how", Broken.WAYS)
 @pytest.mark.parametrize("kind", KINDS)
 async def test_nothing_is_sent_when_the_claim_fails(
-    gateway: Gateway, ledger: Ledger, broken: Broken, kind: str, how: str
+    gateway: Gateway, store: SqlStore, broken: Broken, kind: str, how: str
 ) -> None:
-    quota = RecipientQuota(per_minute=100, per_day=None)
-    await submit(kind, gateway.url, ledger, "earlier", quota=quota)
+    # Not in the store, which is going to fail.
+    quota = RecipientQuota(per_minute=100, per_day=None, store=MemoryLimits())
+    await submit(kind, gateway.url, store, "earlier", quota=quota)
     words = broken.now(how)
     sent = 1
     if how == "full":
-        # The existing pages have room for some more rows.
-        with contextlib.suppress(LedgerError):
-            for sent in itertools.count(1):  # pragma: no branch - it raises
-                await submit(kind, gateway.url, ledger, f"{sent:0>250}", quota=quota)
-    with pytest.raises(LedgerError) as caught:
-        await submit(kind, gateway.url, ledger, f"{0:0>250}", quota=quota)
+        # There is room for some more in the pages that there are.
+        with contextlib.suppress(StoreError):
+            for sent in itertools.count(1):  # pragma: no branch - it has an end
+                await submit(kind, gateway.url, store, f"{sent:0>250}", quota=quota)
+    with pytest.raises(StoreError) as caught:
+        await submit(kind, gateway.url, store, f"{0:0>250}", quota=quota)
     assert words in caught.value.reason
     assert caught.value.reason.endswith("; nothing was sent, no phone rang")
     assert isinstance(caught.value, NotSentError)
@@ -660,24 +655,24 @@ async def test_nothing_is_sent_when_the_claim_fails(
         await quota.reserve(MOBILE)
 
 
-async def test_the_cause_of_a_ledger_error_is_the_databases_exception(
-    gateway: Gateway, ledger: Ledger, broken: Broken
+async def test_its_cause_is_the_databases_own(
+    gateway: Gateway, store: SqlStore, broken: Broken
 ) -> None:
-    await submit("asyncio", gateway.url, ledger, "earlier")
+    await submit("asyncio", gateway.url, store, "earlier")
     broken.now("locked")
-    with pytest.raises(LedgerError) as caught:
-        await submit("asyncio", gateway.url, ledger)
+    with pytest.raises(StoreError) as caught:
+        await submit("asyncio", gateway.url, store)
     assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
 
 
-async def test_a_database_that_does_not_answer_in_time_means_not_sent(
-    gateway: Gateway, ledger: Ledger, path: Path
+async def test_a_database_that_does_not_answer_in_time(
+    gateway: Gateway, store: SqlStore, path: Path
 ) -> None:
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(LedgerError, match="did not answer in time"):
-            await submit("asyncio", gateway.url, ledger, timeout=0.1)
-    assert not (await submit("asyncio", gateway.url, ledger)).replayed
+        with pytest.raises(StoreError, match="did not answer in time"):
+            await submit("asyncio", gateway.url, store, timeout=0.1)
+    assert not (await submit("asyncio", gateway.url, store)).replayed
     assert [MOBILE] == gateway.mobiles
 
 
@@ -707,7 +702,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 @pytest.mark.parametrize("end", ["accepted", "refused", "unknown", "cancelled"])
 async def test_the_outcome_stays_when_it_cannot_be_recorded(  # noqa: PLR0917 - fixtures
     gateway: Gateway,
-    ledger: Ledger,
+    store: SqlStore,
     broken: Broken,
     caplog: pytest.LogCaptureFixture,
     end: str,
@@ -717,7 +712,7 @@ async def test_the_outcome_stays_when_it_cannot_be_recorded(  # noqa: PLR0917 - 
     gateway.hold()
     answers = {"accepted": gateway.answer(MOBILE), "refused": REFUSED}
     gateway.answer = lambda _: answers.get(end)
-    async with client(gateway.url, ledger) as voice:
+    async with client(gateway.url, store) as voice:
         task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key=key))
         await gateway.arrived(1)
         words = broken.now(how)
@@ -738,7 +733,7 @@ async def test_the_outcome_stays_when_it_cannot_be_recorded(  # noqa: PLR0917 - 
     assert 1 == len(said)
     stated = "unknown" if end == "cancelled" else end
     assert said[0].startswith(
-        f"submit {MASKED} {stated}: the ledger could not record it: the ledger could not be used: "
+        f"submit {MASKED} {stated}: the store could not record it: the store could not be used: "
     )
     assert said[0].endswith("; not recorded yet: retrying until the program ends")
     assert words in said[0]
@@ -746,39 +741,39 @@ async def test_the_outcome_stays_when_it_cannot_be_recorded(  # noqa: PLR0917 - 
 
 
 @pytest.mark.parametrize("how", ["locked", "read-only", "a bug"])
-async def test_an_outcome_is_recorded_once_the_ledger_recovers(
+async def test_what_could_not_be_recorded_is_recorded_once_the_store_recovers(
     gateway: Gateway,
-    ledger: Ledger,
+    store: SqlStore,
     path: Path,
     caplog: pytest.LogCaptureFixture,
     how: str,
 ) -> None:
     gateway.hold()
-    async with client(gateway.url, ledger) as voice:
+    async with client(gateway.url, store) as voice:
         task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
         await gateway.arrived(1)
         with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-            Broken(path, ledger, patch, stack).now(how)
+            Broken(path, store, patch, stack).now(how)
             gateway.release()
             assert PLACED == await task
             assert 1 == len(warnings(caplog))
-            assert NONE | {"unknown": 1} == ledger.summary()
-            # The key is not sent again while the ledger is down.
-            with pytest.raises(LedgerError):
+            assert NONE | {"unknown": 1} == store.summary()
+            # While it is down the key is not sent again.
+            with pytest.raises(StoreError):
                 await voice.submit(MOBILE, CODE, idempotency_key="k")
-        await until(lambda: state(ledger) is EntryState.ACCEPTED)
+        await until(lambda: state(store) is EntryState.ACCEPTED)
         assert (await voice.submit(MOBILE, CODE, idempotency_key="k")).replayed
     assert 1 == len(warnings(caplog))
     assert [MOBILE] == gateway.mobiles
 
 
-async def test_the_warning_that_another_settled_first_does_not_show_the_key(
-    gateway: Gateway, ledger: Ledger, path: Path, caplog: pytest.LogCaptureFixture
+async def test_a_settlement_that_somebody_overtook_is_told_without_its_key(
+    gateway: Gateway, store: SqlStore, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """For example the machine slept, a person resolved the claim, and it was claimed again."""
     key = f"{MOBILE}/{CODE}"
     gateway.hold()
-    async with client(gateway.url, ledger) as voice:
+    async with client(gateway.url, store) as voice:
         task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key=key))
         await gateway.arrived(1)
         with contextlib.closing(sqlite3.connect(path)) as other, other:
@@ -793,28 +788,28 @@ async def test_the_warning_that_another_settled_first_does_not_show_the_key(
     assert set() == leaks(caplog.text)
 
 
-async def test_a_ledger_closed_during_a_request_does_not_change_the_outcome(
-    gateway: Gateway, ledger: Ledger, caplog: pytest.LogCaptureFixture
+async def test_a_store_that_is_closed_in_mid_request(
+    gateway: Gateway, store: SqlStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway.hold()
-    async with client(gateway.url, ledger) as voice:
+    async with client(gateway.url, store) as voice:
         task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
         await gateway.arrived(1)
-        ledger.close()
+        store.close()
         gateway.release()
         assert PLACED == await task
     (said,) = warnings(caplog)
-    assert said.endswith("the ledger could not record it: RuntimeError")
+    assert said.endswith("the store could not record it: RuntimeError")
 
 
 async def test_a_log_handler_that_raises_does_not_change_the_outcome(
     gateway: Gateway,
-    ledger: Ledger,
+    store: SqlStore,
     path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It raises at the request's line, and at the warning that the ledger could not record."""
+    """It raises at the request's line, and at the warning that the store could not record."""
 
     class Raising(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -825,11 +820,11 @@ async def test_a_log_handler_that_raises_does_not_change_the_outcome(
     monkeypatch.setattr(logging.getLogger("ihuyi_voice"), "handlers", [Raising()])
     caplog.set_level(logging.INFO, logger="ihuyi_voice")
     gateway.hold()
-    async with client(gateway.url, ledger) as voice:
+    async with client(gateway.url, store) as voice:
         task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
         await gateway.arrived(1)
         with contextlib.ExitStack() as stack:
-            Broken(path, ledger, monkeypatch, stack).now("deleted")
+            Broken(path, store, monkeypatch, stack).now("deleted")
             gateway.release()
             assert PLACED == await task
     assert [logging.INFO, logging.WARNING] == heard
@@ -840,19 +835,19 @@ async def test_a_claim_lasts_longer_than_its_deadline_so_that_it_can_be_settled(
 ) -> None:
     """Otherwise a person could resolve it as not placed while its answer is being recorded."""
     gateway.hold()
-    with Ledger.open(path, clock=lambda: 1_000_000.0) as ledger:
-        async with client(gateway.url, ledger, timeout=5.0) as voice:
+    with open_store(path, clock=lambda: 1_000_000.0) as store:
+        async with client(gateway.url, store, timeout=5.0) as voice:
             task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
             await gateway.arrived(1)
             with pytest.raises(ValueError, match=r"may be resolved in 7[45] s"):
-                ledger.resolve("k", placed=False)
+                store.resolve("k", placed=False)
             gateway.release()
             assert PLACED == await task
 
 
 @pytest.mark.parametrize("reset", [False, True])
-async def test_a_request_whose_connection_was_reset_may_be_resolved_at_once(
-    gateway: Gateway, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, *, reset: bool
+async def test_what_was_reset_may_be_resolved_at_once(
+    gateway: Gateway, store: SqlStore, monkeypatch: pytest.MonkeyPatch, *, reset: bool
 ) -> None:
     """Otherwise the network may still deliver it, and a second call would ring the phone twice."""
     post = AiohttpTransport.post
@@ -867,16 +862,16 @@ async def test_a_request_whose_connection_was_reset_may_be_resolved_at_once(
     monkeypatch.setattr(AiohttpTransport, "post", place_and_reset)
     gateway.answer = lambda _: None
     with pytest.raises(OutcomeUnknownError):
-        await submit("asyncio", gateway.url, ledger)
-    (claim,) = ledger.unknown()
+        await submit("asyncio", gateway.url, store)
+    (claim,) = store.unknown()
     assert reset is (claim.resolvable_in == 0)
     with contextlib.nullcontext() if reset else pytest.raises(ValueError, match=r"in [56]\d s"):
-        ledger.resolve("k", placed=False)
+        store.resolve("k", placed=False)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_ledger_clock_that_fails_just_before_the_write_means_not_sent(
-    gateway: Gateway, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, kind: str
+async def test_a_clock_that_fails_just_before_the_write_means_that_nothing_is_sent(
+    gateway: Gateway, store: SqlStore, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     post = AiohttpTransport.post
 
@@ -884,21 +879,21 @@ async def test_a_ledger_clock_that_fails_just_before_the_write_means_not_sent(
         raise ZeroDivisionError
 
     async def fail_before(*args: Any) -> Answer:
-        ledger.clock = fail
+        store.clock = fail  # type: ignore[method-assign]
         return await post(*args)
 
     monkeypatch.setattr(AiohttpTransport, "post", fail_before)
     with pytest.raises(NotSentError):
-        await submit(kind, gateway.url, ledger)
-    # The outcome is recorded without the clock.
-    assert EntryState.NOT_SENT is state(ledger)
+        await submit(kind, gateway.url, store)
+    # What happened is recorded all the same.
+    assert EntryState.NOT_SENT is state(store)
     assert [] == gateway.mobiles
 
 
 @pytest.mark.parametrize("end", ["accepted", "refused", "unknown"])
 async def test_a_bulk_report_counts_the_outcomes_that_are_not_recorded(  # noqa: PLR0917 - fixtures
     gateway: Gateway,
-    ledger: Ledger,
+    store: SqlStore,
     path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -910,58 +905,65 @@ async def test_a_bulk_report_counts_the_outcomes_that_are_not_recorded(  # noqa:
     answers = {"accepted": gateway.answer(MOBILE), "refused": REFUSED}
     gateway.answer = lambda _: answers.get(end)
     rows = [SubmitRequest(mobile(n), CODE, f"key {n}") for n in range(5)]
-    async with client(gateway.url, ledger) as voice:
+    async with client(gateway.url, store) as voice:
         async with voice.submit_many(rows, stop_on=None) as run:
             await gateway.arrived(5)
             assert 0 == run.report.unrecorded
             with monkeypatch.context() as patch, contextlib.ExitStack() as stack:
-                Broken(path, ledger, patch, stack).now("locked")
+                Broken(path, store, patch, stack).now("locked")
                 gateway.release()
                 report = await run.finish()
                 assert (5, 5, 5) == (report.total, report.unrecorded, run.report.unrecorded)
         await until(lambda: not run.report.unrecorded)
-    assert NONE | {end: 5} == ledger.summary()
+    assert NONE | {end: 5} == store.summary()
 
 
-async def test_a_clock_that_fails_once_does_not_stop_the_ledger(
+async def test_a_clock_that_fails_once_does_not_stop_the_store(
     gateway: Gateway, path: Path
 ) -> None:
     wrong: list[float] = []
 
     def clock() -> float:
-        if threading.current_thread().name == "ihuyi-voice-ledger" and not wrong:
+        in_settlement = any(frame.name == "settle" for frame in traceback.extract_stack())
+        if in_settlement and not wrong:
             wrong.append(0.0)
             raise OSError
         return time.time()
 
-    with Ledger.open(path, clock=clock) as ledger:
-        async with client(gateway.url, ledger) as voice:
+    with open_store(path, clock=clock) as store:
+        async with client(gateway.url, store) as voice:
             for key in ("a", "b"):
                 assert PLACED == await voice.submit(MOBILE, CODE, idempotency_key=key)
     assert [0.0] == wrong
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_ledger_clock_that_fails_at_the_claim_means_not_sent(
+async def test_a_store_clock_that_fails_at_the_claim_means_not_sent(
     gateway: Gateway, path: Path, kind: str
 ) -> None:
-    def clock() -> float:
-        raise OSError
+    opened = False
 
-    with Ledger.open(path, clock=clock) as ledger:
-        with pytest.raises(LedgerError, match=r"its clock failed \(OSError\)") as caught:
-            await submit(kind, gateway.url, ledger)
+    def clock() -> float:
+        if opened:
+            raise OSError
+        return time.time()
+
+    with open_store(path, clock=clock) as store:
+        opened = True
+        with pytest.raises(StoreError, match=r"its clock failed \(OSError\)") as caught:
+            await submit(kind, gateway.url, store)
         assert isinstance(caught.value.__cause__, OSError)
-        assert 0 == sum(ledger.summary().values())
+        opened = False
+        assert 0 == sum(store.summary().values())
     assert [] == gateway.mobiles
 
 
 # --- simultaneous requests ---------------------------------------------------
 
 
-async def test_of_several_tasks_with_one_key_one_rings(gateway: Gateway, ledger: Ledger) -> None:
+async def test_of_two_tasks_one_rings(gateway: Gateway, store: SqlStore) -> None:
     gateway.hold()
-    async with client(gateway.url, ledger) as voice:
+    async with client(gateway.url, store) as voice:
         tasks = [
             asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k")) for _ in range(9)
         ]
@@ -973,8 +975,8 @@ async def test_of_several_tasks_with_one_key_one_rings(gateway: Gateway, ledger:
     assert [MOBILE] == gateway.mobiles
 
 
-async def test_a_task_that_may_not_wait_for_the_other_gets_unknown(
-    gateway: Gateway, impatient: Ledger
+async def test_of_two_tasks_one_rings_and_who_cannot_wait_is_told(
+    gateway: Gateway, impatient: SqlStore
 ) -> None:
     gateway.hold()
     async with client(gateway.url, impatient) as voice:
@@ -988,12 +990,10 @@ async def test_a_task_that_may_not_wait_for_the_other_gets_unknown(
     assert [MOBILE] == gateway.mobiles
 
 
-async def test_a_task_that_waited_for_a_refusal_sends_the_request_again(
-    gateway: Gateway, ledger: Ledger
-) -> None:
+async def test_whoever_waits_for_a_refusal_sends_it_anew(gateway: Gateway, store: SqlStore) -> None:
     gateway.hold()
     gateway.answer = lambda _: REFUSED if len(gateway.mobiles) == 1 else b'{"code":2,"msg":"ok"}'
-    async with client(gateway.url, ledger) as voice:
+    async with client(gateway.url, store) as voice:
         first = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
         await gateway.arrived(1)
         second = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
@@ -1005,13 +1005,13 @@ async def test_a_task_that_waited_for_a_refusal_sends_the_request_again(
     assert [MOBILE] * 2 == gateway.mobiles
 
 
-async def test_of_two_clients_with_two_ledgers_on_one_file_one_rings(
+async def test_of_two_clients_with_stores_of_their_own_one_rings(
     gateway: Gateway, path: Path
 ) -> None:
     gateway.hold()
-    with Ledger.open(path) as one, Ledger.open(path) as other:
+    with open_store(path) as one, open_store(path) as other:
         tasks = [
-            asyncio.create_task(submit("asyncio", gateway.url, ledger)) for ledger in (one, other)
+            asyncio.create_task(submit("asyncio", gateway.url, store)) for store in (one, other)
         ]
         await gateway.arrived(1)
         gateway.release()
@@ -1021,13 +1021,13 @@ async def test_of_two_clients_with_two_ledgers_on_one_file_one_rings(
 
 
 @pytest.mark.parametrize("clients", [1, 2])
-def test_of_many_threads_with_one_key_one_rings(ledger: Ledger, clients: int) -> None:
+def test_of_many_threads_one_rings(store: SqlStore, clients: int) -> None:
     gateway = SandboxGateway(chaos=Chaos(latency=0.05))
     start = threading.Barrier(8)
     with gateway.serve_in_thread() as url, contextlib.ExitStack() as stack:
         voices = [
             stack.enter_context(
-                VoiceClient("sandbox", "sandbox-key", base_url=url, ledger=ledger, quota=None)
+                VoiceClient("sandbox", "sandbox-key", base_url=url, store=store, quota=None)
             )
             for _ in range(clients)
         ]
@@ -1042,39 +1042,37 @@ def test_of_many_threads_with_one_key_one_rings(ledger: Ledger, clients: int) ->
     assert 1 == len(gateway.calls)
 
 
-# --- the ledger's life cycle -------------------------------------------------
+# --- a store's life ---------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_ledger_stays_open_when_its_clients_are_closed(
-    gateway: Gateway, ledger: Ledger, kind: str
-) -> None:
+async def test_it_outlives_its_clients(gateway: Gateway, store: SqlStore, kind: str) -> None:
     for n in range(3):
-        await submit(kind, gateway.url, ledger, str(n))
-    assert 3 == ledger.summary()["accepted"]
+        await submit(kind, gateway.url, store, str(n))
+    assert 3 == store.summary()["accepted"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_closed_ledger_raises_and_nothing_is_sent(
-    gateway: Gateway, ledger: Ledger, kind: str
+async def test_a_closed_store_says_so_and_nothing_is_sent(
+    gateway: Gateway, store: SqlStore, kind: str
 ) -> None:
     quota = one_a_minute()
-    ledger.close()
+    store.close()
     for _ in range(2):
-        with pytest.raises(RuntimeError, match=r"^this ledger is closed$"):
-            await submit(kind, gateway.url, ledger, quota=quota)
+        with pytest.raises(RuntimeError, match=r"^this store is closed$"):
+            await submit(kind, gateway.url, store, quota=quota)
     assert [] == gateway.mobiles
     await quota.reserve(MOBILE)
-    with pytest.raises(RuntimeError, match=r"^this ledger is closed$"):
-        await submit(kind, gateway.url, ledger, quota=quota)
+    with pytest.raises(RuntimeError, match=r"^this store is closed$"):
+        await submit(kind, gateway.url, store, quota=quota)
 
 
 FORK = """
 import os, sys, warnings
 warnings.simplefilter("ignore", DeprecationWarning)
 from ihuyi_voice import *
-ledger = Ledger.open(sys.argv[1])
-client = VoiceClient.from_env(quota=None, ledger=ledger)
+store = Store.open(sys.argv[1])
+client = VoiceClient.from_env(quota=None, store=store)
 def submit(key):
     return client.submit("13912345678", "1125", idempotency_key=key).replayed
 print(submit("before"), flush=True)
@@ -1083,12 +1081,12 @@ if pid == 0:
     print("child", submit("before"), submit("child"), flush=True)
     os._exit(7)
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-print("parent", submit("before"), submit("child"), submit("parent"), ledger.summary()["accepted"])
+print("parent", submit("before"), submit("child"), submit("parent"), store.summary()["accepted"])
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_forked_child_can_use_the_ledger(path: Path) -> None:
+def test_a_forked_child_goes_on_with_the_store(path: Path) -> None:
     gateway = SandboxGateway()
     with gateway.serve_in_thread() as url:
         done = subprocess.run(
@@ -1152,7 +1150,7 @@ async def searched(sending: Awaitable[SubmitResult], texts: list[str]) -> Submit
 )
 @pytest.mark.parametrize("kind", KINDS)
 async def test_no_secret_reaches_the_file_the_log_or_an_error(
-    ledger: Ledger, tmp_path: Path, witness: Witness, behaviour: Any, kind: str
+    store: SqlStore, tmp_path: Path, witness: Witness, behaviour: Any, kind: str
 ) -> None:
     asyncio.get_running_loop().set_debug(True)
     texts: list[str] = []
@@ -1165,23 +1163,21 @@ async def test_no_secret_reaches_the_file_the_log_or_an_error(
                 "content": content,
             }
             with contextlib.suppress(OutcomeUnknownError, GatewayError, InvalidRequestError):
-                texts.append(
-                    repr(await searched(submit(kind, rogue.url, ledger, **options), texts))
-                )
-    texts += [repr(ledger), repr(vars(ledger)), repr(ledger.unknown()), *witness.texts]
+                texts.append(repr(await searched(submit(kind, rogue.url, store, **options), texts)))
+    texts += [repr(store), repr(vars(store)), repr(store.unknown()), *witness.texts]
     files = [file.read_bytes() for file in list_files(tmp_path)]
     assert any(MASKED.encode() in data for data in files)
     assert set() == leaks(*texts, *(data.decode("latin-1") for data in files))
     assert 1 <= rogue.submits
 
 
-async def test_a_ledger_that_fails_leaks_no_secret(
-    gateway: Gateway, ledger: Ledger, broken: Broken, witness: Witness
+async def test_no_secret_is_told_when_the_store_fails(
+    gateway: Gateway, store: SqlStore, broken: Broken, witness: Witness
 ) -> None:
-    await submit("asyncio", gateway.url, ledger, "earlier", api_key=KEY)
+    await submit("asyncio", gateway.url, store, "earlier", api_key=KEY)
     broken.now("deleted")
-    with pytest.raises(LedgerError) as caught:
-        await submit("asyncio", gateway.url, ledger, api_key=KEY)
+    with pytest.raises(StoreError) as caught:
+        await submit("asyncio", gateway.url, store, api_key=KEY)
     assert set() == leaks(*shown(caught.value), *witness.texts)
 
 
@@ -1208,8 +1204,8 @@ def test_an_unknown_outcome_pickles_with_its_earlier_flag(earlier: bool) -> None
     assert "outcome unknown: why; the phone may have rung" in str(error)
 
 
-@pytest.mark.parametrize("kind", [NotSentError, LedgerError])
-def test_a_not_sent_error_pickles_with_its_reason(kind: type[NotSentError]) -> None:
+@pytest.mark.parametrize("kind", [NotSentError, StoreError])
+def test_what_was_not_sent_has_its_reason(kind: type[NotSentError]) -> None:
     error = pickle.loads(pickle.dumps(kind("why")))
     assert (kind, "why", False) == (type(error), error.reason, error.may_have_rung)
     assert "why" in str(error)
@@ -1221,18 +1217,18 @@ def test_a_request_shows_neither_code_nor_number_beside_its_key() -> None:
     assert "'k'" in repr(request)
 
 
-async def test_a_request_that_may_have_been_resolved_while_the_machine_slept_is_not_sent(
-    gateway: Gateway, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+async def test_a_machine_that_slept_does_not_send_what_may_have_been_resolved(
+    gateway: Gateway, store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the machine sleeps, the monotonic clock stops and the wall clock does not."""
     post = AiohttpTransport.post
 
     async def sleep_before(*args: Any) -> Answer:
-        ledger.clock = lambda: time.time() + 3600
+        store.clock = lambda: time.time() + 3600  # type: ignore[method-assign]
         return await post(*args)
 
     monkeypatch.setattr(AiohttpTransport, "post", sleep_before)
     with pytest.raises(NotSentError):
-        await submit("asyncio", gateway.url, ledger)
+        await submit("asyncio", gateway.url, store)
     assert [] == gateway.mobiles
-    assert EntryState.NOT_SENT is state(ledger)
+    assert EntryState.NOT_SENT is state(store)

@@ -255,8 +255,8 @@ async def test_a_bad_argument_is_refused_before_the_quota_and_the_send(
     assert isinstance(caught.value, ValueError)
 
 
-async def test_an_idempotency_key_without_a_ledger_is_refused_before_the_send() -> None:
-    words = "^idempotency_key needs a ledger, and this client has none$"
+async def test_an_idempotency_key_without_a_store_is_an_error_and_nothing_is_sent() -> None:
+    words = "^idempotency_key needs a store that remembers it, and this client has none: pass"
     rogue = Rogue(answer_accepted)
     async with rogue.running():
         async with AsyncVoiceClient("id", "key", base_url=rogue.url) as voice:

@@ -11,10 +11,10 @@ import pytest
 from ihuyi_voice import (
     AsyncVoiceClient,
     InvalidRequestError,
-    Ledger,
     NotSentError,
     OutcomeStatus,
     OutcomeUnknownError,
+    Store,
     SubmitRequest,
     VoiceClient,
 )
@@ -157,21 +157,21 @@ KEYS = [Marked("key"), Lying("key")]
 @pytest.mark.parametrize("place", range(len(NO_KEYS)))
 async def test_a_key_that_is_not_a_valid_str_is_refused(place: int, tmp_path: Path) -> None:
     key: Any = NO_KEYS[place]
-    with Ledger.open(tmp_path / "calls.db") as ledger:
-        async with AsyncVoiceClient("id", "key", ledger=ledger) as voice:
+    with Store.open(tmp_path / "calls.db") as store:
+        async with AsyncVoiceClient("id", "key", store=store) as voice:
             with pytest.raises(InvalidRequestError, match=r"^idempotency_key "):
                 await voice.submit(MOBILE, CODE, idempotency_key=key)
-        assert 0 == sum(ledger.summary().values())
+        assert 0 == sum(store.summary().values())
 
 
 @pytest.mark.parametrize("place", range(len(KEYS)))
 async def test_a_key_is_stored_by_its_content(place: int, tmp_path: Path) -> None:
     key = KEYS[place]
     rogue = Rogue(accept)
-    with Ledger.open(tmp_path / "calls.db") as ledger:
+    with Store.open(tmp_path / "calls.db") as store:
         async with (
             rogue.running(),
-            AsyncVoiceClient("id", "key", base_url=rogue.url, ledger=ledger) as voice,
+            AsyncVoiceClient("id", "key", base_url=rogue.url, store=store) as voice,
         ):
             first = await voice.submit(MOBILE, CODE, idempotency_key=key)
             again = await voice.submit(MOBILE, CODE, idempotency_key="key")
@@ -265,9 +265,9 @@ async def test_a_claim_that_fails_for_a_foreign_reason_is_not_sent(
     async def fail(*_: object) -> NoReturn:
         raise error
 
-    with Ledger.open(tmp_path / "calls.db") as ledger:
-        monkeypatch.setattr(ledger, "claim", fail)
-        async with AsyncVoiceClient("id", "key", ledger=ledger) as voice:
+    with Store.open(tmp_path / "calls.db") as store:
+        monkeypatch.setattr(store, "claim", fail)
+        async with AsyncVoiceClient("id", "key", store=store) as voice:
             with pytest.raises(NotSentError, match=type(error).__name__) as caught:
                 await voice.submit(MOBILE, CODE, idempotency_key="key")
     assert error is caught.value.__cause__

@@ -262,14 +262,14 @@ async def refuse_as_a_proxy(connection: Connection) -> None:
 class FailingStore:
     """A quota store that is down."""
 
-    async def reserve(self, mobile: str, now: float, limits: object) -> float:
-        # Tools show the variables of this frame too.
-        del mobile
+    async def reserve(self, number: str, token: str, windows: object) -> float:
+        # Its own frame is one that tools show.
+        del number
         msg = "down"
         raise OSError(msg)
 
-    async def release(self, mobile: str, reserved_at: float) -> None:
-        """Never called."""
+    async def release(self, number: str, token: str) -> None:
+        """Never asked."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,7 +313,7 @@ CASES: dict[str, Case] = {
     "invalid: a digit too many in the content": Case(InvalidRequestError, content=CODE + "1"),
     "invalid: the content is the key": Case(InvalidRequestError, content=KEY),
     "invalid: the content is the mobile": Case(InvalidRequestError, content=MOBILE),
-    "invalid: no ledger": Case(InvalidRequestError, idempotency_key=f"{MOBILE}/{CODE}"),
+    "invalid: no store": Case(InvalidRequestError, idempotency_key=f"{MOBILE}/{CODE}"),
     "limited": Case(QuotaExceededError, options={"quota": USED_UP}),
     "not sent: the store is down": Case(
         NotSentError, options={"quota": RecipientQuota(store=FailingStore())}
@@ -605,7 +605,7 @@ async def test_a_request_cancelled_while_its_quota_is_reserved_is_logged_as_not_
     witness: Witness,
 ) -> None:
     class SlowStore(FailingStore):
-        async def reserve(self, mobile: str, now: float, limits: object) -> float:
+        async def reserve(self, number: str, token: str, windows: object) -> float:
             asked.set()
             return float(await asyncio.Event().wait())
 

@@ -27,8 +27,10 @@ from tests.inside import QUICK, submit_that_waits_for_a_slot
 from tests.rogue import ACCEPTED, Connection, Rogue, http_answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
+
+    from ihuyi_voice.store.limits import Windows
 
 MOBILE = "13912345678"
 PLACED = SubmitResult("197362477", "ok", MOBILE)
@@ -400,39 +402,39 @@ class ListStore:
     def __init__(self, *, fail_reserve: bool = False, fail_release: bool = False) -> None:
         self.fail_reserve = fail_reserve
         self.fail_release = fail_release
-        self.reserved: list[tuple[str, float]] = []
-        self.asked: list[tuple[str, float, Sequence[tuple[int, float]]]] = []
+        self.reserved: list[tuple[str, str]] = []
+        self.asked: list[tuple[str, Windows]] = []
 
-    async def reserve(self, mobile: str, now: float, limits: Sequence[tuple[int, float]]) -> float:
+    async def reserve(self, number: str, token: str, windows: Windows) -> float:
         await asyncio.sleep(0)
         if self.fail_reserve:
             msg = "the store is down"
             raise ConnectionResetError(msg)
-        self.asked.append((mobile, now, limits))
+        self.asked.append((number, windows))
         if len(self.reserved) == 1:
             return 12.5
-        self.reserved.append((mobile, now))
+        self.reserved.append((number, token))
         return 0.0
 
-    async def release(self, mobile: str, reserved_at: float) -> None:
+    async def release(self, number: str, token: str) -> None:
         await asyncio.sleep(0)
         if self.fail_release:
             msg = "the store is down"
             raise ConnectionResetError(msg)
-        self.reserved.remove((mobile, reserved_at))
+        self.reserved.remove((number, token))
 
 
-async def test_a_users_own_quota_store_is_used() -> None:
+async def test_a_store_of_another_author() -> None:
     store = ListStore()
     gateway = SandboxGateway()
-    quota = RecipientQuota(1, None, store, clock=lambda: 1_000.0)
+    quota = RecipientQuota(1, None, store)
     async with gateway.serve() as url, sandbox_client(url, quota=quota) as voice:
         await voice.submit(MOBILE, "1125")
         with pytest.raises(QuotaExceededError) as caught:
             await voice.submit(MOBILE, "1125")
     assert 12.5 == caught.value.retry_after
-    assert 2 * [(MOBILE, 1_000.0, ((1, 60.0),))] == store.asked
-    assert [(MOBILE, 1_000.0)] == store.reserved
+    assert 2 * [(MOBILE, ((1, 60.0),))] == store.asked
+    assert [MOBILE] == [number for number, _ in store.reserved]
     assert 1 == len(gateway.attempts)
 
 
@@ -466,7 +468,7 @@ async def test_a_quota_store_that_fails_to_release_does_not_change_the_outcome()
         with pytest.raises(NotSentError, match="the connection could not be made") as caught:
             await voice.submit(MOBILE, "1125")
     assert not caught.value.may_have_rung
-    # The reservation stays: one call too few is better than one too many.
+    # The slot is kept: better one call too few.
     assert 1 == len(store.reserved)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from ihuyi_voice.sandbox import SandboxGateway
 from tests.sandbox.http import DEADLINE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ihuyi_voice.pytest_plugin import VoiceGateway
     from ihuyi_voice.sandbox import Call
 
@@ -70,6 +73,40 @@ def test_the_client_calls_the_same_number_as_often_as_a_test_likes(
         limited.submit(MOBILE, "1125")
         with pytest.raises(QuotaExceededError):
             limited.submit(MOBILE, "1125")
+
+
+@pytest.fixture
+def users_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The place of a store that the environment names, and where there is none yet."""
+    place = tmp_path / "calls.db"
+    monkeypatch.setenv("IHUYI_VOICE_STORE", str(place))
+    return place
+
+
+def test_no_fixture_uses_the_store_that_the_environment_names(
+    users_store: Path, voice_gateway: VoiceGateway, voice_client: VoiceClient
+) -> None:
+    voice_client.submit(MOBILE, "1125")
+    with VoiceClient.from_env() as client:
+        client.submit(MOBILE, "1125")
+    script = (
+        "import asyncio\nfrom ihuyi_voice import AsyncVoiceClient\nasync def main():\n"
+        f"    async with AsyncVoiceClient.from_env() as c: await c.submit({MOBILE!r}, '1125')\n"
+        "asyncio.run(main())"
+    )
+    subprocess.run([sys.executable, "-c", script], timeout=60, check=True)
+    assert 3 == len(voice_gateway.calls)
+    assert [] == list(users_store.parent.iterdir())
+
+
+def test_the_variable_is_back_after_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IHUYI_VOICE_STORE", "the user's")
+    with pytest.MonkeyPatch.context() as patched:
+        fixture = inspect.unwrap(ihuyi_voice.pytest_plugin.voice_gateway)(patched)
+        next(fixture)
+        assert "IHUYI_VOICE_STORE" not in os.environ
+        fixture.close()
+    assert "the user's" == os.environ["IHUYI_VOICE_STORE"]
 
 
 # --- last_code --------------------------------------------------------------

@@ -26,10 +26,10 @@ from ihuyi_voice.errors import (
     InvalidContentError,
     InvalidMobileError,
     InvalidRequestError,
-    LedgerError,
     NotSentError,
     OutcomeUnknownError,
     QuotaExceededError,
+    StoreError,
     SubmitFailedError,
     UnrecognizedCodeError,
     error_from_json,
@@ -67,7 +67,7 @@ EXAMPLES: list[IhuyiVoiceError] = [
     InvalidRequestError("content must be a str of 4-6 digits; it is empty"),
     QuotaExceededError("139****5678", 42.25),
     NotSentError("the name could not be resolved"),
-    LedgerError("calls.db: the disk is full"),
+    StoreError("calls.db: the disk is full"),
     OutcomeUnknownError("the connection was reset"),
     OutcomeUnknownError("the connection was reset", may_have_rung=False),
     OutcomeUnknownError("an earlier request", earlier=True),
@@ -254,10 +254,10 @@ def test_not_sent_says_that_repeating_is_safe() -> None:
     )
 
 
-def test_a_ledgers_failure_says_nothing_about_sending_because_it_may_come_after() -> None:
-    error = LedgerError("calls.db: the disk is full")
+def test_a_stores_failure_says_nothing_about_sending_because_it_may_come_after() -> None:
+    error = StoreError("calls.db: the disk is full")
 
-    assert "the ledger could not be used: calls.db: the disk is full" == str(error)
+    assert "the store could not be used: calls.db: the disk is full" == str(error)
     assert "calls.db: the disk is full" == error.reason
 
 
@@ -354,7 +354,7 @@ def test_no_two_examples_are_equal() -> None:
 
 def test_an_error_is_not_equal_to_what_is_none() -> None:
     assert NotSentError("x") != "x"
-    assert NotSentError("x") != LedgerError("x")
+    assert NotSentError("x") != StoreError("x")
     assert InvalidRequestError("x") != ValueError("x")
 
 

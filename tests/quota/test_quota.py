@@ -18,12 +18,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import ihuyi_voice.quota
-from ihuyi_voice import MemoryQuotaStore, QuotaExceededError, QuotaStore, RecipientQuota
-from ihuyi_voice.quota import DAY, MINUTE, QuotaDefault
+import ihuyi_voice.store.memory
+from ihuyi_voice import LimitStore, QuotaExceededError, RecipientQuota
+from ihuyi_voice.quota import HOUR, MINUTE, QuotaDefault
+from ihuyi_voice.store.limits import DAY
+from ihuyi_voice.store.memory import MemoryLimits
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Sequence
+
+    from ihuyi_voice.store.limits import Windows
 
 T = TypeVar("T")
 
@@ -57,13 +61,18 @@ class Clock:
         return self.time
 
 
-def granted(quota: RecipientQuota, mobile: str = MOBILE) -> float | None:
-    """None when a call is reserved, else the seconds to wait."""
+def asked(quota: RecipientQuota, mobile: str = MOBILE) -> str | float:
+    """The token of a call that is reserved, else the seconds to wait."""
     try:
-        now(quota.reserve(mobile))
+        return now(quota.reserve(mobile))
     except QuotaExceededError as error:
         return error.retry_after
-    return None
+
+
+def granted(quota: RecipientQuota, mobile: str = MOBILE) -> float | None:
+    """None when a call is reserved, else the seconds to wait."""
+    result = asked(quota, mobile)
+    return None if isinstance(result, str) else result
 
 
 # --- exact over any window ---------------------------------------------------
@@ -76,57 +85,68 @@ steps = st.one_of(
 counts = st.one_of(st.none(), st.integers(1, 5))
 
 
-def oracle(standing: Sequence[int], at: int, limits: Sequence[tuple[int, float]]) -> float:
+def oracle(reserved: Sequence[int], at: int, limits: Sequence[tuple[int, float]]) -> float:
     """How long to wait until one more fits, by trying every moment at which that may change."""
 
     def fits(moment: float) -> bool:
         return all(
-            sum(moment - seconds < reserved <= moment for reserved in standing) < count
+            sum(moment - seconds < start <= moment for start in reserved) < count
             for count, seconds in limits
         )
 
-    moments = [float(at), *(t + seconds for t in standing for _, seconds in limits)]
+    moments = [float(at), *(t + seconds for t in reserved for _, seconds in limits)]
     return min(moment - at for moment in moments if moment >= at and fits(moment))
 
 
-@example(per_minute=2, per_day=10, walk=[(0, None)] * 12)
-@example(per_minute=1, per_day=2, walk=[(0, None), (60, None), (86_340, None), (0, None)])
+@example(per_minute=2, per_hour=None, per_day=10, walk=[(0, None)] * 12)
+@example(
+    per_minute=1, per_hour=5, per_day=2, walk=[(0, None), (60, None), (86_340, None), (0, None)]
+)
 @given(
     per_minute=counts,
+    per_hour=counts,
     per_day=counts,
     walk=st.lists(st.tuples(steps, st.one_of(st.none(), st.integers(0, 4))), max_size=40),
 )
 def test_granted_and_refused_exactly_as_counting_every_window_has_it(
-    per_minute: int | None, per_day: int | None, walk: list[tuple[int, int | None]]
+    per_minute: int | None,
+    per_hour: int | None,
+    per_day: int | None,
+    walk: list[tuple[int, int | None]],
 ) -> None:
-    if per_minute is None and per_day is None:
+    if per_minute is None and per_hour is None and per_day is None:
         per_day = 3
     clock = Clock()
-    quota = RecipientQuota(per_minute, per_day, clock=clock)
+    quota = RecipientQuota(per_minute, per_day, per_hour=per_hour, clock=clock)
     limits = [
-        (count, seconds) for count, seconds in ((per_minute, MINUTE), (per_day, DAY)) if count
+        (count, seconds)
+        for count, seconds in ((per_minute, MINUTE), (per_hour, HOUR), (per_day, DAY))
+        if count
     ]
-    standing: list[int] = []
+    reserved: list[int] = []
+    tokens: list[str] = []
     at = 0
     for step, release in walk:
         at += step
         clock.time = float(at)
         if release is not None:
             # One of the latest; nothing that a client gives back is old.
-            if release < len(standing):
-                now(quota.release(MOBILE, float(standing.pop(-1 - release))))
+            if release < len(reserved):
+                del reserved[-1 - release]
+                now(quota.release(MOBILE, tokens.pop(-1 - release)))
             continue
-        expected = oracle(standing, at, limits)
-        wait = granted(quota)
-        assert expected == (wait or 0.0)
-        if wait is None:
-            standing.append(at)
+        expected = oracle(reserved, at, limits)
+        result = asked(quota)
+        if isinstance(result, str):
+            assert 0.0 == expected
+            reserved.append(at)
+            tokens.append(result)
         else:
-            assert wait > 0.0
+            assert expected == result > 0.0
     # The promise itself, over every half-open window that begins with a reservation.
     for count, seconds in limits:
-        for begin in standing:
-            assert sum(begin <= t < begin + seconds for t in standing) <= count
+        for begin in reserved:
+            assert sum(begin <= t < begin + seconds for t in reserved) <= count
 
 
 @given(
@@ -230,17 +250,16 @@ def test_the_error_tells_the_masked_number_and_how_long() -> None:
 def test_a_reservation_given_back_is_free_again() -> None:
     clock = Clock(5.0)
     quota = RecipientQuota(1, 1, clock=clock)
-    reserved_at = now(quota.reserve(MOBILE))
-    assert 5.0 == reserved_at
+    token = now(quota.reserve(MOBILE))
     assert DAY == granted(quota)
-    now(quota.release(MOBILE, reserved_at))
+    now(quota.release(MOBILE, token))
     assert granted(quota) is None
 
 
 def test_one_of_two_at_the_same_moment_is_given_back() -> None:
     quota = RecipientQuota(2, clock=Clock())
     first, second = now(quota.reserve(MOBILE)), now(quota.reserve(MOBILE))
-    assert (0.0, 0.0) == (first, second)
+    assert first != second
     now(quota.release(MOBILE, first))
     assert [None, 60.0] == [granted(quota), granted(quota)]
 
@@ -248,26 +267,27 @@ def test_one_of_two_at_the_same_moment_is_given_back() -> None:
 def test_the_right_one_of_several_is_given_back() -> None:
     clock = Clock()
     quota = RecipientQuota(2, clock=clock)
+    tokens = []
     for second in (0.0, 50.0):
         clock.time = second
-        now(quota.reserve(MOBILE))
-    now(quota.release(MOBILE, 50.0))
+        tokens.append(now(quota.reserve(MOBILE)))
+    now(quota.release(MOBILE, tokens[1]))
     clock.time = 55.0
     assert [None, 5.0] == [granted(quota), granted(quota)]
 
 
 def test_giving_back_what_is_unknown_does_no_harm() -> None:
-    store = MemoryQuotaStore()
-    quota = RecipientQuota(1, 1, store, clock=Clock())
-    now(quota.release(MOBILE, 0.0))
-    now(quota.reserve(MOBILE))
-    now(quota.release(MOBILE, 1.0))
-    now(quota.release(OTHER, 0.0))
+    limits = MemoryLimits(Clock())
+    quota = RecipientQuota(1, 1, limits)
+    now(quota.release(MOBILE, "0"))
+    token = now(quota.reserve(MOBILE))
+    now(quota.release(MOBILE, "1"))
+    now(quota.release(OTHER, token))
     assert DAY == granted(quota)
-    assert 1 == len(store)
-    now(quota.release(MOBILE, 0.0))
-    now(quota.release(MOBILE, 0.0))
-    assert 0 == len(store)
+    assert 1 == len(limits)
+    now(quota.release(MOBILE, token))
+    now(quota.release(MOBILE, token))
+    assert 0 == len(limits)
 
 
 # --- shared ------------------------------------------------------------------
@@ -303,8 +323,8 @@ def test_many_threads_get_exactly_what_the_limit_allows() -> None:
 
 @pytest.mark.usefixtures("_hasty_threads")
 def test_threads_that_reserve_and_give_back_leave_nothing() -> None:
-    store = MemoryQuotaStore()
-    quota = RecipientQuota(1_000, None, store, clock=Clock())
+    limits = MemoryLimits(Clock())
+    quota = RecipientQuota(1_000, None, limits)
 
     def reserve_and_release() -> None:
         for _ in range(300):
@@ -315,36 +335,36 @@ def test_threads_that_reserve_and_give_back_leave_nothing() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert 0 == len(store)
+    assert 0 == len(limits)
 
 
 def test_a_store_is_shared_by_quotas() -> None:
-    store = MemoryQuotaStore()
-    clock = Clock()
-    first, second = (RecipientQuota(2, 2, store, clock=clock) for _ in range(2))
+    limits = MemoryLimits(Clock())
+    first, second = (RecipientQuota(2, 2, limits) for _ in range(2))
     assert [None, None, DAY, DAY] == [granted(q) for q in (first, second, first, second)]
-    assert granted(RecipientQuota(3, 3, store, clock=clock)) is None
+    assert granted(RecipientQuota(3, 3, limits)) is None
 
 
 # --- fork --------------------------------------------------------------------
 
 
 def test_a_lock_that_was_held_when_the_process_forked_is_renewed() -> None:
-    store = MemoryQuotaStore()
-    quota = RecipientQuota(1, 1, store, clock=Clock())
+    limits = MemoryLimits(Clock())
+    quota = RecipientQuota(1, 1, limits)
     now(quota.reserve(MOBILE))
-    with store._lock:
-        ihuyi_voice.quota._renew_locks()
+    with limits._lock:
+        ihuyi_voice.store.memory._renew_locks()
         # What was reserved before is known in the child too.
         assert [DAY, None] == [granted(quota, MOBILE), granted(quota, OTHER)]
 
 
 FORK = """
 import os
-from ihuyi_voice import MemoryQuotaStore, QuotaExceededError, RecipientQuota
-store = MemoryQuotaStore()
-quota = RecipientQuota(1, 1, store)
-with store._lock:
+from ihuyi_voice import RecipientQuota
+from ihuyi_voice.store.memory import MemoryLimits
+limits = MemoryLimits()
+quota = RecipientQuota(1, 1, limits)
+with limits._lock:
     pid = os.fork()
     if pid == 0:
         try:
@@ -352,7 +372,7 @@ with store._lock:
         except StopIteration:
             os._exit(7)
         os._exit(1)
-print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), len(store))
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), len(limits))
 """
 
 
@@ -367,91 +387,109 @@ def test_a_forked_child_is_not_held_up_by_the_parents_lock() -> None:
 # --- memory ------------------------------------------------------------------
 
 
-def reserved(store: MemoryQuotaStore, number: int, at: float) -> None:
-    assert 0.0 == now(store.reserve(f"139{number:08d}", at, BOTH))
+class Memory:
+    """Limits in memory, and the clock that they read."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.limits = MemoryLimits(self.clock)
+
+    def __len__(self) -> int:
+        return len(self.limits)
+
+    def asked(self, mobile: str, at: float, windows: Windows) -> float:
+        self.clock.time = at
+        return now(self.limits.reserve(mobile, "t", windows))
+
+    def reserve(self, number: int, at: float) -> None:
+        assert 0.0 == self.asked(f"139{number:08d}", at, BOTH)
 
 
 def test_quiet_numbers_disappear() -> None:
-    store = MemoryQuotaStore()
+    memory = Memory()
     for number in range(1_000):
-        reserved(store, number, float(number))
-    assert 1_000 == len(store)
+        memory.reserve(number, float(number))
+    assert 1_000 == len(memory)
     # A day later each new number clears away up to two.
     for number in range(1_000, 1_500):
-        reserved(store, number, 1_000.0 + DAY)
-    assert 500 == len(store)
-    reserved(store, 1_500, 1_000.0 + 2.0 * DAY)
-    assert 499 == len(store)
+        memory.reserve(number, 1_000.0 + DAY)
+    assert 500 == len(memory)
+    memory.reserve(1_500, 1_000.0 + 2.0 * DAY)
+    assert 499 == len(memory)
 
 
 def test_a_number_is_forgotten_neither_early_nor_late() -> None:
-    store = MemoryQuotaStore()
-    reserved(store, 1, 0.0)
-    reserved(store, 2, math.nextafter(DAY, 0.0))
-    assert 2 == len(store)
-    reserved(store, 2, DAY)
-    assert 1 == len(store)
+    memory = Memory()
+    memory.reserve(1, 0.0)
+    memory.reserve(2, math.nextafter(DAY, 0.0))
+    assert 2 == len(memory)
+    memory.reserve(2, DAY)
+    assert 1 == len(memory)
 
 
 def test_a_number_that_is_called_again_is_not_quiet() -> None:
-    store = MemoryQuotaStore()
-    reserved(store, 1, 0.0)
-    reserved(store, 2, 1.0)
-    reserved(store, 1, 2.0)
-    reserved(store, 3, DAY + 1.0)
+    memory = Memory()
+    memory.reserve(1, 0.0)
+    memory.reserve(2, 1.0)
+    memory.reserve(1, 2.0)
+    memory.reserve(3, DAY + 1.0)
     # The second number is forgotten; the first still knows its second call.
-    assert 2 == len(store)
-    assert 1.0 == now(store.reserve("13900000001", DAY + 1.0, ((1, DAY),)))
+    assert 2 == len(memory)
+    assert 1.0 == memory.asked("13900000001", DAY + 1.0, ((1, DAY),))
 
 
 def test_the_day_over_and_over_takes_no_more_memory() -> None:
-    store = MemoryQuotaStore()
+    memory = Memory()
     largest = 0
     for day in range(5):
         for number in range(300):
-            reserved(store, 1_000 * day + number, day * DAY + 288.0 * number)
-            largest = max(largest, len(store))
+            memory.reserve(1_000 * day + number, day * DAY + 288.0 * number)
+            largest = max(largest, len(memory))
     assert 300 <= largest <= 302
 
 
-def test_stamps_that_no_window_can_hold_are_dropped() -> None:
-    store = MemoryQuotaStore()
+def test_starts_that_no_window_can_hold_are_dropped() -> None:
+    memory = Memory()
     for minute in range(100):
-        assert 0.0 == now(store.reserve(MOBILE, 60.0 * minute, ((1, MINUTE),)))
-    assert 1 == len(store._reservations[MOBILE])
+        assert 0.0 == memory.asked(MOBILE, 60.0 * minute, ((1, MINUTE),))
+    assert 1 == len(memory.limits._starts[MOBILE])
 
 
-def bytes_per_number(stamps: int) -> float:
+def bytes_per_number(starts: int) -> float:
+    """How much memory a number takes after so many calls, with the client's own tokens."""
     numbers = 10_000
-    store = MemoryQuotaStore()
+    clock = Clock()
+    limits = MemoryLimits(clock)
+    quota = RecipientQuota(store=limits)
     gc.collect()
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
-        for stamp in range(stamps):
+        for start in range(starts):
             for number in range(numbers):
-                reserved(store, number, 61.0 * stamp + number * 1e-4)
+                clock.time = 61.0 * start + number * 1e-4
+                now(quota.reserve(f"139{number:08d}"))
         gc.collect()
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert numbers == len(store)
+    assert numbers == len(limits)
     return (after - before) / numbers
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-async def test_quotas_with_different_limits_share_a_store_and_keep_each_others_log(
+async def test_quotas_with_different_limits_share_a_store_and_keep_each_others_starts(
     order: tuple[int, int],
 ) -> None:
-    """The small quota neither trims the log of the large one nor forgets its numbers."""
-    now = 1_000.0
-    store = MemoryQuotaStore()
-    limits = ({"per_minute": None, "per_day": 3}, {"per_minute": 1, "per_day": None})
-    quotas = {n: RecipientQuota(**limits[n], store=store, clock=lambda: now) for n in order}
+    """The small quota neither trims the starts of the large one nor forgets its numbers."""
+    clock = Clock(1_000.0)
+    store = MemoryLimits(clock)
+    limits = ((None, 3), (1, None))
+    quotas = {n: RecipientQuota(limits[n][0], limits[n][1], store) for n in order}
     large, small = quotas[0], quotas[1]
     for quota in (small, large, small):
         await quota.reserve(MOBILE)
-        now += 61.0
+        clock.time += 61.0
     # Each reservation also removes numbers that are quiet.
     for number in range(4):
         await small.reserve(f"1381234567{number}")
@@ -462,20 +500,20 @@ async def test_quotas_with_different_limits_share_a_store_and_keep_each_others_l
 
 def test_the_memory_per_number_is_as_stated() -> None:
     """The number's own string counted in."""
-    words = " ".join((inspect.getdoc(MemoryQuotaStore) or "").split())
+    words = " ".join((inspect.getdoc(MemoryLimits) or "").split())
     stated = re.search(
-        r"A number takes about (\d+) bytes after one call and about (\d+) after ten calls",
+        r"A number takes about ([\d,]+) bytes after one call and about ([\d,]+) after ten calls",
         words,
     )
     assert stated
-    for stamps, figure in zip((1, 10), stated.groups(), strict=True):
-        assert int(figure) == pytest.approx(bytes_per_number(stamps), rel=0.15)
+    for starts, figure in zip((1, 10), stated.groups(), strict=True):
+        assert int(figure.replace(",", "")) == pytest.approx(bytes_per_number(starts), rel=0.15)
 
 
 # --- arguments, store and clock ----------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["per_minute", "per_day"])
+@pytest.mark.parametrize("name", ["per_minute", "per_hour", "per_day"])
 @pytest.mark.parametrize(
     ("value", "exception", "words"),
     [
@@ -494,7 +532,10 @@ def test_a_limit_is_a_whole_number_of_at_least_one(
 
 
 def test_no_limit_at_all_is_spelt_otherwise() -> None:
-    words = "^per_minute and per_day are both None: pass quota=None to the client for no limit$"
+    words = (
+        "^per_minute, per_hour and per_day are all None: pass quota=None to the client for no"
+        " limit$"
+    )
     with pytest.raises(ValueError, match=words):
         RecipientQuota(None, None)
 
@@ -505,6 +546,7 @@ def test_no_limit_at_all_is_spelt_otherwise() -> None:
         ({}, "RecipientQuota(per_minute=2, per_day=10)"),
         ({"per_minute": 1, "per_day": None}, "RecipientQuota(per_minute=1, per_day=None)"),
         ({"per_minute": None}, "RecipientQuota(per_minute=None, per_day=10)"),
+        ({"per_hour": 5}, "RecipientQuota(per_minute=2, per_hour=5, per_day=10)"),
     ],
 )
 def test_the_repr_says_the_limits(arguments: dict[str, Any], text: str) -> None:
@@ -518,48 +560,81 @@ def test_the_repr_of_the_default_reads_as_what_it_makes() -> None:
 
 
 class Recording:
-    """A store of somebody else's."""
+    """A store of another author."""
 
     def __init__(self, wait: float = 0.0) -> None:
         self.wait = wait
         self.asked: list[tuple[object, ...]] = []
 
-    async def reserve(self, mobile: str, now: float, limits: Sequence[tuple[int, float]]) -> float:
-        self.asked.append(("reserve", mobile, now, tuple(limits)))
+    async def reserve(self, number: str, token: str, windows: Windows) -> float:
+        self.asked.append(("reserve", number, token, windows))
         return self.wait
 
-    async def release(self, mobile: str, reserved_at: float) -> None:
-        self.asked.append(("release", mobile, reserved_at))
+    async def release(self, number: str, token: str) -> None:
+        self.asked.append(("release", number, token))
 
 
-def test_a_store_is_asked_with_the_moment_and_the_limits() -> None:
+def test_a_store_is_asked_with_a_token_and_the_limits() -> None:
     store = Recording()
-    quota = RecipientQuota(1, 2, store, clock=Clock(17.0))
-    assert 17.0 == now(quota.reserve(MOBILE))
-    now(quota.release(MOBILE, 17.0))
+    quota = RecipientQuota(1, 3, store, per_hour=2)
+    token = now(quota.reserve(MOBILE))
+    now(quota.release(MOBILE, token))
     assert [
-        ("reserve", MOBILE, 17.0, ((1, 60.0), (2, 86_400.0))),
-        ("release", MOBILE, 17.0),
+        ("reserve", MOBILE, token, ((1, 60.0), (2, 3_600.0), (3, 86_400.0))),
+        ("release", MOBILE, token),
     ] == store.asked
 
 
-def test_what_a_store_says_to_wait_is_what_is_told() -> None:
+def test_a_token_is_short_and_never_used_twice() -> None:
+    quotas = [RecipientQuota(store=Recording()) for _ in range(2)]
+    tokens = [now(quota.reserve(MOBILE)) for quota in quotas for _ in range(100)]
+    assert 200 == len({*tokens})
+    assert all(token.isascii() and 1 <= len(token) <= 32 for token in tokens)
+
+
+TOKENS_OF_A_FORK = """
+import os
+from ihuyi_voice.quota import _tokens
+pid = os.fork()
+if pid:
+    # Both write to one pipe: the child first.
+    os.waitpid(pid, 0)
+print(_tokens.new(), flush=True)
+os._exit(0)
+"""
+
+
+def test_a_forked_child_has_tokens_of_its_own() -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", TOKENS_OF_A_FORK],
+        capture_output=True,
+        check=True,
+        timeout=30,
+        text=True,
+    )
+    assert 2 == len({*process.stdout.split()})
+
+
+def test_the_seconds_that_a_store_returns_are_those_of_the_error() -> None:
     quota = RecipientQuota(store=Recording(wait=12.5))
     assert 12.5 == granted(quota)
 
 
 def test_both_stores_are_stores() -> None:
-    stores: list[QuotaStore] = [Recording(), MemoryQuotaStore()]
+    stores: list[LimitStore] = [Recording(), MemoryLimits()]
     for store in stores:
-        assert 0.0 == now(store.reserve(MOBILE, 0.0, BOTH))
+        assert 0.0 == now(store.reserve(MOBILE, "t", BOTH))
 
 
-def test_the_clock_is_monotonic_here_and_the_walls_where_machines_must_agree() -> None:
+def test_the_clock_in_memory_is_the_monotonic_one() -> None:
+    limits = MemoryLimits()
+    quota = RecipientQuota(store=limits)
     before = time.monotonic()
-    assert before <= now(RecipientQuota().reserve(MOBILE)) <= time.monotonic()
-    before = time.time()
-    reserved_at = now(RecipientQuota(store=Recording()).reserve(MOBILE))
-    assert before <= reserved_at <= time.time()
-    given = Clock(5.0)
-    assert 5.0 == now(RecipientQuota(clock=given).reserve(MOBILE))
-    assert 5.0 == now(RecipientQuota(store=Recording(), clock=given).reserve(MOBILE))
+    now(quota.reserve(MOBILE))
+    (start,) = limits._starts[MOBILE]
+    assert before <= start.at <= time.monotonic()
+
+
+def test_a_clock_beside_a_store_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^clock is for limits in memory, and a store has a"):
+        RecipientQuota(store=Recording(), clock=Clock())

@@ -12,28 +12,30 @@ import pytest
 
 from ihuyi_voice import (
     AsyncVoiceClient,
-    Ledger,
-    MemoryQuotaStore,
     NotSentError,
     OutcomeStatus,
     QuotaExceededError,
     RecipientQuota,
+    Store,
     SubmitRequest,
     VoiceClient,
 )
 from ihuyi_voice.quota import never_waits
 from ihuyi_voice.sandbox import SandboxGateway
+from ihuyi_voice.store.memory import MemoryLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
+
+    from ihuyi_voice._reservations import Reservations
+    from ihuyi_voice.store.limits import Windows
 
 MOBILE, CODE = "13912345678", "1125"
 NOWHERE = "http://127.0.0.1:1"
 DID_NOT_ANSWER = r"^not sent: the quota's store did not answer within 0\.05 s; nothing was written"
 
 
-class Store:
+class Limits:
     """Grants everything, once it is let; says what it was asked.
 
     Args:
@@ -48,24 +50,24 @@ class Store:
         self.go = asyncio.Event()
         self.asked = asyncio.Event()
         self.released = asyncio.Event()
-        self.reserved_at: list[float] = []
-        self.released_at: list[float] = []
+        self.reserved: list[str] = []
+        self.given_back: list[str] = []
         self.cancelled = 0
 
-    async def reserve(self, mobile: str, now: float, limits: Sequence[tuple[int, float]]) -> float:
-        assert MOBILE == mobile
+    async def reserve(self, number: str, token: str, windows: Windows) -> float:
+        assert MOBILE == number
         self.asked.set()
         if self.reserving:
             await self._wait()
-        self.reserved_at.append(now)
+        self.reserved.append(token)
         return 0.0
 
-    async def release(self, mobile: str, reserved_at: float) -> None:
-        assert MOBILE == mobile
+    async def release(self, number: str, token: str) -> None:
+        assert MOBILE == number
         self.asked.set()
         if self.releasing:
             await self._wait()
-        self.released_at.append(reserved_at)
+        self.given_back.append(token)
         self.released.set()
 
     async def _wait(self) -> None:
@@ -78,11 +80,17 @@ class Store:
                     raise
 
 
-def client(store: Store, base_url: str = NOWHERE, **options: Any) -> AsyncVoiceClient:
+def client(limits: Limits, base_url: str = NOWHERE, **options: Any) -> AsyncVoiceClient:
     options = {"timeout": 0.05, "connect_attempts": 1, **options}
     return AsyncVoiceClient(
-        "sandbox", "sandbox-key", base_url=base_url, quota=RecipientQuota(store=store), **options
+        "sandbox", "sandbox-key", base_url=base_url, quota=RecipientQuota(store=limits), **options
     )
+
+
+def reservations(voice: AsyncVoiceClient) -> Reservations:
+    opened = voice._opened().reservations
+    assert opened is not None
+    return opened
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -94,7 +102,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @pytest.mark.parametrize("stubborn", [False, True])
 async def test_a_reservation_is_waited_for_until_the_deadline(stubborn: bool) -> None:
-    store = Store(reserving=True, stubborn=stubborn)
+    store = Limits(reserving=True, stubborn=stubborn)
     gateway = SandboxGateway()
     async with gateway.serve() as url, client(store, url) as voice:
         with pytest.raises(NotSentError, match=DID_NOT_ANSWER) as caught:
@@ -107,30 +115,30 @@ async def test_a_reservation_is_waited_for_until_the_deadline(stubborn: bool) ->
 
 
 async def test_a_reservation_that_is_made_late_is_given_back() -> None:
-    store = Store(reserving=True, stubborn=True)
+    store = Limits(reserving=True, stubborn=True)
     async with client(store) as voice:
         with pytest.raises(NotSentError, match=DID_NOT_ANSWER):
             await voice.submit(MOBILE, CODE)
         store.go.set()
         await asyncio.wait_for(store.released.wait(), 10)
-        assert store.reserved_at == store.released_at
-        while voice._opened()._store_calls:
+        assert store.reserved == store.given_back
+        while reservations(voice)._calls:
             await asyncio.sleep(0)
 
 
 async def test_a_store_that_honours_the_cancellation_is_asked_nothing_more() -> None:
-    store = Store(reserving=True)
+    store = Limits(reserving=True)
     async with client(store) as voice:
         with pytest.raises(NotSentError, match=DID_NOT_ANSWER):
             await voice.submit(MOBILE, CODE)
-        while voice._opened()._store_calls:
+        while reservations(voice)._calls:
             await asyncio.sleep(0)
-    assert [] == store.released_at
+    assert [] == store.given_back
 
 
 @pytest.mark.parametrize("stubborn", [False, True])
 async def test_a_cancelled_submit_does_not_wait_for_its_store(stubborn: bool) -> None:
-    store = Store(reserving=True, stubborn=stubborn)
+    store = Limits(reserving=True, stubborn=stubborn)
     async with client(store, timeout=60.0) as voice:
         task = asyncio.create_task(voice.submit(MOBILE, CODE))
         await store.asked.wait()
@@ -140,12 +148,12 @@ async def test_a_cancelled_submit_does_not_wait_for_its_store(stubborn: bool) ->
         store.go.set()
         if stubborn:
             await asyncio.wait_for(store.released.wait(), 10)
-        assert store.reserved_at == store.released_at
+        assert store.reserved == store.given_back
 
 
 async def test_the_wait_for_a_slot_has_what_the_store_leaves_of_the_time() -> None:
     """One deadline for the request, not one for each thing that it waits for."""
-    store = Store(reserving=True)
+    store = Limits(reserving=True)
     async with client(store, timeout=0.3, max_connections=1) as voice:
         voice._opened().slots.acquire_nowait()
         began = time.monotonic()
@@ -160,10 +168,10 @@ async def test_the_wait_for_a_slot_has_what_the_store_leaves_of_the_time() -> No
     assert 0.29 < waited < 0.48
 
 
-class CancellingStore(Store):
+class CancellingStore(Limits):
     """Ends its own calls as if they were cancelled."""
 
-    async def reserve(self, mobile: str, now: float, limits: Sequence[tuple[int, float]]) -> float:
+    async def reserve(self, number: str, token: str, windows: Windows) -> float:
         raise asyncio.CancelledError
 
 
@@ -179,10 +187,10 @@ class NoStore:
     def __init__(self, returned: object) -> None:
         self.returned = returned
 
-    def reserve(self, mobile: str, now: float, limits: object) -> Any:
+    def reserve(self, number: str, token: str, windows: object) -> Any:
         return self.returned
 
-    async def release(self, mobile: str, reserved_at: float) -> None:
+    async def release(self, number: str, token: str) -> None:
         """Never asked."""
 
 
@@ -198,7 +206,7 @@ async def test_a_store_that_is_none_means_that_nothing_is_sent(make: Any) -> Non
 
 
 def test_a_blocking_submit_is_not_held_up_either() -> None:
-    store = Store(reserving=True, stubborn=True)
+    store = Limits(reserving=True, stubborn=True)
     with closing(
         VoiceClient("id", "key", base_url=NOWHERE, timeout=0.05, quota=RecipientQuota(store=store))
     ) as voice:
@@ -209,7 +217,7 @@ def test_a_blocking_submit_is_not_held_up_either() -> None:
 
 
 async def test_a_row_of_a_bulk_run_is_not_held_up_either() -> None:
-    store = Store(reserving=True, stubborn=True)
+    store = Limits(reserving=True, stubborn=True)
     async with client(store) as voice:
         async with voice.submit_many([(MOBILE, CODE)] * 2) as run:
             outcomes = [outcome async for outcome in run]
@@ -220,12 +228,12 @@ async def test_a_row_of_a_bulk_run_is_not_held_up_either() -> None:
 
 
 async def test_a_claim_whose_store_hangs_is_settled_as_not_sent(tmp_path: Path) -> None:
-    store = Store(reserving=True)
-    with Ledger.open(tmp_path / "calls.db") as ledger:
-        async with client(store, ledger=ledger, timeout=1.0) as voice:
+    limits = Limits(reserving=True)
+    with Store.open(tmp_path / "calls.db") as store:
+        async with client(limits, store=store, timeout=1.0) as voice:
             with pytest.raises(NotSentError, match="the quota's store did not answer"):
                 await voice.submit(MOBILE, CODE, idempotency_key="key")
-        assert 1 == ledger.summary()["not_sent"]
+        assert 1 == store.summary()["not_sent"]
 
 
 # --- releasing ---------------------------------------------------------------
@@ -233,7 +241,7 @@ async def test_a_claim_whose_store_hangs_is_settled_as_not_sent(tmp_path: Path) 
 
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ihuyi_voice._pipeline._RELEASE_SECONDS", 0.01)
+    monkeypatch.setattr("ihuyi_voice._reservations._RELEASE_SECONDS", 0.01)
 
 
 @pytest.mark.usefixtures("_impatient")
@@ -241,14 +249,14 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_release_is_waited_for_shortly_and_changes_no_outcome(
     stubborn: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = Store(releasing=True, stubborn=stubborn)
+    store = Limits(releasing=True, stubborn=stubborn)
     async with client(store, timeout=10.0) as voice:
         with pytest.raises(NotSentError, match="the connection could not be made"):
             await voice.submit(MOBILE, CODE)
         await asyncio.sleep(0)
         assert 1 == store.cancelled
         store.go.set()
-        while voice._opened()._store_calls:
+        while reservations(voice)._calls:
             await asyncio.sleep(0)
     (warning,) = warnings_of(caplog)
     assert (
@@ -257,10 +265,10 @@ async def test_a_release_is_waited_for_shortly_and_changes_no_outcome(
     )
 
 
-class FailingRelease(Store):
+class FailingRelease(Limits):
     """Down when something is to be given back."""
 
-    async def release(self, mobile: str, reserved_at: float) -> None:
+    async def release(self, number: str, token: str) -> None:
         raise OSError(111, "secret words")
 
 
@@ -275,7 +283,7 @@ async def test_a_release_that_fails_is_said_and_changes_no_outcome(
 
 
 async def test_a_second_cancellation_does_not_wait_for_the_release() -> None:
-    store = Store(releasing=True)
+    store = Limits(releasing=True)
     async with client(store, timeout=60.0, max_connections=1) as voice:
         voice._opened().slots.acquire_nowait()
         task = asyncio.create_task(voice.submit(MOBILE, CODE))
@@ -291,7 +299,7 @@ async def test_a_second_cancellation_does_not_wait_for_the_release() -> None:
         # It goes on in the background.
         store.go.set()
         await asyncio.wait_for(store.released.wait(), 10)
-        assert store.reserved_at == store.released_at
+        assert store.reserved == store.given_back
 
 
 # --- what never waits ----------------------------------------------------------
@@ -301,7 +309,7 @@ class Ours(RecipientQuota):
     """A quota of the caller's own, which may do anything."""
 
 
-class OurMemory(MemoryQuotaStore):
+class OurMemory(MemoryLimits):
     """A store of the caller's own."""
 
 
@@ -309,7 +317,7 @@ class OurMemory(MemoryQuotaStore):
     ("expected", "quota"),
     [
         (True, RecipientQuota()),
-        (True, RecipientQuota(1, 1, MemoryQuotaStore())),
+        (True, RecipientQuota(1, 1, MemoryLimits())),
         (False, RecipientQuota(store=OurMemory())),
         (False, Ours()),
     ],
@@ -330,16 +338,14 @@ async def test_only_this_processs_memory_never_waits(
             return create_task(coroutine, **options)
 
         monkeypatch.setattr(loop, "create_task", counted)
-        await voice._opened().reserve(admitted)
-        await voice._opened().give_back(admitted)
+        await reservations(voice).reserve(admitted)
+        await reservations(voice).give_back(admitted)
     assert expected is not bool(made)
 
 
 async def test_a_limit_of_a_store_is_the_limit() -> None:
-    class Limiting(Store):
-        async def reserve(
-            self, mobile: str, now: float, limits: Sequence[tuple[int, float]]
-        ) -> float:
+    class Limiting(Limits):
+        async def reserve(self, number: str, token: str, windows: Windows) -> float:
             return 12.5
 
     async with client(Limiting(), timeout=10.0) as voice:

@@ -1,8 +1,8 @@
-"""`ihuyi-voice bulk --ledger`, killed at any moment and run again: no phone rings twice.
+"""`ihuyi-voice bulk --store`, killed at any moment and run again: no phone rings twice.
 
 Sender and gateway are processes of their own, so the gateway's record is what
 the rows are accounted against, one by one. With IHUYI_VOICE_SOAK=1 in the
-environment each ledger outlives 20 kills, and it takes minutes.
+environment each store outlives 20 kills, and it takes minutes.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from ihuyi_voice.cli.bulk.keys import RowKeys
-from ihuyi_voice.store.entry import UNSETTLED
-from ihuyi_voice.store.ledger import Entry, EntryState, Fingerprints, Ledger
+from ihuyi_voice.store.entry import UNSETTLED, Entry, EntryState, Fingerprints
+from ihuyi_voice.store.writer.operations import Work
 from tests.soak.gateway import Sandbox, sandbox
+from tests.store.support import open_store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +58,7 @@ ALL = [Row(f"139{n:08d}", f"{n:06d}") for n in range(ROWS)]
 
 @dataclass
 class Job:
-    """One file and one ledger, sent in as many runs as it takes."""
+    """One file and one store, sent in as many runs as it takes."""
 
     folder: Path
     gateway: Sandbox
@@ -70,7 +71,7 @@ class Job:
     def start(self) -> subprocess.Popen[str]:
         self.runs += 1
         command = [sys.executable, "-W", "error", "-m", "ihuyi_voice", "bulk", "rows.csv"]
-        options = ["--ledger", "calls.db", "--out", f"{self.runs}.jsonl", "--yes", "--json"]
+        options = ["--store", "calls.db", "--out", f"{self.runs}.jsonl", "--yes", "--json"]
         with (self.folder / "said").open("w", encoding="utf-8") as said:
             return subprocess.Popen(
                 # A short timeout, after which no run waits for a claim of a killed one.
@@ -137,20 +138,20 @@ class Job:
             shutil.copy(file, copy)
         with (
             contextlib.suppress(LookupError),
-            Ledger.open(copy / "calls.db", create=False) as ledger,
-            ledger._store.connect(writing=False) as connection,
+            open_store(copy / "calls.db", create=False) as store,
+            store._database.connect(writing=False) as connection,
         ):
             return connection.counts().get(EntryState.CLAIMED, 0)
         return 0
 
     def entries(self) -> dict[Row, Entry]:
-        """What the ledger holds of the rows."""
-        with Ledger.open(self.folder / "calls.db") as ledger:
-            keys = RowKeys(Fingerprints(API_KEY), ledger.id)
+        """What the store holds of the rows."""
+        with open_store(self.folder / "calls.db") as store:
+            keys = RowKeys(Fingerprints(API_KEY), store.id, "rows.csv")
             by_key = {keys.key(*row): row for row in ALL}
-            with ledger._store.connect(writing=False) as connection:
-                found = connection.apply((), list(by_key), ()).found
-            assert sum(ledger.summary().values()) == len(found), "some keys are of no row"
+            with store._database.connect(writing=False) as connection:
+                found = connection.apply(Work([], [], list(by_key), [], [])).found
+            assert sum(store.summary().values()) == len(found), "some keys are of no row"
         return {by_key[key]: entry for key, entry in found.items()}
 
     def reported(self) -> list[tuple[Row, str, str | None]]:
@@ -169,7 +170,7 @@ class Job:
 
 
 def wrong(job: Job, entries: dict[Row, Entry]) -> list[str]:
-    """Every row on which ledger, gateway and outcomes disagree."""
+    """Every row on which store, gateway and outcomes disagree."""
     attempts = job.gateway.control("GET", "attempts")
     assert isinstance(attempts, list)
     seen: dict[Row, list[str | None]] = {row: [] for row in ALL}

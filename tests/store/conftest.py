@@ -1,4 +1,4 @@
-"""Fixtures: ledgers in SQLite files and in a PostgreSQL server that the tests start."""
+"""Fixtures: stores in SQLite files, and in PostgreSQL and MariaDB servers that the tests start."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ihuyi_voice.store.ledger import Ledger
-
+from . import mariadb as mariadb_server
 from .postgres import running_server
-from .support import Clock
+from .support import Clock, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from ihuyi_voice.store.sql.store import SqlStore
+
+    from .mariadb import MariaDbServer
     from .postgres import PostgresServer
 
 
@@ -26,19 +28,32 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDbServer]:
+    with mariadb_server.running_server() as server:
+        yield server
+
+
+@pytest.fixture
+def mariadb_url(mariadb: MariaDbServer) -> str:
+    """The URL of a database without a store."""
+    return mariadb.empty()
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The place of a ledger that does not exist yet, in either database."""
+    """The place of a store that does not exist yet, in each of the databases."""
     if request.param == "sqlite":
         return str(tmp_path / "calls.db")
-    server: PostgresServer = request.getfixturevalue("postgres")
+    name = "postgres" if request.param == "postgresql" else "mariadb"
+    server: PostgresServer | MariaDbServer = request.getfixturevalue(name)
     return server.empty()
 
 
 @pytest.fixture(autouse=True)
 def _no_last_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Closing a ledger does not retry settlements that can never be recorded."""
-    monkeypatch.setattr("ihuyi_voice.store.sql.limits.LAST_RETRIES", 0.0)
+    """Closing a store does not retry settlements that can never be recorded."""
+    monkeypatch.setattr("ihuyi_voice.store.writer.bounds.LAST_RETRIES", 0.0)
 
 
 @pytest.fixture
@@ -47,15 +62,15 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def ledger(place: str, clock: Clock) -> Iterator[Ledger]:
-    with Ledger.open(place, patience=0.1, clock=clock) as opened:
+def store(place: str, clock: Clock) -> Iterator[SqlStore]:
+    with open_store(place, patience=0.1, clock=clock) as opened:
         yield opened
 
 
 @pytest.fixture
-def in_file(tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
-    """A ledger in SQLite, for tests about files."""
-    with Ledger.open(tmp_path / "calls.db", patience=0.1, clock=clock) as opened:
+def in_file(tmp_path: Path, clock: Clock) -> Iterator[SqlStore]:
+    """A store in SQLite, for tests about files."""
+    with open_store(tmp_path / "calls.db", patience=0.1, clock=clock) as opened:
         yield opened
 
 

@@ -46,9 +46,12 @@ class PostgresServer:
         return psycopg.connect(f"host={self._folder} user=postgres", autocommit=True)
 
     def empty(self) -> str:
-        """The SQLAlchemy URL of a database without a ledger."""
+        """The SQLAlchemy URL of a database without a store."""
         with contextlib.closing(self.connect()) as connection:
-            connection.execute("DROP TABLE IF EXISTS ihuyi_voice_meta, ihuyi_voice_calls")
+            connection.execute(
+                "DROP TABLE IF EXISTS ihuyi_voice_meta, ihuyi_voice_calls, ihuyi_voice_starts,"
+                " ihuyi_voice_verifications"
+            )
         return self.url
 
     def encoded(self, encoding: str) -> str:

@@ -1,4 +1,4 @@
-"""Shared functions of the ledger's tests."""
+"""Shared functions of the store's tests."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import subprocess
 import sys
 import textwrap
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ihuyi_voice.models import mask_mobile
-from ihuyi_voice.store.ledger import Claim, Entry, EntryState, Fingerprints, Ledger
+from ihuyi_voice.store.entry import Claim, Entry, EntryState, Fingerprints
+from ihuyi_voice.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from ihuyi_voice.store.sql.store import SqlStore
 
 MOBILE = "13912345678"
 MASKED = "139****5678"
@@ -39,8 +42,19 @@ class Clock:
         return self.time
 
 
+def open_store(
+    url: str | os.PathLike[str],
+    *,
+    create: bool = True,
+    patience: float = 2.0,
+    clock: Callable[[], float] | None = None,
+) -> SqlStore:
+    """`Store.open` for a database: with what only such a store has."""
+    return cast("SqlStore", Store.open(url, create=create, patience=patience, clock=clock))
+
+
 async def claim(
-    ledger: Ledger,
+    store: SqlStore,
     key: str = "k",
     mobile: str = MOBILE,
     content: str = CONTENT,
@@ -51,37 +65,37 @@ async def claim(
 ) -> Claim:
     fingerprint = fingerprints.of(mobile, content)
     deadline = time.monotonic() + timeout
-    return await ledger.claim(key, fingerprint, mask_mobile(mobile), deadline, live)
+    return await store.claim(key, fingerprint, mask_mobile(mobile), deadline, live)
 
 
-async def find(ledger: Ledger, key: str = "k") -> Entry | None:
+async def find(store: SqlStore, key: str = "k") -> Entry | None:
     fingerprint = FINGERPRINTS.of(MOBILE, CONTENT)
-    return await ledger.find(key, fingerprint, MASKED, time.monotonic() + 10)
+    return await store.find(key, fingerprint, MASKED, time.monotonic() + 10)
 
 
-async def claimed(ledger: Ledger, key: str = "k", *, live: float = LIVE) -> str:
+async def claimed(store: SqlStore, key: str = "k", *, live: float = LIVE) -> str:
     """Claim a key that must be free; returns the token."""
-    claim_of_it = await claim(ledger, key, live=live)
+    claim_of_it = await claim(store, key, live=live)
     assert claim_of_it.entry is None
     assert claim_of_it.token
     return claim_of_it.token
 
 
-async def ended(ledger: Ledger, state: EntryState, key: str = "k") -> str:
+async def ended(store: SqlStore, state: EntryState, key: str = "k") -> str:
     """Claim a key and settle it; returns the token."""
-    token = await claimed(ledger, key)
+    token = await claimed(store, key)
     if state is EntryState.ACCEPTED:
-        await ledger.settle(key, token, state, code=2, msg="提交成功", voice_id="900100200")
+        await store.settle(key, token, state, code=2, msg="提交成功", voice_id="900100200")
     elif state is EntryState.REFUSED:
-        await ledger.settle(key, token, state, code=4051, msg="剩余条数不足")
+        await store.settle(key, token, state, code=4051, msg="剩余条数不足")
     else:
-        await ledger.settle(key, token, state, msg="the connection was reset")
+        await store.settle(key, token, state, msg="the connection was reset")
     return token
 
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for a condition of other threads or processes that offer no event."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         await asyncio.sleep(0.001)
@@ -89,14 +103,16 @@ async def until(condition: Callable[[], bool]) -> None:
 
 PRELUDE = """
 import asyncio, os, signal, sys, time
-from ihuyi_voice.store.ledger import *
+from ihuyi_voice.errors import *
+from ihuyi_voice.store.entry import *
+from ihuyi_voice.store.store import Store
 from tests.store.support import *
 place = sys.argv[1]
 """
 
 
 def start(place: str, script: str) -> subprocess.Popen[str]:
-    """Start an interpreter that runs a script on the place of a ledger; warnings are errors."""
+    """Start an interpreter that runs a script on the place of a store; warnings are errors."""
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", PRELUDE + textwrap.dedent(script), place],
         stdin=subprocess.PIPE,

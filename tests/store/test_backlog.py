@@ -6,8 +6,8 @@ import asyncio
 import time
 
 from ihuyi_voice.store.entry import EntryState, NewClaim, Settlement
-from ihuyi_voice.store.sql.backlog import Backlog
-from ihuyi_voice.store.sql.operations import (
+from ihuyi_voice.store.writer.backlog import Backlog
+from ihuyi_voice.store.writer.operations import (
     ClaimOperation,
     LookupOperation,
     Operation,

@@ -1,22 +1,26 @@
-"""The command `ihuyi-voice ledger`: output and exit status."""
+"""The command `ihuyi-voice store`: output and exit status."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from ihuyi_voice import LedgerError
-from ihuyi_voice.cli import ledger as cli_ledger
-from ihuyi_voice.store.ledger import EntryState, Ledger
+from ihuyi_voice import Store, StoreError
+from ihuyi_voice.cli import store as cli_store
+from ihuyi_voice.store.entry import EntryState
+from ihuyi_voice.store.sql.store import SqlStore
 
-from .support import DELIVERY, LIVE, Clock, claimed, ended
+from .redis_server import running_redis
+from .support import DELIVERY, LIVE, Clock, claimed, ended, open_store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
     from .postgres import PostgresServer
 
 app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
-app.command(epilog=cli_ledger.EXIT_HELP)(cli_ledger.ledger)
+app.command(epilog=cli_store.EXIT_HELP)(cli_store.store)
 
 LONG_KEY = "a key as long as a key may be [bold] " * 6
 
@@ -46,19 +50,19 @@ def refused(*arguments: str) -> str:
 
 @pytest.fixture
 def file(tmp_path: Path) -> str:
-    """A ledger with one key in each state; the claims have expired."""
+    """A store with one key in each state; the claims have expired."""
     path = str(tmp_path / "calls.db")
     clock = Clock()
 
-    async def fill(ledger: Ledger) -> None:
+    async def fill(store: SqlStore) -> None:
         for state in (EntryState.ACCEPTED, EntryState.REFUSED, EntryState.NOT_SENT):
-            await ended(ledger, state, state.value)
-        await claimed(ledger, LONG_KEY)
+            await ended(store, state, state.value)
+        await claimed(store, LONG_KEY)
         clock.time += LIVE
-        await ended(ledger, EntryState.UNKNOWN, "unknown")
+        await ended(store, EntryState.UNKNOWN, "unknown")
 
-    with Ledger.open(path, clock=clock) as ledger:
-        asyncio.run(fill(ledger))
+    with open_store(path, clock=clock) as store:
+        asyncio.run(fill(store))
     return path
 
 
@@ -94,7 +98,7 @@ def test_list_as_json(file: str) -> None:
 
 def test_list_without_unknown_keys(tmp_path: Path) -> None:
     path = str(tmp_path / "calls.db")
-    Ledger.open(path).close()
+    Store.open(path).close()
     result = run(path)
     assert (0, "no unknown calls\n") == (result.exit_code, result.stdout)
     result = run(path, "--json")
@@ -124,17 +128,17 @@ def test_resolve_records_the_outcome(file: str, message: str, option: str, state
     assert (0, f"unknown: {message}\n") == (result.exit_code, result.stdout)
     result = run(file, "resolve", LONG_KEY, option, "--json")
     assert {"key": LONG_KEY, "placed": option == "--placed"} == json.loads(result.stdout)
-    with Ledger.open(file) as ledger:
-        assert (3, 0) == (ledger.summary()[state], ledger.summary()["unknown"])
+    with Store.open(file) as store:
+        assert (3, 0) == (store.summary()[state], store.summary()["unknown"])
 
 
 def test_keys_that_cannot_be_resolved(file: str, tmp_path: Path) -> None:
-    assert "the ledger has no key 'k'" == refused(file, "resolve", "k", "--placed")
+    assert "the store has no key 'k'" == refused(file, "resolve", "k", "--placed")
     assert "'accepted' is settled already, as accepted" == refused(
         file, "resolve", "accepted", "--placed"
     )
-    with Ledger.open(tmp_path / "calls.db") as ledger:
-        asyncio.run(claimed(ledger, "k", live=LIVE))
+    with open_store(tmp_path / "calls.db") as store:
+        asyncio.run(claimed(store, "k", live=LIVE))
     message = refused(file, "resolve", "k", "--not-placed")
     assert "'k' may still be on its way; it may be resolved in 1" in message
     assert message.endswith(
@@ -143,8 +147,8 @@ def test_keys_that_cannot_be_resolved(file: str, tmp_path: Path) -> None:
 
 
 def test_list_shows_when_a_claim_can_be_resolved(file: str) -> None:
-    with Ledger.open(file) as ledger:
-        asyncio.run(claimed(ledger, "k", live=LIVE))
+    with open_store(file) as store:
+        asyncio.run(claimed(store, "k", live=LIVE))
     *_, last = (json.loads(line) for line in run(file, "--json").stdout.splitlines())
     assert "k" == last["key"]
     assert LIVE < last["resolvable_in"] <= LIVE + DELIVERY
@@ -159,8 +163,8 @@ def test_purge_deletes_settled_keys(file: str, age: str) -> None:
     assert (0, "forgotten: 3\n") == (result.exit_code, result.stdout)
     result = run(file, "purge", "--older-than", age, "--json")
     assert {"purged": 0} == json.loads(result.stdout)
-    with Ledger.open(file) as ledger:
-        assert 2 == ledger.summary()["unknown"]
+    with Store.open(file) as store:
+        assert 2 == store.summary()["unknown"]
 
 
 def test_purge_keeps_younger_keys(file: str) -> None:
@@ -197,13 +201,13 @@ def test_the_command_creates_no_file(tmp_path: Path, spell: str) -> None:
     assert [] == list(tmp_path.iterdir())
 
 
-def test_an_unusable_ledger_has_its_own_exit_status(tmp_path: Path) -> None:
+def test_an_unusable_store_has_its_own_exit_status(tmp_path: Path) -> None:
     path = tmp_path / "calls.db"
     path.write_text("no database" * 100)
     result = run(str(path))
     assert 4 == result.exit_code
     assert (
-        f"ihuyi-voice: the ledger could not be used: {path}: it is not an SQLite database\n"
+        f"ihuyi-voice: the store could not be used: {path}: it is not an SQLite database\n"
         == result.stderr
     )
 
@@ -225,17 +229,19 @@ def test_a_password_is_not_taken_from_the_command_line(url: str) -> None:
     message = refused(url)
     assert message.startswith("no password on the command line, where other users can read it")
     assert "PGPASSWORD" in message
+    assert "IHUYI_VOICE_STORE" in message
     assert "hun" not in message
 
 
-def test_a_url_of_another_database(tmp_path: Path) -> None:
-    assert "a ledger is an SQLite file or a PostgreSQL database" in refused("mysql://joe@host/db")
+def test_a_url_of_another_database() -> None:
+    message = refused("oracle://joe@host/db")
+    assert "a store is the path of an SQLite file, or a URL that begins with" in message
 
 
-def test_a_ledger_on_a_server(postgres: PostgresServer) -> None:
+def test_a_store_on_a_server(postgres: PostgresServer) -> None:
     url = postgres.empty()
-    with Ledger.open(url, clock=Clock()) as ledger:
-        asyncio.run(ended(ledger, EntryState.UNKNOWN))
+    with open_store(url, clock=Clock()) as store:
+        asyncio.run(ended(store, EntryState.UNKNOWN))
     assert 6 == run(url).exit_code
     assert "forgotten: 0\n" == run(url, "purge", "--older-than", "0s").stdout
     assert 0 == run(url, "resolve", "k", "--placed").exit_code
@@ -245,10 +251,10 @@ def test_a_ledger_on_a_server(postgres: PostgresServer) -> None:
 def test_the_command_in_a_process(file: str) -> None:
     script = """
 import typer
-from ihuyi_voice import LedgerError
-from ihuyi_voice.cli import ledger as cli_ledger
+from ihuyi_voice import StoreError
+from ihuyi_voice.cli import store as cli_store
 app = typer.Typer(rich_markup_mode="rich")
-app.command(epilog=cli_ledger.EXIT_HELP)(cli_ledger.ledger)
+app.command(epilog=cli_store.EXIT_HELP)(cli_store.store)
 app()
 """
     done = subprocess.run(
@@ -262,18 +268,62 @@ app()
     assert 2 == json.loads(done.stdout)["unknown"]
 
 
+def test_upgrade_runs_the_steps_that_are_missing(file: str) -> None:
+    """From the schema of the release that kept keys and no limits."""
+    with closing(sqlite3.connect(file)) as other, other:
+        for table in ("starts", "verifications"):
+            other.execute(f"DROP TABLE ihuyi_voice_{table}")
+        other.execute("UPDATE ihuyi_voice_meta SET value = '1' WHERE name = 'schema'")
+    result = run(file, "upgrade")
+    assert (0, f"{file}: schema version 3\n") == (result.exit_code, result.stdout)
+    with closing(sqlite3.connect(file)) as other:
+        assert [] == other.execute("SELECT * FROM ihuyi_voice_starts").fetchall()
+        assert [("3",)] == other.execute(
+            "SELECT value FROM ihuyi_voice_meta WHERE name = 'schema'"
+        ).fetchall()
+    assert {"schema_version": 3} == json.loads(run(file, "upgrade", "--json").stdout)
+    assert {"accepted": 1, "refused": 1, "not_sent": 1, "unknown": 2} == json.loads(
+        run(file, "summary", "--json").stdout
+    )
+
+
+def test_upgrade_refuses_a_newer_store_and_creates_none(file: str, tmp_path: Path) -> None:
+    assert "there is no" in refused(str(tmp_path / "mistyped.db"), "upgrade")
+    assert not (tmp_path / "mistyped.db").exists()
+    with closing(sqlite3.connect(file)) as other, other:
+        other.execute("UPDATE ihuyi_voice_meta SET value = '99' WHERE name = 'schema'")
+    result = run(file, "upgrade")
+    assert (4, True) == (result.exit_code, "newer release (schema 99)" in result.stderr)
+
+
+def test_a_store_in_redis_has_nothing_to_list_or_upgrade() -> None:
+    with running_redis() as server:
+        url = server.url()
+        assert "no unknown calls\n" == run(url).stdout
+        assert {"schema_version": None} == json.loads(run(url, "upgrade", "--json").stdout)
+        assert "has no schema: there is nothing to upgrade" in run(url, "upgrade").stdout
+        assert "keeps no idempotency keys" in refused(url, "resolve", "k", "--placed")
+
+
+def test_a_hyphen_is_the_store_that_the_variable_names(
+    file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IHUYI_VOICE_STORE", f"sqlite:///{file}")
+    assert 2 == json.loads(run("-", "summary", "--json").stdout)["unknown"]
+
+
 @pytest.mark.parametrize(
     ("age", "seconds"),
     [("0s", -5), ("59s", 59), ("1m", 60), ("2h", 7200), ("3d", 3 * 86_400)],
 )
 def test_an_age_is_shown_in_its_largest_unit(age: str, seconds: float) -> None:
-    assert age == cli_ledger._age(seconds)
+    assert age == cli_store._age(seconds)
 
 
 def test_help_names_every_action() -> None:
     result = run("--help")
     assert 0 == result.exit_code
-    for word in ("list", "summary", "resolve", "purge", "--older-than", "PGPASSWORD"):
+    for word in ("list", "summary", "resolve", "purge", "upgrade", "--older-than", "PGPASSWORD"):
         assert word in result.stdout
 
 
@@ -281,12 +331,12 @@ def test_a_database_that_fails_during_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "calls.db"
-    Ledger.open(path).close()
+    Store.open(path).close()
 
-    def fail(_: Ledger) -> None:
+    def fail(_: SqlStore) -> None:
         msg = "the disk is gone"
-        raise LedgerError(msg)
+        raise StoreError(msg)
 
-    monkeypatch.setattr(Ledger, "unknown", fail)
+    monkeypatch.setattr(SqlStore, "unknown", fail)
     result = run(str(path))
     assert (4, True) == (result.exit_code, "the disk is gone" in result.stderr)

@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from ihuyi_voice.errors import LedgerError
-from ihuyi_voice.store.entry import FailureScope
-from ihuyi_voice.store.ledger import EntryState, Ledger
-from ihuyi_voice.store.sql import connection as ledger_connection
-from ihuyi_voice.store.sql import file as ledger_file
+from ihuyi_voice.errors import StoreError
+from ihuyi_voice.store.entry import EntryState, FailureScope
+from ihuyi_voice.store.sql import connection as store_connection
+from ihuyi_voice.store.sql import file as store_file
 from ihuyi_voice.store.sql.connection import Connection
 
-from .support import Clock, claim, claimed, ended, find
+from .support import Clock, claim, claimed, ended, find, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from ihuyi_voice.store.sql.store import SqlStore
 
     from .postgres import PostgresServer
 
@@ -32,10 +33,10 @@ NONE = {"accepted": 0, "refused": 0, "not_sent": 0, "unknown": 0}
 NOTHING_SENT = "; nothing was sent, no phone rang"
 
 
-async def failure(ledger: Ledger, key: str = "new") -> LedgerError:
+async def failure(store: SqlStore, key: str = "new") -> StoreError:
     """The error of a claim that fails; its message says that nothing was sent."""
-    with pytest.raises(LedgerError) as caught:
-        await claim(ledger, key)
+    with pytest.raises(StoreError) as caught:
+        await claim(store, key)
     assert str(caught.value).endswith(NOTHING_SENT)
     return caught.value
 
@@ -44,92 +45,92 @@ async def failure(ledger: Ledger, key: str = "new") -> LedgerError:
 
 
 async def test_a_full_disk(small_disk: Path) -> None:
-    with Ledger.open(small_disk / "calls.db") as ledger:
-        token = await claimed(ledger)
+    with open_store(small_disk / "calls.db") as store:
+        token = await claimed(store)
         filler = small_disk / "filler"
         with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
             while True:
                 file.write(b"x" * 4096)
         # More than fits into the rest of the log's last block.
         results = await asyncio.gather(
-            *(claim(ledger, f"{i:0>200}") for i in range(100)), return_exceptions=True
+            *(claim(store, f"{i:0>200}") for i in range(100)), return_exceptions=True
         )
-        failed = [result for result in results if isinstance(result, LedgerError)]
+        failed = [result for result in results if isinstance(result, StoreError)]
         assert 50 < len(failed)
         assert {True} == {isinstance(error.__cause__, sqlite3.OperationalError) for error in failed}
         filler.unlink()
-        # No failed claim was recorded, and the ledger works once there is space.
-        await ledger.settle("k", token, EntryState.ACCEPTED)
-        assert NONE | {"unknown": 100 - len(failed), "accepted": 1} == ledger.summary()
+        # No failed claim was recorded, and the store works once there is space.
+        await store.settle("k", token, EntryState.ACCEPTED)
+        assert NONE | {"unknown": 100 - len(failed), "accepted": 1} == store.summary()
 
 
 async def test_a_database_that_cannot_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    set_up = ledger_file._set_up_sqlite
+    set_up = store_file._set_up_sqlite
 
     def limited(connection: sqlite3.Connection) -> None:
         set_up(connection)
         connection.execute("PRAGMA max_page_count = 12").fetchone()
 
-    with Ledger.open(tmp_path / "calls.db") as ledger:
-        monkeypatch.setattr(ledger_file, "_set_up_sqlite", limited)
+    with open_store(tmp_path / "calls.db") as store:
+        monkeypatch.setattr(store_file, "_set_up_sqlite", limited)
         results = await asyncio.gather(
-            *(claim(ledger, f"{i:0>200}") for i in range(300)), return_exceptions=True
+            *(claim(store, f"{i:0>200}") for i in range(300)), return_exceptions=True
         )
-        failed = [result for result in results if isinstance(result, LedgerError)]
+        failed = [result for result in results if isinstance(result, StoreError)]
         assert {f"{tmp_path}/calls.db: the disk is full{NOTHING_SENT}"} == {
             error.reason for error in failed
         }
         # The first batch is small. Each failed claim has its own exception.
         assert 250 < len({id(error) for error in failed}) == len(failed)
-        assert NONE | {"unknown": 300 - len(failed)} == ledger.summary()
+        assert NONE | {"unknown": 300 - len(failed)} == store.summary()
 
 
 # --- read-only ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("in_use", [False, True])
-async def test_a_ledger_on_a_read_only_disk_can_be_read(
+async def test_a_store_on_a_read_only_disk_can_be_read(
     small_disk: Path, read_only: Callable[[], None], clock: Clock, *, in_use: bool
 ) -> None:
     path = small_disk / "calls.db"
     with contextlib.ExitStack() as stack:
-        with Ledger.open(path, clock=clock) as ledger:
-            await ended(ledger, EntryState.UNKNOWN)
+        with open_store(path, clock=clock) as store:
+            await ended(store, EntryState.UNKNOWN)
             if in_use:
                 # Its write-ahead log still holds the last records.
                 shutil.copytree(small_disk, small_disk / "copy")
                 path = small_disk / "copy" / "calls.db"
         read_only()
-        ledger = stack.enter_context(Ledger.open(path, clock=clock))
-        assert NONE | {"unknown": 1} == ledger.summary()
-        assert ["k"] == [claim.key for claim in ledger.unknown()]
+        store = stack.enter_context(open_store(path, clock=clock))
+        assert NONE | {"unknown": 1} == store.summary()
+        assert ["k"] == [claim.key for claim in store.unknown()]
         # Without a log SQLite reports only that it cannot create one.
         message = "it is read-only" if in_use else "it cannot be opened or created"
-        assert f"{path}: {message}{NOTHING_SENT}" == (await failure(ledger)).reason
-        with pytest.raises(LedgerError, match=message):
-            ledger.resolve("k", placed=True)
-        with pytest.raises(LedgerError, match=message):
-            ledger.purge(timedelta(0))
+        assert f"{path}: {message}{NOTHING_SENT}" == (await failure(store)).reason
+        with pytest.raises(StoreError, match=message):
+            store.resolve("k", placed=True)
+        with pytest.raises(StoreError, match=message):
+            store.purge(timedelta(0))
 
 
 # --- locked ------------------------------------------------------------------
 
 
 async def test_a_file_that_stays_locked(
-    in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_file: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = await claimed(in_file)
-    monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr(store_file, "BUSY_TIMEOUT", 0.05)
     path = tmp_path / "calls.db"
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         error = await failure(in_file)
         assert f"{path}: another process keeps it locked{NOTHING_SENT}" == error.reason
-        with pytest.raises(LedgerError) as caught:
+        with pytest.raises(StoreError) as caught:
             await in_file.settle("k", token, EntryState.ACCEPTED)
         # A settlement's error does not say that nothing was sent.
         assert (
-            f"the ledger could not be used: {path}: another process keeps it locked; not recorded"
+            f"the store could not be used: {path}: another process keeps it locked; not recorded"
             " yet: retrying until the program ends" == str(caught.value)
         )
     await in_file.settle("k", token, EntryState.ACCEPTED)
@@ -139,16 +140,16 @@ async def test_a_file_that_stays_locked(
 async def test_a_row_that_stays_locked(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ihuyi_voice.store.sql.limits.BATCH_ROW_TIMEOUT", 0.02)
-    monkeypatch.setattr("ihuyi_voice.store.sql.limits.CLAIM_ROW_TIMEOUT", 0.2)
-    with Ledger.open(postgres.empty()) as ledger:
-        await ended(ledger, EntryState.REFUSED)
+    monkeypatch.setattr("ihuyi_voice.store.writer.bounds.BATCH_ROW_TIMEOUT", 0.02)
+    monkeypatch.setattr("ihuyi_voice.store.writer.bounds.CLAIM_ROW_TIMEOUT", 0.2)
+    with open_store(postgres.empty()) as store:
+        await ended(store, EntryState.REFUSED)
         with contextlib.closing(postgres.connect()) as other:
             other.autocommit = False
             other.execute("SELECT * FROM ihuyi_voice_calls FOR UPDATE")
-            error = await failure(ledger, "k")
+            error = await failure(store, "k")
             assert isinstance(error.__cause__, psycopg.errors.LockNotAvailable)
-        await claimed(ledger)
+        await claimed(store)
 
 
 # --- lost in mid-run ---------------------------------------------------------
@@ -185,7 +186,7 @@ WAYS = ["deleted", "all deleted", "emptied", "moved", "replaced", "wal", "shm"]
 
 @pytest.mark.parametrize("how", WAYS)
 async def test_a_lost_file(
-    in_file: Ledger, lose: Callable[[str], None], how: str, tmp_path: Path
+    in_file: SqlStore, lose: Callable[[str], None], how: str, tmp_path: Path
 ) -> None:
     token = await claimed(in_file)
     lose(how)
@@ -198,7 +199,7 @@ async def test_a_lost_file(
     assert f"{lost}{NOTHING_SENT}" == error.reason
     if how not in ("wal", "shm"):
         # Permanently: another file at the path does not know the claims.
-        with pytest.raises(LedgerError):
+        with pytest.raises(StoreError):
             await in_file.settle("k", token, EntryState.ACCEPTED)
         again = await failure(in_file)
     if "deleted" in how or how == "moved":
@@ -208,7 +209,7 @@ async def test_a_lost_file(
 
 
 async def test_a_file_that_is_lost_during_a_commit(
-    in_file: Ledger, lose: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    in_file: SqlStore, lose: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     check = Connection._check_files
 
@@ -228,51 +229,51 @@ async def test_a_file_that_is_lost_during_a_commit(
     assert NONE | {"unknown": 2, "not_sent": 1} == in_file.summary()
 
 
-async def test_another_ledger_in_the_same_file(in_file: Ledger, tmp_path: Path) -> None:
+async def test_another_store_in_the_same_file(in_file: SqlStore, tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / "calls.db")) as other, other:
         other.execute("UPDATE ihuyi_voice_meta SET value = 'another' WHERE name = 'id'")
     error = await failure(in_file)
-    assert "was replaced by another ledger since it was opened; open it again" in error.reason
+    assert "was replaced by another store since it was opened; open it again" in error.reason
 
 
-async def test_dropped_tables(ledger: Ledger, place: str) -> None:
-    await claimed(ledger)
-    with contextlib.closing(ledger._store.connect()) as other, other._transaction() as raw:
+async def test_dropped_tables(store: SqlStore, place: str) -> None:
+    await claimed(store)
+    with contextlib.closing(store._database.connect()) as other, other._transaction() as raw:
         raw.exec_driver_sql("DROP TABLE ihuyi_voice_calls")
-    assert "ihuyi_voice_calls" in (await failure(ledger)).reason
-    with contextlib.closing(ledger._store.connect()) as other, other._transaction() as raw:
+    assert "ihuyi_voice_calls" in (await failure(store)).reason
+    with contextlib.closing(store._database.connect()) as other, other._transaction() as raw:
         raw.exec_driver_sql("DROP TABLE ihuyi_voice_meta")
-    assert "was replaced by another ledger since it was opened" in (await failure(ledger)).reason
+    assert "was replaced by another store since it was opened" in (await failure(store)).reason
 
 
 async def test_a_server_that_restarts(postgres: PostgresServer) -> None:
-    with Ledger.open(postgres.empty()) as ledger:
-        token = await claimed(ledger)
+    with open_store(postgres.empty()) as store:
+        token = await claimed(store)
         postgres.stop()
         try:
-            error = await failure(ledger)
+            error = await failure(store)
             assert isinstance(error.__cause__, psycopg.OperationalError)
-            with pytest.raises(LedgerError):
-                await ledger.settle("k", token, EntryState.ACCEPTED)
-            with pytest.raises(LedgerError):
-                ledger.summary()
+            with pytest.raises(StoreError):
+                await store.settle("k", token, EntryState.ACCEPTED)
+            with pytest.raises(StoreError):
+                store.summary()
         finally:
             postgres.start()
-        await ledger.settle("k", token, EntryState.ACCEPTED)
-        await claimed(ledger, "new")
-        assert NONE | {"accepted": 1, "unknown": 1} == ledger.summary()
+        await store.settle("k", token, EntryState.ACCEPTED)
+        await claimed(store, "new")
+        assert NONE | {"accepted": 1, "unknown": 1} == store.summary()
 
 
 async def test_a_connection_that_was_closed_while_idle_is_reopened(
     postgres: PostgresServer,
 ) -> None:
-    with Ledger.open(postgres.empty()) as ledger:
-        token = await claimed(ledger)
+    with open_store(postgres.empty()) as store:
+        token = await claimed(store)
         cut(postgres)
-        await claimed(ledger, "new")
+        await claimed(store, "new")
         cut(postgres)
-        await ledger.settle("k", token, EntryState.ACCEPTED)
-        assert NONE | {"accepted": 1, "unknown": 1} == ledger.summary()
+        await store.settle("k", token, EntryState.ACCEPTED)
+        assert NONE | {"accepted": 1, "unknown": 1} == store.summary()
 
 
 def cut(postgres: PostgresServer) -> None:
@@ -298,19 +299,19 @@ async def test_a_commit_whose_answer_was_lost(
         lost.append(connection)
         connection.failure_scope = FailureScope.CONNECTION
         msg = "the answer was lost"
-        raise LedgerError(msg)
+        raise StoreError(msg)
 
     monkeypatch.setattr(Connection, "apply", lose_the_answer)
-    with Ledger.open(postgres.empty()) as ledger:
-        await (claimed(ledger) if tries == 1 else failure(ledger, "k"))
-        assert NONE | {"unknown": 1} == ledger.summary()
-        await claimed(ledger, "other")
+    with open_store(postgres.empty()) as store:
+        await (claimed(store) if tries == 1 else failure(store, "k"))
+        assert NONE | {"unknown": 1} == store.summary()
+        await claimed(store, "other")
         expected = {"unknown": 2} if tries == 1 else {"unknown": 1, "not_sent": 1}
-        assert NONE | expected == ledger.summary()
+        assert NONE | expected == store.summary()
 
 
 async def test_a_failed_reverting_is_retried_with_the_next_batch(
-    in_file: Ledger, monkeypatch: pytest.MonkeyPatch
+    in_file: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apply = Connection.apply
     ways = ["commit", "fail"]
@@ -321,7 +322,7 @@ async def test_a_failed_reverting_is_retried_with_the_next_batch(
         if way == "succeed":
             return answer
         msg = "it failed"
-        raise LedgerError(msg)
+        raise StoreError(msg)
 
     monkeypatch.setattr(Connection, "apply", fail)
     await failure(in_file, "first")
@@ -333,7 +334,7 @@ async def test_a_failed_reverting_is_retried_with_the_next_batch(
 
 
 async def test_an_unexpected_exception_ends_every_wait(
-    in_file: Ledger, monkeypatch: pytest.MonkeyPatch
+    in_file: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def bug(*_: object) -> None:
         raise ZeroDivisionError
@@ -348,11 +349,11 @@ async def test_an_unexpected_exception_ends_every_wait(
 
 
 async def test_a_file_without_permission(
-    in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_file: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(13, os.strerror(13))
 
-    monkeypatch.setattr(ledger_connection, "identity_of", denied)
+    monkeypatch.setattr(store_connection, "identity_of", denied)
     error = await failure(in_file)
     assert "[Errno 13] Permission denied (PermissionError)" in error.reason

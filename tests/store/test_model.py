@@ -1,4 +1,4 @@
-"""The ledger's rules compared with a small model, over random orders of events."""
+"""The store's rules compared with a small model, over random orders of events."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import contextlib
 import tempfile
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ihuyi_voice.errors import InvalidRequestError, LedgerError
-from ihuyi_voice.store.ledger import EntryState, Fingerprints, Ledger
+from ihuyi_voice.errors import InvalidRequestError, StoreError
+from ihuyi_voice.store.entry import EntryState, Fingerprints
 
-from .support import CONTENT, DELIVERY, LIVE, Clock, claim
+from .support import CONTENT, DELIVERY, LIVE, Clock, claim, open_store
+
+if TYPE_CHECKING:
+    from ihuyi_voice.store.sql.store import SqlStore
 
 KEYS = st.sampled_from(["a", "b"])
 NUMBERS = st.sampled_from(["13912345678", "13900005678", "13812345678"])
@@ -32,12 +36,12 @@ class Claims(RuleBasedStateMachine):
         folder = self.stack.enter_context(tempfile.TemporaryDirectory())
         self.clock = Clock()
         self.path = Path(folder) / "calls.db"
-        self.ledger = self.open()
+        self.store = self.open()
         self.model: dict[str, tuple[EntryState, str, str, str, float]] = {}
         self.tokens: list[tuple[str, str]] = []
 
-    def open(self) -> Ledger:
-        opened = Ledger.open(self.path, patience=0, clock=self.clock)
+    def open(self) -> SqlStore:
+        opened = open_store(self.path, patience=0, clock=self.clock)
         return self.stack.enter_context(contextlib.closing(opened))
 
     def teardown(self) -> None:
@@ -45,8 +49,8 @@ class Claims(RuleBasedStateMachine):
 
     @rule()
     def open_it_again(self) -> None:
-        self.ledger.close()
-        self.ledger = self.open()
+        self.store.close()
+        self.store = self.open()
 
     @rule(seconds=st.sampled_from([1.0, DELIVERY, LIVE]))
     def wait(self, seconds: float) -> None:
@@ -77,7 +81,7 @@ class Claims(RuleBasedStateMachine):
 
     def _claim(self, key: str, mobile: str, api_key: str) -> tuple[str, EntryState | None]:
         answer = asyncio.run(
-            claim(self.ledger, key, mobile, CONTENT, fingerprints=Fingerprints(api_key))
+            claim(self.store, key, mobile, CONTENT, fingerprints=Fingerprints(api_key))
         )
         return answer.token, None if answer.entry is None else answer.entry.state
 
@@ -93,8 +97,8 @@ class Claims(RuleBasedStateMachine):
         # A call that a person saw placed stays accepted.
         if existing is not None and existing[0] is EntryState.ACCEPTED is not state:
             mine = False
-        with contextlib.nullcontext() if mine else pytest.raises(LedgerError):
-            asyncio.run(self.ledger.settle(key, token, state))
+        with contextlib.nullcontext() if mine else pytest.raises(StoreError):
+            asyncio.run(self.store.settle(key, token, state))
         if mine and existing is not None:  # pragma: no branch - depends on the random events
             self.model[key] = (state, *existing[1:4], self.clock.time)
 
@@ -110,7 +114,7 @@ class Claims(RuleBasedStateMachine):
         )
         error = LookupError if existing is None else ValueError
         with contextlib.nullcontext() if over else pytest.raises(error):
-            self.ledger.resolve(key, placed=placed)
+            self.store.resolve(key, placed=placed)
         if over and existing is not None:  # pragma: no branch - depends on the random events
             state = EntryState.ACCEPTED if placed else EntryState.NOT_SENT
             self.model[key] = (state, *existing[1:4], self.clock.time)
@@ -123,7 +127,7 @@ class Claims(RuleBasedStateMachine):
             if state not in (EntryState.CLAIMED, EntryState.UNKNOWN)
             and changed < self.clock.time - LIVE
         ]
-        assert len(gone) == self.ledger.purge(timedelta(seconds=LIVE))
+        assert len(gone) == self.store.purge(timedelta(seconds=LIVE))
         self.model = {key: entry for key, entry in self.model.items() if key not in gone}
 
     @invariant()
@@ -133,8 +137,8 @@ class Claims(RuleBasedStateMachine):
             for key, (state, *_) in self.model.items()
             if state in (EntryState.CLAIMED, EntryState.UNKNOWN)
         }
-        assert unknown == {claim.key for claim in self.ledger.unknown()}
-        summary = self.ledger.summary()
+        assert unknown == {claim.key for claim in self.store.unknown()}
+        summary = self.store.summary()
         assert len(unknown) == summary["unknown"]
         assert len(self.model) == sum(summary.values())
 

@@ -14,25 +14,31 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ihuyi_voice.errors import LedgerError, NotSentError
-from ihuyi_voice.store.ledger import EntryState, Ledger
-from ihuyi_voice.store.sql import file as ledger_file
+from ihuyi_voice.errors import NotSentError, StoreError
+from ihuyi_voice.store.entry import EntryState
+from ihuyi_voice.store.sql import file as store_file
+from ihuyi_voice.store.sql.migrations import SCHEMA_VERSION
 
-from .support import Clock, claim, claimed, ended, find, run, start
+from .support import Clock, claim, claimed, ended, find, open_store, run, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ihuyi_voice.store.sql.store import SqlStore
+
     from .postgres import PostgresServer
 
 
+NEWER = str(SCHEMA_VERSION + 1)
+
+
 def refusal(where: str | os.PathLike[str]) -> str:
-    with pytest.raises(LedgerError) as caught:
-        Ledger.open(where)
+    with pytest.raises(StoreError) as caught:
+        open_store(where)
     error = caught.value
     assert isinstance(error, NotSentError)
     assert not error.may_have_rung
-    return str(error).removeprefix("the ledger could not be used: ")
+    return str(error).removeprefix("the store could not be used: ")
 
 
 def change(path: Path, *statements: str) -> None:
@@ -47,12 +53,12 @@ def path(tmp_path: Path) -> Path:
 
 
 def there(path: Path) -> list[str]:
-    """The names of the files in the folder of a ledger."""
+    """The names of the files in the folder of a store."""
     return sorted(entry.name for entry in path.parent.iterdir())
 
 
 def make(path: Path) -> Path:
-    Ledger.open(path).close()
+    open_store(path).close()
     return path
 
 
@@ -60,23 +66,23 @@ def make(path: Path) -> Path:
 
 
 async def test_records_are_there_after_reopening(place: str) -> None:
-    with Ledger.open(place) as ledger:
-        await ended(ledger, EntryState.ACCEPTED)
-    with Ledger.open(place) as ledger:
-        answer = await claim(ledger)
+    with open_store(place) as store:
+        await ended(store, EntryState.ACCEPTED)
+    with open_store(place) as store:
+        answer = await claim(store)
     assert answer.entry is not None
     assert EntryState.ACCEPTED is answer.entry.state
 
 
-def test_create_false_creates_no_ledger(place: str) -> None:
+def test_create_false_creates_no_store(place: str) -> None:
     with pytest.raises(LookupError, match=r"^there is no ") as caught:
-        Ledger.open(place, create=False)
+        open_store(place, create=False)
     assert "password" not in str(caught.value)
     # The first call has not created it either.
     with pytest.raises(LookupError, match=r"^there is no "):
-        Ledger.open(place, create=False)
-    Ledger.open(place).close()
-    Ledger.open(place, create=False).close()
+        open_store(place, create=False)
+    open_store(place).close()
+    open_store(place, create=False).close()
 
 
 def test_an_encoding_without_chinese_is_refused(postgres: PostgresServer) -> None:
@@ -85,9 +91,9 @@ def test_an_encoding_without_chinese_is_refused(postgres: PostgresServer) -> Non
 
 
 async def test_an_encoding_that_stores_any_bytes_is_accepted(postgres: PostgresServer) -> None:
-    with Ledger.open(postgres.encoded("SQL_ASCII")) as ledger:
-        await ended(ledger, EntryState.REFUSED)
-        entry = await find(ledger)
+    with open_store(postgres.encoded("SQL_ASCII")) as store:
+        await ended(store, EntryState.REFUSED)
+        entry = await find(store)
     assert entry is not None
     assert "剩余条数不足" == entry.msg
 
@@ -95,8 +101,8 @@ async def test_an_encoding_that_stores_any_bytes_is_accepted(postgres: PostgresS
 def test_create_false_leaves_another_database_unchanged(path: Path) -> None:
     change(path, "CREATE TABLE customers (name TEXT)")
     before = path.read_bytes()
-    with pytest.raises(LookupError, match=f"^there is no ledger in {path}$"):
-        Ledger.open(path, create=False)
+    with pytest.raises(LookupError, match=f"^there is no store in {path}$"):
+        open_store(path, create=False)
     assert before == path.read_bytes()
 
 
@@ -104,17 +110,17 @@ def test_create_false_leaves_another_database_unchanged(path: Path) -> None:
     "spell", [str, Path, "sqlite:///{}".format, "sqlite+pysqlite:///{}".format]
 )
 async def test_a_file_is_named_by_path_or_url(path: Path, spell: Callable[[Path], Any]) -> None:
-    with Ledger.open(spell(path)) as ledger:
-        await claimed(ledger)
-        assert f"<Ledger {path} open>" == repr(ledger)
-    assert f"<Ledger {path} closed>" == repr(ledger)
+    with open_store(spell(path)) as store:
+        await claimed(store)
+        assert f"<SqlStore {path} open>" == repr(store)
+    assert f"<SqlStore {path} closed>" == repr(store)
     assert ["calls.db"] == there(path)
 
 
 async def test_unusual_file_names(tmp_path: Path) -> None:
     for name in ("a?b#c%20d.db", "呼叫 db", ":memory:"):
-        with Ledger.open(tmp_path / name) as ledger:
-            await claimed(ledger)
+        with open_store(tmp_path / name) as store:
+            await claimed(store)
         assert name in there(tmp_path / name)
 
 
@@ -126,58 +132,59 @@ def link(path: Path, tmp_path: Path) -> Path:
     return link
 
 
-async def test_a_link_leads_to_a_ledger(path: Path, link: Path) -> None:
-    with Ledger.open(link) as ledger:
-        await claimed(ledger)
-    with Ledger.open(path) as ledger:
-        assert 1 == ledger.summary()["unknown"]
+async def test_a_link_leads_to_a_store(path: Path, link: Path) -> None:
+    with open_store(link) as store:
+        await claimed(store)
+    with open_store(path) as store:
+        assert 1 == store.summary()["unknown"]
 
 
 async def test_a_relative_path_keeps_the_folder_of_its_opening(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(path.parent)
-    with Ledger.open("calls.db") as ledger:
+    with open_store("calls.db") as store:
         monkeypatch.chdir("/")
-        await claimed(ledger)
+        await claimed(store)
     assert ["calls.db"] == there(path)
 
 
 async def test_other_tables_are_left_unchanged(path: Path) -> None:
     change(path, "CREATE TABLE calls (key)", "INSERT INTO calls VALUES (1)")
-    with Ledger.open(path) as ledger:
-        await claimed(ledger)
+    with open_store(path) as store:
+        await claimed(store)
     with contextlib.closing(sqlite3.connect(path)) as connection:
         assert [(1,)] == connection.execute("SELECT * FROM calls").fetchall()
         tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        assert {"calls", "ihuyi_voice_meta", "ihuyi_voice_calls"} == {name for (name,) in tables}
+        ours = {f"ihuyi_voice_{name}" for name in ("meta", "calls", "starts", "verifications")}
+        assert {"calls"} | ours == {name for (name,) in tables}
 
 
-def test_an_empty_file_becomes_a_ledger(path: Path) -> None:
+def test_an_empty_file_becomes_a_store(path: Path) -> None:
     path.touch()
-    with Ledger.open(path) as ledger:
-        asyncio.run(claimed(ledger))
+    with open_store(path) as store:
+        asyncio.run(claimed(store))
 
 
 @pytest.mark.parametrize("driver", ["postgresql", "postgresql+psycopg"])
 async def test_postgresql_means_psycopg(postgres: PostgresServer, driver: str) -> None:
     url = postgres.empty().replace("postgresql+psycopg", driver)
-    with Ledger.open(url) as ledger:
-        await claimed(ledger)
-        assert "<Ledger postgresql+psycopg://postgres@/postgres open>" == repr(ledger)
+    with open_store(url) as store:
+        await claimed(store)
+        assert "<SqlStore postgresql+psycopg://postgres@/postgres open>" == repr(store)
 
 
 async def test_a_password_is_hidden(postgres: PostgresServer) -> None:
     url = postgres.empty().replace("postgres@", "postgres:hunter2@") + "&sslpassword=hunter2"
-    with Ledger.open(url) as ledger:
-        await claimed(ledger)
-        assert "hunter2" not in repr(ledger)
-        assert "postgres:***@" in repr(ledger)
+    with open_store(url) as store:
+        await claimed(store)
+        assert "hunter2" not in repr(store)
+        assert "postgres:***@" in repr(store)
 
 
 def test_a_commit_is_on_the_disk_when_it_returns(path: Path) -> None:
     make(path)
-    with contextlib.closing(ledger_file.open_for_writing(str(path), create=False)) as connection:
+    with contextlib.closing(store_file.open_for_writing(str(path), create=False)) as connection:
         assert ("wal",) == connection.execute("PRAGMA journal_mode").fetchone()
         assert (2,) == connection.execute("PRAGMA synchronous").fetchone()
 
@@ -187,7 +194,7 @@ def test_a_servers_own_setting_does_not_weaken_a_commit(postgres: PostgresServer
     with contextlib.closing(postgres.connect()) as connection:
         connection.execute("ALTER DATABASE postgres SET synchronous_commit = off")
         try:
-            with Ledger.open(postgres.url) as ledger, ledger._store.connect() as opened:
+            with open_store(postgres.url) as store, store._database.connect() as opened:
                 # A rollback must not undo the setting.
                 opened._connection.rollback()
                 setting = opened._connection.exec_driver_sql("SHOW synchronous_commit").scalar_one()
@@ -196,11 +203,11 @@ def test_a_servers_own_setting_does_not_weaken_a_commit(postgres: PostgresServer
     assert "on" == setting
 
 
-async def test_two_processes_create_the_ledger_at_once(place: str) -> None:
+async def test_two_processes_create_the_store_at_once(place: str) -> None:
     script = """
         sys.stdin.read(1)
-        with Ledger.open(place) as ledger:
-            print(len(asyncio.run(claimed(ledger, str(os.getpid())))))
+        with open_store(place) as store:
+            print(len(asyncio.run(claimed(store, str(os.getpid())))))
     """
     with contextlib.ExitStack() as stack:
         both = [stack.enter_context(start(place, script)) for _ in range(2)]
@@ -210,8 +217,8 @@ async def test_two_processes_create_the_ledger_at_once(place: str) -> None:
             process.stdin.flush()
         ends = [process.communicate(timeout=60) for process in both]
     assert [("32\n", "")] * 2 == ends
-    with Ledger.open(place) as ledger:
-        assert 2 == ledger.summary()["unknown"]
+    with open_store(place) as store:
+        assert 2 == store.summary()["unknown"]
 
 
 # --- errors ------------------------------------------------------------------
@@ -232,34 +239,37 @@ def test_no_folder(tmp_path: Path) -> None:
 
 
 def test_a_newer_schema(path: Path) -> None:
-    change(make(path), "UPDATE ihuyi_voice_meta SET value = '2' WHERE name = 'schema'")
-    assert f"{path} was written by a newer release (schema 2): update ihuyi-voice" == refusal(path)
+    change(make(path), "UPDATE ihuyi_voice_meta SET value = value + 1 WHERE name = 'schema'")
+    assert f"{path} was written by a newer release (schema {NEWER}): update ihuyi-voice" == refusal(
+        path
+    )
 
 
 @pytest.mark.parametrize(
     ("version", "statement"),
     [
         ("0", "UPDATE ihuyi_voice_meta SET value = '0' WHERE name = 'schema'"),
-        ("unknown", "DELETE FROM ihuyi_voice_meta WHERE name = 'schema'"),
+        ("ours", "UPDATE ihuyi_voice_meta SET value = 'ours' WHERE name = 'schema'"),
+        ("", "DELETE FROM ihuyi_voice_meta WHERE name = 'schema'"),
     ],
 )
-def test_an_older_schema(path: Path, version: str, statement: str) -> None:
+def test_a_schema_of_another_program(path: Path, version: str, statement: str) -> None:
     change(make(path), statement)
     assert (
-        f"{path} was written by an older release (schema {version}), and this one cannot read it:"
-        " go on with that release, or create a new ledger" == refusal(path)
+        f"{path} has tables of another program, or of an unknown release (schema {version!r})"
+        == refusal(path)
     )
 
 
 def test_a_newer_schema_on_a_server(postgres: PostgresServer) -> None:
-    Ledger.open(postgres.empty()).close()
+    open_store(postgres.empty()).close()
     with contextlib.closing(postgres.connect()) as connection:
-        connection.execute("UPDATE ihuyi_voice_meta SET value = '2' WHERE name = 'schema'")
-    assert "was written by a newer release (schema 2)" in refusal(postgres.url)
+        connection.execute("UPDATE ihuyi_voice_meta SET value = %s WHERE name = 'schema'", [NEWER])
+    assert f"was written by a newer release (schema {NEWER})" in refusal(postgres.url)
 
 
 def test_a_file_that_is_locked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr(store_file, "BUSY_TIMEOUT", 0.05)
     with contextlib.closing(sqlite3.connect(make(path), isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
@@ -304,7 +314,7 @@ def test_a_database_without_a_write_ahead_log() -> None:
             sqlite3.NotSupportedError, match=r"cannot use a write-ahead log there, only memory"
         ),
     ):
-        ledger_file._set_up_sqlite(connection)
+        store_file._set_up_sqlite(connection)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +324,7 @@ def test_a_database_without_a_write_ahead_log() -> None:
         "sqlite:///:memory:",
         "sqlite:///calls.db?mode=ro",
         "sqlite:///file:calls.db",
-        "mysql://joe@host/calls",
+        "mssql://joe@host/calls",
         "postgresql+asyncpg://joe@host/calls",
         "postgresql+psycopg2://joe@host/calls",
         "sqlite+aiosqlite:///calls.db",
@@ -323,21 +333,21 @@ def test_a_database_without_a_write_ahead_log() -> None:
     ],
 )
 def test_a_url_of_another_database_is_a_value_error(where: str) -> None:
-    with pytest.raises(ValueError, match="ledger") as caught:
-        Ledger.open(where)
+    with pytest.raises(ValueError, match="store") as caught:
+        open_store(where)
     assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("patience", [-1, float("inf"), float("nan")])
 def test_patience_is_a_number_of_seconds(path: Path, patience: float) -> None:
     with pytest.raises(ValueError, match="patience must be a finite number of seconds"):
-        Ledger.open(path, patience=patience)
+        open_store(path, patience=patience)
 
 
 @pytest.mark.parametrize("patience", ["2", None, True])
 def test_patience_is_a_number(path: Path, patience: Any) -> None:
     with pytest.raises(TypeError, match="patience is in seconds, an int or a float"):
-        Ledger.open(path, patience=patience)
+        open_store(path, patience=patience)
 
 
 # --- without the extras ------------------------------------------------------
@@ -347,9 +357,9 @@ def without(module: str, where: str, path: Path) -> str:
     script = f"""
         import sys
         sys.modules[{module!r}] = None
-        from ihuyi_voice.store.ledger import Ledger
+        from ihuyi_voice.store.store import Store
         try:
-            Ledger.open({where!r})
+            Store.open({where!r})
         except ImportError as error:
             print(error)
     """
@@ -359,14 +369,14 @@ def without(module: str, where: str, path: Path) -> str:
 
 
 def test_without_sqlalchemy(path: Path) -> None:
-    assert "a ledger needs SQLAlchemy: pip install 'ihuyi-voice[ledger]'\n" == without(
+    assert "this store needs sqlalchemy: pip install 'ihuyi-voice[store]'\n" == without(
         "sqlalchemy", str(path), path
     )
 
 
 def test_without_psycopg(path: Path) -> None:
     assert (
-        "a ledger in PostgreSQL needs psycopg: pip install 'ihuyi-voice[postgresql]'\n"
+        "a store in PostgreSQL needs psycopg: pip install 'ihuyi-voice[postgresql]'\n"
         == without("psycopg", "postgresql+psycopg://joe@host/calls", path)
     )
 
@@ -377,7 +387,7 @@ def test_another_missing_module_is_reported_unchanged(path: Path) -> None:
         """
         sys.modules["ihuyi_voice.store.sql.file"] = None
         try:
-            Ledger.open(place)
+            Store.open(place)
         except ImportError as error:
             print(error)
         """,
@@ -390,7 +400,7 @@ def test_another_missing_module_is_reported_unchanged(path: Path) -> None:
 
 
 def test_importing_the_module_imports_no_extra() -> None:
-    script = "import ihuyi_voice.store.ledger, sys; print(*sys.modules)"
+    script = "import ihuyi_voice.store.store, sys; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True
     )
@@ -400,43 +410,43 @@ def test_importing_the_module_imports_no_extra() -> None:
 # --- closing -----------------------------------------------------------------
 
 
-async def test_a_closed_ledger_raises(in_file: Ledger) -> None:
+async def test_a_closed_store_raises(in_file: SqlStore) -> None:
     await claimed(in_file)
     in_file.close()
     in_file.close()
-    with pytest.raises(RuntimeError, match="this ledger is closed"):
+    with pytest.raises(RuntimeError, match="this store is closed"):
         await claim(in_file)
-    with pytest.raises(RuntimeError, match="this ledger is closed"):
+    with pytest.raises(RuntimeError, match="this store is closed"):
         await in_file.settle("k", "t", EntryState.ACCEPTED)
     for call in (in_file.unknown, in_file.summary):
-        with pytest.raises(RuntimeError, match="this ledger is closed"):
+        with pytest.raises(RuntimeError, match="this store is closed"):
             call()
 
 
-def test_an_unused_ledger_can_be_closed(path: Path) -> None:
-    Ledger.open(path).close()
+def test_an_unused_store_can_be_closed(path: Path) -> None:
+    open_store(path).close()
     assert ["calls.db"] == there(path)
 
 
 async def test_closing_leaves_one_file(path: Path) -> None:
-    with Ledger.open(path) as ledger:
-        await claimed(ledger)
+    with open_store(path) as store:
+        await claimed(store)
         assert ["calls.db", "calls.db-shm", "calls.db-wal"] == there(path)
     assert ["calls.db"] == there(path)
 
 
-async def test_a_ledger_without_references_closes_itself(path: Path) -> None:
-    ledger = Ledger.open(path)
-    await claimed(ledger)
-    del ledger
+async def test_a_store_without_references_closes_itself(path: Path) -> None:
+    store = open_store(path)
+    await claimed(store)
+    del store
     gc.collect()
     assert ["calls.db"] == there(path)
 
 
-def test_the_end_of_the_program_closes_the_ledger(path: Path) -> None:
+def test_the_end_of_the_program_closes_the_store(path: Path) -> None:
     script = """
-        ledger = Ledger.open(place)
-        asyncio.run(claimed(ledger))
+        store = open_store(place)
+        asyncio.run(claimed(store))
     """
     assert (0, "", "") == run(str(path), script)
     assert ["calls.db"] == there(path)
@@ -444,20 +454,20 @@ def test_the_end_of_the_program_closes_the_ledger(path: Path) -> None:
 
 def test_options_are_attributes(path: Path) -> None:
     clock = Clock()
-    with Ledger.open(path, require_key=False, patience=5, clock=clock) as ledger:
-        assert (False, 5) == (ledger.require_key, ledger.patience)
-    with Ledger.open(path) as ledger:
-        assert (True, 2.0) == (ledger.require_key, ledger.patience)
+    with open_store(path, patience=5, clock=clock) as store:
+        assert (5, clock()) == (store.patience, store.clock())
+    with open_store(path) as store:
+        assert 2.0 == store.patience
 
 
 async def test_a_file_with_two_names_is_refused(tmp_path: Path) -> None:
     """SQLite uses another log for the other name, so each name misses the other's claims."""
     one = tmp_path / "one.db"
-    with Ledger.open(one) as ledger:
-        await claimed(ledger)
+    with open_store(one) as store:
+        await claimed(store)
     os.link(one, tmp_path / "two.db")
     with (
-        Ledger.open(tmp_path / "two.db") as ledger,
-        pytest.raises(LedgerError, match="has 2 names"),
+        open_store(tmp_path / "two.db") as store,
+        pytest.raises(StoreError, match="has 2 names"),
     ):
-        await claimed(ledger)
+        await claimed(store)

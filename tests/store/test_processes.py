@@ -1,4 +1,4 @@
-"""One ledger and several processes, forks, threads and loops; and no secrets in its files."""
+"""One store and several processes, forks, threads and loops; and no secrets in its files."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ihuyi_voice.errors import LedgerError
-from ihuyi_voice.store.entry import NewClaim, Settlement
-from ihuyi_voice.store.ledger import EntryState, Ledger
-from ihuyi_voice.store.sql import limits, transactions
-from ihuyi_voice.store.sql.operations import Committed
+from ihuyi_voice.errors import StoreError
+from ihuyi_voice.store.entry import EntryState, NewClaim, Settlement
+from ihuyi_voice.store.sql.connection import Connection
+from ihuyi_voice.store.writer import bounds
+from ihuyi_voice.store.writer.operations import Committed, Work
 
 from .support import (
     API_KEY,
@@ -27,17 +27,17 @@ from .support import (
     claim,
     claimed,
     ended,
+    open_store,
     run,
     start,
     until,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
-    from ihuyi_voice.store.sql.connection import Connection
-    from ihuyi_voice.store.sql.operations import Operation
+    from ihuyi_voice.store.sql.store import SqlStore
 
     from .postgres import PostgresServer
 
@@ -45,17 +45,17 @@ NONE = {"accepted": 0, "refused": 0, "not_sent": 0, "unknown": 0}
 
 CLAIM_AND_SETTLE = """
     async def main():
-        with Ledger.open(place) as ledger:
-            await find(ledger)
+        with open_store(place) as store:
+            await find(store)
             print("ready")
             sys.stdin.readline()
-            answer = await claim(ledger)
+            answer = await claim(store)
             if answer.entry is not None:
                 print("other", answer.entry.state.value, answer.entry.voice_id)
                 return
             print("mine")
             sys.stdin.readline()
-            await ledger.settle("k", answer.token, EntryState.ACCEPTED, voice_id="900100200")
+            await store.settle("k", answer.token, EntryState.ACCEPTED, voice_id="900100200")
     asyncio.run(main())
 """
 
@@ -72,16 +72,16 @@ def test_one_of_two_processes_sends_and_the_other_gets_the_settlement(place: str
 
 
 MANY = """
-    async def one(ledger, key):
-        answer = await claim(ledger, key)
+    async def one(store, key):
+        answer = await claim(store, key)
         if answer.entry is None:
-            await ledger.settle(key, answer.token, EntryState.ACCEPTED, voice_id="1")
+            await store.settle(key, answer.token, EntryState.ACCEPTED, voice_id="1")
             return key
         return ""
     async def main():
-        with Ledger.open(place, patience=30) as ledger:
+        with open_store(place, patience=30) as store:
             keys = [str(i) for i in range(300)]
-            print(*await asyncio.gather(*(one(ledger, key) for key in keys)))
+            print(*await asyncio.gather(*(one(store, key) for key in keys)))
     asyncio.run(main())
 """
 
@@ -98,32 +98,32 @@ def test_three_processes_with_the_same_keys_send_each_key_once(place: str) -> No
 def test_a_claim_outlives_its_killed_process(place: str) -> None:
     script = """
         async def main():
-            ledger = Ledger.open(place)
-            await asyncio.gather(*(claimed(ledger, str(i)) for i in range(20)))
+            store = open_store(place)
+            await asyncio.gather(*(claimed(store, str(i)) for i in range(20)))
             os.kill(os.getpid(), signal.SIGKILL)
         asyncio.run(main())
     """
     assert (-signal.SIGKILL, "", "") == run(place, script)
-    with Ledger.open(place) as ledger:
-        assert NONE | {"unknown": 20} == ledger.summary()
+    with open_store(place) as store:
+        assert NONE | {"unknown": 20} == store.summary()
 
 
 # --- forks -------------------------------------------------------------------
 
 
 FORK = """
-    ledger = Ledger.open(place)
-    token = asyncio.run(claimed(ledger, "parent"))
-    asyncio.run(claimed(ledger, "parent's second"))
+    store = open_store(place)
+    token = asyncio.run(claimed(store, "parent"))
+    asyncio.run(claimed(store, "parent's second"))
     child = os.fork()
-    asyncio.run(claimed(ledger, "child" if child == 0 else "parent's third"))
-    asyncio.run(ledger.settle("parent" if child else "child", token, EntryState.ACCEPTED)
-                if child else claimed(ledger, "child's second"))
+    asyncio.run(claimed(store, "child" if child == 0 else "parent's third"))
+    asyncio.run(store.settle("parent" if child else "child", token, EntryState.ACCEPTED)
+                if child else claimed(store, "child's second"))
     if child == 0:
         {exit}
     assert (child, 0) == os.waitpid(child, 0)
-    asyncio.run(claimed(ledger, "parent's last"))
-    print(ledger.summary()["accepted"], ledger.summary()["unknown"])
+    asyncio.run(claimed(store, "parent's last"))
+    print(store.summary()["accepted"], store.summary()["unknown"])
 """
 
 
@@ -136,18 +136,18 @@ def test_a_child_has_its_own_locks(place: str) -> None:
     # With an inherited connection SQLite assumes locks that the child does not
     # have, and the parent would delete the log while the child uses it.
     script = """
-        ledger = Ledger.open(place)
-        asyncio.run(claimed(ledger, "parent"))
+        store = open_store(place)
+        asyncio.run(claimed(store, "parent"))
         (from_child, to_parent), (from_parent, to_child) = os.pipe(), os.pipe()
         child = os.fork()
         if child == 0:
-            asyncio.run(claimed(ledger, "child"))
+            asyncio.run(claimed(store, "child"))
             os.write(to_parent, b"x")
             os.read(from_parent, 1)
-            asyncio.run(claimed(ledger, "child's second"))
+            asyncio.run(claimed(store, "child's second"))
             os._exit(0)
         os.read(from_child, 1)
-        ledger.close()
+        store.close()
         os.write(to_child, b"x")
         print(os.waitpid(child, 0)[1])
     """
@@ -156,25 +156,25 @@ def test_a_child_has_its_own_locks(place: str) -> None:
 
 def test_a_fork_under_load_loses_no_operation(place: str) -> None:
     script = """
-        async def main(ledger, name):
+        async def main(store, name):
             async def one(key):
-                token = await claimed(ledger, key)
-                await ledger.settle(key, token, EntryState.ACCEPTED)
+                token = await claimed(store, key)
+                await store.settle(key, token, EntryState.ACCEPTED)
             await asyncio.gather(*(one(f"{name} {i}") for i in range(500)))
-        with Ledger.open(place) as ledger:
+        with open_store(place) as store:
             import threading
-            thread = threading.Thread(target=asyncio.run, args=[main(ledger, "parent")])
+            thread = threading.Thread(target=asyncio.run, args=[main(store, "parent")])
             thread.start()
             children = []
             for number in range(5):
                 child = os.fork()
                 if child == 0:
-                    asyncio.run(claimed(ledger, f"child {number}"))
+                    asyncio.run(claimed(store, f"child {number}"))
                     os._exit(0)
                 children.append(child)
             print({os.waitpid(child, 0)[1] for child in children})
             thread.join()
-            print(ledger.summary()["accepted"], ledger.summary()["unknown"])
+            print(store.summary()["accepted"], store.summary()["unknown"])
     """
     # Python warns about every fork of a process with threads.
     script = "\n        import warnings; warnings.simplefilter('ignore')" + script
@@ -200,39 +200,39 @@ def in_child(act: Callable[[], str]) -> str:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("aside", [False, True])
 async def test_a_fork_that_cannot_wait_for_a_transaction(
-    ledger: Ledger, place: str, monkeypatch: pytest.MonkeyPatch, *, aside: bool
+    store: SqlStore, place: str, monkeypatch: pytest.MonkeyPatch, *, aside: bool
 ) -> None:
     """An SQLite connection must not be inherited; one to PostgreSQL is left to the parent."""
-    monkeypatch.setattr(limits, "FORK_TIMEOUT", 0.01)
-    await claimed(ledger)
+    monkeypatch.setattr(bounds, "FORK_TIMEOUT", 0.01)
+    await claimed(store)
 
     def try_it() -> str:
         try:
-            asyncio.new_event_loop().run_until_complete(claimed(ledger, "child"))
-            ledger.summary()
-        except LedgerError as error:
+            asyncio.new_event_loop().run_until_complete(claimed(store, "child"))
+            store.summary()
+        except StoreError as error:
             return error.reason
         return "claimed"
 
-    lock = ledger._writer.at_work_aside if aside else ledger._writer.at_work
+    lock = store._writer.at_work_aside if aside else store._writer.at_work
     with lock:
         message = await asyncio.to_thread(in_child, try_it)
     if "://" in place:
         assert "claimed" == message
     else:
         assert message.startswith(
-            "this process was forked in the middle of a transaction; open the ledger again"
+            "this process was forked in the middle of a transaction; open the store again"
         )
     # The parent still works.
-    await claimed(ledger, "parent")
-    assert {"k", "parent"} <= {claim.key for claim in ledger.unknown()}
+    await claimed(store, "parent")
+    assert {"k", "parent"} <= {claim.key for claim in store.unknown()}
 
 
-async def test_a_child_can_open_the_ledger_itself(in_file: Ledger, tmp_path: Path) -> None:
+async def test_a_child_can_open_the_store_itself(in_file: SqlStore, tmp_path: Path) -> None:
     await claimed(in_file)
 
     def try_it() -> str:
-        with Ledger.open(tmp_path / "calls.db") as own:
+        with open_store(tmp_path / "calls.db") as own:
             asyncio.new_event_loop().run_until_complete(claimed(own, "child"))
             return str(own.summary()["unknown"])
 
@@ -242,11 +242,11 @@ async def test_a_child_can_open_the_ledger_itself(in_file: Ledger, tmp_path: Pat
 # --- threads and loops -------------------------------------------------------
 
 
-async def test_several_loops_share_one_ledger(ledger: Ledger) -> None:
+async def test_several_loops_share_one_store(store: SqlStore) -> None:
     won: list[int] = []
 
     async def main() -> None:
-        answers = await asyncio.gather(*(claim(ledger, f"{i}") for i in range(50)))
+        answers = await asyncio.gather(*(claim(store, f"{i}") for i in range(50)))
         won.append(sum(answer.entry is None for answer in answers))
 
     threads = [threading.Thread(target=lambda: asyncio.run(main())) for _ in range(3)]
@@ -256,22 +256,22 @@ async def test_several_loops_share_one_ledger(ledger: Ledger) -> None:
     for thread in threads:
         await asyncio.to_thread(thread.join)
     assert 50 == sum(won)
-    assert NONE | {"unknown": 50} == ledger.summary()
+    assert NONE | {"unknown": 50} == store.summary()
 
 
 async def test_operations_queued_during_a_transaction_form_the_next_batch(
-    in_file: Ledger, monkeypatch: pytest.MonkeyPatch
+    in_file: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
     go_on = threading.Event()
-    execute = transactions.execute
+    apply = Connection.apply
 
-    def slow(connection: Connection, batch: Sequence[Operation]) -> Committed:
-        sizes.append(len(batch))
+    def slow(connection: Connection, work: Work) -> Committed:
+        sizes.append(len(work.claims))
         go_on.wait(10)
-        return execute(connection, batch)
+        return apply(connection, work)
 
-    monkeypatch.setattr(transactions, "execute", slow)
+    monkeypatch.setattr(Connection, "apply", slow)
     first = asyncio.create_task(claim(in_file, "first"))
     await until(lambda: bool(sizes))
     others = [asyncio.create_task(claim(in_file, f"{i}")) for i in range(700)]
@@ -288,10 +288,10 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-async def test_no_secret_is_in_the_files(in_file: Ledger, tmp_path: Path) -> None:
+async def test_no_secret_is_in_the_files(in_file: SqlStore, tmp_path: Path) -> None:
     for state in (*SETTLED, EntryState.UNKNOWN):
         await ended(in_file, state, state.value)
-    row = FINGERPRINTS.of_row(MOBILE, CONTENT, 0)
+    row = FINGERPRINTS.of_row("job", MOBILE, CONTENT, 0)
     await claimed(in_file, row)
     files = contents(tmp_path)
     assert {"calls.db", "calls.db-wal", "calls.db-shm"} == set(files)
@@ -310,14 +310,14 @@ async def test_rows_are_locked_in_key_order_so_that_machines_do_not_deadlock(
 ) -> None:
     keys = ["b", "a"]
     with (
-        Ledger.open(postgres.empty()) as ledger,
-        ledger._store.connect() as connection,
+        open_store(postgres.empty()) as store,
+        store._database.connect() as connection,
         contextlib.closing(postgres.connect()) as other,
     ):
-        tokens = [await claimed(ledger, key) for key in keys]
+        tokens = [await claimed(store, key) for key in keys]
         await asyncio.gather(
             *(
-                ledger.settle(key, token, EntryState.REFUSED)
+                store.settle(key, token, EntryState.REFUSED)
                 for key, token in zip(keys, tokens, strict=True)
             )
         )
@@ -327,10 +327,10 @@ async def test_rows_are_locked_in_key_order_so_that_machines_do_not_deadlock(
             Settlement(key, token, EntryState.ACCEPTED, None, "", None, 0.0, 0.0)
             for key, token in zip(keys, tokens, strict=True)
         ]
-        operations = (settlements, (), ()) if settling else ((), (), claims)
+        work = Work(settlements, [], [], [], []) if settling else Work([], [], [], claims, [])
         other.autocommit = False
         other.execute("SELECT * FROM ihuyi_voice_calls WHERE key = 'a' FOR UPDATE")
-        working = asyncio.create_task(asyncio.to_thread(connection.apply, *operations))
+        working = asyncio.create_task(asyncio.to_thread(connection.apply, work))
         with contextlib.closing(postgres.connect()) as watching:
             await until(lambda: bool(watching.execute(WAITING).fetchall()))
         # The transaction that waits for the first row has locked no other row.

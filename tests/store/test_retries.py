@@ -11,18 +11,18 @@ import signal
 import socket
 import sqlite3
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ihuyi_voice.errors import LedgerError
+from ihuyi_voice.errors import StoreError
 from ihuyi_voice.models import Unrecorded
-from ihuyi_voice.store.ledger import EntryState, Ledger
-from ihuyi_voice.store.sql import engine as ledger_engine
-from ihuyi_voice.store.sql import file as ledger_file
-from ihuyi_voice.store.sql import limits
+from ihuyi_voice.store.entry import EntryState
+from ihuyi_voice.store.sql import file as store_file
+from ihuyi_voice.store.sql import postgresql
+from ihuyi_voice.store.writer import bounds
 
-from .support import claim, claimed, ended, find, start, until
+from .support import claim, claimed, ended, find, open_store, start, until
 from .test_processes import in_child
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import psycopg
+
+    from ihuyi_voice.store.sql.store import SqlStore
 
     from .postgres import PostgresServer
 
@@ -55,7 +57,7 @@ def row_locked(postgres: PostgresServer, key: str) -> Iterator[psycopg.Connectio
 
 
 async def settle(
-    ledger: Ledger,
+    store: SqlStore,
     key: str,
     token: str,
     unrecorded: Unrecorded,
@@ -63,14 +65,14 @@ async def settle(
 ) -> str:
     """Settle a key; returns why it is not recorded yet, or "" when it is."""
     try:
-        await ledger.settle(key, token, state, unrecorded=unrecorded)
-    except LedgerError as error:
+        await store.settle(key, token, state, unrecorded=unrecorded)
+    except StoreError as error:
         return error.reason
     return ""
 
 
-def state(ledger: Ledger, key: str = "k") -> EntryState | None:
-    return ledger.known([key]).get(key)
+def state(store: SqlStore, key: str = "k") -> EntryState | None:
+    return store.known([key]).get(key)
 
 
 # --- the database ------------------------------------------------------------
@@ -78,10 +80,10 @@ def state(ledger: Ledger, key: str = "k") -> EntryState | None:
 
 @pytest.mark.parametrize("patient", [False, True])
 async def test_a_settlement_is_recorded_after_a_long_lock(
-    in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, patient: bool
+    in_file: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, patient: bool
 ) -> None:
     """The caller sees the database fail, or stops waiting before that."""
-    module, name = (ledger_file, "BUSY_TIMEOUT") if patient else (limits, "SETTLE_TIMEOUT")
+    module, name = (store_file, "BUSY_TIMEOUT") if patient else (bounds, "SETTLE_TIMEOUT")
     monkeypatch.setattr(module, name, 0.05)
     token = await claimed(in_file)
     unrecorded = Unrecorded()
@@ -99,11 +101,11 @@ async def test_a_settlement_is_recorded_after_a_long_lock(
 
 
 async def test_every_failed_settlement_is_recorded_once_the_database_works(
-    in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_file: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
+    monkeypatch.setattr(store_file, "BUSY_TIMEOUT", 0.02)
     # The retries need more than one transaction.
-    monkeypatch.setattr(limits, "MAX_RETRIES_PER_BATCH", 7)
+    monkeypatch.setattr(bounds, "MAX_RETRIES_PER_BATCH", 7)
     tokens = [await claimed(in_file, str(n)) for n in range(20)]
     unrecorded = Unrecorded()
     with locked(tmp_path / "calls.db"):
@@ -116,35 +118,35 @@ async def test_every_failed_settlement_is_recorded_once_the_database_works(
 
 
 async def test_settlements_are_recorded_once_the_server_is_back(postgres: PostgresServer) -> None:
-    with Ledger.open(postgres.empty()) as ledger:
-        token = await claimed(ledger)
+    with open_store(postgres.empty()) as store:
+        token = await claimed(store)
         unrecorded = Unrecorded()
         postgres.stop()
         try:
-            assert (await settle(ledger, "k", token, unrecorded)).endswith(RETRYING)
+            assert (await settle(store, "k", token, unrecorded)).endswith(RETRYING)
             # The claim does not wait for the server again.
-            with pytest.raises(LedgerError, match="nothing was sent"):
-                await claim(ledger, "other")
+            with pytest.raises(StoreError, match="nothing was sent"):
+                await claim(store, "other")
         finally:
             postgres.start()
         await until(lambda: not unrecorded.count)
-        assert EntryState.ACCEPTED is state(ledger)
+        assert EntryState.ACCEPTED is state(store)
 
 
 async def test_a_retried_settlement_precedes_a_claim_of_the_same_key(
-    in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_file: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
+    monkeypatch.setattr(store_file, "BUSY_TIMEOUT", 0.02)
     # Nothing is retried without a new operation.
-    monkeypatch.setattr(limits, "FIRST_BACK_OFF", 3600.0)
-    monkeypatch.setattr(limits, "MAX_BACK_OFF", 3600.0)
+    monkeypatch.setattr(bounds, "FIRST_BACK_OFF", 3600.0)
+    monkeypatch.setattr(bounds, "MAX_BACK_OFF", 3600.0)
     in_file.patience = 0.0
     tokens = {key: await claimed(in_file, key) for key in ("placed", "refused")}
     unrecorded = Unrecorded()
     with locked(tmp_path / "calls.db"):
         await settle(in_file, "placed", tokens["placed"], unrecorded)
         await settle(in_file, "refused", tokens["refused"], unrecorded, EntryState.REFUSED)
-        with pytest.raises(LedgerError):
+        with pytest.raises(StoreError):
             await claim(in_file, "placed")
     assert 2 == unrecorded.count
     answer = await claim(in_file, "placed")
@@ -156,10 +158,10 @@ async def test_a_retried_settlement_precedes_a_claim_of_the_same_key(
 
 
 async def test_the_last_of_two_failed_settlements_counts(
-    in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_file: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
-    monkeypatch.setattr(limits, "SETTLE_TIMEOUT", 60.0)
+    monkeypatch.setattr(store_file, "BUSY_TIMEOUT", 0.02)
+    monkeypatch.setattr(bounds, "SETTLE_TIMEOUT", 60.0)
     token = await claimed(in_file)
     unrecorded = Unrecorded()
     with locked(tmp_path / "calls.db"):
@@ -171,7 +173,7 @@ async def test_the_last_of_two_failed_settlements_counts(
 
 
 async def test_a_cancelled_settlement_counts_until_it_is_recorded(
-    in_file: Ledger, tmp_path: Path
+    in_file: SqlStore, tmp_path: Path
 ) -> None:
     token = await claimed(in_file)
     unrecorded = Unrecorded()
@@ -186,9 +188,9 @@ async def test_a_cancelled_settlement_counts_until_it_is_recorded(
 
 
 async def test_an_overtaken_settlement_stays_unrecorded(
-    in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_file: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
+    monkeypatch.setattr(store_file, "BUSY_TIMEOUT", 0.02)
     token = await claimed(in_file)
     unrecorded = Unrecorded()
     path = tmp_path / "calls.db"
@@ -203,10 +205,10 @@ async def test_an_overtaken_settlement_stays_unrecorded(
 
 
 async def test_the_number_of_kept_settlements_is_bounded(
-    in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_file: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
-    monkeypatch.setattr(limits, "MAX_KEPT", 1)
+    monkeypatch.setattr(store_file, "BUSY_TIMEOUT", 0.02)
+    monkeypatch.setattr(bounds, "MAX_KEPT", 1)
     tokens = [await claimed(in_file, key) for key in ("a", "b")]
     unrecorded = Unrecorded()
     with locked(tmp_path / "calls.db"):
@@ -220,7 +222,7 @@ async def test_the_number_of_kept_settlements_is_bounded(
     assert EntryState.CLAIMED is state(in_file, "b")
 
 
-async def test_a_failing_clock_loses_no_outcome(in_file: Ledger) -> None:
+async def test_a_failing_clock_loses_no_outcome(in_file: SqlStore) -> None:
     token = await claimed(in_file)
 
     def fail() -> float:
@@ -232,14 +234,22 @@ async def test_a_failing_clock_loses_no_outcome(in_file: Ledger) -> None:
 
 
 @pytest.mark.parametrize("moment", [float("nan"), float("inf"), "soon", None])
-async def test_a_clock_that_returns_no_time_is_a_ledger_error(
+async def test_a_clock_that_returns_no_time_is_a_store_error(
     tmp_path: Path, moment: object
 ) -> None:
-    with (
-        Ledger.open(tmp_path / "calls.db", clock=lambda: moment) as ledger,  # type: ignore[arg-type, return-value]
-        pytest.raises(LedgerError, match="its clock failed"),
-    ):
-        await claim(ledger)
+    moments = [1_700_000_000.0]
+    with open_store(tmp_path / "calls.db", clock=lambda: moments[-1]) as store:
+        moments.append(moment)  # type: ignore[arg-type]
+        with pytest.raises(StoreError, match="its clock failed"):
+            await claim(store)
+
+
+@pytest.mark.parametrize("moment", [float("nan"), float("inf"), "soon", None])
+def test_a_store_with_a_clock_that_returns_no_time_is_not_opened(
+    tmp_path: Path, moment: Any
+) -> None:
+    with pytest.raises(StoreError, match="its clock failed"):
+        open_store(tmp_path / "calls.db", clock=lambda: moment)
 
 
 # --- one row -----------------------------------------------------------------
@@ -248,16 +258,16 @@ async def test_a_clock_that_returns_no_time_is_a_ledger_error(
 async def test_a_locked_row_delays_no_other_settlement(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.05)
+    monkeypatch.setattr(bounds, "BATCH_ROW_TIMEOUT", 0.05)
     keys = [str(n) for n in range(10)]
-    with Ledger.open(postgres.empty()) as ledger:
-        tokens = [await claimed(ledger, key) for key in keys]
+    with open_store(postgres.empty()) as store:
+        tokens = [await claimed(store, key) for key in keys]
         unrecorded = Unrecorded()
         settling = dict.fromkeys(keys, "")
         with row_locked(postgres, "3"):
             ends = await asyncio.gather(
                 *(
-                    settle(ledger, key, token, unrecorded)
+                    settle(store, key, token, unrecorded)
                     for key, token in zip(keys, tokens, strict=True)
                 )
             )
@@ -266,29 +276,29 @@ async def test_a_locked_row_delays_no_other_settlement(
             assert "lock timeout" in reason
             assert reason.endswith(RETRYING)
             assert {""} == set(settling.values())
-            assert NONE | {"accepted": 9, "unknown": 1} == ledger.summary()
+            assert NONE | {"accepted": 9, "unknown": 1} == store.summary()
             # Later operations do not wait for the row either.
-            await ended(ledger, EntryState.ACCEPTED, "later")
+            await ended(store, EntryState.ACCEPTED, "later")
             assert 1 == unrecorded.count
         await until(lambda: not unrecorded.count)
-        assert NONE | {"accepted": 11} == ledger.summary()
+        assert NONE | {"accepted": 11} == store.summary()
 
 
 async def test_a_locked_row_delays_no_other_claim(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.05)
-    monkeypatch.setattr(limits, "CLAIM_ROW_TIMEOUT", 60.0)
-    with Ledger.open(postgres.empty()) as ledger:
-        await ended(ledger, EntryState.REFUSED)
+    monkeypatch.setattr(bounds, "BATCH_ROW_TIMEOUT", 0.05)
+    monkeypatch.setattr(bounds, "CLAIM_ROW_TIMEOUT", 60.0)
+    with open_store(postgres.empty()) as store:
+        await ended(store, EntryState.REFUSED)
         with row_locked(postgres, "k"):
-            waiting = [asyncio.create_task(claim(ledger, timeout=60.0)) for _ in range(2)]
-            others = [asyncio.create_task(claim(ledger, str(n))) for n in range(10)]
-            looking = asyncio.create_task(find(ledger))
+            waiting = [asyncio.create_task(claim(store, timeout=60.0)) for _ in range(2)]
+            others = [asyncio.create_task(claim(store, str(n))) for n in range(10)]
+            looking = asyncio.create_task(find(store))
             assert {None} == {answer.entry for answer in await asyncio.gather(*others)}
             assert await looking is not None
-            cancelled = asyncio.create_task(claim(ledger, timeout=60.0))
-            await until(lambda: len(ledger._writer.thread.backlog.singles) > 0)
+            cancelled = asyncio.create_task(claim(store, timeout=60.0))
+            await until(lambda: len(store._writer.thread.backlog.singles) > 0)
             cancelled.cancel()
             await asyncio.wait([cancelled])
             assert not any(task.done() for task in waiting)
@@ -300,15 +310,15 @@ async def test_a_locked_row_delays_no_other_claim(
 async def test_a_claim_whose_row_stays_locked_fails(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.02)
-    monkeypatch.setattr(limits, "CLAIM_ROW_TIMEOUT", 0.2)
-    with Ledger.open(postgres.empty()) as ledger:
-        await ended(ledger, EntryState.REFUSED)
+    monkeypatch.setattr(bounds, "BATCH_ROW_TIMEOUT", 0.02)
+    monkeypatch.setattr(bounds, "CLAIM_ROW_TIMEOUT", 0.2)
+    with open_store(postgres.empty()) as store:
+        await ended(store, EntryState.REFUSED)
         with row_locked(postgres, "k"):
             answers = await asyncio.gather(
-                *(claim(ledger, key) for key in ("k", "other")), return_exceptions=True
+                *(claim(store, key) for key in ("k", "other")), return_exceptions=True
             )
-            assert isinstance(answers[0], LedgerError)
+            assert isinstance(answers[0], StoreError)
             assert "lock timeout" in str(answers[0])
             assert not isinstance(answers[1], BaseException)
 
@@ -316,46 +326,46 @@ async def test_a_claim_whose_row_stays_locked_fails(
 async def test_many_locked_rows_delay_no_other_key(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.02)
+    monkeypatch.setattr(bounds, "BATCH_ROW_TIMEOUT", 0.02)
     # Each round tries only the first of them.
-    monkeypatch.setattr(limits, "MAX_SECONDS_ON_SINGLES", 0.0001)
+    monkeypatch.setattr(bounds, "MAX_SECONDS_ON_SINGLES", 0.0001)
     keys = [str(n) for n in range(20)]
-    with Ledger.open(postgres.empty()) as ledger:
-        tokens = [await claimed(ledger, key) for key in keys]
+    with open_store(postgres.empty()) as store:
+        tokens = [await claimed(store, key) for key in keys]
         unrecorded = Unrecorded()
         with contextlib.closing(postgres.connect()) as other:
             other.autocommit = False
             other.execute("SELECT * FROM ihuyi_voice_calls FOR UPDATE")
             settling = [
-                asyncio.create_task(settle(ledger, key, token, unrecorded))
+                asyncio.create_task(settle(store, key, token, unrecorded))
                 for key, token in zip(keys, tokens, strict=True)
             ]
-            await until(lambda: len(ledger._writer.thread.backlog.singles) >= 19)
-            await claimed(ledger, "another")
+            await until(lambda: len(store._writer.thread.backlog.singles) >= 19)
+            await claimed(store, "another")
         await asyncio.gather(*settling)
         await until(lambda: not unrecorded.count)
-        assert NONE | {"accepted": 20, "unknown": 1} == ledger.summary()
+        assert NONE | {"accepted": 20, "unknown": 1} == store.summary()
 
 
 async def test_a_server_that_stops_while_keys_are_tried_alone(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.02)
-    with Ledger.open(postgres.empty()) as ledger:
-        tokens = {key: await claimed(ledger, key) for key in ("a", "b")}
+    monkeypatch.setattr(bounds, "BATCH_ROW_TIMEOUT", 0.02)
+    with open_store(postgres.empty()) as store:
+        tokens = {key: await claimed(store, key) for key in ("a", "b")}
         unrecorded = Unrecorded()
         with row_locked(postgres, "a"):
             await asyncio.gather(
-                *(settle(ledger, key, token, unrecorded) for key, token in tokens.items())
+                *(settle(store, key, token, unrecorded) for key, token in tokens.items())
             )
             assert 1 == unrecorded.count
             postgres.stop()
         try:
-            await until(lambda: ledger._writer.thread.transactions.away_until > 0)
+            await until(lambda: store._writer.thread.transactions.away_until > 0)
         finally:
             postgres.start()
         await until(lambda: not unrecorded.count)
-        assert NONE | {"accepted": 2} == ledger.summary()
+        assert NONE | {"accepted": 2} == store.summary()
 
 
 TRIGGER = """
@@ -374,7 +384,7 @@ def refusing(path: Path, event: str) -> Iterator[None]:
 
 
 async def test_a_settlement_that_the_database_refuses_fails_alone(
-    in_file: Ledger, tmp_path: Path
+    in_file: SqlStore, tmp_path: Path
 ) -> None:
     tokens = {key: await claimed(in_file, key) for key in ("a", "bad", "c")}
     unrecorded = Unrecorded()
@@ -392,14 +402,14 @@ async def test_a_settlement_that_the_database_refuses_fails_alone(
 
 
 async def test_a_claim_that_the_database_refuses_fails_alone(
-    in_file: Ledger, tmp_path: Path
+    in_file: SqlStore, tmp_path: Path
 ) -> None:
     await find(in_file)
     with refusing(tmp_path / "calls.db", "INSERT"):
         ends = await asyncio.gather(
             *(claim(in_file, key) for key in ("a", "bad", "c")), return_exceptions=True
         )
-    assert isinstance(ends[1], LedgerError)
+    assert isinstance(ends[1], StoreError)
     assert ["a", "c"] == sorted(entry.key for entry in in_file.unknown())
 
 
@@ -407,31 +417,31 @@ async def test_a_claim_that_the_database_refuses_fails_alone(
 
 
 async def test_closing_retries_failed_settlements(
-    in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_file: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
-    monkeypatch.setattr(limits, "LAST_RETRIES", 60.0)
-    # There is no retry before the ledger is closed.
-    monkeypatch.setattr(limits, "FIRST_BACK_OFF", 3600.0)
+    monkeypatch.setattr(store_file, "BUSY_TIMEOUT", 0.02)
+    monkeypatch.setattr(bounds, "LAST_RETRIES", 60.0)
+    # There is no retry before the store is closed.
+    monkeypatch.setattr(bounds, "FIRST_BACK_OFF", 3600.0)
     token = await claimed(in_file)
     unrecorded = Unrecorded()
     with locked(tmp_path / "calls.db"):
         await settle(in_file, "k", token, unrecorded)
-        monkeypatch.setattr(limits, "FIRST_BACK_OFF", 0.01)
+        monkeypatch.setattr(bounds, "FIRST_BACK_OFF", 0.01)
         in_file._writer.thread.transactions.back_off = 0.0
         closing = asyncio.create_task(asyncio.to_thread(in_file.close))
         await until(lambda: in_file._writer.thread.transactions.back_off > 0)
     await closing
     assert 0 == unrecorded.count
-    with Ledger.open(tmp_path / "calls.db") as again:
+    with open_store(tmp_path / "calls.db") as again:
         assert NONE | {"accepted": 1} == again.summary()
 
 
 async def test_closing_waits_a_bounded_time_for_a_failing_database(
-    in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_file: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
-    monkeypatch.setattr(limits, "LAST_RETRIES", 0.05)
+    monkeypatch.setattr(store_file, "BUSY_TIMEOUT", 0.02)
+    monkeypatch.setattr(bounds, "LAST_RETRIES", 0.05)
     token = await claimed(in_file)
     unrecorded = Unrecorded()
     with locked(tmp_path / "calls.db"):
@@ -444,28 +454,28 @@ async def test_closing_waits_a_bounded_time_for_a_failing_database(
 async def test_closing_fails_claims_that_wait_for_a_row(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "BATCH_ROW_TIMEOUT", 0.02)
-    monkeypatch.setattr(limits, "LAST_RETRIES", 0.05)
-    with Ledger.open(postgres.empty()) as ledger:
-        await ended(ledger, EntryState.REFUSED)
+    monkeypatch.setattr(bounds, "BATCH_ROW_TIMEOUT", 0.02)
+    monkeypatch.setattr(bounds, "LAST_RETRIES", 0.05)
+    with open_store(postgres.empty()) as store:
+        await ended(store, EntryState.REFUSED)
         with row_locked(postgres, "k"):
-            waiting = asyncio.create_task(claim(ledger, timeout=60.0))
-            await until(lambda: len(ledger._writer.thread.backlog.singles) > 0)
-            await asyncio.to_thread(ledger.close)
-            with pytest.raises(LedgerError, match="closed; nothing was sent"):
+            waiting = asyncio.create_task(claim(store, timeout=60.0))
+            await until(lambda: len(store._writer.thread.backlog.singles) > 0)
+            await asyncio.to_thread(store.close)
+            with pytest.raises(StoreError, match="closed; nothing was sent"):
                 await waiting
 
 
 EXIT = """
     import sqlite3
-    from ihuyi_voice.store.sql import file as ledger_file
-    ledger_file.BUSY_TIMEOUT = 0.02
-    ledger = Ledger.open(place)
-    token = asyncio.run(claimed(ledger))
+    from ihuyi_voice.store.sql import file as store_file
+    store_file.BUSY_TIMEOUT = 0.02
+    store = open_store(place)
+    token = asyncio.run(claimed(store))
     print("claimed")
     sys.stdin.readline()
     try:
-        asyncio.run(ledger.settle("k", token, EntryState.ACCEPTED))
+        asyncio.run(store.settle("k", token, EntryState.ACCEPTED))
     except Exception as error:
         print(error)
     {end}
@@ -496,16 +506,16 @@ def test_the_end_of_the_program_retries_failed_settlements(
                 assert "ends\n" == process.stdout.readline()
         _, err = process.communicate(timeout=60)
     assert (status, "") == (process.returncode, err)
-    with Ledger.open(path) as ledger:
-        assert known is state(ledger)
+    with open_store(path) as store:
+        assert known is state(store)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 async def test_a_forked_child_leaves_settlements_to_its_parent(
-    in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_file: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT", 0.02)
-    monkeypatch.setattr(limits, "FIRST_BACK_OFF", 3600.0)
+    monkeypatch.setattr(store_file, "BUSY_TIMEOUT", 0.02)
+    monkeypatch.setattr(bounds, "FIRST_BACK_OFF", 3600.0)
     token = await claimed(in_file)
     unrecorded = Unrecorded()
     with locked(tmp_path / "calls.db"):
@@ -526,12 +536,12 @@ async def test_a_forked_child_leaves_settlements_to_its_parent(
 
 
 def test_a_blocking_call_waits_a_bounded_time_for_another(
-    in_file: Ledger, monkeypatch: pytest.MonkeyPatch
+    in_file: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ihuyi_voice.store.ledger._TURN_TIMEOUT", 0.01)
+    monkeypatch.setattr("ihuyi_voice.store.sql.store._TURN_TIMEOUT", 0.01)
     with (
         in_file._writer.at_work_aside,
-        pytest.raises(LedgerError, match=r"another call has used it for more than 0\.01 s"),
+        pytest.raises(StoreError, match=r"another call has used it for more than 0\.01 s"),
     ):
         in_file.summary()
     assert NONE == in_file.summary()
@@ -539,10 +549,10 @@ def test_a_blocking_call_waits_a_bounded_time_for_another(
 
 def test_a_server_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The wait is bounded; the shortest timeout of libpq is two seconds."""
-    monkeypatch.setitem(ledger_engine._OPTIONS, "connect_timeout", 2)
+    monkeypatch.setitem(postgresql._OPTIONS, "connect_timeout", 2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         began = time.monotonic()
-        with pytest.raises(LedgerError, match="timeout"):
-            Ledger.open(f"postgresql://joe@127.0.0.1:{port}/calls")
+        with pytest.raises(StoreError, match="timeout"):
+            open_store(f"postgresql://joe@127.0.0.1:{port}/calls")
         assert time.monotonic() - began < 30

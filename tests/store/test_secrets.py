@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ihuyi_voice.errors import LedgerError
+from ihuyi_voice.errors import StoreError
 from ihuyi_voice.models import Secret
-from ihuyi_voice.store.ledger import Ledger
-from ihuyi_voice.store.sql.engine import Server, server_or_path
+from ihuyi_voice.store.sql.database import Database
 
-from .support import claim, claimed
+from .support import claim, claimed, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,55 +88,56 @@ def test_the_search_finds_a_leak(value: object) -> None:
         b"postgresql://joe:hunter2@127.0.0.1:9/calls",
     ],
 )
-def test_a_ledger_that_cannot_be_opened(where: Any) -> None:
-    with pytest.raises((LedgerError, ValueError, TypeError)) as caught:
-        Ledger.open(where)
+def test_a_store_that_cannot_be_opened(where: Any) -> None:
+    with pytest.raises((StoreError, ValueError, TypeError)) as caught:
+        open_store(where)
     assert [] == leaks(caught.value)
     assert caught.value.__context__ is None
 
 
 @pytest.mark.parametrize("patience", ["2", -1])
-def test_a_ledger_with_a_wrong_option(patience: Any) -> None:
+def test_a_store_with_a_wrong_option(patience: Any) -> None:
     with pytest.raises((TypeError, ValueError)) as caught:
-        Ledger.open("postgresql://joe:hunter2@127.0.0.1:9/calls", patience=patience)
+        open_store("postgresql://joe:hunter2@127.0.0.1:9/calls", patience=patience)
     assert [] == leaks(caught.value)
 
 
-def test_a_ledger_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "psycopg", None)
     with pytest.raises(ModuleNotFoundError, match="needs psycopg") as caught:
-        Ledger.open("postgresql://joe:hunter2@127.0.0.1:9/calls")
+        open_store("postgresql://joe:hunter2@127.0.0.1:9/calls")
     assert [] == leaks(caught.value)
 
 
 def test_the_repr_of_a_server_hides_the_password() -> None:
-    server = server_or_path(Secret("postgresql://joe:hunter2@host/calls?sslpassword=hunter2"))
-    assert isinstance(server, Server)
-    assert "<Server postgresql+psycopg://joe:***@host/calls>" == repr(server)
+    url = Secret("postgresql://joe:hunter2@host/calls?sslpassword=hunter2")
+    assert "<PostgreSql postgresql+psycopg://joe:***@host/calls>" == repr(
+        Database(url, None).backend
+    )
 
 
 def test_an_at_sign_in_a_password_is_explained() -> None:
     with pytest.raises(ValueError, match="with %40 for each @ in user or password"):
-        Ledger.open("postgresql://joe:hun@ter2@host/calls")
+        open_store("postgresql://joe:hun@ter2@host/calls")
 
 
-async def test_a_ledger_whose_server_stops(postgres: PostgresServer, tmp_path: Path) -> None:
+async def test_a_store_whose_server_stops(postgres: PostgresServer, tmp_path: Path) -> None:
     url = postgres.empty().replace("postgres@", "postgres:hunter2@") + "&sslpassword=hunter2"
-    with Ledger.open(url) as ledger:
-        await claimed(ledger)
+    with open_store(url) as store:
+        await claimed(store)
         postgres.stop()
         try:
             errors: list[object] = [
-                *await asyncio.gather(claim(ledger, "new"), return_exceptions=True)
+                *await asyncio.gather(claim(store, "new"), return_exceptions=True)
             ]
-            for call in (ledger.summary, ledger.unknown):
-                with pytest.raises(LedgerError) as caught:
+            for call in (store.summary, store.unknown):
+                with pytest.raises(StoreError) as caught:
                     call()
                 errors.append(caught.value)
         finally:
             postgres.start()
     for error in errors:
-        assert isinstance(error, LedgerError)
+        assert isinstance(error, StoreError)
         assert [] == leaks(error)
 
 
@@ -149,12 +149,12 @@ async def test_an_unexpected_exception_while_connecting(
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    with Ledger.open(url) as ledger:
+    with open_store(url) as store:
         monkeypatch.setattr("psycopg.connect", fail)
         monkeypatch.setattr("psycopg.Connection.connect", fail)
-        with pytest.raises(LedgerError, match="ZeroDivisionError") as caught:
-            await claim(ledger)
+        with pytest.raises(StoreError, match="ZeroDivisionError") as caught:
+            await claim(store)
         assert [] == leaks(caught.value)
-        with pytest.raises(LedgerError, match="ZeroDivisionError") as caught:
-            ledger.summary()
+        with pytest.raises(StoreError, match="ZeroDivisionError") as caught:
+            store.summary()
         assert [] == leaks(caught.value)

@@ -1,4 +1,4 @@
-"""Several simultaneous senders with the same rows and one ledger."""
+"""Several simultaneous senders with the same rows and one store."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
-from ihuyi_voice.store.ledger import Ledger
 
-from .support import start
+from .support import open_store, start
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +25,7 @@ MOBILES = [f"139{n:08d}" for n in range(ROWS)]
 def bulk(file: Path, place: str, url: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-W", "error", "-m", "ihuyi_voice", "bulk", str(file)]
     return subprocess.Popen(
-        [*command, "--ledger", place, "--yes", "--json"],
+        [*command, "--store", place, "--yes", "--json"],
         env=os.environ
         | {
             "IHUYI_VOICE_API_ID": "sandbox",
@@ -62,30 +61,30 @@ def test_four_runs_of_the_same_file_place_each_row_once(place: str, tmp_path: Pa
     assert all("to send 0," not in err for _, err in ends), errors
     assert MOBILES == sorted(attempt.mobile for attempt in gateway.attempts)
     assert MOBILES == sorted(call.mobile for call in gateway.calls)
-    with Ledger.open(place) as ledger:
-        assert {"accepted": ROWS, "refused": 0, "not_sent": 0, "unknown": 0} == ledger.summary()
+    with open_store(place) as store:
+        assert {"accepted": ROWS, "refused": 0, "not_sent": 0, "unknown": 0} == store.summary()
 
 
 # Two machines may claim and settle the same keys in any order. All outcomes are refusals,
 # so that in every round claims write rows that other transactions lock.
 CLAIM_IN_ANY_ORDER = """
     import random
-    async def one(ledger, key):
-        answer = await claim(ledger, key, timeout=30)
+    async def one(store, key):
+        answer = await claim(store, key, timeout=30)
         if answer.entry is None:
-            await ledger.settle(key, answer.token, EntryState.REFUSED)
+            await store.settle(key, answer.token, EntryState.REFUSED)
             return 1
         return 0
     async def main():
         won = 0
-        with Ledger.open(place, patience=0) as ledger:
-            await find(ledger)
+        with open_store(place, patience=0) as store:
+            await find(store)
             print("ready")
             sys.stdin.readline()
             for _ in range(8):
                 keys = [str(i) for i in range(400)]
                 random.shuffle(keys)
-                won += sum(await asyncio.gather(*(one(ledger, key) for key in keys)))
+                won += sum(await asyncio.gather(*(one(store, key) for key in keys)))
         print(won)
     asyncio.run(main())
 """

@@ -144,7 +144,7 @@ def test_a_fork_while_the_first_failure_is_retried(gateway: SandboxGateway) -> N
 
 def test_nothing_is_imported_in_the_loop_thread(gateway: SandboxGateway) -> None:
     gateway.chaos = Chaos()
-    pytest.importorskip("sqlalchemy", reason="the extra `ledger` is not installed")
+    pytest.importorskip("sqlalchemy", reason="the extra `store` is not installed")
     script = """
     import tempfile
     from ihuyi_voice.sandbox import Chaos
@@ -156,13 +156,13 @@ def test_nothing_is_imported_in_the_loop_thread(gateway: SandboxGateway) -> None
     sys.addaudithook(hook)
     def attempt(**options):
         voice = VoiceClient.from_env(**{"quota": None, "timeout": 2.0, **options})
-        key = {"idempotency_key": "a"} if "ledger" in options else {}
+        key = {"idempotency_key": "a"} if "store" in options else {}
         for act in (lambda: voice.submit("13912345678", "1125", **key), voice.query_balance):
             try:
                 act()
             except IhuyiVoiceError:
                 pass
-        if "ledger" not in options:
+        if "store" not in options:
             for rows in (pairs, iter(pairs)):
                 try:
                     with voice.submit_many(rows, rate=1000, wait_for_quota=True) as run:
@@ -179,9 +179,9 @@ def test_nothing_is_imported_in_the_loop_thread(gateway: SandboxGateway) -> None
     attempt(base_url="http://127.0.0.1:9", quota=RecipientQuota())
     attempt(base_url=url.replace("http:", "https:"))
     with tempfile.TemporaryDirectory() as folder:
-        ledger = Ledger.open(os.path.join(folder, "calls.db"))
-        attempt(ledger=ledger)
-        ledger.close()
+        store = Store.open(os.path.join(folder, "calls.db"))
+        attempt(store=store)
+        store.close()
     print(imported)
     """
     assert (0, "set()\n", "") == run(gateway, script)

@@ -105,7 +105,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The place of a new ledger, in SQLite or PostgreSQL."""
+    """The place of a new store, in SQLite or PostgreSQL."""
     if request.param == "sqlite":
         return str(tmp_path / "calls.db")
     server: PostgresServer = request.getfixturevalue("postgres")
@@ -113,7 +113,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("patched", ["before", "after"])
-def test_a_ledger_in_patched_threads(
+def test_a_store_in_patched_threads(
     gateway: SandboxGateway, framework: str, patched: str, place: str
 ) -> None:
     """Patched before or after the import: keys, bulk runs, queries, a fork, close."""
@@ -127,8 +127,8 @@ def test_a_ledger_in_patched_threads(
         script = PATCH[framework] + script
     script += f"place = {place!r}\n"
     script += """
-ledger = Ledger.open(place)
-client = VoiceClient.from_env(ledger=ledger)
+store = Store.open(place)
+client = VoiceClient.from_env(store=store)
 def call(key, n=0):
     return client.submit(f"139{n:08d}", "1125", idempotency_key=key).replayed
 print(call("a"), call("a"))
@@ -141,10 +141,10 @@ for source in (rows, iter(rows)):
         replayed = sum(outcome.status is OutcomeStatus.REPLAYED for outcome in run)
         print(replayed, run.report.unrecorded)
 def look():
-    return ledger.summary()["accepted"], len(ledger.unknown())
+    return store.summary()["accepted"], len(store.unknown())
 print([wait(one) for one in [spawn(look) for _ in range(8)]])
 try:
-    ledger.resolve("a", placed=True)
+    store.resolve("a", placed=True)
 except ValueError as error:
     print(error)
 child = os.fork()
@@ -152,8 +152,8 @@ if child == 0:
     os._exit(0 if call("a") else 1)
 print(os.waitpid(child, 0)[1], call("a"))
 client.close()
-ledger.close()
-print("closed", len(Ledger.open(place).known(["a", "b"])))
+store.close()
+print("closed", len(Store.open(place).known(["a", "b"])))
 """
     expected = (
         f"False True\n{[False] + [True] * 7}\n0 0\n40 0\n{[(42, 0)] * 8}\n"
@@ -163,38 +163,38 @@ print("closed", len(Ledger.open(place).known(["a", "b"])))
     assert 42 == len(gateway.calls)
 
 
-def test_a_call_of_a_ledger_leaves_no_descriptor_open(
+def test_a_call_of_a_store_leaves_no_descriptor_open(
     gateway: SandboxGateway, framework: str, place: str
 ) -> None:
     """Both frameworks create a hub with open files for the thread of a call."""
     script = f"place = {place!r}\n"
     script += """
-ledger = Ledger.open(place)
-ledger.summary()
+store = Store.open(place)
+store.summary()
 def count():
     gc.collect()
     return len(os.listdir("/proc/self/fd"))
 before = count()
 for _ in range(20):
-    ledger.summary()
+    store.summary()
 print(count() - before < 10)
-ledger.close()
+store.close()
 """
     assert (0, "True\n", "") == run(gateway, script, before=QUIET + PATCH[framework])
 
 
-def test_greenlets_run_while_a_ledger_waits_for_its_database(
+def test_greenlets_run_while_a_store_waits_for_its_database(
     gateway: SandboxGateway, framework: str, tmp_path: Path
 ) -> None:
     script = f"{GREEN[framework]}\nplace = {str(tmp_path / 'calls.db')!r}\n"
     script += """
 import sqlite3
-ledger = Ledger.open(place)
-client = VoiceClient.from_env(ledger=ledger)
+store = Store.open(place)
+client = VoiceClient.from_env(store=store)
 client.submit("13900000000", "1125", idempotency_key="a")
 other = sqlite3.connect(place, isolation_level=None)
 other.execute("BEGIN IMMEDIATE")
-purge = spawn(ledger.purge, __import__("datetime").timedelta())
+purge = spawn(store.purge, __import__("datetime").timedelta())
 call = spawn(client.submit, "13900000001", "1125", idempotency_key="b")
 sleep(0.05)
 print("none has ended")
@@ -203,7 +203,7 @@ print(wait(purge) in (1, 2), wait(call).msg)
 other.close()
 def fail():
     raise OSError("clock")
-broken = Ledger.open(place, clock=fail)
+broken = Store.open(place, clock=fail)
 try:
     broken.summary()
     broken.close()
@@ -211,7 +211,7 @@ try:
 except RuntimeError as error:
     print(error)
 """
-    expected = "none has ended\nTrue 提交成功\nthis ledger is closed\n"
+    expected = "none has ended\nTrue 提交成功\nthis store is closed\n"
     assert (0, expected, "") == run(gateway, script, before=QUIET + PATCH[framework])
 
 

@@ -197,7 +197,7 @@ async def test_what_passes_as_it_is() -> None:
 
 
 class Clock:
-    """The ledger's clock, which fails at its nth look."""
+    """The store's clock, which fails at its nth look."""
 
     def __init__(self, fails_at: int) -> None:
         self.looks = 0
@@ -212,7 +212,7 @@ class Clock:
 
 @pytest.mark.parametrize("url", ["http://gateway.invalid", "https://127.0.0.1:9"])
 @pytest.mark.parametrize(("look", "outcome"), [(2, NotSentError), (3, OutcomeUnknownError)])
-async def test_a_ledgers_clock_that_fails(
+async def test_a_stores_clock_that_fails(
     look: int, outcome: type[Exception], url: str, logged: list[dict[str, Any]]
 ) -> None:
     """After the connection was made, and just before the body is written."""

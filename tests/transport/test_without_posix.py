@@ -95,7 +95,7 @@ import sys
 for module in ("fcntl", "grp", "pwd", "resource", "termios", "tty", "uvloop"):
     sys.modules[module] = None
 import asyncio
-from ihuyi_voice import AsyncVoiceClient, Ledger, OutcomeUnknownError, SubmitRequest, VoiceClient
+from ihuyi_voice import AsyncVoiceClient, Store, OutcomeUnknownError, SubmitRequest, VoiceClient
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
 gateway = SandboxGateway()
 
@@ -104,9 +104,9 @@ async def submit(url):
         for content in ("1125", "1126"):
             await client.submit("13812345678", content)
 
-with gateway.serve_in_thread() as url, Ledger.open(sys.argv[1]) as ledger:
+with gateway.serve_in_thread() as url, Store.open(sys.argv[1]) as store:
     asyncio.run(submit(url))
-    with VoiceClient("sandbox", "sandbox-key", base_url=url, ledger=ledger) as client:
+    with VoiceClient("sandbox", "sandbox-key", base_url=url, store=store) as client:
         client.submit("13912345678", "1125", idempotency_key="a")
         with client.submit_many([SubmitRequest("13712345678", "1125", "b")]) as run:
             print(*(outcome.status.value for outcome in run))
@@ -114,11 +114,11 @@ with gateway.serve_in_thread() as url, Ledger.open(sys.argv[1]) as ledger:
         try:
             client.submit("13912345678", "1125", idempotency_key="c")
         except OutcomeUnknownError:
-            print(ledger.summary()["unknown"], gateway.balance)
+            print(store.summary()["unknown"], gateway.balance)
 """
 
 
-def test_clients_and_ledger_work_without_what_windows_lacks(tmp_path: object) -> None:
+def test_clients_and_store_work_without_what_windows_lacks(tmp_path: object) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", _WITHOUT, f"{tmp_path}/calls.db"],
         capture_output=True,

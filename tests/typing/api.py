@@ -18,12 +18,11 @@ from ihuyi_voice import (
     GatewayError,
     IhuyiVoiceError,
     InvalidRequestError,
-    MemoryQuotaStore,
+    LimitStore,
     NotSentError,
     OutcomeStatus,
     OutcomeUnknownError,
     QuotaExceededError,
-    QuotaStore,
     RecipientQuota,
     SubmitRequest,
     SubmitResult,
@@ -33,9 +32,9 @@ from ihuyi_voice import (
 from ihuyi_voice.sandbox import Attempt, Call, Chaos, SandboxGateway
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import aiohttp
+
+    from ihuyi_voice.store.limits import Windows
 
 assert_type(ihuyi_voice.__version__, str)
 assert_type(generate_code(), str)
@@ -189,30 +188,32 @@ invalid: ValueError = InvalidRequestError("a wrong number is a wrong value")
 class SharedStore:
     """A user's own store: it need not derive from anything."""
 
-    async def reserve(self, mobile: str, now: float, limits: Sequence[tuple[int, float]]) -> float:
-        del mobile
-        return min(seconds for _, seconds in limits) - now
+    async def reserve(self, number: str, token: str, windows: Windows) -> float:
+        del number, token
+        return min(seconds for _, seconds in windows)
 
-    async def release(self, mobile: str, reserved_at: float) -> None:
-        del mobile, reserved_at
+    async def release(self, number: str, token: str) -> None:
+        del number, token
 
 
 class BlockingStore:
     """No store: its methods cannot be awaited."""
 
-    def reserve(self, mobile: str, now: float, limits: Sequence[tuple[int, float]]) -> float:
-        del mobile, limits
-        return now
+    def reserve(self, number: str, token: str, windows: Windows) -> float:
+        del number, token, windows
+        return 0.0
 
-    def release(self, mobile: str, reserved_at: float) -> None:
-        del mobile, reserved_at
+    def release(self, number: str, token: str) -> None:
+        del number, token
 
 
 async def limit_calls() -> None:
-    stores: list[QuotaStore] = [SharedStore(), MemoryQuotaStore()]
-    quota = RecipientQuota(per_minute=1, per_day=None, store=stores[0], clock=lambda: 0)
-    assert_type(await quota.reserve("13912345678"), float)
-    await quota.release("13912345678", 0)
+    stores: list[LimitStore] = [SharedStore()]
+    quota = RecipientQuota(per_minute=1, per_day=None, store=stores[0], per_hour=5)
+    token = await quota.reserve("13912345678")
+    assert_type(token, str)
+    await quota.release("13912345678", token)
+    RecipientQuota(clock=lambda: 0)
     AsyncVoiceClient("APIID", "APIKEY", quota=quota)
     VoiceClient("APIID", "APIKEY", quota=RecipientQuota(store=SharedStore()))
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections import Counter
 from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass, field
-from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 
 from ...client import AsyncVoiceClient
-from ...errors import IhuyiVoiceError, LedgerError
+from ...errors import IhuyiVoiceError, StoreError
 from ...models import DEFAULT_BASE_URL
-from ...store.entry import EntryState
 from ...sync.client import VoiceClient
 from ..account import (
     EXIT_USAGE,
@@ -31,22 +29,21 @@ from ..account import (
     fail_interrupted,
     run_async,
 )
-from ..ledger import fail_of_ledger, open_ledger
+from ..chosen_store import NONE, Chosen, fail_of_store, open_chosen
 from ..signals import Interruptions
 from . import options  # noqa: TC001 - typer reads the annotations
 from .columns import ColumnOptions
 from .consent import Consent
 from .file import BulkFile, BulkFileError, Check
-from .keys import RowKeys
+from .known import Known, look_up
 from .progress import OutFile, SendOptions, Tally, outcome_table, say, send
 from .summary import Summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
-    from ...store.entry import Fingerprints
-    from ...store.ledger import Ledger
+    from ...store.base import KnownKeys
+    from ...store.store import Store
 
 # How many names of ignored columns are shown.
 _MOST_NAMES = 20
@@ -69,7 +66,8 @@ def bulk(  # noqa: PLR0913 - one argument per option
     dry_run: options.DryRun = False,
     limit: options.Limit = None,
     wait_for_quota: options.WaitForQuota = False,
-    ledger: options.LedgerFile = None,
+    store: Chosen = None,
+    job: options.Job = None,
     yes: options.Yes = False,
     api_id: ApiId = None,
     api_key_file: ApiKeyFile = None,
@@ -80,8 +78,10 @@ def bulk(  # noqa: PLR0913 - one argument per option
     """Place [bold]a call for each row[/bold] of a file. Real phones ring.
 
     The command checks the whole file, prints what it found, and asks before it sends.
-    With --ledger, run it again after a crash: it sends only the rows that never
-    reached the gateway or were refused.
+    Run it again after a crash: it sends only the rows that never reached the
+    gateway or were refused. It knows a row by its idempotency_key, or else by its
+    number, its code and the job, which is the file's name unless --job says
+    otherwise. With --store none, it knows no row and every phone rings again.
     The first Ctrl-C, SIGTERM or SIGHUP starts no more requests and finishes those
     in flight; a second one stops at once.
     """
@@ -89,48 +89,58 @@ def bulk(  # noqa: PLR0913 - one argument per option
         fail("nothing was sent: --rate must be a finite number of starts per second")
     if draw_codes and out is None and not dry_run:
         fail("nothing was sent: --draw-codes needs --out, the only place that gets the codes")
+    if job is not None and not (job.strip() and job.isprintable()):
+        fail("nothing was sent: --job needs a name of printable characters")
     columns = ColumnOptions(mobile_column, content_column, key_column)
-    job = _Job(
+    run = _Run(
         open_file=functools.partial(
             BulkFile, file, limit, columns, draw_codes=draw_codes, encoding=encoding
         ),
-        ledger=ledger,
+        job=job or ("standard input" if file == "-" else Path(file).name),
+        store=store,
         out=out,
         show_codes=show_codes or draw_codes,
         dry_run=dry_run,
         consent=Consent(yes=yes, mixed_lengths=allow_mixed_lengths, partial=partial),
         account=Account(api_id, api_key_file, base_url, timeout),
-        sending=SendOptions(concurrency, rate, wait_for_quota, with_keys=ledger is not None),
+        sending=SendOptions(concurrency, rate, wait_for_quota, with_keys=store != NONE),
     )
     with Interruptions() as signals:
-        _run(job, signals)
-        summary = Summary(job.tally, job.rows, file, out, ledger)
+        _send(run, signals)
+        summary = Summary(run.tally, run.rows, file, out, run.place, run.known)
         with suppress(KeyboardInterrupt):
             _print_summary(summary, as_json=as_json)
     raise typer.Exit(summary.exit_status())
 
 
-def _run(job: _Job, signals: Interruptions) -> None:
-    """Run the job; an error before the first row is sent ends the program."""
+def _send(run: _Run, signals: Interruptions) -> None:
+    """Check, ask and send; an error before the first row was sent ends the program."""
     try:
-        job.run(signals)
+        run.send(signals)
     except BulkFileError as error:
         fail(str(error))
-    except LedgerError as error:
-        # From the look-up before the run: later the outcome of a row reports it.
-        fail_of_ledger(error)
+    except StoreError as error:
+        # Raised by the lookup before the run: a later failure is the outcome of a row.
+        fail_of_store(error)
     except (KeyboardInterrupt, typer.Abort) as error:
         # Once the run began, its outcomes are reported even if it was interrupted.
-        if job.tally.run is None:
+        if run.tally.run is None:
             fail_interrupted(error)
 
 
 @dataclass
-class _Job:
-    """One use of the command: what to send, from where, and its outcomes."""
+class _Run:
+    """One use of the command: what to send, from where, and its outcomes.
+
+    Attributes:
+        store: as `--store` says.
+        place: where the store is, None without one.
+        known: the rows that were called earlier.
+    """
 
     open_file: Callable[[], BulkFile]
-    ledger: str | None
+    job: str
+    store: str | None
     out: Path | None
     show_codes: bool
     dry_run: bool
@@ -139,9 +149,11 @@ class _Job:
     sending: SendOptions
     tally: Tally = field(default_factory=Tally)
     rows: int = 0
+    place: str | None = None
+    known: Known = field(default_factory=Known)
     console: Console = field(default_factory=lambda: Console(stderr=True))
 
-    def run(self, signals: Interruptions) -> None:
+    def send(self, signals: Interruptions) -> None:
         """Check the file, ask, and send."""
         with ExitStack() as stack:
             rows = stack.enter_context(closing(self.open_file()))
@@ -150,19 +162,20 @@ class _Job:
             if self.dry_run:
                 raise typer.Exit(EXIT_USAGE if check.bad or doubts else 0)
             self._refuse_to_overwrite()
-            ledger = None
-            if self.ledger is not None:
-                ledger = stack.enter_context(open_ledger(self.ledger, create=True))
-            client = self.account.client(AsyncVoiceClient, self.sending.concurrency or 1, ledger)
-            to_send = check.good - self._settled_earlier(rows, check, ledger)
-            self._ask(to_send, doubts)
+            self.account.check()
+            store = open_chosen(self.store)
+            if store is not None:
+                self.place = stack.enter_context(store).place
+                self._look_up(rows, check, _keys_of(store))
+            client = self.account.client(AsyncVoiceClient, self.sending.concurrency or 1, store)
+            self._ask(check.good - self.known.rows, doubts)
             out = _open_out(self.out, show_codes=self.show_codes)
-            run_async(self._send, client, rows, out, signals)
+            run_async(self._send_rows, client, rows, out, signals)
 
     def _check(self, rows: BulkFile) -> Check:
         check = rows.check()
         self.rows = check.rows
-        _print_check(self.console, rows.name, check, with_ledger=self.ledger is not None)
+        _print_check(self.console, rows.name, check, with_store=self.store != NONE)
         return check
 
     def _refuse_to_overwrite(self) -> None:
@@ -172,11 +185,11 @@ class _Job:
                 " outcome is lost"
             )
 
-    def _settled_earlier(self, rows: BulkFile, check: Check, ledger: Ledger | None) -> int:
-        """How many rows the ledger knows as done: they are not sent again."""
-        if ledger is None:
-            return 0
-        return _look_up(self.console, rows, check, ledger, self.account.fingerprints())
+    def _look_up(self, rows: BulkFile, check: Check, keys: KnownKeys) -> None:
+        """Give every row its key, and say which rows are not sent again."""
+        self.known = look_up(rows, check, keys, self.account.fingerprints(), self.job)
+        for line in self.known.lines(self.rows):
+            say(self.console, line)
 
     def _ask(self, to_send: int, doubts: list[str]) -> None:
         """Return if the calls may be placed; otherwise end the program."""
@@ -188,7 +201,7 @@ class _Job:
         doubts = doubts + self.consent.doubts_of_balance(to_send, remaining)
         self.consent.ask(self.console, to_send, self.account.base_url, doubts)
 
-    async def _send(
+    async def _send_rows(
         self,
         client: AsyncVoiceClient,
         rows: BulkFile,
@@ -200,6 +213,16 @@ class _Job:
                 await send(
                     client, rows, self.rows, self.sending, self.console, self.tally, out, signals
                 )
+
+
+def _keys_of(store: Store) -> KnownKeys:
+    if store.known_keys is None:
+        fail(
+            f"nothing was sent: {store.place} keeps the limits of numbers and no keys, so a second"
+            " run could not know the rows of the first: give --store a path, or a URL of"
+            f" PostgreSQL or MySQL, or --store {NONE}"
+        )
+    return store.known_keys
 
 
 def _print_summary(summary: Summary, *, as_json: bool) -> None:
@@ -236,36 +259,7 @@ def _print_balance(console: Console, account: Account, to_send: int) -> int:
     return remaining
 
 
-def _look_up(
-    console: Console, rows: BulkFile, check: Check, ledger: Ledger, fingerprints: Fingerprints
-) -> int:
-    """Give every row its key; count and print the rows that the ledger knows as done."""
-    if check.keyless and ledger.hashed_with_another_key(fingerprints.hashed_with):
-        fail(
-            "nothing was sent: this ledger holds rows that were sent with another API key, and"
-            " this key cannot recognise them: give every row its own idempotency_key, or finish"
-            " with the old API key and then use a new ledger"
-        )
-    if ledger.is_new:
-        # If its name is mistyped, every phone would ring again: say that it is new.
-        say(console, "this ledger is new: it holds no earlier call")
-    rows.row_keys = lambda: RowKeys(fingerprints, ledger.id)
-    states: Counter[EntryState] = Counter()
-    keys = (row.key for row in rows if row.key is not None and not row.problem)
-    while some := list(islice(keys, 1000)):
-        states.update(ledger.known(some).values())
-    accepted = states[EntryState.ACCEPTED]
-    unknown = states[EntryState.UNKNOWN] + states[EntryState.CLAIMED]
-    if accepted or unknown:
-        say(
-            console,
-            f"the ledger knows of these rows: accepted {accepted}, unknown {unknown}; they are not"
-            " sent again",
-        )
-    return accepted + unknown
-
-
-def _print_check(console: Console, name: str, check: Check, *, with_ledger: bool) -> None:
+def _print_check(console: Console, name: str, check: Check, *, with_store: bool) -> None:
     summary = f"{name}: rows {check.rows}, bad {check.bad}, duplicate numbers {check.duplicates}"
     say(console, summary)
     for line, problem in check.problems:
@@ -298,9 +292,9 @@ def _print_check(console: Console, name: str, check: Check, *, with_ledger: bool
             f"rows whose idempotency_key contains their number or code: {check.revealing_keys};"
             " keys are stored and written unchanged, so choose others for new rows",
         )
-    if check.keys and not with_ledger:
+    if check.keys and not with_store:
         say(
             console,
-            f"rows with an idempotency_key: {check.keys}; a key is sent once in this run, but"
-            " only --ledger remembers it for the next run",
+            f"rows with an idempotency_key: {check.keys}; within this file a key is sent once,"
+            " across runs nothing remembers it with --store none",
         )

@@ -56,12 +56,13 @@ class FileRow:
     """One row of the file.
 
     Attributes:
-        line: the line in which it ends, from 1; in a JSON array its place, from 1.
-        mobile: the number as the gateway takes it; "" if the row has a problem.
-        content: the code, drawn if the file has none; "" if the row has a problem.
-        key: the row's own or derived idempotency key; None without one.
-        problem: why it cannot be sent; "" if it can be sent.
-        drawn: whether the file has no code for it.
+        line: the line it ends in, from 1; in a JSON array its place, from 1.
+        mobile: the number as the gateway takes it; "" where it is none.
+        content: the code, drawn where the file has none; "" where it is none.
+        key: the row's idempotency key, if it has one or was given one.
+        problem: what is wrong with it; "" when it can be sent.
+        drawn: whether the code was drawn.
+        derived: whether the key was made from the row and its job.
     """
 
     line: int
@@ -70,6 +71,7 @@ class FileRow:
     key: str | None = None
     problem: str = ""
     drawn: bool = False
+    derived: bool = False
 
 
 @dataclass
@@ -288,23 +290,25 @@ class BulkFile:
         elif isinstance(code, InvalidRequestError):
             problem = _explained(CONTENT, content, str(code))
         else:
+            derived = row_keys is not None and own_key is None
             if row_keys is not None:
                 own_key = own_key or row_keys.key(number, code)
                 code = code or row_keys.code(number, own_key)
-            return FileRow(line, number, code or generate_code(), own_key, drawn=drawn)
+            code = code or generate_code()
+            return FileRow(line, number, code, own_key, drawn=drawn, derived=derived)
         return FileRow(line, key=own_key, problem=problem)
 
 
 def _explained(column: str, cell: object, problem: str) -> str:
     """The problem, with its likely cause, such as what Excel did to the cell."""
+    if isinstance(cell, str) and column == CONTENT and re.fullmatch("[0-9]{1,3}", cell):
+        return f"{problem}; {_LOST_ZEROS}"
     if isinstance(cell, str) and (words := damage(cell)):
         return f"{column} {words}"
     if isinstance(cell, float):
         return f"{problem}: a decimal number loses digits and zeros, write it in quotes"
     if isinstance(cell, int) and column == MOBILE:
         return f"{problem}; write it in quotes"
-    if isinstance(cell, str) and column == CONTENT and re.fullmatch("[0-9]{1,3}", cell):
-        return f"{problem}; {_LOST_ZEROS}"
     return problem
 
 

@@ -1,8 +1,9 @@
 """Keys and codes for the rows of a file that have none.
 
-With a ledger a bulk run can be repeated after a crash. So a row must get the
+With a store a bulk run can be repeated after a crash. So a row must get the
 same key and the same code at every reading: both are derived from the row's
-cells. Rows may be added, removed or moved between readings.
+cells and the name of the job. Rows may be added, removed or moved between
+readings.
 """
 
 from __future__ import annotations
@@ -25,22 +26,29 @@ class RowKeys:
     Args:
         fingerprints: of the account; keyed with its API key, so that neither
             number nor code can be guessed from a key.
-        ledger_id: of the ledger, so that every ledger draws another code for
+        store_id: of the store, so that every store draws another code for
             the same number.
+        job: the name of the job, in which the rows are known.
     """
 
-    def __init__(self, fingerprints: Fingerprints, ledger_id: str) -> None:
+    def __init__(self, fingerprints: Fingerprints, store_id: str, job: str) -> None:
         self._fingerprints = fingerprints
-        self._ledger_id = ledger_id
+        self._store_id = store_id
+        self._job = job
         self._seen: Counter[str] = Counter()
 
     def key(self, mobile: str, content: str) -> str:
         """The key of the next row with this number and content; "" for a row without content."""
-        first = self._fingerprints.of_row(mobile, content, 0)
+        first = self._fingerprints.of_row(self._job, mobile, content, 0)
         self._seen[first] += 1
-        return self._fingerprints.of_row(mobile, content, self._seen[first] - 1)
+        return self._fingerprints.of_row(self._job, mobile, content, self._seen[first] - 1)
 
     def code(self, mobile: str, key: str) -> str:
-        """The 6-digit code of a row without one, derived by hashing."""
-        digest = self._fingerprints.of(mobile, f"{self._ledger_id} {key}").digest
-        return f"{int(digest, 16) % 10**_CODE_LENGTH:0{_CODE_LENGTH}}"
+        """The code of a row without one."""
+        return derived_code(self._fingerprints, self._store_id, mobile, key)
+
+
+def derived_code(fingerprints: Fingerprints, store_id: str, mobile: str, key: str) -> str:
+    """The 6-digit code of a request without one: the same for the same key in the same store."""
+    digest = fingerprints.of(mobile, f"{store_id} {key}").digest
+    return f"{int(digest, 16) % 10**_CODE_LENGTH:0{_CODE_LENGTH}}"

@@ -15,7 +15,7 @@ Exit status:
 6  [bold]some are unknown: their phones may have rung[/bold]
 2  nothing was sent: a bad option, file or credentials, no answer about the
 balance, or a doubt that needs more than --yes
-4  nothing was sent because the ledger could not be used; or the ledger could
+4  nothing was sent because the store could not be used; or the store could
 not record some outcomes
 128 plus the signal's number (130 for Ctrl-C): interrupted, nothing was sent
 A run that a signal stops has the status of its outcomes: 3 or 6.
@@ -52,15 +52,15 @@ KeyColumn = Annotated[
     str | None,
     typer.Option(
         metavar="COLUMN",
-        help="The column of the idempotency keys, by its name or its position. Keys are stored"
-        " and written unchanged.",
+        help="The column of the idempotency keys, given in the same way. Keys are stored and"
+        " written unchanged, and a key is known in every job, whatever --job says.",
         show_default=False,
     ),
 ]
 Encoding = Annotated[
     str | None,
     typer.Option(
-        help="The file's encoding, such as gbk for the plain CSV that a Chinese Excel saves.",
+        help="The file's encoding, such as gbk for plain CSV of a Chinese Excel.",
         show_default="utf-8",
     ),
 ]
@@ -120,15 +120,13 @@ WaitForQuota = Annotated[
         " row as limited.",
     ),
 ]
-LedgerFile = Annotated[
+Job = Annotated[
     str | None,
     typer.Option(
-        metavar="FILE",
-        help="Record in this file what was sent. Then you can run the same command again after"
-        " any crash: a row whose phone may have rung is never sent again. An SQLite file, created"
-        " if missing, or postgresql+psycopg://user@host/database. A row without an"
-        " idempotency_key gets one derived from its number and content.",
-        show_default=False,
+        metavar="NAME",
+        help="The job that the rows belong to. A row whose number and code were called in this"
+        " job is not called again; equal rows are separate calls. A new name calls all rows.",
+        show_default="the file's name",
     ),
 ]
 Yes = Annotated[

@@ -23,9 +23,9 @@ from ...errors import (
     CODES,
     BulkStoppedError,
     GatewayError,
-    LedgerError,
     NotSentError,
     OutcomeUnknownError,
+    StoreError,
 )
 from ...models import OutcomeStatus, SubmitRequest, mask_mobile
 from .file import BulkFileError
@@ -68,7 +68,7 @@ _SIGHUP: int | None = getattr(signal, "SIGHUP", None)
 
 @dataclass(frozen=True)
 class SendOptions:
-    """Arguments of `submit_many`, and whether the client has a ledger for keys."""
+    """Arguments of `submit_many`, and whether the client has a store for keys."""
 
     concurrency: int | None = None
     rate: float | None = None
@@ -101,7 +101,7 @@ class Tally:
 
     @property
     def unrecorded(self) -> int:
-        """How many outcomes the ledger has not recorded so far."""
+        """How many outcomes the store has not recorded so far."""
         return 0 if self.run is None else self.run.report.unrecorded
 
     def of(self, status: OutcomeStatus) -> int:
@@ -323,7 +323,7 @@ class _Sending:
 def _without_advice(error: BulkStoppedError) -> str:
     """Why the run stopped, without the advice in an error's text, which is for one row."""
     cause = error.cause
-    if isinstance(cause, NotSentError) and not isinstance(cause, LedgerError):
+    if isinstance(cause, NotSentError) and not isinstance(cause, StoreError):
         return f"not sent: {cause.reason}"
     if isinstance(cause, OutcomeUnknownError):
         return f"outcome unknown: {cause.reason}"

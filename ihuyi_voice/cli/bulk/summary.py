@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ...models import OutcomeStatus
 from ..account import EXIT_STATUSES
+from .known import Known
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,14 +25,17 @@ class Summary:
     Attributes:
         tally: the outcomes.
         rows: how many rows the file has, or `--limit` reads of it.
-        file, out, ledger: as they were given on the command line.
+        file, out: as they were given on the command line.
+        place: where the store is, None without one.
+        known: the rows that were called earlier.
     """
 
     tally: Tally
     rows: int
     file: str
     out: Path | None
-    ledger: str | None
+    place: str | None
+    known: Known = field(default_factory=Known)
 
     def exit_status(self) -> int:
         """The exit status; an unknown outcome decides it before all others."""
@@ -56,6 +60,8 @@ class Summary:
             "interrupted": tally.interrupted,
             "unrecorded": tally.unrecorded,
         }
+        if self.known.rows:
+            report["earlier"] = self.known.report()
         return report | {"left": self._left()} if tally.cut_short else report
 
     def next_steps(self) -> list[str]:
@@ -73,8 +79,8 @@ class Summary:
             lines.append("Interrupted before the end.")
         if tally.unrecorded:
             lines.append(
-                f"The ledger did not record {tally.unrecorded} outcomes. Run this again only with"
-                " the same ledger: it does not send these rows again. Without it their phones"
+                f"The store did not record {tally.unrecorded} outcomes. Run this again only with"
+                " the same store: it does not send these rows again. Without it their phones"
                 " would ring a second time."
             )
         if unknown := tally.of(OutcomeStatus.UNKNOWN):
@@ -88,18 +94,18 @@ class Summary:
         return self.rows - self.tally.total + self.tally.of(OutcomeStatus.NOT_SENT)
 
     def _where_listed(self) -> str:
-        if self.ledger is not None:
-            return f"listed by: ihuyi-voice ledger {shlex.quote(self.ledger)}"
+        if self.place is not None:
+            return f"listed by: ihuyi-voice store {shlex.quote(self.place)}"
         if self.out is not None:
             return f"listed in {self.out} with the status unknown"
-        return "not listed, because there was neither --ledger nor --out"
+        return "not listed, because there was no --out and --store was none"
 
     def _how_to_go_on(self) -> str:
-        if self.ledger is not None:
-            new_out = " and a new --out file" if self.out is not None else ""
+        if self.place is not None:
+            new_out = " with a new --out file" if self.out is not None else ""
             return (
-                f"To continue, run the same command again with the same --ledger{new_out}: it"
-                " calls no phone again that rang or may have rung."
+                f"To continue, run the same command again{new_out}: no phone that rang, or may have"
+                " rung, is called again."
             )
         called = self.tally.of(OutcomeStatus.ACCEPTED) + self.tally.of(OutcomeStatus.UNKNOWN)
         if not called:
@@ -108,10 +114,10 @@ class Summary:
             return (
                 f"To continue, remove from {self.file} the rows that {self.out} shows as accepted"
                 f" or unknown, and run the rest. The whole of {self.file} would call {called}"
-                " phones a second time. With --ledger you only repeat the same command."
+                " phones a second time. Without --store none you only repeat the same command."
             )
         return (
             f"Do not run {self.file} again unchanged: it would call {called} phones a second"
-            " time. Only the account's page shows which. With --ledger you only repeat the same"
-            " command."
+            " time. Only the account's page shows which. Without --store none you only repeat"
+            " the same command."
         )

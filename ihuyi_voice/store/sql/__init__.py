@@ -1,1 +1,1 @@
-"""The ledger's storage in SQLite or PostgreSQL."""
+"""The store's storage in SQLite or PostgreSQL."""

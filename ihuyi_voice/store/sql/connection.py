@@ -1,48 +1,50 @@
-"""The ledger's transactions, in an SQLite file or a PostgreSQL database.
+"""The store's transactions, in any of the databases.
 
 It turns lists of claims and settlements into transactions, and the databases'
-exceptions into `LedgerError`. `tables.py` has the statements, `store.py` opens
-connections, and `writer.py` and its parts, which do without SQLAlchemy, have the
-thread and the retries.
+exceptions into `StoreError`. `tables.py` and the backends have the statements,
+`database.py` opens connections, and `writer/`, which does without SQLAlchemy,
+has the thread and the retries.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
-import secrets
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from sqlalchemy import and_, delete, func, inspect, or_, select, update
+from sqlalchemy import and_, delete, func, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from ...errors import LedgerError
-from ..entry import DELIVERY_SECONDS, ROW_PREFIX, Entry, EntryState, FailureScope
-from .engine import check_encoding
+from ...errors import StoreError
+from ..entry import DELIVERY_SECONDS, Entry, EntryState, FailureScope
+from ..limits import KEEP_SECONDS, Start, release, reserve
+from ..writer.operations import Committed
 from .failures import (
     DATABASE_ERRORS,
     ErrorTypes,
     describe,
     driver_error,
+    may_not_create,
     scope_of,
     without_frames,
 )
 from .file import Identity, identity_of, is_still, lost
-from .operations import Committed
+from .migrations import facts_of, migrate, version_of
+from .steps import SqlTransaction
 from .tables import (
     ENTRY,
     FIND,
     IS_REPEATABLE,
     IS_UNSETTLED,
-    SCHEMA_VERSION,
-    SETTLE,
+    UNDO_CLAIM,
     calls,
+    decode,
+    encode,
     entry_of,
-    meta,
-    metadata,
     overtaken,
+    starts,
+    verifications,
 )
 
 if TYPE_CHECKING:
@@ -52,10 +54,12 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..entry import NewClaim, Settlement
-    from .store import Store
+    from ..limits import Release
+    from ..writer.operations import Step, Work
+    from .database import Database
 
-# Any number, the same in every release: it serialises processes that create the tables.
-_ADVISORY_LOCK = 4_805_719_362
+# Rows that are deleted at once when they have expired.
+_CLEANED_AT_ONCE = 500
 
 _c = calls.c
 
@@ -63,26 +67,29 @@ _c = calls.c
 class Connection:
     """One open connection, used by one thread at a time and never across a fork.
 
-    Every method raises `LedgerError`. Then the transaction is rolled back,
+    Every method raises `StoreError`. Then the transaction is rolled back,
     unless `committing` is true, and the connection should be closed.
 
     Attributes:
         failure_scope: what the last failure means for other transactions.
         committing: whether the last transaction reached its commit. If it
             failed then, it may be committed all the same.
+        version: the schema of the store; 0 where there is none.
     """
 
-    def __init__(self, store: Store, *, writing: bool = True) -> None:
+    def __init__(self, database: Database, *, writing: bool = True) -> None:
         self.failure_scope: FailureScope = FailureScope.DATABASE
         self.committing: bool = False
+        self.version: int = 0
         self._row_timeout = 0.0
-        self._store = store
+        self._database = database
+        self._backend = database.backend
         self._files: dict[str, Identity] = {}
         # A driver may raise anything, and its frames hold the password.
         with self._translated((Exception,)):
-            self._connection = store.engine(writing=writing).connect()
+            self._connection = self._backend.engine(writing=writing).connect()
         try:
-            self._check_ledger(writing=writing)
+            self._check_store(writing=writing)
             if writing:
                 self._remember_files()
         except BaseException:
@@ -106,24 +113,38 @@ class Connection:
 
         SQLite has no row locks: there it changes nothing.
         """
-        if self._store.path is not None or seconds == self._row_timeout:
+        if self._database.path is not None or seconds == self._row_timeout:
             return
         with self._transaction(writing=False) as connection:
-            connection.exec_driver_sql(f"SET lock_timeout = {math.ceil(seconds * 1000)}")
+            self._backend.wait_for_rows(connection, seconds)
         self._row_timeout = seconds
 
-    def apply(
-        self, settlements: Sequence[Settlement], keys: Sequence[str], claims: Sequence[NewClaim]
-    ) -> Committed:
-        """Settle, then look up the keys, then claim, in one transaction.
+    def apply(self, work: Work) -> Committed:
+        """Do the work in one transaction, in the order of its fields."""
+        with self._transaction(writing=not work.only_reads):
+            overtaken = self._settle(work.settlements) if work.settlements else set()
+            if work.releases:
+                self._release(work.releases)
+            found = self._find(work.lookups) if work.lookups else {}
+            blocking = self._claim(work.claims) if work.claims else {}
+            waits = self._reserve(work, blocking) if work.reservations else {}
+            results = self._run(work.steps) if work.steps else {}
+        return Committed(overtaken, found, blocking, waits, results)
 
-        No two settlements and no two claims have the same key.
-        """
-        with self._transaction(writing=bool(settlements or claims)):
-            overtaken = self._settle(settlements) if settlements else set()
-            found = self._find(keys) if keys else {}
-            blocking = self._claim(claims) if claims else {}
-        return Committed(overtaken, found, blocking)
+    def forget_expired(self) -> bool:
+        """Delete some hundred rows that have expired; returns whether there may be more."""
+        before = self._database.clock()
+        old = delete(verifications).where(verifications.c.expires_at < before - KEEP_SECONDS)
+        query = select(starts.c.number).where(starts.c.expires_at < before).limit(_CLEANED_AT_ONCE)
+        with self._transaction() as connection:
+            connection.execute(old)
+            numbers = list(connection.execute(query).scalars())
+            if numbers:
+                connection.execute(
+                    # Once more, because another transaction may have reserved meanwhile.
+                    delete(starts).where(starts.c.number.in_(numbers), starts.c.expires_at < before)
+                )
+        return len(numbers) == _CLEANED_AT_ONCE
 
     def unsettled(self) -> list[Entry]:
         """The claims without settlement, the oldest first."""
@@ -161,37 +182,36 @@ class Connection:
             return {EntryState(state): count for state, count in connection.execute(query)}
 
     def purge(self, before: float) -> int:
-        """Delete the settled entries that last changed before a Unix time; returns how many."""
-        statement = delete(calls).where(~IS_UNSETTLED, _c.changed_at < before)
+        """Delete what ended before a Unix time: settled entries and verifications; how many."""
+        settled = delete(calls).where(~IS_UNSETTLED, _c.changed_at < before)
+        expired = delete(verifications).where(verifications.c.expires_at < before)
         with self._transaction() as connection:
-            return connection.execute(statement).rowcount
+            return sum(connection.execute(statement).rowcount for statement in (settled, expired))
 
-    def has_rows_hashed_otherwise(self, hashed_with: str) -> bool:
-        """Whether a row's derived key may not be claimed again and is of another API key."""
+    def has_rows_hashed_otherwise(self, prefix: str, hashed_with: str) -> bool:
+        """Whether a key that begins so may not be claimed again and is of another API key."""
         query = (
             select(_c.key)
-            .where(_c.key.startswith(ROW_PREFIX), ~IS_REPEATABLE, _c.hashed_with != hashed_with)
+            .where(_c.key.startswith(prefix), ~IS_REPEATABLE, _c.hashed_with != hashed_with)
             .limit(1)
         )
         with self._transaction(writing=False) as connection:
             return connection.execute(query).first() is not None
 
-    def create_schema(self) -> bool:
-        """Create the tables; False when another process has created them."""
-        with self._transaction() as connection:
-            if self._store.path is None:
-                connection.execute(select(func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
-            metadata.create_all(connection)
-            is_new = connection.execute(select(meta.c.name)).first() is None
-            if is_new:
-                connection.execute(
-                    meta.insert(),
-                    [
-                        {"name": "schema", "value": str(SCHEMA_VERSION)},
-                        {"name": "id", "value": secrets.token_hex(8)},
-                    ],
-                )
-        return is_new
+    def migrate(self) -> bool:
+        """Create the tables, or upgrade them; returns whether there was no store before."""
+        try:
+            with self._transaction() as connection, self._backend.lock_schema(connection):
+                return migrate(connection, self._database.place)
+        except StoreError as error:
+            cause = error.__cause__
+            if cause is None or not may_not_create(cause):
+                raise
+            msg = (
+                f"{error.reason}. This user may not create or change tables: run"
+                " `ihuyi-voice store URL upgrade` once, as a user who may"
+            )
+            raise StoreError(msg) from cause
 
     def _claim(self, claims: Sequence[NewClaim]) -> dict[str, Entry]:
         """Claim the keys that are free; returns the entries that block the other claims."""
@@ -200,13 +220,84 @@ class Connection:
             # All machines lock rows in the same order, so that none waits for another in a circle.
             for claim in sorted(claims)
         ]
-        claimed = set(self._connection.execute(self._store.claim_statement, rows).scalars())
-        others = {claim.key: claim for claim in claims if claim.key not in claimed}
-        if not others:
+        if self._backend.claim(self._connection, rows):
             return {}
-        existing = self._find(list(others))
-        # An entry with our own token was claimed by a transaction whose commit seemed to fail.
-        return {key: entry for key, entry in existing.items() if entry.token != others[key].token}
+        existing = self._find([claim.key for claim in claims])
+        # One that blocks nothing has our own token: it was claimed now, or by a transaction
+        # whose commit seemed to fail.
+        return {
+            claim.key: existing[claim.key]
+            for claim in claims
+            if existing[claim.key].token != claim.token
+        }
+
+    def _reserve(self, work: Work, blocking: dict[str, Entry]) -> dict[str, float]:
+        """Reserve the starts that the limits allow; returns the seconds to wait for the others.
+
+        A claim whose start is not allowed is undone.
+        """
+        claims = {claim.token: claim for claim in work.claims}
+        wanted = [
+            reservation
+            for reservation in work.reservations
+            if reservation.token not in claims or claims[reservation.token].key not in blocking
+        ]
+        if not wanted:
+            return {}
+        of_number = self._lock_starts({reservation.number for reservation in wanted})
+        now = self._now()
+        waits: dict[str, float] = {}
+        changed: set[str] = set()
+        for reservation in wanted:
+            result = reserve(of_number[reservation.number], reservation, now)
+            if isinstance(result, float):
+                waits[reservation.token] = result
+            else:
+                of_number[reservation.number] = result
+                changed.add(reservation.number)
+        self._save_starts({number: of_number[number] for number in changed})
+        undone = [
+            {"its_key": claims[token].key, "its_token": token} for token in waits if token in claims
+        ]
+        if undone:
+            self._connection.execute(UNDO_CLAIM, undone)
+        return waits
+
+    def _run(self, steps: Sequence[tuple[str, Step]]) -> dict[str, object]:
+        """Run steps of verifications; returns their results by name."""
+        transaction = SqlTransaction(self._connection, self._backend, self._now)
+        return {name: step(transaction) for name, step in steps}
+
+    def _release(self, releases: Sequence[Release]) -> None:
+        """Give reservations back; those that are not there any more change nothing."""
+        of_number = self._lock_starts({one.number for one in releases})
+        for one in releases:
+            of_number[one.number] = release(of_number[one.number], one.token)
+        self._save_starts(of_number)
+
+    def _lock_starts(self, numbers: set[str]) -> dict[str, tuple[Start, ...]]:
+        found = self._backend.lock_starts(self._connection, sorted(numbers))
+        return {number: decode(found.get(number, "")) for number in numbers}
+
+    def _save_starts(self, of_number: dict[str, tuple[Start, ...]]) -> None:
+        rows = [
+            {
+                "number": number,
+                "starts": encode(some),
+                "expires_at": some[-1].at + KEEP_SECONDS if some else 0.0,
+            }
+            for number, some in sorted(of_number.items())
+        ]
+        if rows:
+            self._backend.save_starts(self._connection, rows)
+
+    def _now(self) -> float:
+        """The store's clock, within a transaction."""
+        database = self._database
+        if database.asks_server and (now := self._backend.now(self._connection)) is not None:
+            database.ahead += now - database.clock()
+            return now
+        return database.clock()
 
     def _find(self, keys: Sequence[str]) -> dict[str, Entry]:
         found = self._connection.execute(FIND, {"keys": keys})
@@ -228,7 +319,7 @@ class Connection:
             }
             for settlement in sorted(settlements, key=attrgetter("key"))
         ]
-        if self._connection.execute(SETTLE, rows).rowcount == len(rows):
+        if self._backend.settle(self._connection, rows):
             return set()
         existing = self._find([settlement.key for settlement in settlements])
         return {
@@ -250,26 +341,24 @@ class Connection:
             # A record in a file that is lost protects nothing.
             self._check_files()
 
-    def _check_ledger(self, *, writing: bool) -> None:
-        """Refuse a schema that this release cannot read, and another ledger than the opened one."""
-        store = self._store
+    def _check_store(self, *, writing: bool) -> None:
+        """Refuse a schema that this release cannot read, and another store than the opened one."""
+        database = self._database
         # In a transaction that writes, so that a read-only file is detected at once.
         with self._transaction(writing=writing) as connection:
-            if store.path is None:
-                check_encoding(store.place, connection)
-            facts: dict[str, str] = {}
-            if inspect(connection).has_table(meta.name):
-                facts = {row.name: row.value for row in connection.execute(select(meta))}
-        if facts and facts.get("schema") != str(SCHEMA_VERSION):
-            msg = f"{store.place} {_other_release(facts.get('schema', ''))}"
-            raise LedgerError(msg)
-        if store.ledger_id not in (None, facts.get("id")):
-            msg = f"{store.place} was replaced by another ledger since it was opened; open it again"
-            raise LedgerError(msg)
-        store.ledger_id = facts.get("id")
+            self._backend.check(connection)
+            facts = facts_of(connection)
+            self._now()
+        self.version = version_of(facts, database.place)
+        if database.store_id not in (None, facts.get("id")):
+            msg = (
+                f"{database.place} was replaced by another store since it was opened; open it again"
+            )
+            raise StoreError(msg)
+        database.remember(facts.get("id"))
 
     def _remember_files(self) -> None:
-        path = self._store.path
+        path = self._database.path
         if path is None:
             return
         real = os.path.realpath(path)
@@ -280,39 +369,30 @@ class Connection:
         if names > 1:
             # SQLite names the log after the path: with another path it reads another log.
             msg = f"{path} has {names} names (hard links), and may have one only"
-            raise LedgerError(msg)
-        if self._store.identity is not None:
-            self._files[path] = self._store.identity
+            raise StoreError(msg)
+        if self._database.identity is not None:
+            self._files[path] = self._database.identity
         self._check_files()
 
     def _check_files(self) -> None:
         # SQLite goes on writing into a file that was deleted or renamed.
         for path, identity in self._files.items():
             if not is_still(path, identity):
-                raise LedgerError(lost(path))
+                raise StoreError(lost(path))
 
     @contextlib.contextmanager
     def _translated(self, errors: ErrorTypes = DATABASE_ERRORS) -> Iterator[None]:
-        """Translate the database's errors into `LedgerError`."""
+        """Translate the database's errors into `StoreError`."""
         try:
             yield
-        except LedgerError:
+        except StoreError:
             raise
         except errors as error:
             cause = driver_error(error)
             self.failure_scope = scope_of(error)
-            failure = LedgerError(f"{self._store.place}: {describe(cause)}")
+            failure = StoreError(f"{self._database.place}: {describe(cause)}")
             try:
                 raise failure from without_frames(cause)
             finally:
                 # SQLAlchemy's exception, whose frames hold the password.
                 failure.__context__ = None
-
-
-def _other_release(version: str) -> str:
-    if version.isdecimal() and int(version) > SCHEMA_VERSION:
-        return f"was written by a newer release (schema {version}): update ihuyi-voice"
-    return (
-        f"was written by an older release (schema {version or 'unknown'}), and this one cannot"
-        " read it: go on with that release, or create a new ledger"
-    )

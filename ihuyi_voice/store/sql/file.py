@@ -1,4 +1,4 @@
-"""The ledger's SQLite file: opening it, waiting for its lock, detecting that it is lost.
+"""The store's SQLite file: opening it, waiting for its lock, detecting that it is lost.
 
 Only `sqlite3`; `connection.py` reads and writes the content.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..._threads import unpatched
-from ...errors import LedgerError
+from ...errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,7 @@ def is_still(path: str, identity: Identity) -> bool:
         found = os.stat(path)  # noqa: PTH116 - as `identity_of`
     except FileNotFoundError:
         return False
-    # A truncated ledger is lost. The write-ahead log may be empty.
+    # A truncated store is lost. The write-ahead log may be empty.
     return identity == (found.st_dev, found.st_ino) and (found.st_size > 0 or path.endswith("-wal"))
 
 
@@ -58,26 +58,26 @@ def lost(path: str) -> str:
 
 
 def check_path(path: Path) -> None:
-    """Refuse a path that cannot hold a ledger, with a clearer message than SQLite's.
+    """Refuse a path that cannot hold a store, with a clearer message than SQLite's.
 
     This library never opens the file itself: closing it would release the
     locks of every SQLite connection of this process.
     """
     if sqlite3.sqlite_version_info < (3, 35):
         msg = f"{path} needs SQLite 3.35 or newer, and this Python has {sqlite3.sqlite_version}"
-        raise LedgerError(msg)
+        raise StoreError(msg)
     if path.is_dir():
         msg = f"{path} is a folder"
-        raise LedgerError(msg)
+        raise StoreError(msg)
     if not path.parent.is_dir():
         msg = f"{path} cannot be created, because there is no folder {path.parent}"
-        raise LedgerError(msg)
+        raise StoreError(msg)
 
 
 def open_for_writing(path: str, *, create: bool) -> sqlite3.Connection:
     """Open a connection whose commits are on the disk when they return.
 
-    `create` is true only while the ledger is opened, so that a file that is
+    `create` is true only while the store is opened, so that a file that is
     lost later is noticed and not created again.
     """
     connection = _sqlite(path, "mode=rwc" if create else "mode=rw", _TRY_TIMEOUT)
@@ -93,7 +93,7 @@ def open_for_reading(path: str) -> sqlite3.Connection:
     """Open a connection for which a read-only file in a read-only folder is enough.
 
     SQLite creates a file for the write-ahead log even to read, so it cannot
-    open a ledger in a read-only folder. `immutable` can. It is kept for the
+    open a store in a read-only folder. `immutable` can. It is kept for the
     operator who must list the unknown claims of a disk that the kernel has
     remounted read-only after an error, or of a read-only snapshot.
     """

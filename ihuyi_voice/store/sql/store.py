@@ -1,107 +1,441 @@
-"""The place of a ledger, an SQLite file or a PostgreSQL database: opens connections to it."""
+"""`SqlStore`: limits and idempotency keys in a database.
+
+A key is claimed, and its start reserved, durably before its request is written,
+and settled afterwards. A claim without settlement is unknown. No code sends it
+again: a person looks at the account's web page and resolves it.
+
+The database decides which process sends; no lock in memory does. `writer/` turns
+claims into batches, and `connection.py` executes each as one transaction.
+"""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import TYPE_CHECKING
+import asyncio
+import math
+import secrets
+import time
+import weakref
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, TypeVar
 
-from ...errors import LedgerError
-from .connection import Connection
-from .engine import Server, server_or_path, sqlite_engine
-from .file import Identity, check_path, identity_of, lost, open_for_reading, open_for_writing
-from .tables import CLAIM_IN_POSTGRESQL, CLAIM_IN_SQLITE
+from ..._threads import call_blocking
+from ...errors import InvalidRequestError, StoreError
+from ..entry import (
+    DELIVERY_SECONDS,
+    REPEATABLE,
+    Claim,
+    Entry,
+    EntryState,
+    Fingerprint,
+    NewClaim,
+    Settlement,
+    UnknownClaim,
+    row_prefix,
+)
+from ..limits import Limited, Release, Reservation
+from ..store import Store, checked_clock
+from ..verifications import Verifications
+from ..writer.operations import Work
+from ..writer.writer import Writer
+from .database import Database
+from .migrations import SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    import sqlite3
+    from collections.abc import Callable, Sequence
 
-    from sqlalchemy import Engine, Executable
+    from typing_extensions import Self
 
-    from ...models import Secret
+    from ...models import Secret, Unrecorded
+    from ..limits import Windows
+    from ..verifications import Transaction
+    from .connection import Connection
+
+T = TypeVar("T")
+
+# Seconds between two look-ups for another request's settlement.
+_FIRST_PAUSE, _MAX_PAUSE = 0.02, 0.1
+# Seconds to wait for the last transaction: in `close`, and at the end of the program.
+_CLOSE_TIMEOUT, _EXIT_TIMEOUT = 30.0, 10.0
+# Seconds that a blocking call waits for another one to end.
+_TURN_TIMEOUT = 30.0
+
+_NOTHING_SENT = "nothing was sent, no phone rang"
+_BY_HAND = {
+    EntryState.ACCEPTED: "recorded by hand: placed",
+    EntryState.NOT_SENT: "recorded by hand: not placed",
+}
 
 
-class Store:
-    """The place of a ledger: opens connections, and detects that the ledger was replaced.
+class SqlStore(Store):
+    """A `Store` in an SQLite file, in PostgreSQL, or in MySQL or MariaDB.
 
     Attributes:
-        place: its name in messages, without a password.
-        path: the SQLite file; None for PostgreSQL.
-        claim_statement: the statement that claims, for this database.
-        identity: the file that was opened; None for PostgreSQL.
-        ledger_id: the id of the ledger that was opened.
-        is_new: whether opening it created it.
-
-    Args:
-        where: a path or a URL, which may contain a password.
-
-    Raises:
-        ValueError: `where` names neither an SQLite file nor a PostgreSQL
-            database.
-        ModuleNotFoundError: psycopg is not installed.
+        patience: how long a claim waits for the settlement of another request
+            with the same key, in seconds.
     """
 
-    def __init__(self, where: Secret) -> None:
-        self.path: str | None = None
-        self.identity: Identity | None = None
-        self.ledger_id: str | None = None
-        self.is_new: bool = False
-        self.claim_statement: Executable = CLAIM_IN_SQLITE
-        found = server_or_path(where)
-        if isinstance(found, ValueError):
-            raise found
-        if not isinstance(found, Server):
-            # Absolute, because the working directory may change.
-            self.path = os.path.abspath(found)  # noqa: PTH100 - it resolves no links
-            self.place: str = self.path
-            return
-        self.place = found.place
-        self.claim_statement = CLAIM_IN_POSTGRESQL
-        engine = found.engine()
-        if isinstance(engine, ModuleNotFoundError):
-            raise engine
-        self._postgresql = engine
+    def __init__(self, database: Database, patience: float) -> None:
+        self.patience: float = patience
+        self._database = database
+        self.is_new = database.is_new
+        self._writer = Writer(
+            self._database.connect,
+            self._database.clock,
+            place=self._database.place,
+            on_server=self._database.path is None,
+        )
+        self._finalizer = weakref.finalize(
+            self, self._writer.stop, _EXIT_TIMEOUT, greenlets_run=False
+        )
 
-    def open(self, *, create: bool) -> None:
-        """Create the ledger if it is missing and may be created, and check that it can be read.
+    @classmethod
+    def at(
+        cls, url: Secret, *, create: bool, patience: float, clock: Callable[[], float] | None
+    ) -> Self:
+        """What `Store.open` calls, with arguments that it has checked."""
+        database = Database(url, None if clock is None else checked_clock(clock))
+        database.open(create=create)
+        return cls(database, patience)
 
-        Raises:
-            LookupError: there is no ledger, and none may be created.
-            LedgerError: it cannot be used.
-        """
-        exists = self.path is None or Path(self.path).exists()
-        if self.path is not None and (exists or create):
-            check_path(Path(self.path))
-        if exists:
-            self.connect(writing=False).close()
-        if self.ledger_id is None and not create:
-            msg = f"there is no ledger in {self.place}" if exists else f"there is no {self.place}"
+    @property
+    def place(self) -> str:
+        """See `Store`."""
+        return self._database.place
+
+    @property
+    def limits(self) -> Self:
+        """See `Store`."""
+        return self
+
+    @property
+    def claims(self) -> Self:
+        """See `Store`."""
+        return self
+
+    @property
+    def verifications(self) -> Verifications:
+        """See `Store`."""
+        return Verifications(self)
+
+    async def run(self, step: Callable[[Transaction], T], deadline: float) -> T:
+        """See `StepRunner`."""
+        return await self._writer.run(step, deadline)
+
+    @property
+    def known_keys(self) -> Self:
+        """See `Store`."""
+        return self
+
+    @property
+    def schema_version(self) -> int:
+        """See `Store`: opening it ran the steps that it lacked."""
+        return SCHEMA_VERSION
+
+    def clock(self) -> float:
+        """The store's clock, Unix time in seconds."""
+        return self._database.clock()
+
+    def close(self) -> None:
+        """See `Store`."""
+        self._finalizer.detach()
+        self._writer.stop(_CLOSE_TIMEOUT)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._writer.closed else "open"
+        return f"<{type(self).__name__} {self.place} {state}>"
+
+    # --- for the operator ------------------------------------------------------
+
+    def unknown(self) -> list[UnknownClaim]:
+        """See `Store`."""
+        now = self.clock()
+        entries = self._aside(lambda connection: connection.unsettled(), writing=False)
+        return [
+            UnknownClaim(
+                entry.key,
+                entry.mobile,
+                datetime.fromtimestamp(entry.claimed_at, timezone.utc),
+                now - entry.claimed_at,
+                entry.msg,
+                max(0.0, entry.resolvable_at - now),
+            )
+            for entry in entries
+        ]
+
+    def resolve(self, key: str, *, placed: bool) -> None:
+        """See `Store`."""
+        state = EntryState.ACCEPTED if placed else EntryState.NOT_SENT
+        now = self.clock()
+        entry = self._aside(lambda connection: connection.resolve(key, state, _BY_HAND[state], now))
+        if entry is None:
+            msg = f"the store has no key {key!r}"
             raise LookupError(msg)
-        if self.ledger_id is None:
-            with self.connect() as connection:
-                self.is_new = connection.create_schema()
-            self.connect(writing=False).close()
-        if self.path is not None:
-            self.identity = identity_of(self.path)
+        if not entry.unsettled:
+            msg = f"{key!r} is settled already, as {entry.state.value}"
+            raise ValueError(msg)
+        if entry.resolvable_at > now:
+            msg = (
+                f"the request of {key!r} may still be on its way; it may be resolved in"
+                f" {math.ceil(entry.resolvable_at - now)} s. Until then the request may still be"
+                " delivered by the network and ring the phone"
+            )
+            raise ValueError(msg)
 
-    def connect(self, *, writing: bool = True) -> Connection:
-        """Open a connection; without `writing`, a read-only file is enough.
+    def summary(self) -> dict[str, int]:
+        """See `Store`."""
+        counts = self._aside(lambda connection: connection.counts(), writing=False)
+        return {
+            "accepted": counts.get(EntryState.ACCEPTED, 0),
+            "refused": counts.get(EntryState.REFUSED, 0),
+            "not_sent": counts.get(EntryState.NOT_SENT, 0),
+            "unknown": counts.get(EntryState.UNKNOWN, 0) + counts.get(EntryState.CLAIMED, 0),
+        }
+
+    def purge(self, older_than: timedelta) -> int:
+        """See `Store`."""
+        if older_than < timedelta(0):
+            msg = f"older_than must not be negative, not {older_than}"
+            raise ValueError(msg)
+        before = self.clock() - older_than.total_seconds()
+        return self._aside(lambda connection: connection.purge(before))
+
+    @property
+    def id(self) -> str:
+        """The random id of this store, 16 hex digits, drawn when it was created."""
+        return self._database.store_id or ""
+
+    def known(self, keys: Sequence[str]) -> dict[str, EntryState]:
+        """The states of up to some thousands of keys, without those that were never claimed.
 
         Raises:
-            LedgerError: it cannot be used.
+            StoreError: the database failed.
+            RuntimeError: the store is closed.
         """
-        return Connection(self, writing=writing)
+        return {key: entry.state for key, entry in self.entries(keys).items()}
 
-    def engine(self, *, writing: bool) -> Engine:
-        """The engine that opens connections."""
-        path = self.path
-        if path is None:
-            return self._postgresql
+    def entries(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """See `KnownKeys`."""
+        work = Work([], [], list(keys), [], [])
+        return self._aside(lambda connection: connection.apply(work), writing=False).found
 
-        def connect() -> sqlite3.Connection:
-            if self.ledger_id is not None and not Path(path).exists():
-                raise LedgerError(lost(path))
-            if writing:
-                return open_for_writing(path, create=self.ledger_id is None)
-            return open_for_reading(path)
+    def hashed_with_another_key(self, job: str, hashed_with: str) -> bool:
+        """See `KnownKeys`."""
+        prefix = row_prefix(job)
+        return self._aside(
+            lambda connection: connection.has_rows_hashed_otherwise(prefix, hashed_with),
+            writing=False,
+        )
 
-        return sqlite_engine(connect)
+    def _aside(self, act: Callable[[Connection], T], *, writing: bool = True) -> T:
+        """Make one blocking call, with a connection of its own."""
+        return call_blocking(lambda: self._in_turn(act, writing=writing))
+
+    def _in_turn(self, act: Callable[[Connection], T], *, writing: bool) -> T:
+        # One at a time, so that a fork waits for one lock.
+        turn = self._writer.at_work_aside
+        if not turn.acquire(timeout=_TURN_TIMEOUT):
+            msg = f"another call has used it for more than {_TURN_TIMEOUT:g} s"
+            raise StoreError(msg)
+        try:
+            self._writer.check_usable()
+            with self._database.connect(writing=writing) as connection:
+                return act(connection)
+        finally:
+            turn.release()
+
+    # --- for the clients -------------------------------------------------------
+
+    async def claim(  # noqa: PLR0913, PLR0917 - a request, its times and its limits
+        self,
+        key: str,
+        fingerprint: Fingerprint,
+        mobile: str,
+        deadline: float,
+        live_seconds: float,
+        limited: Limited | None = None,
+    ) -> Claim:
+        """Claim a key durably for one request, and reserve a start of its number.
+
+        Where another request with the key is being sent, this waits for its
+        settlement: for at most `patience` seconds, and not beyond the deadline
+        or the other claim's `live_until`. A claim whose caller is cancelled, or
+        whose deadline passes, is reverted in the background.
+
+        Args:
+            key: the idempotency key, checked.
+            fingerprint: of mobile and content.
+            mobile: masked.
+            deadline: when to fail, in monotonic seconds.
+            live_seconds: how long from now the request may be sent or settled.
+            limited: the number and its limits; None without limits.
+
+        Returns:
+            The claim's token: only then may the request be sent. Or what
+            blocks the claim: an entry, accepted or unsettled, or the limit of
+            the number.
+
+        Raises:
+            InvalidRequestError: the key was used for another mobile or content.
+            StoreError: the database failed, or the deadline passed first.
+            RuntimeError: the store is closed.
+        """
+
+        async def attempt() -> Claim:
+            now = self.clock()
+            token = secrets.token_hex(16)
+            new = NewClaim(key, *fingerprint, mobile, token, now, now + live_seconds)
+            reservation = (
+                None if limited is None else Reservation(limited.number, token, limited.windows)
+            )
+            blocked = await self._writer.claim(new, deadline, reservation)
+            if isinstance(blocked, float):
+                return Claim("", None, blocked)
+            return Claim(token, None) if blocked is None else Claim("", blocked)
+
+        wait_until = min(time.monotonic() + self.patience, deadline)
+        pause = _FIRST_PAUSE
+        try:
+            claim = await attempt()
+            while claim.entry is not None and self._may_settle(claim.entry, pause, wait_until):
+                await asyncio.sleep(pause)
+                pause = min(pause * 1.5, _MAX_PAUSE)
+                entry = await self._writer.find(key, deadline)
+                if entry is None or entry.state in REPEATABLE:
+                    claim = await attempt()
+                else:
+                    claim = Claim("", entry)
+        except StoreError as error:
+            msg = f"{error.reason}; {_NOTHING_SENT}"
+            raise StoreError(msg) from error.__cause__
+        if claim.entry is not None:
+            _check_matches(claim.entry, fingerprint, mobile)
+        return claim
+
+    def _may_settle(self, entry: Entry, pause: float, wait_until: float) -> bool:
+        """Whether another request's claim may be settled within a pause that ends in time."""
+        if entry.state is not EntryState.CLAIMED:
+            return False
+        seconds_left = min(wait_until - time.monotonic(), entry.live_until - self.clock())
+        return pause <= seconds_left
+
+    async def settle(  # noqa: PLR0913 - what the gateway said, each with a default
+        self,
+        key: str,
+        token: str,
+        state: EntryState,
+        *,
+        code: int | None = None,
+        msg: str = "",
+        voice_id: str | None = None,
+        reset: bool = False,
+        unrecorded: Unrecorded | None = None,
+        number: str | None = None,
+    ) -> None:
+        """Record the outcome of a claimed request durably.
+
+        It is recorded also when the caller is cancelled. A settlement that
+        fails is retried until the program ends, without the caller. It replaces
+        an outcome that a person recorded meanwhile, except that a call that the
+        person saw placed stays accepted.
+
+        Args:
+            key: the idempotency key.
+            token: the claim's token.
+            state: the outcome. UNKNOWN, with the reason as `msg`, is left for
+                a person to resolve, and later claims do not wait for it.
+            code: the gateway's code.
+            msg: the gateway's message.
+            voice_id: the gateway's id of the call.
+            reset: whether the request's connection was reset, so that the
+                network can no longer deliver it.
+            unrecorded: counts the outcome while it is not recorded and this
+                call has ended.
+            number: of the start that was reserved with the claim; it is given
+                back where the outcome is NOT_SENT. None without limits.
+
+        Raises:
+            StoreError: it is not recorded yet; the text says why, and whether
+                it is retried.
+            RuntimeError: the store is closed.
+        """
+        if code is not None and not -(2**63) <= code < 2**63:
+            # No database can store it, and the settlement would fail with its whole batch.
+            code = None
+        # Not `self.clock`: a failing clock must not lose the outcome.
+        now = self._writer.now()
+        live_until = now
+        if state is EntryState.UNKNOWN and not reset:
+            live_until += DELIVERY_SECONDS
+        settlement = Settlement(key, token, state, code, _storable(msg), voice_id, now, live_until)
+        release = None
+        if number is not None and state is EntryState.NOT_SENT:
+            release = Release(number, token)
+        if not await self._writer.settle(settlement, unrecorded, release):
+            msg = (
+                f"{self.place}: another process or person has settled or claimed {key!r}"
+                " meanwhile; that record is kept"
+            )
+            raise StoreError(msg)
+
+    async def reserve(
+        self, number: str, token: str, windows: Windows, *, deadline: float = math.inf
+    ) -> float:
+        """See `LimitStore`; it fails at the deadline (monotonic seconds).
+
+        Raises:
+            StoreError: the database failed, or the deadline passed first.
+            RuntimeError: the store is closed.
+        """
+        try:
+            return await self._writer.reserve(Reservation(number, token, windows), deadline)
+        except StoreError as error:
+            msg = f"{error.reason}; {_NOTHING_SENT}"
+            raise StoreError(msg) from error.__cause__
+
+    async def release(self, number: str, token: str) -> None:
+        """See `LimitStore`; where it fails, it is retried until the program ends.
+
+        Raises:
+            StoreError: it is not recorded yet.
+            RuntimeError: the store is closed.
+        """
+        await self._writer.release(Release(number, token))
+
+    async def find(
+        self, key: str, fingerprint: Fingerprint, mobile: str, deadline: float
+    ) -> Entry | None:
+        """The entry of a key, without claiming it.
+
+        Args:
+            key: the idempotency key, checked.
+            fingerprint: of mobile and content.
+            mobile: masked.
+            deadline: when to fail, in monotonic seconds.
+
+        Raises:
+            InvalidRequestError: the key was used for another mobile or content.
+            StoreError: the database failed, or the deadline passed first.
+            RuntimeError: the store is closed.
+        """
+        entry = await self._writer.find(key, deadline)
+        if entry is not None:
+            _check_matches(entry, fingerprint, mobile)
+        return entry
+
+    def is_under_way(self, entry: Entry) -> bool:
+        """Whether the request of an entry may be being sent at the moment."""
+        return entry.state is EntryState.CLAIMED and entry.live_until > self.clock()
+
+
+def _check_matches(entry: Entry, fingerprint: Fingerprint, mobile: str) -> None:
+    if not entry.matches(fingerprint, mobile):
+        msg = (
+            f"idempotency_key {entry.key!r} was used for another mobile or content, or with another"
+            " API key, so that they cannot be compared; nothing was sent, no phone rang"
+        )
+        raise InvalidRequestError(msg)
+
+
+def _storable(text: str) -> str:
+    """The gateway's message, without NUL and lone surrogates: PostgreSQL refuses them."""
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\0")

@@ -1,4 +1,4 @@
-"""The ledger's tables and its SQL statements.
+"""The store's tables and its SQL statements.
 
 The statements contain the rules: which claim succeeds, and which settlement
 counts. So the database decides, and no process. `connection.py` executes them.
@@ -15,10 +15,12 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Double,
+    Integer,
     MetaData,
     String,
     Table,
     Text,
+    TypeDecorator,
     and_,
     bindparam,
     literal_column,
@@ -28,19 +30,51 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import mysql
 
 from ..entry import REPEATABLE, UNSETTLED, Entry, EntryState, Fingerprint
+from ..limits import Start
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from sqlalchemy import Executable
+    from sqlalchemy import ColumnElement, Dialect
+    from sqlalchemy.dialects import postgresql, sqlite
+    from sqlalchemy.types import TypeEngine
 
     from ..entry import Settlement
 
-# Stored with the tables; a ledger with another version is refused.
-SCHEMA_VERSION = 1
+# MySQL's TEXT ends at 64 KiB.
+_LONG_TEXT = Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
+# Texts are compared byte by byte, as in the other databases.
+_IN_MYSQL: dict[str, Any] = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mysql_collate": "utf8mb4_bin",
+    "mariadb_engine": "InnoDB",
+    "mariadb_charset": "utf8mb4",
+    "mariadb_collate": "utf8mb4_bin",
+}
+
+
+class _Key(TypeDecorator[str]):
+    """An idempotency key; bytes in MySQL, whose collations ignore blanks at the end of a text."""
+
+    impl = String(255)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name in ("mysql", "mariadb"):
+            # A character has at most 4 bytes.
+            return dialect.type_descriptor(mysql.VARBINARY(255 * 4))
+        return dialect.type_descriptor(String(255))
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | bytes | None:
+        return value.encode() if value and dialect.name in ("mysql", "mariadb") else value
+
+    def process_result_value(self, value: str | bytes | None, dialect: Dialect) -> str | None:  # noqa: ARG002 - as the base class
+        return value.decode() if isinstance(value, bytes) else value
+
 
 metadata: MetaData = MetaData()
 meta: Table = Table(
@@ -48,22 +82,55 @@ meta: Table = Table(
     metadata,
     Column("name", String(32), primary_key=True),
     Column("value", Text, nullable=False),
+    **_IN_MYSQL,
 )
 calls: Table = Table(
     "ihuyi_voice_calls",
     metadata,
-    Column("key", String(255), primary_key=True),
+    Column("key", _Key, primary_key=True),
     Column("digest", String(32), nullable=False),
     Column("hashed_with", String(8), nullable=False),
     Column("mobile", String(16), nullable=False),
     Column("state", String(8), nullable=False),
     Column("code", BigInteger),
-    Column("msg", Text, nullable=False),
+    Column("msg", _LONG_TEXT, nullable=False),
     Column("voice_id", String(32)),
     Column("token", String(32), nullable=False),
     Column("claimed_at", Double, nullable=False),
     Column("live_until", Double, nullable=False),
     Column("changed_at", Double, nullable=False),
+    **_IN_MYSQL,
+)
+starts: Table = Table(
+    "ihuyi_voice_starts",
+    metadata,
+    # The keyed hash of a number.
+    Column("number", String(32), primary_key=True),
+    # Its starts that a limit may still need, see `encode`.
+    Column("starts", _LONG_TEXT, nullable=False),
+    Column("expires_at", Double, nullable=False, index=True),
+    **_IN_MYSQL,
+)
+verifications: Table = Table(
+    "ihuyi_voice_verifications",
+    metadata,
+    # The fields of `store.verifications.Record`.
+    Column("id", String(32), primary_key=True),
+    Column("purpose", String(64), nullable=False),
+    Column("binding", String(32), nullable=False),
+    Column("subject", String(32), nullable=False),
+    Column("hashed_with", String(8), nullable=False),
+    Column("mobile", String(16), nullable=False),
+    Column("status", String(24), nullable=False),
+    Column("length", Integer, nullable=False),
+    Column("expires_at", Double, nullable=False, index=True),
+    Column("attempts_left", Integer, nullable=False),
+    Column("sends", Integer, nullable=False),
+    Column("resend_at", Double, nullable=False),
+    Column("call", String(16), nullable=False),
+    Column("is_decoy", Integer, nullable=False),
+    Column("token", String(32), nullable=False),
+    **_IN_MYSQL,
 )
 _c = calls.c
 
@@ -87,44 +154,50 @@ FIND = select(*ENTRY).where(_c.key.in_(bindparam("keys", expanding=True)))
 # The holder of the token knows the outcome, even where a person has recorded another one.
 # One exception: a call that a person saw placed stays accepted, or it could ring again.
 # The names of the other parameters say which columns are set.
+_ACCEPTED: ColumnElement[str] = literal_column(f"'{EntryState.ACCEPTED.value}'")
 SETTLE = update(calls).where(
     _c.key == bindparam("its_key"),
     _c.token == bindparam("its_token"),
-    or_(
-        _c.state != EntryState.ACCEPTED.value,
-        bindparam("its_state") == EntryState.ACCEPTED.value,
-    ),
+    or_(_c.state != _ACCEPTED, bindparam("its_state", type_=String) == _ACCEPTED),
+)
+SETTLED_COLUMNS = ("state", "code", "msg", "voice_id", "changed_at", "live_until")
+
+
+# A claim whose number turned out to be over its limit: nothing was sent.
+UNDO_CLAIM = (
+    update(calls)
+    .where(_c.key == bindparam("its_key"), _c.token == bindparam("its_token"))
+    .values(state=EntryState.NOT_SENT.value, msg="over the limit of its number")
 )
 
 
-def _claim_statement(statement: sqlite.Insert | postgresql.Insert) -> Executable:
-    """One statement for a whole batch: the database decides which process sends."""
-    new = statement.excluded
+def is_free(new: Mapping[str, ColumnElement[Any]]) -> ColumnElement[bool]:
+    """Whether an existing entry may be claimed by a new row; `new` has the row's columns."""
     # Literals: a parameter here would be needed in each row.
     states = ", ".join(f"'{state.value}'" for state in REPEATABLE)
     # The rule of `Entry.matches`, for entries that may be claimed again.
     same = or_(
-        and_(_c.hashed_with == new.hashed_with, _c.digest == new.digest),
-        and_(_c.hashed_with != new.hashed_with, _c.mobile == new.mobile),
+        and_(_c.hashed_with == new["hashed_with"], _c.digest == new["digest"]),
+        and_(_c.hashed_with != new["hashed_with"], _c.mobile == new["mobile"]),
     )
-    return (
-        statement.values(
-            state=literal_column(f"'{EntryState.CLAIMED.value}'"),
-            code=null(),
-            msg=literal_column("''"),
-            voice_id=null(),
-        )
-        .on_conflict_do_update(
-            index_elements=["key"],
-            set_={column.name: new[column.name] for column in _c if column is not _c.key},
-            where=and_(text(f"{calls.name}.state IN ({states})"), same),
-        )
-        .returning(_c.key)
-    )
+    return and_(text(f"{calls.name}.state IN ({states})"), same)
 
 
-CLAIM_IN_SQLITE = _claim_statement(sqlite.insert(calls))
-CLAIM_IN_POSTGRESQL = _claim_statement(postgresql.insert(calls))
+def claiming(
+    statement: sqlite.Insert | postgresql.Insert,
+) -> sqlite.Insert | postgresql.Insert:
+    """One statement for a whole batch: the database decides which process sends."""
+    new = statement.excluded
+    return statement.values(
+        state=literal_column(f"'{EntryState.CLAIMED.value}'"),
+        code=null(),
+        msg=literal_column("''"),
+        voice_id=null(),
+    ).on_conflict_do_update(
+        index_elements=["key"],
+        set_={column.name: new[column.name] for column in _c if column is not _c.key},
+        where=is_free(dict(new)),
+    )
 
 
 def overtaken(settlement: Settlement, existing: Entry) -> bool:
@@ -138,3 +211,17 @@ def entry_of(row: Sequence[Any]) -> Entry:
     """The entry of a row that has the columns `ENTRY`."""
     key, digest, hashed_with, mobile, state, *rest = row
     return Entry(key, Fingerprint(digest, hashed_with), mobile, EntryState(state), *rest)
+
+
+def encode(of_number: Sequence[Start]) -> str:
+    """The starts of a number, as they are stored: `1764230400.25 token`, one to a line."""
+    return "\n".join(f"{start.at!r} {start.token}" for start in of_number)
+
+
+def decode(text: str) -> tuple[Start, ...]:
+    """The starts that `encode` has stored."""
+    return tuple(Start(float(at), token) for at, _, token in map(_parts, text.splitlines()))
+
+
+def _parts(line: str) -> tuple[str, str, str]:
+    return line.partition(" ")

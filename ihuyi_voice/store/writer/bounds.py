@@ -31,3 +31,8 @@ LAST_RETRIES: float = 5.0
 """How long after `close` failed settlements are still retried."""
 FORK_TIMEOUT: float = 10.0
 """How long a fork waits for a running transaction."""
+
+CLEANING_PAUSE: float = 60.0
+"""How often expired rows are deleted."""
+MAX_SECONDS_ON_CLEANING: float = 0.05
+"""How long that may take while operations wait; the rest follows after the next batch."""

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from ...errors import LedgerError
+from ...errors import StoreError
 from ..entry import FailureScope
-from . import limits
-from .operations import ClaimOperation, Failed, SettleOperation
+from . import bounds
+from .operations import (
+    ClaimOperation,
+    Failed,
+    LastingOperation,
+    ReserveOperation,
+    SettleOperation,
+    StepOperation,
+    Work,
+)
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterable, Sequence
 
-    from ..entry import NewClaim, Settlement
-    from .connection import Connection
-    from .operations import Committed, Operation, Result
+    from ..base import Connection
+    from .operations import Operation, Result
 
 
 class Transactions:
@@ -39,6 +47,8 @@ class Transactions:
         self.back_off: float = 0.0
         self.away_until: float = 0.0
         self._at_work = at_work
+        # Until when nothing needs to be deleted, in monotonic seconds.
+        self._clean_until = time.monotonic() + bounds.CLEANING_PAUSE
 
     def run(self, batch: Sequence[Operation], row_timeout: float) -> Result:
         """Execute a batch in one transaction.
@@ -52,7 +62,7 @@ class Transactions:
             if isinstance(result, Failed) and result.scope is FailureScope.CONNECTION:
                 result = self._try_again(batch, row_timeout, result)
         if isinstance(result, Failed) and not result.concerns_one_key:
-            self.back_off = min(max(2 * self.back_off, limits.FIRST_BACK_OFF), limits.MAX_BACK_OFF)
+            self.back_off = min(max(2 * self.back_off, bounds.FIRST_BACK_OFF), bounds.MAX_BACK_OFF)
             self.away_until = time.monotonic() + self.back_off
         else:
             self.back_off = 0.0
@@ -72,11 +82,11 @@ class Transactions:
             if self.connection is None:
                 self.connection = self.connect()
             self.connection.wait_for_rows(row_timeout)
-            return execute(self.connection, batch)
-        except LedgerError as error:
+            return self.connection.apply(work_of(batch))
+        except StoreError as error:
             result = self._failed(error, None)
         except Exception as bug:  # noqa: BLE001 - the waiting tasks need a result, whatever it is
-            stated = LedgerError(f"an unexpected exception ({type(bug).__name__})")
+            stated = StoreError(f"an unexpected exception ({type(bug).__name__})")
             # Without its frames, whose variables may hold the database's password.
             stated.__cause__ = bug.with_traceback(None)
             result = self._failed(stated, FailureScope.KEY)
@@ -85,13 +95,26 @@ class Transactions:
             self.close()
         return result
 
-    def _failed(self, error: LedgerError, scope: FailureScope | None) -> Failed:
+    def _failed(self, error: StoreError, scope: FailureScope | None) -> Failed:
         connection = self.connection
         if connection is None:
             return Failed(error, FailureScope.DATABASE)
         return Failed(
             error, scope or connection.failure_scope, may_be_committed=connection.committing
         )
+
+    def forget_expired(self) -> None:
+        """Delete what has expired, now and then; a failure only delays it."""
+        now = time.monotonic()
+        if self.connection is None or self.away_until or now < self._clean_until:
+            return
+        self._clean_until = now + bounds.CLEANING_PAUSE
+        with self._at_work, contextlib.suppress(StoreError):
+            end = now + bounds.MAX_SECONDS_ON_CLEANING
+            while self.connection is not None and self.connection.forget_expired():
+                if time.monotonic() > end:
+                    self._clean_until = 0.0
+                    return
 
     def shut_down(self) -> None:
         """Close the connection; the caller does not hold the lock."""
@@ -105,16 +128,23 @@ class Transactions:
             connection.close()
 
 
-def execute(connection: Connection, batch: Iterable[Operation]) -> Committed:
-    """Execute a batch in one transaction."""
-    settlements: list[Settlement] = []
-    keys: list[str] = []
-    claims: list[NewClaim] = []
+def work_of(batch: Iterable[Operation]) -> Work:
+    """What a transaction has to do for a batch."""
+    work = Work([], [], [], [], [], [])
     for operation in batch:
         if isinstance(operation, ClaimOperation):
-            claims.append(operation.claim)
-        elif isinstance(operation, SettleOperation):
-            settlements.append(operation.settlement)
+            work.claims.append(operation.claim)
+            if operation.reservation is not None:
+                work.reservations.append(operation.reservation)
+        elif isinstance(operation, StepOperation):
+            work.steps.append((operation.key, operation.step))
+        elif isinstance(operation, ReserveOperation):
+            work.reservations.append(operation.reservation)
+        elif isinstance(operation, LastingOperation):
+            if isinstance(operation, SettleOperation):
+                work.settlements.append(operation.settlement)
+            if operation.release is not None:
+                work.releases.append(operation.release)
         else:
-            keys.append(operation.key)
-    return connection.apply(settlements, keys, claims)
+            work.lookups.append(operation.key)
+    return work

@@ -20,7 +20,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .connection import Connection
+    from ..base import Connection
     from .writer import Writer
 
 _writers: weakref.WeakSet[Writer] = weakref.WeakSet()

@@ -10,8 +10,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from . import limits
-from .operations import LookupOperation, SettleOperation
+from . import bounds
+from .operations import LastingOperation, LookupOperation, StepOperation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,7 +31,7 @@ class Backlog:
 
     def __init__(self) -> None:
         self.new: deque[Operation] = deque()
-        self.retries: deque[SettleOperation] = deque()
+        self.retries: deque[LastingOperation] = deque()
         self.singles: deque[Operation] = deque()
 
     def next_batch(self) -> list[Operation]:
@@ -48,7 +48,7 @@ class Backlog:
             kind = type(operation)
             if not operation.is_wanted:
                 continue
-            if len(batch) >= limits.MAX_BATCH or (kind, operation.key) in taken:
+            if len(batch) >= bounds.MAX_BATCH or (kind, operation.key) in taken:
                 later.append(operation)
             elif kind is LookupOperation:
                 batch.append(operation)
@@ -62,7 +62,7 @@ class Backlog:
 
     def _put_retries_first(self) -> None:
         # First, so that a claim of the same key finds the settlement recorded.
-        count = min(len(self.retries), limits.MAX_RETRIES_PER_BATCH)
+        count = min(len(self.retries), bounds.MAX_RETRIES_PER_BATCH)
         self.new.extendleft(reversed([self.retries.popleft() for _ in range(count)]))
 
     def isolate(self, operation: Operation) -> None:
@@ -88,20 +88,20 @@ class Backlog:
         now = time.monotonic()
         if now >= operation.give_up_at:
             return False
-        operation.due = now + limits.CLAIM_RETRY_PAUSE
+        operation.due = now + bounds.CLAIM_RETRY_PAUSE
         self.singles.append(operation)
         return True
 
-    def keep(self, operation: SettleOperation) -> None:
+    def keep(self, operation: LastingOperation) -> None:
         """Retry a settlement that failed: alone, where it failed alone before."""
-        if len(self.retries) + len(self.singles) >= limits.MAX_KEPT:
+        if len(self.retries) + len(self.singles) >= bounds.MAX_KEPT:
             operation.dropped = True
         elif operation.failures:
             self.singles.append(operation)
         else:
             self.retries.append(operation)
 
-    def take_new_settlements(self) -> list[SettleOperation]:
+    def take_new_settlements(self) -> list[LastingOperation]:
         """Take the settlements among the new operations."""
         settlements, others = split(self.new)
         self.new = deque(others)
@@ -121,17 +121,25 @@ class Backlog:
 
 def limit_wait_for_row(operation: Operation) -> None:
     """Let it fail if its row stays locked from now on."""
-    latest = time.monotonic() + limits.CLAIM_ROW_TIMEOUT
+    latest = time.monotonic() + bounds.CLAIM_ROW_TIMEOUT
     operation.give_up_at = min(operation.give_up_at, latest)
 
 
-def split(operations: Iterable[Operation]) -> tuple[list[SettleOperation], list[Operation]]:
+def split(operations: Iterable[Operation]) -> tuple[list[LastingOperation], list[Operation]]:
     """The settlements, and the other operations."""
-    settlements: list[SettleOperation] = []
+    settlements: list[LastingOperation] = []
     others: list[Operation] = []
     for operation in operations:
-        if isinstance(operation, SettleOperation):
+        if isinstance(operation, LastingOperation):
             settlements.append(operation)
         else:
             others.append(operation)
     return settlements, others
+
+
+def divide(batch: Iterable[Operation]) -> list[list[Operation]]:
+    """The settlements of a batch, its steps, and the others: each one transaction."""
+    settlements, others = split(batch)
+    steps = [operation for operation in others if isinstance(operation, StepOperation)]
+    rest = [operation for operation in others if not isinstance(operation, StepOperation)]
+    return [[*settlements], rest, [*steps]]

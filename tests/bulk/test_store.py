@@ -15,14 +15,13 @@ from ihuyi_voice import (
     AuthenticationError,
     BulkStoppedError,
     InvalidRequestError,
-    Ledger,
-    LedgerError,
     NotSentError,
     Outcome,
     OutcomeStatus,
     OutcomeUnknownError,
     QuotaExceededError,
     RecipientQuota,
+    StoreError,
     SubmitRequest,
     VoiceClient,
 )
@@ -41,12 +40,14 @@ from tests.bulk.test_quota import FailingStore
 from tests.client.test_idempotency import Broken
 from tests.inside import shorten, slots_of, taken
 from tests.rogue import ACCEPTED
+from tests.store.support import Clock, open_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
 
     from ihuyi_voice.client import AsyncVoiceClient
+    from ihuyi_voice.store.sql.store import SqlStore
 
 S = OutcomeStatus
 REFUSED = b'{"code":0,"msg":"failed","voiceid":"0"}'
@@ -82,14 +83,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def ledger(gateway: Gateway, path: Path) -> Iterator[Ledger]:
-    with Ledger.open(path, patience=5.0) as opened:
-        yield opened
-
-
-@pytest.fixture
-def lenient_ledger(gateway: Gateway, path: Path) -> Iterator[Ledger]:
-    with Ledger.open(path, require_key=False) as opened:
+def store(gateway: Gateway, path: Path) -> Iterator[SqlStore]:
+    with open_store(path, patience=5.0) as opened:
         yield opened
 
 
@@ -104,13 +99,13 @@ def states(path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("concurrency", [1, 7, 100])
 async def test_the_same_rows_again_send_nothing(
-    gateway: Gateway, ledger: Ledger, concurrency: int
+    gateway: Gateway, store: SqlStore, concurrency: int
 ) -> None:
     rows = keyed(*range(100))
     quota = RecipientQuota(per_minute=1, per_day=None)
-    async with client(gateway.url, ledger=ledger) as voice:
+    async with client(gateway.url, store=store) as voice:
         first = await run_to_the_end(voice, rows, concurrency=concurrency)
-    async with client(gateway.url, ledger=ledger, quota=quota) as voice:
+    async with client(gateway.url, store=store, quota=quota) as voice:
         again = await run_to_the_end(voice, rows[::-1], concurrency=concurrency)
     assert [S.ACCEPTED] * 100 == statuses(first)
     assert [S.REPLAYED] * 100 == statuses(again)
@@ -127,16 +122,16 @@ async def test_the_same_rows_again_send_nothing(
 
 @pytest.mark.parametrize("rate", [None, 5.0])
 async def test_known_rows_use_up_neither_quota_nor_rate(
-    gateway: Gateway, ledger: Ledger, rate: float | None
+    gateway: Gateway, store: SqlStore, rate: float | None
 ) -> None:
     rows = [SubmitRequest(*pair(0), f"key {n}") for n in range(50)]
-    async with client(gateway.url, ledger=ledger) as voice:
+    async with client(gateway.url, store=store) as voice:
         await run_to_the_end(voice, rows)
     gateway.mobiles.clear()
     quota = RecipientQuota(per_minute=1, per_day=None)
     rows.append(SubmitRequest(*pair(0), "new"))
     async with (
-        client(gateway.url, ledger=ledger, quota=quota) as voice,
+        client(gateway.url, store=store, quota=quota) as voice,
         voice.submit_many(rows, rate=rate) as run,
     ):
         made = [outcome.status async for outcome in run]
@@ -147,10 +142,10 @@ async def test_known_rows_use_up_neither_quota_nor_rate(
 
 
 async def test_a_known_outcome_is_reported_whatever_the_rate(
-    gateway: Gateway, ledger: Ledger
+    gateway: Gateway, store: SqlStore
 ) -> None:
     gateway.answer = lambda _: None
-    async with client(gateway.url, ledger=ledger) as voice:
+    async with client(gateway.url, store=store) as voice:
         first = await run_to_the_end(voice, keyed(0))
         rows = [*keyed(0), SubmitRequest(mobile(0), "4321", "key 0")]
         again = await run_to_the_end(voice, rows, rate=1000.0)
@@ -162,12 +157,12 @@ async def test_a_known_outcome_is_reported_whatever_the_rate(
 
 @pytest.mark.parametrize("rate", [None, 1000.0])
 async def test_a_key_in_flight_is_waited_for_whatever_the_quota_and_the_rate(
-    gateway: Gateway, ledger: Ledger, rate: float | None
+    gateway: Gateway, store: SqlStore, rate: float | None
 ) -> None:
     quota = RecipientQuota(per_minute=1, per_day=None)
     gateway.held = lambda _: True
     async with (
-        client(gateway.url, ledger=ledger, quota=quota) as voice,
+        client(gateway.url, store=store, quota=quota) as voice,
         voice.submit_many(keyed(0) * 2, rate=rate) as run,
     ):
         await until(lambda: 1 == len(gateway.mobiles))
@@ -179,7 +174,7 @@ async def test_a_key_in_flight_is_waited_for_whatever_the_quota_and_the_rate(
 
 
 async def test_a_limited_row_is_sent_when_due_while_the_source_has_more_rows(
-    gateway: Gateway, ledger: Ledger
+    gateway: Gateway, store: SqlStore
 ) -> None:
     quota = RecipientQuota(per_minute=1, per_day=None)
     shorten(quota, (1, 0.2))
@@ -192,7 +187,7 @@ async def test_a_limited_row_is_sent_when_due_while_the_source_has_more_rows(
         await over.wait()
 
     async with (
-        client(gateway.url, ledger=ledger, quota=quota) as voice,
+        client(gateway.url, store=store, quota=quota) as voice,
         voice.submit_many(rows(), wait_for_quota=True) as run,
     ):
         made = [(await run.__anext__()).status for _ in range(2)]
@@ -203,10 +198,10 @@ async def test_a_limited_row_is_sent_when_due_while_the_source_has_more_rows(
 
 
 async def test_a_failed_quota_store_leaves_the_key_free(
-    gateway: Gateway, ledger: Ledger, path: Path
+    gateway: Gateway, store: SqlStore, path: Path
 ) -> None:
     async with client(
-        gateway.url, ledger=ledger, quota=RecipientQuota(store=FailingStore())
+        gateway.url, store=store, quota=RecipientQuota(store=FailingStore())
     ) as voice:
         made = await run_to_the_end(voice, keyed(0, 1))
     assert [S.NOT_SENT] * 2 == statuses(made)
@@ -215,8 +210,8 @@ async def test_a_failed_quota_store_leaves_the_key_free(
     assert [] == gateway.mobiles
 
 
-async def test_only_new_rows_are_sent(gateway: Gateway, ledger: Ledger) -> None:
-    async with client(gateway.url, ledger=ledger) as voice:
+async def test_only_new_rows_are_sent(gateway: Gateway, store: SqlStore) -> None:
+    async with client(gateway.url, store=store) as voice:
         await run_to_the_end(voice, keyed(0, 1, 2))
         gateway.mobiles.clear()
         again = await run_to_the_end(voice, keyed(3, 2, 4, 0))
@@ -225,12 +220,12 @@ async def test_only_new_rows_are_sent(gateway: Gateway, ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("wait_for_quota", [False, True])
-async def test_the_ledger_is_asked_before_a_row_is_limited_or_waits(
-    gateway: Gateway, ledger: Ledger, wait_for_quota: bool
+async def test_the_store_is_asked_before_a_row_is_limited_or_waits(
+    gateway: Gateway, store: SqlStore, wait_for_quota: bool
 ) -> None:
     quota = RecipientQuota(per_minute=1, per_day=None)
     gateway.answer = lambda number: None if number == mobile(2) else ACCEPTED
-    async with client(gateway.url, ledger=ledger, quota=quota) as voice:
+    async with client(gateway.url, store=store, quota=quota) as voice:
         await run_to_the_end(voice, keyed(0, 1, 2))
         rows = [*keyed(0, 1, 2), SubmitRequest(mobile(0), "4321", "key 0")]
         made = await run_to_the_end(voice, rows, wait_for_quota=wait_for_quota)
@@ -241,27 +236,38 @@ async def test_the_ledger_is_asked_before_a_row_is_limited_or_waits(
     assert mobiles(0, 1, 2) == sorted(gateway.mobiles)
 
 
-async def test_a_limited_row_that_the_ledger_does_not_know(
-    gateway: Gateway, ledger: Ledger, path: Path
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store_with_clock(path: Path, clock: Clock) -> Iterator[SqlStore]:
+    with open_store(path, clock=clock) as opened:
+        yield opened
+
+
+async def test_a_limited_row_that_the_store_does_not_know(
+    gateway: Gateway, store_with_clock: SqlStore, clock: Clock
 ) -> None:
     """Nothing is sent with its key, which is free when the row is tried again."""
-    now = 0.0
-    quota = RecipientQuota(per_minute=1, per_day=None, clock=lambda: now)
+    quota = RecipientQuota(per_minute=1, per_day=None)
     rows = [SubmitRequest(*pair(0), "a"), SubmitRequest(*pair(0), "b")]
-    async with client(gateway.url, ledger=ledger, quota=quota) as voice:
+    async with client(gateway.url, store=store_with_clock, quota=quota) as voice:
         made = await run_to_the_end(voice, rows, concurrency=1)
         assert [S.ACCEPTED, S.LIMITED] == statuses(made)
         assert isinstance(made[1].error, QuotaExceededError)
-        assert {"a": "accepted", "b": "not_sent"} == states(path)
-        now = 60.0
+        clock.time += 60.0
         made = await run_to_the_end(voice, rows, concurrency=1)
     assert [S.REPLAYED, S.ACCEPTED] == statuses(made)
     assert mobiles(0, 0) == gateway.mobiles
 
 
 @pytest.mark.parametrize("rate", [None, 1000.0])
-async def test_one_key_twice_in_a_run(gateway: Gateway, ledger: Ledger, rate: float | None) -> None:
-    async with client(gateway.url, ledger=ledger) as voice:
+async def test_one_key_twice_in_a_run(
+    gateway: Gateway, store: SqlStore, rate: float | None
+) -> None:
+    async with client(gateway.url, store=store) as voice:
         made = await run_to_the_end(voice, keyed(0, 0, 0), rate=rate)
     assert Counter({S.ACCEPTED: 1, S.REPLAYED: 2}) == Counter(statuses(made))
     assert mobiles(0) == gateway.mobiles
@@ -269,13 +275,13 @@ async def test_one_key_twice_in_a_run(gateway: Gateway, ledger: Ledger, rate: fl
 
 @pytest.mark.parametrize("rate", [None, 2000.0])
 async def test_two_runs_of_the_same_rows_at_once(
-    gateway: Gateway, ledger: Ledger, rate: float | None
+    gateway: Gateway, store: SqlStore, rate: float | None
 ) -> None:
     counts: Counter[OutcomeStatus] = Counter()
     rows = keyed(*range(200))
 
     async def send(part: list[SubmitRequest]) -> None:
-        async with client(gateway.url, ledger=ledger) as voice:
+        async with client(gateway.url, store=store) as voice:
             made = await run_to_the_end(voice, part, concurrency=20, rate=rate)
             counts.update(statuses(made))
 
@@ -290,8 +296,8 @@ def test_the_blocking_client(path: Path) -> None:
     gateway = sandbox()
     with (
         gateway.serve_in_thread() as url,
-        Ledger.open(path) as ledger,
-        VoiceClient("sandbox", "sandbox-key", base_url=url, ledger=ledger, quota=None) as voice,
+        open_store(path) as store,
+        VoiceClient("sandbox", "sandbox-key", base_url=url, store=store, quota=None) as voice,
     ):
         for status in (S.ACCEPTED, S.REPLAYED):
             with voice.submit_many(keyed(*range(50))) as run:
@@ -303,8 +309,8 @@ def test_the_blocking_client_aborted(path: Path) -> None:
     gateway = sandbox(chaos=Chaos(no_answer=1.0))
     with (
         gateway.serve_in_thread() as url,
-        Ledger.open(path) as ledger,
-        VoiceClient("sandbox", "sandbox-key", base_url=url, ledger=ledger, quota=None) as voice,
+        open_store(path) as store,
+        VoiceClient("sandbox", "sandbox-key", base_url=url, store=store, quota=None) as voice,
     ):
         with voice.submit_many(keyed(*range(50)), concurrency=5) as run:
             while len(gateway.attempts) < 5:
@@ -324,11 +330,11 @@ def test_the_blocking_client_aborted(path: Path) -> None:
 
 
 async def test_unknown_rows_are_never_sent_again_and_do_not_stop_the_next_run(
-    gateway: Gateway, ledger: Ledger
+    gateway: Gateway, store: SqlStore
 ) -> None:
     gateway.answer = lambda _: None
     rows = keyed(*range(50))
-    async with client(gateway.url, ledger=ledger) as voice:
+    async with client(gateway.url, store=store) as voice:
         first = await run_to_the_end(voice, rows, max_failures_in_row=None)
         gateway.answer = lambda _: ACCEPTED
         again = await run_to_the_end(voice, [*rows, *keyed(50)], concurrency=1)
@@ -343,12 +349,12 @@ async def test_unknown_rows_are_never_sent_again_and_do_not_stop_the_next_run(
     assert mobiles(*range(51)) == sorted(gateway.mobiles)
 
 
-async def test_an_outcome_known_from_the_ledger_does_not_reset_the_failures(
-    gateway: Gateway, ledger: Ledger
+async def test_an_outcome_known_from_the_store_does_not_reset_the_failures(
+    gateway: Gateway, store: SqlStore
 ) -> None:
     """It did not reach the gateway now, and is not a failure of now either."""
     gateway.answer = lambda number: ACCEPTED if number < mobile(10) else None
-    async with client(gateway.url, ledger=ledger) as voice:
+    async with client(gateway.url, store=store) as voice:
         await run_to_the_end(voice, keyed(0, 1, 10, 11))
         rows = keyed(20, 0, 10, 21, 1, 11, 22, 23)
         run = voice.submit_many(rows, concurrency=1, max_failures_in_row=3)
@@ -362,12 +368,12 @@ async def test_an_outcome_known_from_the_ledger_does_not_reset_the_failures(
 # --- what may be sent again ---------------------------------------------------
 
 
-async def test_refused_and_not_sent_rows_are_sent_again(gateway: Gateway, ledger: Ledger) -> None:
+async def test_refused_and_not_sent_rows_are_sent_again(gateway: Gateway, store: SqlStore) -> None:
     rows = keyed(*range(10))
     gateway.answer = lambda number: REFUSED if number < mobile(5) else ACCEPTED
-    async with client("http://127.0.0.1:9", ledger=ledger, connect_attempts=1) as voice:
+    async with client("http://127.0.0.1:9", store=store, connect_attempts=1) as voice:
         assert [S.NOT_SENT] * 10 == statuses(await run_to_the_end(voice, rows))
-    async with client(gateway.url, ledger=ledger) as voice:
+    async with client(gateway.url, store=store) as voice:
         made = await run_to_the_end(voice, rows)
         assert [S.REFUSED] * 5 + [S.ACCEPTED] * 5 == statuses(made)
         gateway.answer = lambda _: ACCEPTED
@@ -379,11 +385,11 @@ async def test_refused_and_not_sent_rows_are_sent_again(gateway: Gateway, ledger
 
 
 async def test_rows_refused_for_a_wrong_api_key_are_sent_with_the_right_one(
-    gateway: Gateway, ledger: Ledger
+    gateway: Gateway, store: SqlStore
 ) -> None:
     rows = keyed(*range(20))
     gateway.answer = lambda _: WRONG_KEY
-    async with client(gateway.url, ledger=ledger) as voice:
+    async with client(gateway.url, store=store) as voice:
         with pytest.raises(BulkStoppedError) as stopped:
             await run_to_the_end(voice, rows, concurrency=3)
         assert isinstance(stopped.value.cause, AuthenticationError)
@@ -394,29 +400,31 @@ async def test_rows_refused_for_a_wrong_api_key_are_sent_with_the_right_one(
 # --- keys --------------------------------------------------------------------
 
 
-async def test_rows_without_a_key_are_invalid(gateway: Gateway, ledger: Ledger) -> None:
+async def test_rows_without_a_key_are_invalid_if_the_client_requires_keys(
+    gateway: Gateway, store: SqlStore
+) -> None:
     rows = [*keyed(0), pair(1), SubmitRequest(*pair(2)), SubmitRequest(*pair(3), "")]
-    async with client(gateway.url, ledger=ledger) as voice:
+    async with client(gateway.url, store=store, require_key=True) as voice:
         made = await run_to_the_end(voice, rows)
     assert [S.ACCEPTED, S.INVALID, S.INVALID, S.INVALID] == statuses(made)
-    assert str(made[1].error).startswith("row 1: this client has a ledger, and the request has no")
+    assert str(made[1].error).startswith("row 1: the request has no idempotency_key, and this")
     assert "row 3: idempotency_key must have 1-255 characters, not 0" == str(made[3].error)
     assert mobiles(0) == gateway.mobiles
 
 
-async def test_rows_without_a_key_are_sent_if_the_ledger_does_not_require_keys(
-    gateway: Gateway, lenient_ledger: Ledger, path: Path
+async def test_rows_without_a_key_are_sent_by_default(
+    gateway: Gateway, store: SqlStore, path: Path
 ) -> None:
-    async with client(gateway.url, ledger=lenient_ledger) as voice:
+    async with client(gateway.url, store=store) as voice:
         rows = [*keyed(0), pair(1), *keyed(0)]
         made = await run_to_the_end(voice, rows, concurrency=1)
     assert [S.ACCEPTED, S.ACCEPTED, S.REPLAYED] == statuses(made)
     assert {"key 0": "accepted"} == states(path)
 
 
-async def test_the_key_of_another_row_is_invalid(gateway: Gateway, ledger: Ledger) -> None:
+async def test_the_key_of_another_row_is_invalid(gateway: Gateway, store: SqlStore) -> None:
     rows = [*keyed(0), SubmitRequest(*pair(1), "key 0")]
-    async with client(gateway.url, ledger=ledger) as voice:
+    async with client(gateway.url, store=store) as voice:
         made = await run_to_the_end(voice, rows, concurrency=1)
     assert [S.ACCEPTED, S.INVALID] == statuses(made)
     assert isinstance(made[1].error, InvalidRequestError)
@@ -424,7 +432,7 @@ async def test_the_key_of_another_row_is_invalid(gateway: Gateway, ledger: Ledge
     assert mobiles(0) == gateway.mobiles
 
 
-async def test_a_key_without_a_ledger_is_invalid(gateway: Gateway) -> None:
+async def test_a_key_without_a_store_is_invalid(gateway: Gateway) -> None:
     async with client(gateway.url) as voice:
         assert [S.INVALID] * 3 == statuses(await run_to_the_end(voice, keyed(0, 1, 2)))
     assert [] == gateway.mobiles
@@ -434,7 +442,7 @@ async def test_a_key_without_a_ledger_is_invalid(gateway: Gateway) -> None:
 
 
 async def test_every_claim_is_in_the_file_when_its_request_arrives(
-    gateway: Gateway, ledger: Ledger, path: Path
+    gateway: Gateway, store: SqlStore, path: Path
 ) -> None:
     seen: list[str | None] = []
 
@@ -443,7 +451,7 @@ async def test_every_claim_is_in_the_file_when_its_request_arrives(
         return ACCEPTED
 
     gateway.answer = look
-    async with client(gateway.url, ledger=ledger) as voice:
+    async with client(gateway.url, store=store) as voice:
         await run_to_the_end(voice, keyed(*range(100)), concurrency=30)
     assert ["claimed"] * 100 == seen
     assert {"accepted"} == set(states(path).values())
@@ -454,11 +462,11 @@ async def test_every_claim_is_in_the_file_when_its_request_arrives(
 
 @pytest.mark.parametrize("how", ["abort", "cancel", "raise", "leave"])
 async def test_a_stopped_run_can_be_continued(
-    gateway: Gateway, ledger: Ledger, path: Path, how: str
+    gateway: Gateway, store: SqlStore, path: Path, how: str
 ) -> None:
     rows = keyed(*range(50))
     gateway.held = lambda number: number >= mobile(20)
-    async with client(gateway.url, ledger=ledger) as voice:
+    async with client(gateway.url, store=store) as voice:
         run = voice.submit_many(rows, concurrency=10)
         with anyio.CancelScope() as scope, contextlib.suppress(KeyError):
             async with run:
@@ -494,11 +502,11 @@ async def test_a_stopped_run_can_be_continued(
 
 
 async def test_rows_aborted_before_the_write_are_not_sent(
-    gateway: Gateway, ledger: Ledger, path: Path
+    gateway: Gateway, store: SqlStore, path: Path
 ) -> None:
     """All rows have their claim and wait for the slot, which another run holds."""
     gateway.hold()
-    async with client(gateway.url, ledger=ledger, max_connections=3) as voice:
+    async with client(gateway.url, store=store, max_connections=3) as voice:
         async with anyio.create_task_group() as group:
             other = voice.submit_many(keyed(0, 1, 2))
 
@@ -525,9 +533,9 @@ async def test_rows_aborted_before_the_write_are_not_sent(
 
 
 @pytest.mark.parametrize("how", Broken.WAYS)
-async def test_a_ledger_that_is_lost_during_a_run(  # noqa: PLR0917 - fixtures
+async def test_a_store_that_is_lost_during_a_run(  # noqa: PLR0917 - fixtures
     gateway: Gateway,
-    ledger: Ledger,
+    store: SqlStore,
     path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -538,8 +546,8 @@ async def test_a_ledger_that_is_lost_during_a_run(  # noqa: PLR0917 - fixtures
     made: dict[int, Outcome] = {}
     gateway.held = lambda number: mobile(20) <= number < mobile(23)
     with contextlib.ExitStack() as stack:
-        broken = Broken(path, ledger, monkeypatch, stack)
-        async with client(gateway.url, ledger=ledger) as voice:
+        broken = Broken(path, store, monkeypatch, stack)
+        async with client(gateway.url, store=store) as voice:
             run = voice.submit_many(rows, concurrency=3)
             with pytest.raises(BulkStoppedError) as stopped:  # noqa: PT012
                 async with run:
@@ -557,11 +565,11 @@ async def test_a_ledger_that_is_lost_during_a_run(  # noqa: PLR0917 - fixtures
     assert 23 <= counts[S.ACCEPTED] <= (23 if how != "full" else 100)
     # If a short row still fits, the count of failures starts again.
     assert 20 <= counts[S.NOT_SENT] <= (23 if how != "full" else 100)
-    assert isinstance(stopped.value.cause, LedgerError)
+    assert isinstance(stopped.value.cause, StoreError)
     for outcome in made.values():
         if outcome.status is S.NOT_SENT:
-            assert isinstance(outcome.error, LedgerError)
-            # Once the ledger is known to be gone, the message says what is there instead.
+            assert isinstance(outcome.error, StoreError)
+            # Once the store is known to be gone, the message says what is there instead.
             said_of_it = "" if how in ("deleted", "replaced") else words
             assert f"{said_of_it}; nothing was sent" in outcome.error.reason
         else:
@@ -572,22 +580,22 @@ async def test_a_ledger_that_is_lost_during_a_run(  # noqa: PLR0917 - fixtures
     if how != "full":
         assert 3 == len(said)
     for record in said:
-        assert "the ledger could not record it" in record.getMessage()
+        assert "the store could not record it" in record.getMessage()
         assert "000" not in record.getMessage().partition(": ")[0]
 
 
-async def test_after_a_ledger_was_locked_for_a_while_the_rest_is_sent(
-    gateway: Gateway, ledger: Ledger, path: Path
+async def test_after_a_store_was_locked_for_a_while_the_rest_is_sent(
+    gateway: Gateway, store: SqlStore, path: Path
 ) -> None:
     rows = keyed(*range(100))
-    ledger.patience = 0.0
-    async with client(gateway.url, ledger=ledger) as voice:
+    store.patience = 0.0
+    async with client(gateway.url, store=store) as voice:
         with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
             run = voice.submit_many(rows, concurrency=5)
             with pytest.raises(BulkStoppedError):  # noqa: PT012
                 async with run:
                     await run.__anext__()
-                    Broken(path, ledger, patch, stack).now("locked")
+                    Broken(path, store, patch, stack).now("locked")
                     await run.finish()
         accepted = run.report.counts[S.ACCEPTED]
         made = Counter(statuses(await run_to_the_end(voice, rows)))
@@ -597,30 +605,30 @@ async def test_after_a_ledger_was_locked_for_a_while_the_rest_is_sent(
     assert Counter(dict.fromkeys(mobiles(*range(100)), 1)) == Counter(gateway.mobiles)
 
 
-async def test_a_limited_row_is_not_sent_when_the_ledger_fails(
-    gateway: Gateway, ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_limited_row_is_not_sent_when_the_store_fails(
+    gateway: Gateway, store: SqlStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quota = RecipientQuota(per_minute=1, per_day=None)
     with contextlib.ExitStack() as stack:
-        async with client(gateway.url, ledger=ledger, quota=quota) as voice:
+        async with client(gateway.url, store=store, quota=quota) as voice:
             await run_to_the_end(voice, keyed(0))
-            Broken(path, ledger, monkeypatch, stack).now("deleted")
+            Broken(path, store, monkeypatch, stack).now("deleted")
             made = await run_to_the_end(voice, keyed(0))
     assert [S.NOT_SENT] == statuses(made)
-    assert isinstance(made[0].error, LedgerError)
+    assert isinstance(made[0].error, StoreError)
 
 
 @pytest.mark.parametrize("quota", [False, True])
-async def test_a_closed_ledger_says_so_and_nothing_is_sent(
-    gateway: Gateway, ledger: Ledger, quota: bool
+async def test_a_closed_store_says_so_and_nothing_is_sent(
+    gateway: Gateway, store: SqlStore, quota: bool
 ) -> None:
     limit = RecipientQuota(per_minute=1, per_day=None) if quota else None
     if limit is not None:
         await limit.reserve(mobile(0))
-    ledger.close()
-    async with client(gateway.url, ledger=ledger, quota=limit) as voice:
+    store.close()
+    async with client(gateway.url, store=store, quota=limit) as voice:
         run = voice.submit_many(keyed(*range(9)), concurrency=1)
-        with pytest.raises(RuntimeError, match=r"^this ledger is closed$"):
+        with pytest.raises(RuntimeError, match=r"^this store is closed$"):
             async with run:
                 await run.finish()
     assert {S.NOT_SENT: 1} == counted(run.report)
@@ -628,12 +636,12 @@ async def test_a_closed_ledger_says_so_and_nothing_is_sent(
 
 
 async def test_cancelling_the_look_up_of_a_limited_row(
-    gateway: Gateway, ledger: Ledger, path: Path
+    gateway: Gateway, store: SqlStore, path: Path
 ) -> None:
     quota = RecipientQuota(per_minute=1, per_day=None)
     await quota.reserve(mobile(0))
     made: list[Outcome] = []
-    async with client(gateway.url, ledger=ledger, quota=quota) as voice:
+    async with client(gateway.url, store=store, quota=quota) as voice:
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
             # A claim waits for the file, and the look-up waits for the claim.

@@ -1,15 +1,16 @@
-"""`ihuyi-voice ledger`: inspect a ledger, and record by hand how unknown calls ended."""
+"""`ihuyi-voice store`: inspect a store, and record by hand how unknown calls ended."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import sys
 from contextlib import contextmanager
 from datetime import timedelta
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -18,20 +19,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import LedgerError
+from ..errors import StoreError
 from ..models import OutcomeStatus
-from ..store.ledger import Ledger
 from .account import EXIT_STATUSES, AsJson, fail
+from .chosen_store import VARIABLE, fail_of_store, open_store, own_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..store.ledger import UnknownClaim
+    from ..store.entry import UnknownClaim
+    from ..store.store import Store
 
 EXIT_HELP = """
 
-Exit status: 0 done · 2 a bad option, no such ledger or key, or a key that cannot be resolved ·
-4 the ledger could not be used. With [bold]list[/bold]: 6 if there are unknown calls.
+Exit status: 0 done · 2 a bad option, no such store or key, or a key that cannot be resolved ·
+4 the store could not be used. With [bold]list[/bold]: 6 if there are unknown calls.
 """
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -44,20 +46,22 @@ _MEANINGS = {
 
 
 class Action(str, Enum):
-    """What to do with the ledger."""
+    """What to do with the store."""
 
     LIST = "list"
     SUMMARY = "summary"
     RESOLVE = "resolve"
     PURGE = "purge"
+    UPGRADE = "upgrade"
 
 
-def ledger(  # noqa: PLR0913 - one argument per option
-    file: Annotated[
+def store(  # noqa: PLR0913 - one argument per option
+    url: Annotated[
         str,
         typer.Argument(
-            help="The SQLite file, or postgresql+psycopg://user@host/database; its password is"
-            " read from PGPASSWORD or ~/.pgpass."
+            help="The SQLite file, or a URL like postgresql+psycopg://user@host/database without"
+            " its password, which is read from PGPASSWORD or ~/.pgpass. -: the store that submit"
+            f" and bulk use, which is IHUYI_VOICE_STORE or else {own_path()}."
         ),
     ],
     action: Annotated[
@@ -65,7 +69,9 @@ def ledger(  # noqa: PLR0913 - one argument per option
         typer.Argument(
             help="list: print the unknown calls, the oldest first. summary: count keys by state."
             " resolve: record what the account's page shows for one call. purge: delete settled"
-            " keys; a deleted key may be sent again."
+            " keys and expired verifications, and print how many; a deleted key may be sent again."
+            " upgrade: run the schema steps that a newer release brings, and print the schema"
+            " version."
         ),
     ] = Action.LIST,
     key: Annotated[
@@ -84,14 +90,14 @@ def ledger(  # noqa: PLR0913 - one argument per option
     older_than: Annotated[
         str | None,
         typer.Option(
-            help="With purge: only keys that last changed longer ago than this, like 30d, 12h, 15m"
-            " or 30s.",
+            help="With purge: only keys that last changed, and verifications that expired, longer"
+            " ago than this, like 30d, 12h, 15m or 30s.",
             show_default=False,
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Inspect a [bold]ledger[/bold], and resolve its unknown calls. No phone rings."""
+    """Inspect a [bold]store[/bold], and resolve its unknown calls. No phone rings."""
     if (key is not None or placed is not None) and action is not Action.RESOLVE:
         fail("a key, --placed and --not-placed go with resolve")
     if older_than is not None and action is not Action.PURGE:
@@ -99,57 +105,35 @@ def ledger(  # noqa: PLR0913 - one argument per option
     if action is Action.RESOLVE:
         if key is None or placed is None:
             fail("resolve needs a key, and --placed or --not-placed")
-        _resolve(file, key, placed=placed, as_json=as_json)
+        _resolve(url, key, placed=placed, as_json=as_json)
     elif action is Action.PURGE:
         if older_than is None:
             fail("purge needs --older-than, like --older-than 30d")
-        _purge(file, _duration(older_than), as_json=as_json)
+        _purge(url, _duration(older_than), as_json=as_json)
     elif action is Action.SUMMARY:
-        _summary(file, as_json=as_json)
+        _summary(url, as_json=as_json)
+    elif action is Action.UPGRADE:
+        _upgrade(url, as_json=as_json)
     else:
-        _list(file, as_json=as_json)
-
-
-def open_ledger(file: str, *, create: bool) -> Ledger:
-    """Open the ledger; an error ends the program.
-
-    Args:
-        file: a path or a URL, as `Ledger.open` takes it, without a password.
-        create: whether to create a missing ledger.
-    """
-    # Before the URL is parsed: a parser's error could show the password.
-    if "://" in file and re.search(r"://[^:/@]*:[^@]*@|[?&]password=", file):
-        fail(
-            "no password on the command line, where other users can read it: leave it out of"
-            " the URL, and set PGPASSWORD or write it into ~/.pgpass"
-        )
-    try:
-        return Ledger.open(file, create=create)
-    except LedgerError as error:
-        fail_of_ledger(error)
-    except (ModuleNotFoundError, LookupError, ValueError) as error:
-        fail(str(error))
-
-
-def fail_of_ledger(error: LedgerError) -> NoReturn:
-    """End the program because the ledger failed before anything was sent."""
-    fail(str(error), EXIT_STATUSES[OutcomeStatus.NOT_SENT])
+        _list(url, as_json=as_json)
 
 
 @contextmanager
-def _opened(file: str) -> Iterator[Ledger]:
-    with open_ledger(file, create=False) as book:
-        try:
-            yield book
-        except LedgerError as error:
-            fail_of_ledger(error)
-        except (LookupError, ValueError) as error:
-            fail(str(error.args[0]))
+def _opened(url: str) -> Iterator[Store]:
+    if url == "-":
+        url = os.environ.get(VARIABLE) or str(own_path())
+    try:
+        with open_store(url, create=False) as opened:
+            yield opened
+    except StoreError as error:
+        fail_of_store(error)
+    except (LookupError, ValueError) as error:
+        fail(str(error.args[0]))
 
 
-def _list(file: str, *, as_json: bool) -> None:
-    with _opened(file) as book:
-        claims = book.unknown()
+def _list(url: str, *, as_json: bool) -> None:
+    with _opened(url) as opened:
+        claims = opened.unknown()
     if as_json:
         for claim in claims:
             typer.echo(json.dumps(_facts(claim)))
@@ -192,7 +176,7 @@ def _print_claims(claims: list[UnknownClaim]) -> None:
     _print_wide(table)
     typer.echo(
         "These phones may have rung. Look each up on the account's page, then:"
-        " ihuyi-voice ledger FILE resolve KEY --placed (or --not-placed)"
+        " ihuyi-voice store URL resolve KEY --placed (or --not-placed)"
     )
 
 
@@ -211,9 +195,9 @@ def _age(seconds: float) -> str:
     return f"{max(seconds, 0):.0f}s"
 
 
-def _summary(file: str, *, as_json: bool) -> None:
-    with _opened(file) as book:
-        counts = book.summary()
+def _summary(url: str, *, as_json: bool) -> None:
+    with _opened(url) as opened:
+        counts = opened.summary()
     if as_json:
         typer.echo(json.dumps(counts))
         return
@@ -226,9 +210,9 @@ def _summary(file: str, *, as_json: bool) -> None:
     _print_wide(table)
 
 
-def _resolve(file: str, key: str, *, placed: bool, as_json: bool) -> None:
-    with _opened(file) as book:
-        book.resolve(key, placed=placed)
+def _resolve(url: str, key: str, *, placed: bool, as_json: bool) -> None:
+    with _opened(url) as opened:
+        opened.resolve(key, placed=placed)
     if as_json:
         typer.echo(json.dumps({"key": key, "placed": placed}))
     elif placed:
@@ -237,10 +221,22 @@ def _resolve(file: str, key: str, *, placed: bool, as_json: bool) -> None:
         typer.echo(f"{key}: recorded as not placed; it may be sent again")
 
 
-def _purge(file: str, older_than: timedelta, *, as_json: bool) -> None:
-    with _opened(file) as book:
-        count = book.purge(older_than)
+def _purge(url: str, older_than: timedelta, *, as_json: bool) -> None:
+    with _opened(url) as opened:
+        count = opened.purge(older_than)
     typer.echo(json.dumps({"purged": count}) if as_json else f"forgotten: {count}")
+
+
+def _upgrade(url: str, *, as_json: bool) -> None:
+    # Opening it runs the steps that are missing.
+    with _opened(url) as opened:
+        place, version = opened.place, opened.schema_version
+    if as_json:
+        typer.echo(json.dumps({"schema_version": version}))
+    elif version is None:
+        typer.echo(f"{place} has no schema: there is nothing to upgrade")
+    else:
+        typer.echo(f"{place}: schema version {version}")
 
 
 def _duration(text: str) -> timedelta:

@@ -16,14 +16,15 @@ import time
 
 # The C implementation, which gevent does not replace.
 from _queue import Empty, SimpleQueue
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from ..._threads import Event, start_raw_thread, threads_are_greenlets, unpatched
-from ...errors import LedgerError
+from ..._threads import Event, destroy_hub, start_raw_thread, threads_are_greenlets, unpatched
+from ...errors import StoreError
 from ..entry import FailureScope
-from . import limits
-from .backlog import Backlog, split
-from .operations import ClaimOperation, Failed, SettleOperation
+from . import bounds
+from .backlog import Backlog, divide
+from .operations import Failed, LastingOperation, StartOperation
 
 if TYPE_CHECKING:
     import asyncio
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from .operations import Operation, Result
     from .transactions import Transactions
 
-CLOSED = "this ledger is closed"
+CLOSED = "this store is closed"
 
 
 class GroupCommit:
@@ -43,9 +44,10 @@ class GroupCommit:
         lock: guards what tasks and the thread both change; re-entrant, because
             the garbage collector may run a finalizer that takes it.
         clock: wall-clock seconds.
-        settle_apart: whether settlements get a transaction of their own. On a
-            server that locks single rows, two machines that each settle what
-            the other claims would otherwise wait for each other.
+        settle_apart: whether settlements, and steps of verifications, get a
+            transaction of their own. On a server that locks single rows, two
+            machines that each settle what the other claims would otherwise wait
+            for each other.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class GroupCommit:
         The caller holds the lock.
 
         Raises:
-            LedgerError: no thread can be started.
+            StoreError: no thread can be started.
         """
         if not self.started:
             self._start()
@@ -92,7 +94,7 @@ class GroupCommit:
             self.ended.wait(timeout, greenlets_run=greenlets_run)
 
     def give_up(self, operation: Operation) -> None:
-        """Wait no more for an operation; a claim that was made, or is being made, is reverted.
+        """Wait no more for an operation; what was made, or is being made, is reverted.
 
         The thread reverts it, and not the cancelled task. A task that awaited
         its claim and settled it as not sent would delay its cancellation by the
@@ -104,7 +106,7 @@ class GroupCommit:
         with self._lock:
             operation.waiting = False
             # `_finish` reverts one that failed and may be committed all the same.
-            if isinstance(operation, ClaimOperation) and operation.succeeded:
+            if isinstance(operation, StartOperation) and operation.succeeded:
                 self._queue.put(operation.reverting(self.now()))
 
     def now(self) -> float:
@@ -119,10 +121,10 @@ class GroupCommit:
             if threads_are_greenlets():
                 start_raw_thread(self._run)
             else:
-                threading.Thread(target=self._run, name="ihuyi-voice-ledger", daemon=True).start()
+                threading.Thread(target=self._run, name="ihuyi-voice-store", daemon=True).start()
         except RuntimeError as error:
             msg = "no thread can be started for it"
-            raise LedgerError(msg) from error
+            raise StoreError(msg) from error
         self.started = True
 
     # --- in the thread ---------------------------------------------------------
@@ -134,6 +136,8 @@ class GroupCommit:
                 self._execute()
             self._execute_the_rest()
         finally:
+            # Before the program can end: a driver in Python has made the hub.
+            destroy_hub()
             self.ended.set()
 
     def _receive(self) -> bool:
@@ -161,35 +165,35 @@ class GroupCommit:
     def _execute_the_rest(self) -> None:
         """Execute what was queued before `stop`, retry for some seconds, and close."""
         backlog = self.backlog
-        end = time.monotonic() + limits.LAST_RETRIES
+        end = time.monotonic() + bounds.LAST_RETRIES
         self.transactions.away_until = 0.0
         backlog.make_singles_due()
         self._execute()
         while backlog.new or (backlog.next_due() < math.inf and time.monotonic() < end):
             self._receive()
             self._execute()
-        self._finish(list(backlog.singles), Failed(LedgerError(CLOSED), FailureScope.DATABASE))
+        self._finish(list(backlog.singles), Failed(StoreError(CLOSED), FailureScope.DATABASE))
         self.transactions.shut_down()
 
     def _execute(self) -> None:
         """Execute the next batch, and then the operations that are tried alone."""
         batch = self.backlog.next_batch()
-        first, second = split(batch) if self._settle_apart else (batch, [])
-        failed = self._execute_batch(first)
-        if failed is None:
-            failed = self._execute_batch(second)
-            second = []
-        if failed is not None:
-            # Do not wait a second time for a database that has just failed.
-            not_tried = [*second, *self.backlog.take_new_settlements()]
-            self._finish(not_tried, Failed(failed.error, failed.scope))
+        parts = divide(batch) if self._settle_apart else [batch]
+        for number, part in enumerate(parts, start=1):
+            failed = self._execute_batch(part)
+            if failed is not None:
+                # Do not wait a second time for a database that has just failed.
+                not_tried = chain(*parts[number:], self.backlog.take_new_settlements())
+                self._finish(not_tried, Failed(failed.error, failed.scope))
+                break
         self._execute_singles()
+        self.transactions.forget_expired()
 
     def _execute_batch(self, batch: Sequence[Operation]) -> Failed | None:
         """Execute a batch; returns a failure that concerns other batches too."""
         if not batch:
             return None
-        result = self.transactions.run(batch, limits.BATCH_ROW_TIMEOUT)
+        result = self.transactions.run(batch, bounds.BATCH_ROW_TIMEOUT)
         failed = result if isinstance(result, Failed) else None
         if failed is not None and failed.concerns_one_key and len(batch) > 1:
             for operation in batch:
@@ -203,11 +207,11 @@ class GroupCommit:
         began = time.monotonic()
         if began < self.transactions.away_until:
             return
-        while time.monotonic() - began < limits.MAX_SECONDS_ON_SINGLES:
+        while time.monotonic() - began < bounds.MAX_SECONDS_ON_SINGLES:
             operation = self.backlog.next_single(began)
             if operation is None:
                 return
-            result = self.transactions.run([operation], limits.SINGLE_ROW_TIMEOUT)
+            result = self.transactions.run([operation], bounds.SINGLE_ROW_TIMEOUT)
             self._finish([operation], result)
             if isinstance(result, Failed) and not result.concerns_one_key:
                 return
@@ -221,23 +225,23 @@ class GroupCommit:
         now = self.now()
         with self._lock:
             for operation in batch:
-                if isinstance(operation, SettleOperation):
-                    self._finish_settlement(operation, result)
+                if isinstance(operation, LastingOperation):
+                    self._finish_lasting(operation, result)
                 elif not self._finish_other(operation, result, now):
                     continue
                 if operation.waiting and operation.future is not None:
                     by_loop.setdefault(operation.future.get_loop(), []).append(operation)
                     # The task of a settlement does not wait for its retries.
-                    operation.waiting = not isinstance(operation, SettleOperation)
+                    operation.waiting = not isinstance(operation, LastingOperation)
         for loop, operations in by_loop.items():
             self._wake(loop, operations)
 
-    def _finish_settlement(self, operation: SettleOperation, result: Result) -> None:
+    def _finish_lasting(self, operation: LastingOperation, result: Result) -> None:
         if isinstance(result, Failed):
             if result.concerns_one_key:
                 operation.failures += 1
-                pause = limits.FIRST_BACK_OFF * 2.0 ** min(operation.failures - 1, 10)
-                operation.due = time.monotonic() + min(pause, limits.MAX_BACK_OFF)
+                pause = bounds.FIRST_BACK_OFF * 2.0 ** min(operation.failures - 1, 10)
+                operation.due = time.monotonic() + min(pause, bounds.MAX_BACK_OFF)
             self.backlog.keep(operation)
         # After `dropped`, because the task reads both without the lock.
         operation.result = result
@@ -250,7 +254,7 @@ class GroupCommit:
         if row_locked and operation.waiting and self.backlog.postpone(operation):
             return False
         operation.result = result
-        if isinstance(operation, ClaimOperation) and operation.must_be_reverted:
+        if isinstance(operation, StartOperation) and operation.must_be_reverted:
             self.backlog.keep(operation.reverting(now))
         return True
 

@@ -1,0 +1,1 @@
+"""Verifies that a person holds a number: draws a code, has it read out, checks it once."""

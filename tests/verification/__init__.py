@@ -1,0 +1,1 @@
+"""Verifiers: a call reads out a code, and a person types it in."""
