@@ -192,6 +192,10 @@ class RedisStore(Store):
         """See `StepRunner`."""
         return await self._writer.run(step, deadline)
 
+    async def run_later(self, step: Callable[[Transaction], object], deadline: float) -> None:  # noqa: ARG002 - it never waits
+        """See `StepRunner`."""
+        self._writer.run_later(step)
+
     def close(self) -> None:
         """See `Store`."""
         self._finalizer.detach()

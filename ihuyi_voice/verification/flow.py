@@ -194,7 +194,8 @@ class Flow:
                     _soon(),
                     gives_back=call in _NOTHING_SENT,
                 )
-        except StoreError as error:
+        except (StoreError, RuntimeError) as error:
+            # RuntimeError: the store was closed meanwhile.
             client._log.warn(  # noqa: SLF001 - ours, and a RequestLog's
                 "verification %s %s: the store has not recorded its call: %s",
                 record.mobile,
@@ -209,7 +210,7 @@ class Flow:
         try:
             with anyio.CancelScope(shield=True):
                 await self._store.cancel(record.id, _soon())
-        except StoreError as error:
+        except (StoreError, RuntimeError) as error:
             client._log.warn(  # noqa: SLF001 - ours, and a RequestLog's
                 "verification %s: no phone rang, and the store has not canceled it; it expires: %s",
                 record.mobile,

@@ -123,7 +123,7 @@ class Job:
 
     def status(self, ended: subprocess.Popen[str]) -> int | None:
         """The exit status; None where a fault hid the balance, so that it must start again."""
-        return None if "no balance" in self.said else ended.returncode
+        return None if "the balance is not known" in self.said else ended.returncode
 
     @property
     def said(self) -> str:

@@ -124,6 +124,9 @@ class Disturbed:
 
         return await self._store.run(disturbed, deadline)
 
+    async def run_later(self, step: Callable[[Transaction], Any], deadline: float) -> None:
+        await self.run(step, deadline)
+
 
 async def in_one_batch(store: RedisStore, *calls: Any) -> list[Any]:
     """Run coroutines whose operations the writer finds in its queue together."""

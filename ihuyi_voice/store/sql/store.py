@@ -121,6 +121,10 @@ class SqlStore(Store):
         """See `StepRunner`."""
         return await self._writer.run(step, deadline)
 
+    async def run_later(self, step: Callable[[Transaction], object], deadline: float) -> None:  # noqa: ARG002 - it never waits
+        """See `StepRunner`."""
+        self._writer.run_later(step)
+
     @property
     def known_keys(self) -> Self:
         """See `Store`."""

@@ -288,6 +288,20 @@ class ReleaseOperation(LastingOperation):
         super().__init__(release.token, future, release)
 
 
+class LastingStepOperation(LastingOperation):
+    """Runs a function of `verifications.py` for which no task waits.
+
+    Attributes:
+        step: the function; a second run of it changes nothing.
+    """
+
+    __slots__ = ("step",)
+
+    def __init__(self, key: str, step: Step) -> None:
+        super().__init__(key, None, None)
+        self.step: Step = step
+
+
 class SettleOperation(LastingOperation):
     """Settles a claim.
 
