@@ -2,7 +2,7 @@
 
 Sender and gateway are processes of their own, so the gateway's record is what
 the rows are accounted against, one by one. With IHUYI_VOICE_SOAK=1 in the
-environment each store outlives 20 kills, and it takes minutes.
+environment each store outlives 10 kills, and it takes minutes.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FULL = os.environ.get("IHUYI_VOICE_SOAK") == "1"
-KILLS = 20 if FULL else 3
-ROWS = 2000 if FULL else 400
+KILLS = 10 if FULL else 2
+ROWS = 1000 if FULL else 300
 CONCURRENCY = 16
 API_KEY = "sandbox-key"
 SEED = int(os.environ.get("IHUYI_VOICE_SOAK_SEED", "0")) or random.randrange(1, 1 << 32)
