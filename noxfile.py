@@ -77,8 +77,9 @@ NO_SERVERS = ("-k", "not postgresql and not mariadb")
 
 # The lowest versions are those of aiohttp, orjson, xmltodict, SQLAlchemy, psycopg, typer and
 # rich, so parsers, handlers, store and command line belong to it. Browsers, brokers, gevent,
-# long runs, pytest's own runs, generated inputs, the README, the benchmark and CI itself do
-# not; nor what repeats a question to these versions with many inputs or processes.
+# long runs, pytest's own runs, generated inputs, reports of exceptions, the README, the
+# benchmark and CI itself do not; nor what repeats a question to these versions with many
+# inputs or processes.
 NOT_WITH_LOWEST = tuple(
     f"--ignore=tests/{name}"
     for name in (
@@ -105,7 +106,6 @@ NOT_WITH_LOWEST = tuple(
         "cli/test_bulk_store.py",
         "cli/test_output.py",
         "cli/test_own_store.py",
-        "cli/test_signals.py",
         "verification/test_crashes.py",
         "verification/test_guesses.py",
         "verification/test_model.py",

@@ -25,7 +25,7 @@ from ihuyi_voice.cli.bulk.keys import RowKeys
 from ihuyi_voice.store.entry import UNSETTLED, Entry, EntryState, Fingerprints
 from ihuyi_voice.store.writer.operations import Work
 from tests.soak.gateway import Sandbox, sandbox
-from tests.store.support import open_store
+from tests.store.support import open_store, unmeasured
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,7 +77,7 @@ class Job:
                 # A short timeout, after which no run waits for a claim of a killed one.
                 [*command, *options, "--concurrency", str(CONCURRENCY), "--timeout", "1"],
                 cwd=self.folder,
-                env=os.environ
+                env=unmeasured()
                 | {
                     "IHUYI_VOICE_API_ID": "sandbox",
                     "IHUYI_VOICE_API_KEY": API_KEY,

@@ -6,7 +6,6 @@ gateway is the test's, so that its record says what reached it.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import textwrap
@@ -18,6 +17,7 @@ import pytest
 from ihuyi_voice.sandbox import SandboxGateway
 
 from .redis_server import running_redis
+from .support import unmeasured
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,12 +94,13 @@ SUBMITTER = textwrap.dedent("""
         quota = RecipientQuota(per_minute=None, per_day=int(allowed))
         with Store.open(place) as store:
             print("ready", flush=True)
-            for url in sys.stdin:
+            for line in sys.stdin:
+                url = line.strip()
                 async with AsyncVoiceClient(
-                    "sandbox", "sandbox-key", base_url=url.strip(), store=store, quota=quota,
+                    "sandbox", "sandbox-key", base_url=url, store=store, quota=quota,
                     connect_attempts=1, timeout=60.0,
                 ) as client:
-                    ends = await asyncio.gather(*(one(client, url.strip(), n) for n in range(int(submits))))
+                    ends = await asyncio.gather(*(one(client, url, n) for n in range(int(submits))))
                 counts = sorted(Counter(ends).items())
                 print(*(f"{end}={count}" for end, count in counts), flush=True)
     asyncio.run(main())
@@ -126,8 +127,7 @@ class Senders:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                # To measure them takes as long as they do; other tests run the same lines.
-                env={k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")},
+                env=unmeasured(),
             )
             for mobile in self._mobiles
         ]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
 
-from .support import open_store, start
+from .support import open_store, start, unmeasured
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +25,7 @@ def bulk(file: Path, place: str, url: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-W", "error", "-m", "ihuyi_voice", "bulk", str(file)]
     return subprocess.Popen(
         [*command, "--store", place, "--yes", "--json"],
-        env=os.environ
+        env=unmeasured()
         | {
             "IHUYI_VOICE_API_ID": "sandbox",
             "IHUYI_VOICE_API_KEY": "sandbox-key",
