@@ -35,7 +35,7 @@ def in_turn(gateway: Gateway, answers: Sequence[bytes | None]) -> None:
 async def run_of(gateway: Gateway, count: int = 3000, **options: Any) -> Any:
     """Send so many rows one after another. Returns the run and what stopped it."""
     spy = Spy(pairs(count))
-    async with client(gateway.url, timeout=5.0) as voice:
+    async with client(gateway.url, timeout=60.0) as voice:
         options = {"concurrency": 1, **options}
         async with voice.submit_many(spy.as_list(), **options) as run:
             try:
