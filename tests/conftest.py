@@ -1,4 +1,4 @@
-"""Conditions that every test relies on, however pytest was started."""
+"""Conditions that every test relies on, and the database servers that they share."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.store.mariadb import MariaDbServer
+    from tests.store.postgres import PostgresServer
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -28,3 +31,23 @@ def _the_users_own_store_is_not_used(
         patched.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         patched.delenv("IHUYI_VOICE_STORE", raising=False)
         yield
+
+
+# To make and start a server takes seconds, so each process of the tests does it once. They
+# are imported only then, because most runs need none.
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    from tests.store.postgres import running_server  # noqa: PLC0415 - see above
+
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDbServer]:
+    from tests.store.mariadb import running_server  # noqa: PLC0415 - see above
+
+    with running_server() as server:
+        yield server

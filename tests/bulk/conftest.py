@@ -42,7 +42,8 @@ async def watched(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     # Of each callback it keeps where that was created, ten frames deep: most of the time.
     monkeypatch.setattr(asyncio.constants, "DEBUG_STACK_DEPTH", 1)
     loop = asyncio.get_running_loop()
-    loop.set_debug(True)
+    # Where coverage is measured it takes too long; the runs on other Pythons have it.
+    loop.set_debug(sys.gettrace() is None)
     # SystemExit: no code under test can take it for its own timeout.
     deadline = loop.call_later(DEADLINE, sys.exit, f"the test took more than {DEADLINE} s")
     tasks, before = own_tasks(), threads()

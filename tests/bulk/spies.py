@@ -60,8 +60,13 @@ async def turns(count: int = 100) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
+    """Wait for it: turn by turn, and soon without taking the core from other processes."""
+    for _ in range(100):
+        if condition():
+            return
         await asyncio.sleep(0)
+    while not condition():
+        await asyncio.sleep(0.001)
 
 
 def own_tasks() -> set[asyncio.Task[object]]:

@@ -62,6 +62,17 @@ FOREIGN: list[Callable[[], BaseException]] = [
     lambda: KeyError("key"),
 ]
 ids = [type(make()).__name__ for make in FOREIGN]
+# A source is of one kind and an exception of one class, and neither asks for the other:
+# each class from a thread and from the loop, and each kind with the class that is asyncio's own.
+OF_A_SOURCE = pytest.mark.parametrize(
+    ("kind", "make"),
+    [
+        pytest.param(kind, make, id=f"{kind}-{name}")
+        for kind in KINDS
+        for make, name in zip(FOREIGN, ids, strict=True)
+        if kind in GENERATORS or make is asyncio.CancelledError
+    ],
+)
 
 
 def raising_at(count: int, spy: Spy, error: BaseException) -> None:
@@ -83,8 +94,7 @@ async def read(run: BulkRun, seen: list[int]) -> BaseException | None:
     return error
 
 
-@pytest.mark.parametrize("make", FOREIGN, ids=ids)
-@pytest.mark.parametrize("kind", KINDS)
+@OF_A_SOURCE
 async def test_an_exception_of_a_source_is_raised_after_the_outcomes_of_its_rows(
     gateway: Gateway, kind: str, make: Callable[[], BaseException]
 ) -> None:
@@ -103,8 +113,7 @@ async def test_an_exception_of_a_source_is_raised_after_the_outcomes_of_its_rows
     assert {S.ACCEPTED: 40} == counted(run.report)
 
 
-@pytest.mark.parametrize("make", FOREIGN, ids=ids)
-@pytest.mark.parametrize("kind", KINDS)
+@OF_A_SOURCE
 async def test_an_exception_of_a_source_leaves_the_block_unwrapped(
     gateway: Gateway, kind: str, make: Callable[[], BaseException]
 ) -> None:

@@ -41,8 +41,9 @@ S = OutcomeStatus
 ANY = (*IN_MEMORY, *READ_AHEAD_OF)
 
 
-@pytest.mark.parametrize("concurrency", [1, 7])
-@pytest.mark.parametrize("kind", ANY)
+@pytest.mark.parametrize(
+    ("kind", "concurrency"), [*((kind, 7) for kind in ANY), ("list", 1), ("generator", 1)]
+)
 async def test_rows_are_read_lazily(gateway: Gateway, kind: str, concurrency: int) -> None:
     """At most the rows in flight are taken, plus those read ahead."""
     spy = Spy(pairs(90))

@@ -35,7 +35,7 @@ def in_turn(gateway: Gateway, answers: Sequence[bytes | None]) -> None:
 async def run_of(gateway: Gateway, count: int = 3000, **options: Any) -> Any:
     """Send so many rows one after another. Returns the run and what stopped it."""
     spy = Spy(pairs(count))
-    async with client(gateway.url, timeout=5.0) as voice:
+    async with client(gateway.url, timeout=60.0) as voice:
         options = {"concurrency": 1, **options}
         async with voice.submit_many(spy.as_list(), **options) as run:
             try:
@@ -45,8 +45,10 @@ async def run_of(gateway: Gateway, count: int = 3000, **options: Any) -> Any:
     return run.report, None
 
 
-@pytest.mark.parametrize("code", [0, 1, 4053, 40505, 4086, 99999, -1])
-@pytest.mark.parametrize("concurrency", [1, 30])
+@pytest.mark.parametrize(
+    ("code", "concurrency"),
+    [*((code, 1) for code in (0, 1, 4053, 40505, 4086, 99999, -1)), (0, 30), (4053, 30)],
+)
 async def test_twenty_equal_unexplained_refusals_stop_the_run(
     gateway: Gateway, code: int, concurrency: int
 ) -> None:
@@ -63,9 +65,9 @@ async def test_refusals_that_the_table_blames_on_the_row_do_not_stop_a_run(
     gateway: Gateway, code: int
 ) -> None:
     gateway.answer = lambda _: refusal(code)
-    report, cause = await run_of(gateway, 100)
+    report, cause = await run_of(gateway, 40)
     assert cause is None
-    assert {S.REFUSED: 100} == counted(report)
+    assert {S.REFUSED: 40} == counted(report)
 
 
 @pytest.mark.parametrize("code", [400, 401, 402, 405, 4050, 4051, 4052, 408])
@@ -107,10 +109,10 @@ async def test_what_resets_the_count_of_failures(
     gateway: Gateway, answers: list[bytes | None], stopped_at: int | None
 ) -> None:
     in_turn(gateway, answers)
-    report, cause = await run_of(gateway, 100)
+    report, cause = await run_of(gateway, 60)
     assert stopped_at == report.stopped_at
     assert (stopped_at is None) is (cause is None)
-    assert 100 == report.total if stopped_at is None else report.total == stopped_at + 1
+    assert 60 == report.total if stopped_at is None else report.total == stopped_at + 1
 
 
 async def test_rows_that_are_not_sent_now_neither_count_nor_reset(gateway: Gateway) -> None:

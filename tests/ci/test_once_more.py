@@ -67,10 +67,7 @@ class Run:
         return (self.folder / name).read_text().count("run")
 
 
-@pytest.mark.parametrize("workers", ["-n0", "-n2"])
-def test_a_test_that_fails_once_runs_again_and_is_listed_as_flaky(
-    tmp_path: Path, workers: str
-) -> None:
+def test_a_test_that_fails_once_runs_again_and_is_listed_as_flaky(tmp_path: Path) -> None:
     run = Run(
         tmp_path,
         """
@@ -79,7 +76,7 @@ def test_flaky(word): assert not first_run("flaky" + word[0])
 def test_good(): first_run("good")
 """,
         *PYTEST,
-        workers,
+        "-n2",
     )
     assert (0, 1) == (run.status, run.runs("good")), run.output
     assert [2, 2, 2] == [run.runs("flaky" + letter) for letter in "ac["]
@@ -155,8 +152,8 @@ def test_it(broken): pass
 )
 def test_what_is_not_timing_fails_at_once(tmp_path: Path, status: int | None, test: str) -> None:
     test = test.replace("first_run(n)", "first_run(str(n))")
-    # As in CI.
-    run = Run(tmp_path, test, *PYTEST, "-n2")
+    # In a worker, as in CI.
+    run = Run(tmp_path, test, *PYTEST, "-n1")
     assert status in (run.status, None)
     assert 0 != run.status
     assert [] == run.flaky

@@ -1,4 +1,7 @@
-"""The store that `submit` and `bulk` use without any option, over real invocations."""
+"""The store that `submit` and `bulk` use without any option, over several invocations.
+
+Most invocations run in the process of the test, which saves the start of an interpreter.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,21 @@ import re
 import stat
 import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from typer.testing import CliRunner
 
 from ihuyi_voice import Store, VoiceClient
+from ihuyi_voice.cli.app import app
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
 from ihuyi_voice.store.sql.store import SqlStore
 from tests.store.redis_server import running_redis
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 MOBILE, OTHER = "13912345678", "13812345678"
 ROWS = f"mobile,content\n{MOBILE},1125\n{OTHER},0042\n"
@@ -52,13 +58,32 @@ def rows(tmp_path: Path) -> Path:
     return path
 
 
-def run(
-    *arguments: str | Path, cwd: Path | None = None, **environment: str
-) -> subprocess.CompletedProcess[str]:
+@dataclass(frozen=True)
+class Done:
+    """How an invocation ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> Done:
+    """Run the command in this process."""
+    before = Path.cwd()
+    os.chdir(cwd or before)
+    try:
+        result = CliRunner().invoke(app, [*map(str, arguments)], env=environment)
+    finally:
+        os.chdir(before)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return Done(result.exit_code, result.stdout, result.stderr)
+
+
+def run_apart(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own."""
     return subprocess.run(
         [sys.executable, "-W", "error", "-m", "ihuyi_voice", *map(str, arguments)],
         env={**os.environ, "PYTHONUTF8": "1", **environment},
-        cwd=cwd,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
@@ -73,11 +98,11 @@ def run(
 def test_the_first_use_creates_the_store_and_says_where(
     gateway: SandboxGateway, no_store: Path
 ) -> None:
-    first = run("submit", MOBILE, "--content", "1125")
+    first = run_apart("submit", MOBILE, "--content", "1125")
     said = f"ihuyi-voice: remembers calls in {no_store}; --store none for no memory\n"
     assert (0, said) == (first.returncode, first.stderr)
     assert 0o700 == stat.S_IMODE(no_store.parent.stat().st_mode)
-    second = run("submit", MOBILE, "--content", "1125", "--json")
+    second = run_apart("submit", MOBILE, "--content", "1125", "--json")
     assert (0, "") == (second.returncode, second.stderr)
     assert 2 == len(gateway.calls)
 
@@ -94,7 +119,7 @@ def test_the_first_bulk_run_says_where_too(
 
 @pytest.mark.parametrize("command", ["submit", "bulk", "store"])
 def test_help_says_where_it_is(command: str, own_store: Path) -> None:
-    done = run(command, "--help", COLUMNS="400")
+    done = run_apart(command, "--help", COLUMNS="400")
     assert 0 == done.returncode
     assert str(own_store) in done.stdout
     assert "IHUYI_VOICE_STORE" in done.stdout
@@ -168,8 +193,8 @@ def test_what_was_not_sent_takes_no_place_in_the_limit(gateway: SandboxGateway) 
 
 
 def test_a_key_rings_once_also_where_the_code_is_drawn(gateway: SandboxGateway) -> None:
-    first = run("submit", MOBILE, "--idempotency-key", "login 1")
-    again = run("submit", MOBILE, "--idempotency-key", "login 1")
+    first = run_apart("submit", MOBILE, "--idempotency-key", "login 1")
+    again = run_apart("submit", MOBILE, "--idempotency-key", "login 1")
     assert (0, 0) == (first.returncode, again.returncode)
     (call,) = gateway.calls
     outcome = f"  139****5678  code {call.content}  voice id {call.voice_id}\n"
@@ -344,7 +369,7 @@ def test_a_job_has_a_name(gateway: SandboxGateway, rows: Path, job: str) -> None
 def test_a_file_whose_name_is_no_text_is_a_job_too(gateway: SandboxGateway, tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"rows\xff.csv")
     path.write_text(ROWS)
-    assert [0, 0] == [run("bulk", path, "--yes").returncode for _ in range(2)]
+    assert [0, 0] == [run_apart("bulk", path, "--yes").returncode for _ in range(2)]
     assert 2 == len(gateway.calls)
 
 

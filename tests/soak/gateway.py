@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 from urllib.request import Request, urlopen
 
+from tests.store.support import unmeasured
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -57,7 +59,10 @@ class Sandbox:
 def sandbox(balance: int, *options: str) -> Iterator[Sandbox]:
     command = [sys.executable, "-m", "ihuyi_voice", "sandbox", "--port", "0"]
     with subprocess.Popen(
-        [*command, "--balance", str(balance), *options], stdout=subprocess.PIPE, encoding="utf-8"
+        [*command, "--balance", str(balance), *options],
+        stdout=subprocess.PIPE,
+        env=unmeasured(),
+        encoding="utf-8",
     ) as process:
         assert process.stdout is not None
         match = re.search(r"http://\S+", process.stdout.readline())

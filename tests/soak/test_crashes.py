@@ -2,7 +2,7 @@
 
 Sender and gateway are processes of their own, so the gateway's record is what
 the rows are accounted against, one by one. With IHUYI_VOICE_SOAK=1 in the
-environment each store outlives 20 kills, and it takes minutes.
+environment each store outlives 10 kills, and it takes minutes.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from ihuyi_voice.cli.bulk.keys import RowKeys
 from ihuyi_voice.store.entry import UNSETTLED, Entry, EntryState, Fingerprints
 from ihuyi_voice.store.writer.operations import Work
 from tests.soak.gateway import Sandbox, sandbox
-from tests.store.support import open_store
+from tests.store.support import open_store, unmeasured
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 FULL = os.environ.get("IHUYI_VOICE_SOAK") == "1"
-KILLS = 20 if FULL else 3
-ROWS = 2000 if FULL else 400
+KILLS = 10 if FULL else 2
+ROWS = 1000 if FULL else 300
 CONCURRENCY = 16
 API_KEY = "sandbox-key"
 SEED = int(os.environ.get("IHUYI_VOICE_SOAK_SEED", "0")) or random.randrange(1, 1 << 32)
@@ -77,7 +77,7 @@ class Job:
                 # A short timeout, after which no run waits for a claim of a killed one.
                 [*command, *options, "--concurrency", str(CONCURRENCY), "--timeout", "1"],
                 cwd=self.folder,
-                env=os.environ
+                env=unmeasured()
                 | {
                     "IHUYI_VOICE_API_ID": "sandbox",
                     "IHUYI_VOICE_API_KEY": API_KEY,

@@ -1,4 +1,4 @@
-"""Fixtures: stores in SQLite files, and in PostgreSQL and MariaDB servers that the tests start."""
+"""Fixtures: stores in SQLite files, and in the PostgreSQL and MariaDB servers of the tests."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from . import mariadb as mariadb_server
-from .postgres import running_server
 from .support import Clock, open_store
 
 if TYPE_CHECKING:
@@ -20,18 +18,6 @@ if TYPE_CHECKING:
 
     from .mariadb import MariaDbServer
     from .postgres import PostgresServer
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    with running_server() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def mariadb() -> Iterator[MariaDbServer]:
-    with mariadb_server.running_server() as server:
-        yield server
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ import pytest
 from ihuyi_voice.sandbox import SandboxGateway
 
 from .redis_server import running_redis
+from .support import unmeasured
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -96,7 +97,7 @@ def gateway() -> Iterator[tuple[SandboxGateway, str]]:
 def environment(gateway: tuple[SandboxGateway, str], tmp_path: Path) -> dict[str, str]:
     """What each worker is started with."""
     return {
-        **os.environ,
+        **unmeasured(),
         "IHUYI_VOICE_API_ID": "sandbox",
         "IHUYI_VOICE_API_KEY": "sandbox-key",
         "IHUYI_VOICE_BASE_URL": gateway[1],

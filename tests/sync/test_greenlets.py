@@ -16,7 +16,6 @@ from urllib.request import urlopen
 import pytest
 
 from ihuyi_voice.sandbox import Chaos
-from tests.store.postgres import running_server
 from tests.sync.processes import environment, run
 
 if TYPE_CHECKING:
@@ -48,13 +47,12 @@ def framework(request: pytest.FixtureRequest) -> str:
     return name
 
 
-@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 @pytest.mark.parametrize("patched", ["before", "after"])
-def test_a_client_in_patched_threads(
-    gateway: SandboxGateway, framework: str, patched: str, loop: str
-) -> None:
+def test_a_client_in_patched_threads(gateway: SandboxGateway, framework: str, patched: str) -> None:
     """Patched before or after the import: calls, bulk runs, many greenlets, deadlines, close."""
-    before = QUIET + ("" if loop == "uvloop" else WITHOUT_UVLOOP)
+    # Half of the combinations with the loop: those with every combination of any two.
+    uvloop = (framework == "gevent") ^ (patched == "before")
+    before = QUIET + ("" if uvloop else WITHOUT_UVLOOP)
     script = GREEN[framework]
     if patched == "before":
         before += PATCH[framework]
@@ -97,12 +95,6 @@ print("closed")
     assert 90 == len(gateway.calls)
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    with running_server() as server:
-        yield server
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The place of a new store, in SQLite or PostgreSQL."""
@@ -112,14 +104,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return server.empty()
 
 
-@pytest.mark.parametrize("patched", ["before", "after"])
-def test_a_store_in_patched_threads(
-    gateway: SandboxGateway, framework: str, patched: str, place: str
-) -> None:
+def test_a_store_in_patched_threads(gateway: SandboxGateway, framework: str, place: str) -> None:
     """Patched before or after the import: keys, bulk runs, queries, a fork, close."""
-    # Half of the combinations with the loop: those with every combination of any three.
-    uvloop = (framework == "gevent") ^ (patched == "before") ^ place.startswith("/")
-    before = QUIET + ("" if uvloop else WITHOUT_UVLOOP)
+    # Half of the combinations with the database: those with every combination of any two.
+    # The loop is another one for each order; the test above has the other combinations.
+    patched = "before" if (framework == "gevent") ^ place.startswith("/") else "after"
+    before = QUIET + ("" if patched == "before" else WITHOUT_UVLOOP)
     script = GREEN[framework]
     if patched == "before":
         before += PATCH[framework]
@@ -164,10 +154,10 @@ print("closed", len(Store.open(place).known(["a", "b"])))
 
 
 def test_a_call_of_a_store_leaves_no_descriptor_open(
-    gateway: SandboxGateway, framework: str, place: str
+    gateway: SandboxGateway, framework: str, tmp_path: Path
 ) -> None:
     """Both frameworks create a hub with open files for the thread of a call."""
-    script = f"place = {place!r}\n"
+    script = f"place = {str(tmp_path / 'calls.db')!r}\n"
     script += """
 store = Store.open(place)
 store.summary()

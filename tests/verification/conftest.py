@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ihuyi_voice import Store
 from ihuyi_voice.testing import VoiceGateway
-from tests.store import mariadb as mariadb_server
-from tests.store import postgres as postgres_server
 from tests.store.redis_server import running_redis
 
 from .faces import MEMORY, Clock, Face, opened
@@ -25,19 +24,19 @@ if TYPE_CHECKING:
 
     from .faces import Kind
 
+KINDS = ["asyncio", "blocking"]
 STORES = ["memory", "sqlite", "postgresql", "mariadb", "redis"]
+# The fixtures that are a place, with the stores that each is in.
+PLACES = {
+    "place": STORES,
+    "shared_place": STORES[1:],
+    "place_with_keys": ["sqlite", "postgresql", "mariadb"],
+}
 
 
 @pytest.fixture(scope="session")
-def postgresql() -> Iterator[PostgresServer]:
-    with postgres_server.running_server() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def mariadb() -> Iterator[MariaDbServer]:
-    with mariadb_server.running_server() as server:
-        yield server
+def postgresql(postgres: PostgresServer) -> PostgresServer:
+    return postgres
 
 
 @pytest.fixture(scope="session")
@@ -56,19 +55,36 @@ def place_of(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return server.empty()
 
 
-@pytest.fixture(params=STORES)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each kind of store and each class; where a test has both, each store once, SQLite twice.
+
+    No rule depends on a class and on a store at once: the classes share what they do with it.
+    """
+    names = {*PLACES} & {*metafunc.fixturenames}
+    for name in names:
+        if "kind" not in metafunc.fixturenames:
+            metafunc.parametrize(name, PLACES[name], indirect=True)
+            continue
+        kinds = itertools.cycle(KINDS)
+        pairs = [*zip(kinds, PLACES[name], strict=False), ("asyncio", "sqlite")]
+        metafunc.parametrize(("kind", name), [*dict.fromkeys(pairs)], indirect=True)
+    if not names and "kind" in metafunc.fixturenames:
+        metafunc.parametrize("kind", KINDS, indirect=True)
+
+
+@pytest.fixture
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Each kind of store."""
     return place_of(request.param, request, tmp_path)
 
 
-@pytest.fixture(params=STORES[1:])
+@pytest.fixture
 def shared_place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Each kind of store that several processes share."""
     return place_of(request.param, request, tmp_path)
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+@pytest.fixture
 def place_with_keys(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Each kind of store that keeps idempotency keys."""
     return place_of(request.param, request, tmp_path)
@@ -79,7 +95,7 @@ def postgres_place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return place_of("postgresql", request, tmp_path)
 
 
-@pytest.fixture(params=["asyncio", "blocking"])
+@pytest.fixture
 def kind(request: pytest.FixtureRequest) -> Kind:
     chosen: Kind = request.param
     return chosen
