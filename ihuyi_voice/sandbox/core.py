@@ -21,7 +21,7 @@ from .settings import CHANGEABLE, DEFAULT_KEEP, Settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from .history import Attempt, Call, History, ReceiptPush
+    from .history import Attempt, Call, History, OtherRequest, ReceiptPush
     from .rules import Method, Reply
 
 logger: logging.Logger = logging.getLogger("ihuyi_voice.sandbox")
@@ -65,12 +65,16 @@ class Snapshot:
         taken: the number of the last attempt.
         attempts: oldest first.
         receipts: all of them; the one that changed last comes last.
+        others: the requests that were no submits, oldest first.
+        others_taken: the number of the last of them.
     """
 
     history: History
     taken: int
     attempts: list[Attempt]
     receipts: list[ReceiptPush]
+    others: list[OtherRequest]
+    others_taken: int
 
 
 class GatewayCore:
@@ -229,6 +233,12 @@ class GatewayCore:
             return list(self._state.history.attempts)
 
     @property
+    def others(self) -> list[OtherRequest]:
+        """A new list of the last `keep` requests that were no submits, oldest first."""
+        with self._lock:
+            return list(self._state.history.others)
+
+    @property
     def receipts(self) -> list[ReceiptPush]:
         """The receipts of the attempts remembered; the one that changed last comes last."""
         with self._lock:
@@ -249,15 +259,29 @@ class GatewayCore:
         """The current history; another object after each `clear` or `reset`."""
         return self._state.history
 
-    def snapshot(self, history: History | None, number: int, limit: int) -> Snapshot:
-        """What is new to a reader that has read `history` up to the attempt `number`.
+    def snapshot(
+        self, history: History | None, number: int, limit: int, other_number: int = 0
+    ) -> Snapshot:
+        """What is new to a reader of `history`.
 
-        It holds at most the newest `limit` attempts. After a clear all of them are new.
+        Args:
+            history: what it reads; after a clear everything is new.
+            number: of the last attempt that it has read.
+            limit: at most so many attempts, the newest, and so many other requests.
+            other_number: of the last other request that it has read.
         """
         with self._lock:
             current = self._state.history
-            attempts = current.after(number if history is current else 0, limit)
-            return Snapshot(current, current.taken, attempts, current.receipts)
+            if history is not current:
+                number = other_number = 0
+            return Snapshot(
+                current,
+                current.taken,
+                current.after(number, limit),
+                current.receipts,
+                current.others_after(other_number, limit),
+                current.others_taken,
+            )
 
     def find(self, number: int) -> tuple[Attempt, ReceiptPush | None] | None:
         """The attempt with that number and its receipt; None when it is not remembered."""
