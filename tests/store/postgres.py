@@ -49,7 +49,8 @@ class PostgresServer:
         """The SQLAlchemy URL of a database without a store."""
         with contextlib.closing(self.connect()) as connection:
             connection.execute(
-                "DROP TABLE IF EXISTS ihuyi_voice_meta, ihuyi_voice_calls, ihuyi_voice_starts"
+                "DROP TABLE IF EXISTS ihuyi_voice_meta, ihuyi_voice_calls, ihuyi_voice_starts,"
+                " ihuyi_voice_verifications, ihuyi_voice_jobs, ihuyi_voice_job_outcomes"
             )
         return self.url
 
