@@ -41,6 +41,7 @@ BUILDS_ON = {
     "client": ["bulk", "_options"],
     "_loops": ["_threads"],
     "sync": ["client", "_loops"],
+    "celery": ["sync"],
     "receipts": ["models"],
     "__init__": ["sync", "receipts"],
     "sandbox": ["wire"],
