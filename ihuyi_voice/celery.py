@@ -540,7 +540,7 @@ class _ChunkRun:
             # A fault of the program: it would come back with each delivery.
             self._stopped_by = error
         end = time.monotonic() + _LAST_SECONDS
-        while not await self._recorded_all(end):
+        while not await self._recorded_all(end):  # noqa: ASYNC110 - it waits for the store
             await anyio.sleep(_LINGER)
 
     async def _recorded_all(self, end: float) -> bool:
