@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from .client import AsyncVoiceClient
     from .store.jobs import Jobs
 
-__all__ = ["BulkJobs", "JobOutcome", "JobState", "JobStatus"]
+__all__ = ["BulkJobs", "JobOutcome", "JobState", "JobStatus", "jobs_of"]
 
 _log = logging.getLogger("ihuyi_voice")
 
@@ -61,6 +61,7 @@ _CANARY_GRACE = 5.0
 _RETRY_SECONDS = 5
 # A chunk has no deadline of its own: each of its requests has one.
 _NO_END = 10_000_000.0
+_ATTRIBUTE = "ihuyi_voice_bulk_jobs"
 _PLAIN = (str, int, float, bool, type(None))
 
 
@@ -84,6 +85,8 @@ class BulkJobs:
         self._store: Store | None = None
         self._client: VoiceClient | None = None
         self._task = self._registered(app, name)
+        # For `jobs_of`.
+        vars(app).setdefault(_ATTRIBUTE, []).append(self)
 
     # --- for the program that submits -------------------------------------------
 
@@ -263,6 +266,21 @@ class BulkJobs:
             if self._client is None:
                 self._client = VoiceClient.from_env(store=store)
             return self._client
+
+
+def jobs_of(thing: object) -> BulkJobs | None:
+    """The `BulkJobs` that this is, or that this Celery application has; None for none.
+
+    Raises:
+        ValueError: the application has several.
+    """
+    if isinstance(thing, BulkJobs):
+        return thing
+    found: list[BulkJobs] = getattr(thing, _ATTRIBUTE, [])
+    if len(found) > 1:
+        msg = "this application has several BulkJobs: name one of them"
+        raise ValueError(msg)
+    return found[0] if found else None
 
 
 class _Url:

@@ -47,7 +47,7 @@ BUILDS_ON = {
     "sandbox": ["wire"],
     "testing": ["sandbox"],
     "pytest_plugin": ["sync", "testing"],
-    "cli": ["__init__", "sandbox"],
+    "cli": ["__init__", "celery", "sandbox"],
     "__main__": ["cli"],
 }
 

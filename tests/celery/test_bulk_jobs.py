@@ -25,11 +25,13 @@ from kombu.exceptions import OperationalError
 from ihuyi_voice import InvalidRequestError, OutcomeStatus, SubmitRequest
 from ihuyi_voice.celery import BulkJobs, JobState
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
+from tests.store.postgres import running_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ihuyi_voice.celery import JobStatus
+    from tests.store.postgres import PostgresServer
 
 ROOT = Path(__file__).parents[2]
 NEEDED = {
@@ -110,6 +112,11 @@ class Site:
         return "\n".join(path.read_text() for path in self.folder.glob("worker *"))
 
 
+def taken_by(site: Site, count: int) -> None:
+    """Wait until the gateway has taken so many requests."""
+    until(lambda: site.gateway.taken >= count)
+
+
 def kill(worker: subprocess.Popen[bytes]) -> None:
     """All of its processes at once."""
     with contextlib.suppress(ProcessLookupError):
@@ -125,7 +132,19 @@ def stop(worker: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
+def place(tmp_path: Path) -> str:
+    """The URL of the store."""
+    return str(tmp_path / "calls.db")
+
+
+@pytest.fixture
+def postgres() -> Iterator[PostgresServer]:
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture
+def site(tmp_path: Path, place: str) -> Iterator[Site]:
     gateway = SandboxGateway()
     with contextlib.ExitStack() as ended:
         url = ended.enter_context(gateway.serve_in_thread())
@@ -141,7 +160,6 @@ def site(tmp_path: Path) -> Iterator[Site]:
         )
         ended.callback(redis.kill)
         until(socket.exists)
-        place = str(tmp_path / "calls.db")
         environment = os.environ | {
             "PYTHONPATH": str(ROOT),
             "REDIS_URL": f"redis+socket://{socket}",
@@ -173,15 +191,14 @@ def test_a_job_from_its_submission_to_its_end(site: Site) -> None:
     assert "1390000" not in said
 
 
-def test_two_workers_are_killed_and_no_phone_rings_twice(site: Site) -> None:
+def test_workers_are_killed_and_no_phone_rings_twice(site: Site) -> None:
     site.gateway.balance = 10_000
     site.gateway.chaos = Chaos(latency=0.02)
     site.jobs.submit(rows(1500), job="spring", chunk_size=100, concurrency=10)
     killed = 4
     for number in range(killed):
         worker = site.worker()
-        target = 150 * (number + 1)
-        until(lambda target=target: site.gateway.taken >= target)
+        taken_by(site, 150 * (number + 1))
         kill(worker)
         status = site.jobs.status("spring")
         assert status.total == status.done + status.pending
@@ -249,6 +266,47 @@ def test_all_workers_together_keep_the_rate(site: Site) -> None:
     # One tenth more, because a loaded machine delays some claims.
     assert most <= 1.1 * (rate + lease * processes)
     assert 400 / (rate + lease * processes) - 1 < starts[-1] - starts[0]
+
+
+class TestServer:
+    """The store is a server."""
+
+    @pytest.fixture
+    def place(self, postgres: PostgresServer) -> str:
+        return postgres.url
+
+    def test_the_store_restarts_in_the_middle(self, site: Site, postgres: PostgresServer) -> None:
+        site.gateway.balance = 10_000
+        site.gateway.chaos = Chaos(latency=0.02)
+        site.jobs.submit(rows(1000), job="spring", chunk_size=250, concurrency=10)
+        site.worker()
+        site.worker()
+        taken_by(site, 200)
+        postgres.stop()
+        until(lambda: "tried again in 5 s" in site.said())
+        postgres.start()
+        status = site.status_at_end()
+        assert (JobState.COMPLETED, 1000) == (status.state, status.done), site.said()
+        assert {1} == set(site.calls().values())
+        # In flight at the moment of the stop: their outcomes could not be recorded in time.
+        assert status.counts[OutcomeStatus.UNKNOWN] <= 2 * 10
+        assert 1000 == status.counts[ACCEPTED] + status.counts[OutcomeStatus.UNKNOWN]
+        assert CODE not in site.said()
+
+    def test_two_workers_of_which_one_is_killed(self, site: Site) -> None:
+        site.gateway.balance = 10_000
+        site.gateway.chaos = Chaos(latency=0.02)
+        site.jobs.submit(rows(1500), job="spring", chunk_size=100, concurrency=10)
+        site.worker()
+        for number in range(3):
+            worker = site.worker()
+            taken_by(site, 300 * (number + 1))
+            kill(worker)
+        site.worker()
+        status = site.status_at_end()
+        assert (JobState.COMPLETED, 1500) == (status.state, status.done), site.said()
+        assert {1} == set(site.calls().values())
+        assert status.counts[OutcomeStatus.UNKNOWN] <= 3 * 10
 
 
 def test_cancel_ends_a_job_within_a_lease(site: Site) -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from ..._loops import fast_loop_factory
 from ...client import AsyncVoiceClient
-from ...errors import IhuyiVoiceError, StoreError
+from ...errors import IhuyiVoiceError, InvalidRequestError, StoreError
 from ...models import DEFAULT_BASE_URL
 from ...sync.client import VoiceClient
 from ..account import (
@@ -66,6 +66,7 @@ def bulk(  # noqa: PLR0913 - one argument per option
     wait_for_quota: options.WaitForQuota = False,
     store: Chosen = None,
     job: options.Job = None,
+    celery: options.CeleryApp = None,
     yes: options.Yes = False,
     api_id: ApiId = None,
     api_key_file: ApiKeyFile = None,
@@ -89,8 +90,11 @@ def bulk(  # noqa: PLR0913 - one argument per option
         fail("--draw-codes needs --out: the codes are written there and nowhere else")
     if job is not None and not (job.strip() and job.isprintable()):
         fail("--job needs a name of printable characters")
+    if celery is not None and (out is not None or draw_codes or wait_for_quota or key_column):
+        fail("--celery takes no --out, --draw-codes, --wait-for-quota and --key-column")
     run = _Run(
         file=file,
+        celery=celery,
         job=job or ("standard input" if file == "-" else Path(file).name),
         limit=limit,
         columns=ColumnOptions(mobile_column, content_column, key_column),
@@ -106,6 +110,8 @@ def bulk(  # noqa: PLR0913 - one argument per option
     )
     with Interruptions() as signals:
         _send(run, signals)
+        if celery is not None:
+            raise typer.Exit
         summary = Summary(run.tally, run.rows, file, out, run.place, run.known)
         with suppress(KeyboardInterrupt):
             _print_summary(summary, as_json=as_json)
@@ -138,6 +144,7 @@ class _Run:
     """
 
     file: str
+    celery: str | None
     job: str
     limit: int | None
     columns: ColumnOptions
@@ -166,6 +173,9 @@ class _Run:
                 raise typer.Exit(EXIT_USAGE if check.bad or doubts else 0)
             self._refuse_to_overwrite()
             self.account.check()
+            if self.celery is not None:
+                self._enqueue(self.celery, rows, check.good, doubts)
+                return
             store = open_chosen(self.store)
             if store is not None:
                 self.place = stack.enter_context(store).place
@@ -175,6 +185,25 @@ class _Run:
             out = _open_out(self.out, show_codes=self.show_codes)
             loop = {"loop_factory": fast_loop_factory()}
             anyio.run(self._send_rows, client, rows, out, signals, backend_options=loop)
+
+    def _enqueue(self, celery: str, rows: BulkFile, good: int, doubts: list[str]) -> None:
+        """Ask, and let workers send."""
+        from ..job import load_jobs, pairs  # noqa: PLC0415 - it imports the parts of this command
+
+        jobs = load_jobs(celery)
+        self._ask(good, doubts)
+        sending = self.sending
+        try:
+            status = jobs.submit(
+                pairs(rows),
+                job=self.job,
+                rate=sending.rate,
+                concurrency=sending.concurrency or 1,
+            )
+        except InvalidRequestError as error:
+            fail(str(error))
+        say(self.console, f"job {self.job!r}: {status.total} rows enqueued")
+        say(self.console, f"next: ihuyi-voice job {self.job!r} status --celery {celery} --follow")
 
     def _open_file(self) -> BulkFile:
         return BulkFile(
