@@ -244,9 +244,12 @@ class BulkJobs:
         except NotSentError as error:
             # The store, or the client's thread: the rows without outcome are tried again.
             _log.warning("%s: tried again in %d s: %s", chunk, _RETRY_SECONDS, error)
+            # Not by a countdown: a message that waits in a worker is delivered to others too,
+            # once the broker's visibility timeout has passed.
+            time.sleep(_RETRY_SECONDS)
             raise task.retry(
                 exc=error,
-                countdown=_RETRY_SECONDS,
+                countdown=0,
                 argsrepr=_shown(chunk.job, chunk.first, len(chunk.rows)),
             ) from None
 

@@ -3,19 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import os
-import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
-import tempfile
-import time
 import traceback
-from collections import Counter
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,153 +13,19 @@ from kombu.exceptions import OperationalError
 
 from ihuyi_voice import InvalidRequestError, OutcomeStatus, SubmitRequest
 from ihuyi_voice.celery import BulkJobs, JobState
-from ihuyi_voice.sandbox import Chaos, SandboxGateway
+from ihuyi_voice.sandbox import Chaos
 from tests.store.postgres import running_server
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+from .site import CODE, kill, row, rows, taken_by, until, waiting_messages
 
-    from ihuyi_voice.celery import JobStatus
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.store.postgres import PostgresServer
 
-ROOT = Path(__file__).parents[2]
-NEEDED = {
-    "Redis's server: apt-get install redis-server": shutil.which("redis-server"),
-    "Celery: pip install 'celery[redis]'": importlib.util.find_spec("celery"),
-}
-MISSING = [what for what, found in NEEDED.items() if found is None]
+    from .site import Site
+
 ACCEPTED, REFUSED = OutcomeStatus.ACCEPTED, OutcomeStatus.REFUSED
-ENDED = (JobState.COMPLETED, JobState.STOPPED, JobState.CANCELED)
-CODE = "7351"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def needs() -> None:
-    if MISSING:  # pragma: no cover - depends on the machine
-        reason = f"not installed: {', '.join(MISSING)}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-
-
-def until(condition: Callable[[], object], seconds: float = 60) -> None:
-    """Wait for what other processes do and offer no event for."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def row(index: int) -> tuple[str, str]:
-    return f"139{index:08d}", CODE
-
-
-def rows(count: int) -> Iterator[tuple[str, str]]:
-    return map(row, range(count))
-
-
-@dataclass
-class Site:
-    """A broker, a store, and workers."""
-
-    folder: Path
-    socket: Path
-    environment: dict[str, str]
-    jobs: BulkJobs
-    gateway: SandboxGateway
-    ended: contextlib.ExitStack
-    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
-
-    def worker(self) -> subprocess.Popen[bytes]:
-        number = len(self.workers) + 1
-        program = [sys.executable, "-m", "celery", "-A", "tests.celery.bulk", "worker"]
-        options = ["-c", "1", "-n", f"{number}@here", "--without-mingle", "--without-gossip"]
-        with (self.folder / f"worker {number}").open("wb") as log:
-            worker = self.ended.enter_context(
-                subprocess.Popen(
-                    [*program, *options, "-l", "INFO"],
-                    cwd=self.folder,
-                    env=self.environment,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            )
-        self.ended.callback(stop, worker)
-        self.workers.append(worker)
-        return worker
-
-    def status_at_end(self, job: str = "spring") -> JobStatus:
-        until(lambda: self.jobs.status(job).state in ENDED, 100)
-        return self.jobs.status(job)
-
-    def calls(self) -> Counter[str]:
-        """How often the gateway accepted a call to each number."""
-        return Counter(call.mobile for call in self.gateway.calls)
-
-    def said(self) -> str:
-        return "\n".join(path.read_text() for path in self.folder.glob("worker *"))
-
-
-def taken_by(site: Site, count: int) -> None:
-    """Wait until the gateway has taken so many requests."""
-    until(lambda: site.gateway.taken >= count)
-
-
-def kill(worker: subprocess.Popen[bytes]) -> None:
-    """All of its processes at once."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(worker.pid, signal.SIGKILL)
-    worker.wait()
-
-
-def stop(worker: subprocess.Popen[bytes]) -> None:
-    worker.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        worker.wait(20)
-    kill(worker)
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> str:
-    """The URL of the store."""
-    return str(tmp_path / "calls.db")
-
-
-@pytest.fixture
-def postgres() -> Iterator[PostgresServer]:
-    with running_server() as server:
-        yield server
-
-
-@pytest.fixture
-def site(tmp_path: Path, place: str) -> Iterator[Site]:
-    gateway = SandboxGateway()
-    with contextlib.ExitStack() as ended:
-        url = ended.enter_context(gateway.serve_in_thread())
-        # A socket's path has to be short.
-        folder = ended.enter_context(tempfile.TemporaryDirectory(prefix="redis-", dir="/tmp"))
-        socket = Path(folder, "socket")
-        options = ["--port", "0", "--unixsocket", str(socket), "--dir", folder]
-        redis = ended.enter_context(
-            subprocess.Popen(
-                ["redis-server", *options, "--save", "", "--appendonly", "no"],
-                stdout=subprocess.DEVNULL,
-            )
-        )
-        ended.callback(redis.kill)
-        until(socket.exists)
-        environment = os.environ | {
-            "PYTHONPATH": str(ROOT),
-            "REDIS_URL": f"redis+socket://{socket}",
-            "CALLS_STORE": place,
-            "IHUYI_VOICE_API_ID": "sandbox",
-            "IHUYI_VOICE_API_KEY": "sandbox-key",
-            "IHUYI_VOICE_BASE_URL": url,
-        }
-        app = Celery("bulk", broker=environment["REDIS_URL"])
-        jobs = BulkJobs(app, store=place)
-        yield Site(tmp_path, socket, environment, jobs, gateway, ended)
 
 
 def test_a_job_from_its_submission_to_its_end(site: Site) -> None:
@@ -268,6 +123,12 @@ def test_all_workers_together_keep_the_rate(site: Site) -> None:
     assert 400 / (rate + lease * processes) - 1 < starts[-1] - starts[0]
 
 
+@pytest.fixture
+def postgres() -> Iterator[PostgresServer]:
+    with running_server() as server:
+        yield server
+
+
 class TestServer:
     """The store is a server."""
 
@@ -320,13 +181,6 @@ def test_cancel_ends_a_job_within_a_lease(site: Site) -> None:
     assert (JobState.CANCELED, 1000) == (status.state, status.total)
     assert site.gateway.taken <= taken + 2 * 10
     assert status.done == site.gateway.taken
-
-
-def waiting_messages(site: Site) -> int:
-    """How many messages are in the broker, delivered ones included."""
-    script = "return redis.call('LLEN', 'celery') + redis.call('HLEN', 'unacked')"
-    ask = ["redis-cli", "-s", str(site.socket), "EVAL", script, "0"]
-    return int(subprocess.run(ask, check=True, stdout=subprocess.PIPE).stdout)
 
 
 def test_rows_that_are_no_requests_have_their_outcomes(site: Site) -> None:

@@ -174,7 +174,7 @@ class _Run:
             self._refuse_to_overwrite()
             self.account.check()
             if self.celery is not None:
-                self._enqueue(self.celery, rows, check.good, doubts)
+                self._enqueue(self.celery, rows, check, doubts)
                 return
             store = open_chosen(self.store)
             if store is not None:
@@ -186,12 +186,14 @@ class _Run:
             loop = {"loop_factory": fast_loop_factory()}
             anyio.run(self._send_rows, client, rows, out, signals, backend_options=loop)
 
-    def _enqueue(self, celery: str, rows: BulkFile, good: int, doubts: list[str]) -> None:
+    def _enqueue(self, celery: str, rows: BulkFile, check: Check, doubts: list[str]) -> None:
         """Ask, and let workers send."""
+        if check.keys:
+            fail("the file has keys of its own, and a job derives the keys of its rows")
         from ..job import load_jobs, pairs  # noqa: PLC0415 - it imports the parts of this command
 
         jobs = load_jobs(celery)
-        self._ask(good, doubts)
+        self._ask(check.good, doubts)
         sending = self.sending
         try:
             status = jobs.submit(
