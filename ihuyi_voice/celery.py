@@ -22,7 +22,7 @@ import secrets
 import threading
 import time
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import anyio
 
@@ -236,22 +236,34 @@ class BulkJobs:
 
     def _work(self, task: Task, chunk: _Chunk) -> None:
         try:
-            self._opened_client()._call(
+            client = self._opened_client()
+        except (ValueError, TypeError) as error:
+            # This worker's environment: every chunk would end so.
+            self._jobs.stop_blocking(chunk.job, chunk.plan.generation, _in_words(error))
+            raise
+        except StoreError as error:
+            self._try_again(task, chunk, error)
+        try:
+            client._call(
                 "submit_many",
                 lambda client: _ChunkRun(client, self._jobs, chunk).run(),
                 extra_seconds=_NO_END,
             )
         except NotSentError as error:
             # The store, or the client's thread: the rows without outcome are tried again.
-            _log.warning("%s: tried again in %d s: %s", chunk, _RETRY_SECONDS, error)
-            # Not by a countdown: a message that waits in a worker is delivered to others too,
-            # once the broker's visibility timeout has passed.
-            time.sleep(_RETRY_SECONDS)
-            raise task.retry(
-                exc=error,
-                countdown=0,
-                argsrepr=_shown(chunk.job, chunk.first, len(chunk.rows)),
-            ) from None
+            self._try_again(task, chunk, error)
+
+    def _try_again(self, task: Task, chunk: _Chunk, error: NotSentError) -> NoReturn:
+        """Enqueue a chunk once more, after a pause."""
+        _log.warning("%r: tried again in %d s: %s", chunk, _RETRY_SECONDS, error)
+        # Not by a countdown: a message that waits in a worker is delivered to others too,
+        # once the broker's visibility timeout has passed.
+        time.sleep(_RETRY_SECONDS)
+        raise task.retry(
+            exc=error,
+            countdown=0,
+            argsrepr=_shown(chunk.job, chunk.first, len(chunk.rows)),
+        ) from None
 
     @property
     def _jobs(self) -> Jobs:

@@ -335,6 +335,10 @@ class Jobs:
         """
         _existing(job, self._aside(lambda tx: _end(tx, job, JobState.CANCELED, "", None)))
 
+    def stop_blocking(self, job: str, generation: int, cause: str) -> None:
+        """As `stop`, for a worker that could not begin."""
+        self._aside(lambda tx: _end(tx, job, JobState.STOPPED, cause, generation))
+
     def status(self, job: str) -> JobStatus:
         """A job as it is now.
 

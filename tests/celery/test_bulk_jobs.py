@@ -251,3 +251,13 @@ def test_the_broker_fails_while_a_job_is_enqueued(site: Site) -> None:
     site.worker()
     site.jobs.resume("spring", rows(5))
     assert 5 == site.status_at_end().counts[ACCEPTED]
+
+
+def test_a_worker_without_credentials_stops_the_job(site: Site) -> None:
+    del site.environment["IHUYI_VOICE_API_KEY"]
+    site.jobs.submit(rows(3), job="spring")
+    site.worker()
+    status = site.status_at_end()
+    assert (JobState.STOPPED, 3) == (status.state, status.pending)
+    assert "IHUYI_VOICE_API_KEY" in (status.stopped_by or "")
+    assert 0 == site.gateway.taken
