@@ -54,7 +54,7 @@ _LEASE, _LEASE_SECONDS = 10, 0.1
 # Outcomes that are recorded together, and seconds after which fewer are.
 _BATCH, _LINGER = 100, 0.5
 # Seconds for one step of the store, and for the last outcomes of a chunk.
-_STEP_SECONDS, _LAST_SECONDS = 15.0, 60.0
+_STEP_SECONDS, _LAST_SECONDS = 15.0, 10.0
 # Seconds beyond a request's own for which a canary may be out.
 _CANARY_GRACE = 5.0
 # Seconds until a chunk is tried again that the store's failure ended.
