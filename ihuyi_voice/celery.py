@@ -81,6 +81,7 @@ class BulkJobs:
 
     def __init__(self, app: Celery, *, store: str, name: str = "ihuyi_voice") -> None:
         self._url = _Url(store)
+        del store
         self._lock = threading.Lock()
         self._store: Store | None = None
         self._client: VoiceClient | None = None
