@@ -269,3 +269,11 @@ def test_a_verification_is_timed_beside_a_submit() -> None:
     assert {"submit", "start", "check"} == took.keys()
     for figures in took.values():
         assert 0 < figures["min_ms"] <= figures["median_ms"]
+
+
+def test_a_store_is_measured_with_one_process_and_with_four() -> None:
+    done = run("benchmarks.stores", "--submits", "50")
+    assert (0, "") == (done.returncode, done.stderr)
+    rates = json.loads(done.stdout)
+    assert {"1", "4"} == rates["sqlite"].keys()
+    assert all(rate > 0 for rate in rates["sqlite"].values())

@@ -149,7 +149,7 @@ class Guard:
             return await self._claim(self._claims, key, fingerprint, guarded, exchange)
         token = f"{self._token_prefix}{next(self._numbers):x}"
         reserved = Reserved(self._store, self._log, guarded, token)
-        if limited is not None:
+        if limited is not None:  # pragma: no branch - `check` returns None for neither
             wait = await self._store.limits.reserve(
                 limited.number, token, limited.windows, deadline=exchange.deadline
             )

@@ -29,7 +29,7 @@ class MemoryLimits:
     limits: a start is kept for as long as any of them needs it. A forked child
     goes on with its own copy.
 
-    A number takes about 300 bytes after one call and about 1,800 after ten
+    A number takes about 330 bytes after one call and about 1,800 after ten
     calls within one day. A number without a call for the longest window is
     forgotten: each reservation removes up to two such numbers, so the memory
     follows the numbers called within one day.

@@ -149,7 +149,7 @@ class RedisStore(Store):
     """
 
     def __init__(self, server: Server) -> None:
-        self.is_new = False
+        self.is_new: bool = False
         self._server = server
         self._writer = Writer(server.connect, time.time, place=server.place, on_server=True)
         self._finalizer = weakref.finalize(

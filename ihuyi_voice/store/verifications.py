@@ -103,7 +103,7 @@ class Found(NamedTuple):
 
 
 class Refusal(Enum):
-    """Why a guess or a call is refused. For logs: a user is told only "not approved"."""
+    """Why a guess or a call is refused. For logs: a user sees only "not approved"."""
 
     UNKNOWN_ID = "unknown_id"
     MISMATCH = "mismatch"

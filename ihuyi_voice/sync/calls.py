@@ -41,7 +41,7 @@ class Call(Generic[T]):
 
     def __init__(self, start: Callable[[AsyncVoiceClient], Awaitable[T]]) -> None:
         self._start = start
-        self.begun = False
+        self.begun: bool = False
         # As a `FirstValue`, without a second object per call. The result is in a tuple,
         # because it may be an exception that the call returned.
         self._end: dict[None, tuple[T] | BaseException] = {}
@@ -133,7 +133,7 @@ class Calls:
 
     def __init__(self, life: LifeCycle) -> None:
         self._life = life
-        self.stopping = asyncio.Event()
+        self.stopping: asyncio.Event = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         # The calls that have not ended, for the case that the loop ends first.
         self._waited_for: dict[Call[Any], None] = {}

@@ -68,10 +68,10 @@ class LifeCycle:
         # Decides whether the thread runs: the thread itself, or a request to stop.
         self._decider: FirstValue[object] = FirstValue()
         self._closed = False
-        self.stop = Stop.NOT_ASKED
+        self.stop: Stop = Stop.NOT_ASKED
         self.failure: BaseException | None = None
-        self.started = Event()
-        self.ended = Event()
+        self.started: Event = Event()
+        self.ended: Event = Event()
 
     @property
     def state(self) -> State:

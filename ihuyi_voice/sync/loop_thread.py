@@ -43,8 +43,8 @@ class LoopThread:
 
     def __init__(self, make_client: Callable[[], AsyncVoiceClient]) -> None:
         self.pid: int = os.getpid()
-        self.life = LifeCycle()
-        self.calls = Calls(self.life)
+        self.life: LifeCycle = LifeCycle()
+        self.calls: Calls = Calls(self.life)
         self._make_client = make_client
         self._thread: threading.Thread | None = None
         self._successor: FirstValue[LoopThread] = FirstValue()

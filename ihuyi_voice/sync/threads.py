@@ -35,7 +35,7 @@ class LoopThreads:
         log: DeferredLog,
         cancel_seconds: float,
     ) -> None:
-        self.current = LoopThread(make_client)
+        self.current: LoopThread = LoopThread(make_client)
         self.cancel_seconds: float = cancel_seconds
         self._log = log
         self._exiting = False

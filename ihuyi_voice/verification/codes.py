@@ -97,7 +97,7 @@ class SigningKey:
         return self._mac("binding", id_, person).hex()[:32]
 
     def subject(self, person: Person) -> str:
-        """Stands for a number and purpose over all verifications, 32 hex digits."""
+        """Identifies a number and purpose over all verifications, 32 hex digits."""
         return self._mac("subject", "", person).hex()[:32]
 
     def _mac(self, what: str, id_: str, person: Person) -> bytes:

@@ -230,7 +230,7 @@ def test_an_interrupted_run_goes_on_with_its_store(
     assert "Interrupted before the end." == interrupted
     left = 100 - len(gateway.calls)
     assert last == (
-        f"Rows left: {left} of 100. To go on, run the same command again:"
+        f"Rows left: {left} of 100. To continue, run the same command again:"
         " no phone that rang, or may have rung, is called again."
     )
     gateway.chaos = Chaos()
@@ -364,17 +364,17 @@ def test_what_to_do_next_speaks_of_the_run(tmp_path: Path) -> None:
     assert "Interrupted before the end." == interrupted
     assert "Unknown rows: 3, listed by: ihuyi-voice store 'my calls.db'." == unknown
     assert last == (
-        "Rows left: 220 of 1000. To go on, run the same command again with a new --out file: no"
+        "Rows left: 220 of 1000. To continue, run the same command again with a new --out file: no"
         " phone that rang, or may have rung, is called again."
     )
     *_, unknown, last = next_steps(done, None, None)
     assert unknown == (
-        "Unknown rows: 3, listed nowhere, because there was no --out and --store was none."
+        "Unknown rows: 3, not listed, because there was no --out and --store was none."
     )
     assert last == (
-        "Rows left: 220 of 1000. Do not run rows.csv again as it is: 780 phones would be called a"
-        " second time, and nothing here shows which; look at the account's page. Without --store"
-        " none the same command goes on by itself."
+        "Rows left: 220 of 1000. Do not run rows.csv again unchanged: it would call 780 phones a"
+        " second time. Only the account's page shows which. Without --store none you only repeat"
+        " the same command."
     )
     assert (
         "No phone was called: run the same command again."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pytest
 
@@ -291,7 +291,7 @@ class Keyless(Store):
         return self._limits
 
     def close(self) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # pragma: no cover - never called
 
     unknown = resolve = summary = purge = close  # type: ignore[assignment]
     verifications = property(close)
@@ -531,3 +531,39 @@ async def test_the_store_has_until_the_deadline_of_the_request(
                 with pytest.raises(StoreError, match="did not answer in time"):
                     await voice.submit(MOBILE, CODE, idempotency_key=key)
     assert [] == gateway.mobiles
+
+
+# --- rows and requests without keys -------------------------------------------------
+
+
+async def test_rows_without_keys_wait_for_the_rate_and_share_the_limit(
+    gateway: Served, store: SqlStore
+) -> None:
+    async with (
+        client(gateway.url, store) as voice,
+        voice.submit_many([(MOBILE, CODE)] * 3, rate=1000.0) as run,
+    ):
+        report = await run.finish()
+    assert (2, 1) == (report.counts[OutcomeStatus.ACCEPTED], report.counts[OutcomeStatus.LIMITED])
+
+
+class KeepingLimits:
+    """Limits that give nothing back."""
+
+    async def reserve(self, number: str, token: str, windows: object, *, deadline: float) -> float:
+        return 0.0
+
+    async def release(self, number: str, token: str) -> None:
+        msg = "down"
+        raise StoreError(msg)
+
+
+async def test_a_place_that_is_not_given_back_is_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = Keyless(cast("SqlStore", KeepingLimits()))
+    async with client("http://127.0.0.1:1", store, connect_attempts=1) as voice:
+        with pytest.raises(NotSentError):
+            await voice.submit(MOBILE, CODE)
+    assert "the store has not given its place in the limit back" in caplog.text
+    assert MOBILE not in caplog.text

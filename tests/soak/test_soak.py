@@ -33,7 +33,7 @@ BLACKLISTED = "13800000000"
 MB = 1_000_000
 # What MemoryQuotaStore says of a number that was called once, and what an
 # allocator may take for it.
-BYTES_PER_NUMBER = 150 * 2
+BYTES_PER_NUMBER = 400
 # Of resident memory, which comes in pages and goes back late.
 MOST_GROWTH = 5 * MB if FULL else 0.8 * MB
 

@@ -300,6 +300,7 @@ async def test_starts_that_no_window_needs_are_deleted(
     place: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ihuyi_voice.store.writer.bounds.CLEANING_PAUSE", 0.0)
+    monkeypatch.setattr("ihuyi_voice.store.sql.connection._CLEANED_AT_ONCE", 1)
     with Store.open(place, clock=clock) as store:
         for number in ("n", "quiet"):
             assert 0.0 == await store.limits.reserve(number, f"old {number}", DEFAULT)

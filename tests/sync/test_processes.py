@@ -95,6 +95,9 @@ def test_exit_waits_for_a_thread_with_a_call_in_flight(gateway: SandboxGateway) 
     gateway.chaos = Chaos(latency=0.3)
     script = """
     threading.Thread(target=lambda: print(submit())).start()
+    from urllib.request import urlopen
+    while b"139" not in urlopen(client.base_url + "/_sandbox/attempts").read():
+        pass
     print("leaving")
     """
     assert (0, "leaving\n提交成功\n", "") == run(gateway, script)

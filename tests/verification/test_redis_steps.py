@@ -31,6 +31,7 @@ from ihuyi_voice.store.verifications import (
     Verifications,
     guesses_of,
 )
+from ihuyi_voice.store.writer.operations import Work
 from tests.store.redis_server import running_redis
 
 from .faces import KEY, MOBILE, Clock, wrong
@@ -285,6 +286,32 @@ async def test_a_server_that_restarts_in_the_middle_of_a_step_fails_no_guess(
     assert isinstance(found, Found)
     assert (2, 4) == (disturbed.runs, found.record.attempts_left)
     assert 4 == await left(store)
+
+
+@pytest.mark.parametrize("writes", [False, True])
+async def test_a_connection_that_breaks_is_no_other_client_that_was_faster(
+    store: RedisStore, server: RedisServer, writes: bool
+) -> None:
+    await create(store)
+    connection = store._server.connect()
+
+    def step(tx: Transaction) -> None:
+        record = tx.find(ID)
+        assert record is not None
+        if writes:
+            tx.save(record)
+        server.kill()
+        if not writes:
+            tx.starts("subject")
+
+    try:
+        with pytest.raises(StoreError, match=r"\(ConnectionError\)$"):
+            connection.apply(Work([], [], [], [], [], [("name", step)]))
+    finally:
+        server.start()
+    # Only EXEC may have been executed.
+    assert (writes, "connection") == (connection.committing, connection.failure_scope.value)
+    connection.close()
 
 
 async def test_while_the_server_is_killed_no_code_is_approved(

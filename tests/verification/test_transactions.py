@@ -44,7 +44,7 @@ def new(token: str, cooldown: float) -> NewRecord:
     )
 
 
-class Told:
+class Reporting:
     """A transaction that says that it is about to lock a person's starts."""
 
     def __init__(self, transaction: Transaction, event: threading.Event) -> None:
@@ -92,7 +92,7 @@ def test_both_find_one_record(
         assert second_locks.wait(30)
 
     def say_when_it_locks(transaction: Transaction) -> Transaction:
-        return cast("Transaction", Told(transaction, second_locks))
+        return cast("Transaction", Reporting(transaction, second_locks))
 
     def create(runner: Runner, token: str) -> Any:
         store = Verifications(runner)

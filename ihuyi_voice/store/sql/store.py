@@ -78,7 +78,7 @@ class SqlStore(Store):
     def __init__(self, database: Database, patience: float) -> None:
         self.patience: float = patience
         self._database = database
-        self.is_new = database.is_new
+        self.is_new: bool = database.is_new
         self._writer = Writer(
             self._database.connect,
             self._database.clock,

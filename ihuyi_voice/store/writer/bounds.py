@@ -34,5 +34,3 @@ FORK_TIMEOUT: float = 10.0
 
 CLEANING_PAUSE: float = 60.0
 """How often expired rows are deleted."""
-MAX_SECONDS_ON_CLEANING: float = 0.05
-"""How long that may take while operations wait; the rest follows after the next batch."""

@@ -110,11 +110,10 @@ class Transactions:
             return
         self._clean_until = now + bounds.CLEANING_PAUSE
         with self._at_work, contextlib.suppress(StoreError):
-            end = now + bounds.MAX_SECONDS_ON_CLEANING
-            while self.connection is not None and self.connection.forget_expired():
-                if time.monotonic() > end:
-                    self._clean_until = 0.0
-                    return
+            # A fork may have closed it meanwhile.
+            if self.connection is not None and self.connection.forget_expired():
+                # The rest follows after the next batch, so that no operation waits for it.
+                self._clean_until = 0.0
 
     def shut_down(self) -> None:
         """Close the connection; the caller does not hold the lock."""
