@@ -131,6 +131,11 @@ class Connection:
             results = self._run(work.steps) if work.steps else {}
         return Committed(overtaken, found, blocking, waits, results)
 
+    def run(self, step: Step, *, writing: bool) -> object:
+        """Run one step in a transaction of its own; without `writing`, it only reads."""
+        with self._transaction(writing=writing):
+            return self._run([("", step)])[""]
+
     def forget_expired(self) -> bool:
         """Delete some hundred rows that have expired; returns whether there may be more."""
         before = self._database.clock()
@@ -264,7 +269,7 @@ class Connection:
         return waits
 
     def _run(self, steps: Sequence[tuple[str, Step]]) -> dict[str, object]:
-        """Run steps of verifications; returns their results by name."""
+        """Run steps of verifications and jobs; returns their results by name."""
         transaction = SqlTransaction(self._connection, self._backend, self._now)
         return {name: step(transaction) for name, step in steps}
 

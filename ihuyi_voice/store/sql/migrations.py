@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import inspect, select, update
 
 from ...errors import StoreError
-from .tables import calls, meta, metadata, starts, verifications
+from .tables import calls, job_outcomes, jobs, meta, metadata, starts, verifications
 
 if TYPE_CHECKING:
     import sqlalchemy
@@ -27,6 +27,8 @@ _TABLES_OF_STEP: tuple[tuple[Table, ...], ...] = (
     (starts,),
     # 3: verifications.
     (verifications,),
+    # 4: jobs of several machines.
+    (jobs, job_outcomes),
 )
 
 SCHEMA_VERSION = len(_TABLES_OF_STEP)

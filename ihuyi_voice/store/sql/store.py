@@ -16,7 +16,7 @@ import secrets
 import time
 import weakref
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from ..._threads import call_blocking
 from ...errors import InvalidRequestError, StoreError
@@ -32,6 +32,7 @@ from ..entry import (
     UnknownClaim,
     row_prefix,
 )
+from ..jobs import Jobs
 from ..limits import Limited, Release, Reservation
 from ..store import Store, checked_clock
 from ..verifications import Verifications
@@ -124,6 +125,15 @@ class SqlStore(Store):
     async def run_later(self, step: Callable[[Transaction], object], deadline: float) -> None:  # noqa: ARG002 - it never waits
         """See `StepRunner`."""
         self._writer.run_later(step)
+
+    @property
+    def jobs(self) -> Jobs:
+        """See `Store`."""
+        return Jobs(self)
+
+    def run_aside(self, step: Callable[[Transaction], T], *, writing: bool = True) -> T:
+        """See `JobRunner`."""
+        return cast("T", self._aside(lambda c: c.run(step, writing=writing), writing=writing))
 
     @property
     def known_keys(self) -> Self:

@@ -132,6 +132,41 @@ verifications: Table = Table(
     Column("token", String(32), nullable=False),
     **_IN_MYSQL,
 )
+jobs: Table = Table(
+    "ihuyi_voice_jobs",
+    metadata,
+    # The fields of `store.jobs.JobRecord`.
+    Column("name", String(64), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("rate", Double),
+    Column("next_start", Double, nullable=False),
+    Column("rows_total", BigInteger, nullable=False),
+    Column("rows_done", BigInteger, nullable=False),
+    Column("is_enqueued", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("started_at", Double),
+    Column("finished_at", Double),
+    Column("stopped_by", _LONG_TEXT, nullable=False),
+    Column("canary", String(8), nullable=False),
+    Column("canary_until", Double, nullable=False),
+    Column("canary_token", String(32), nullable=False),
+    **_IN_MYSQL,
+)
+job_outcomes: Table = Table(
+    "ihuyi_voice_job_outcomes",
+    metadata,
+    # The job, and the fields of `store.jobs.JobOutcome`.
+    Column("job", String(64), primary_key=True),
+    Column("index", BigInteger, primary_key=True, autoincrement=False),
+    Column("status", String(16), nullable=False),
+    Column("mobile", String(16), nullable=False),
+    Column("code", BigInteger),
+    Column("msg", _LONG_TEXT, nullable=False),
+    Column("voice_id", String(32)),
+    Column("at", Double, nullable=False),
+    **_IN_MYSQL,
+)
 _c = calls.c
 
 ENTRY = (
