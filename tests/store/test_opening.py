@@ -95,7 +95,7 @@ async def test_an_encoding_that_stores_any_bytes_is_accepted(postgres: PostgresS
         await ended(store, EntryState.REFUSED)
         entry = await find(store)
     assert entry is not None
-    assert "剩余条数不足" == entry.msg
+    assert "剩余条数不足" == entry.answer.msg
 
 
 def test_create_false_leaves_another_database_unchanged(path: Path) -> None:

@@ -32,6 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 
+from ..answer import NO_ANSWER, StoredAnswer
 from ..entry import REPEATABLE, UNSETTLED, Entry, EntryState, Fingerprint
 from ..limits import Start
 
@@ -92,6 +93,7 @@ calls: Table = Table(
     Column("hashed_with", String(8), nullable=False),
     Column("mobile", String(16), nullable=False),
     Column("state", String(8), nullable=False),
+    # Only releases before schema 5 write an answer into these three; see `NO_OLDER_ANSWER`.
     Column("code", BigInteger),
     Column("msg", _LONG_TEXT, nullable=False),
     Column("voice_id", String(32)),
@@ -99,6 +101,8 @@ calls: Table = Table(
     Column("claimed_at", Double, nullable=False),
     Column("live_until", Double, nullable=False),
     Column("changed_at", Double, nullable=False),
+    # A `StoredAnswer` as JSON; null until the claim is settled.
+    Column("answer", _LONG_TEXT),
     **_IN_MYSQL,
 )
 starts: Table = Table(
@@ -175,34 +179,51 @@ ENTRY = (
     _c.hashed_with,
     _c.mobile,
     _c.state,
-    _c.code,
-    _c.msg,
-    _c.voice_id,
     _c.token,
     _c.claimed_at,
     _c.live_until,
+    _c.answer,
+    _c.code,
+    _c.msg,
+    _c.voice_id,
 )
 IS_UNSETTLED = _c.state.in_([state.value for state in UNSETTLED])
 IS_REPEATABLE = _c.state.in_([state.value for state in REPEATABLE])
 
+# Each change of a row sets these. So where they contain an answer, a release before
+# schema 5 was the last to change it: such a process may still run while others upgrade.
+NO_OLDER_ANSWER: dict[str, ColumnElement[Any]] = {
+    "code": null(),
+    "msg": literal_column("''"),
+    "voice_id": null(),
+}
+
 FIND = select(*ENTRY).where(_c.key.in_(bindparam("keys", expanding=True)))
 # The holder of the token knows the outcome, even where a person has recorded another one.
 # One exception: a call that a person saw placed stays accepted, or it could ring again.
-# The names of the other parameters say which columns are set.
+# The names of the other parameters say which other columns are set.
 _ACCEPTED: ColumnElement[str] = literal_column(f"'{EntryState.ACCEPTED.value}'")
-SETTLE = update(calls).where(
-    _c.key == bindparam("its_key"),
-    _c.token == bindparam("its_token"),
-    or_(_c.state != _ACCEPTED, bindparam("its_state", type_=String) == _ACCEPTED),
+SETTLE = (
+    update(calls)
+    .where(
+        _c.key == bindparam("its_key"),
+        _c.token == bindparam("its_token"),
+        or_(_c.state != _ACCEPTED, bindparam("its_state", type_=String) == _ACCEPTED),
+    )
+    .values(**NO_OLDER_ANSWER)
 )
-SETTLED_COLUMNS = ("state", "code", "msg", "voice_id", "changed_at", "live_until")
+SETTLED_COLUMNS = ("state", "answer", "changed_at", "live_until")
 
 
 # A claim whose number turned out to be over its limit: nothing was sent.
 UNDO_CLAIM = (
     update(calls)
     .where(_c.key == bindparam("its_key"), _c.token == bindparam("its_token"))
-    .values(state=EntryState.NOT_SENT.value, msg="over the limit of its number")
+    .values(
+        state=EntryState.NOT_SENT.value,
+        answer=StoredAnswer(msg="over the limit of its number").to_json(),
+        **NO_OLDER_ANSWER,
+    )
 )
 
 
@@ -225,9 +246,8 @@ def claiming(
     new = statement.excluded
     return statement.values(
         state=literal_column(f"'{EntryState.CLAIMED.value}'"),
-        code=null(),
-        msg=literal_column("''"),
-        voice_id=null(),
+        answer=null(),
+        **NO_OLDER_ANSWER,
     ).on_conflict_do_update(
         index_elements=["key"],
         set_={column.name: new[column.name] for column in _c if column is not _c.key},
@@ -244,8 +264,21 @@ def overtaken(settlement: Settlement, existing: Entry) -> bool:
 
 def entry_of(row: Sequence[Any]) -> Entry:
     """The entry of a row that has the columns `ENTRY`."""
-    key, digest, hashed_with, mobile, state, *rest = row
-    return Entry(key, Fingerprint(digest, hashed_with), mobile, EntryState(state), *rest)
+    key, digest, hashed_with, mobile, state, token, claimed_at, live_until, *answer = row
+    fingerprint = Fingerprint(digest, hashed_with)
+    stored = _answer_of(EntryState(state), *answer)
+    return Entry(key, fingerprint, mobile, EntryState(state), stored, token, claimed_at, live_until)
+
+
+def _answer_of(
+    state: EntryState, answer: str | None, code: int | None, msg: str, voice_id: str | None
+) -> StoredAnswer:
+    if code is not None or msg or voice_id is not None:
+        return StoredAnswer(code, msg, voice_id)
+    # A release before schema 5 leaves the answer to the last claim when it claims the key.
+    if answer is None or state is EntryState.CLAIMED:
+        return NO_ANSWER
+    return StoredAnswer.from_json(answer)
 
 
 def encode(of_number: Sequence[Start]) -> str:
