@@ -186,6 +186,18 @@ async def test_a_claim_after_one_of_an_earlier_release_has_an_answer_of_its_own(
         assert StoredAnswer(2, "ok") == await answer_of(store)
 
 
+def test_a_persons_record_replaces_the_answer_of_an_earlier_release(
+    place: str, execute: Callable[[str], None]
+) -> None:
+    execute(_SCHEMA_3)
+    with open_store(place) as store:
+        store.resolve("unknown", placed=True)
+        assert (
+            StoredAnswer(msg="recorded by hand: placed")
+            == store.entries(["unknown"])["unknown"].answer
+        )
+
+
 async def test_the_answer_of_a_release_with_other_fields(
     place: str, execute: Callable[[str], None]
 ) -> None:

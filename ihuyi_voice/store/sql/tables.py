@@ -190,8 +190,8 @@ ENTRY = (
 IS_UNSETTLED = _c.state.in_([state.value for state in UNSETTLED])
 IS_REPEATABLE = _c.state.in_([state.value for state in REPEATABLE])
 
-# Each change of a row sets these. So where they contain an answer, a release before
-# schema 5 was the last to change it: such a process may still run while others upgrade.
+# A claim sets these, and a person's record does. So where they contain an answer, a release
+# before schema 5 has settled the last claim; such a process may run on after an upgrade.
 NO_OLDER_ANSWER: dict[str, ColumnElement[Any]] = {
     "code": null(),
     "msg": literal_column("''"),
@@ -201,16 +201,12 @@ NO_OLDER_ANSWER: dict[str, ColumnElement[Any]] = {
 FIND = select(*ENTRY).where(_c.key.in_(bindparam("keys", expanding=True)))
 # The holder of the token knows the outcome, even where a person has recorded another one.
 # One exception: a call that a person saw placed stays accepted, or it could ring again.
-# The names of the other parameters say which other columns are set.
+# The names of the other parameters say which columns are set.
 _ACCEPTED: ColumnElement[str] = literal_column(f"'{EntryState.ACCEPTED.value}'")
-SETTLE = (
-    update(calls)
-    .where(
-        _c.key == bindparam("its_key"),
-        _c.token == bindparam("its_token"),
-        or_(_c.state != _ACCEPTED, bindparam("its_state", type_=String) == _ACCEPTED),
-    )
-    .values(**NO_OLDER_ANSWER)
+SETTLE = update(calls).where(
+    _c.key == bindparam("its_key"),
+    _c.token == bindparam("its_token"),
+    or_(_c.state != _ACCEPTED, bindparam("its_state", type_=String) == _ACCEPTED),
 )
 SETTLED_COLUMNS = ("state", "answer", "changed_at", "live_until")
 
@@ -222,7 +218,6 @@ UNDO_CLAIM = (
     .values(
         state=EntryState.NOT_SENT.value,
         answer=StoredAnswer(msg="over the limit of its number").to_json(),
-        **NO_OLDER_ANSWER,
     )
 )
 
