@@ -120,7 +120,7 @@ class Admitted:
 
     def replayed(self, entry: Entry) -> SubmitResult:
         """The result that the store stored for an earlier submit with the same key."""
-        return SubmitResult(entry.voice_id, entry.msg, self._mobile, replayed=True)
+        return entry.answer.replayed(self._mobile)
 
 
 class _BalanceQuery:

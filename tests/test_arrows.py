@@ -42,12 +42,13 @@ BUILDS_ON = {
     "_loops": ["_threads"],
     "sync": ["client", "_loops"],
     "verification": ["sync"],
+    "celery": ["sync"],
     "receipts": ["models"],
     "__init__": ["verification", "receipts"],
     "sandbox": ["wire"],
     "testing": ["sandbox"],
     "pytest_plugin": ["sync", "testing"],
-    "cli": ["__init__", "sandbox"],
+    "cli": ["__init__", "celery", "sandbox"],
     "__main__": ["cli"],
 }
 

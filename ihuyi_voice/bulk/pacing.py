@@ -66,12 +66,21 @@ class Pace:
         self._catch_up = limits.catch_up
         self._next_start: float | None = None
 
-    async def wait_for_start(self) -> None:
-        """Take the next start and wait for it, or until `pause.end`."""
+    def take_start(self) -> bool:
+        """Take a start that needs no wait; False where `wait_for_start` decides."""
+        return not self.is_limited
+
+    async def wait_for_start(self) -> bool:
+        """Take the next start and wait for it, or until `pause.end`.
+
+        Returns:
+            False where no more rows may start, and the run stops.
+        """
         now = time.monotonic()
         start = now if self._next_start is None else max(self._next_start, now - self._catch_up)
         self._next_start = start + self._interval
         await self.pause.wait(start - now)
+        return True
 
 
 class Turn:

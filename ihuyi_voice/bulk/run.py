@@ -51,6 +51,9 @@ __all__ = ["BulkOptions", "BulkRun", "Row", "Rows", "StopOn", "is_account_level"
 Row: TypeAlias = SubmitRequest | tuple[str, str]
 Rows: TypeAlias = Iterable[Row] | AsyncIterable[Row]
 
+NOT_STARTED = "the run was stopped before it was this row's turn"
+"""The reason of a row that was taken and never tried."""
+
 _RUNNING = RunState.RUNNING
 
 
@@ -66,6 +69,7 @@ class BulkRun:
         requests: Rows,
         options: BulkOptions,
         outcomes: OutcomeQueue | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._open_pipeline = open_pipeline
         self._options = options
@@ -74,7 +78,7 @@ class BulkRun:
         self._intake = Intake(
             open_source(requests), self._outcomes, options.in_flight, options.limits
         )
-        self._pace = Pace(options.rate, options.limits)
+        self._pace = Pace(options.rate, options.limits) if pace is None else pace
         self._stop_rule = StopRule(options.stop_on, options.max_failures_in_row)
         self._workers = _Workers(options.in_flight)
 
@@ -207,7 +211,7 @@ class BulkRun:
         while (row := await self._intake.next()) is not None:
             if not await self._admit(row):
                 continue
-            if self._progress.state is _RUNNING and not self._pace.is_limited:
+            if self._progress.state is _RUNNING and self._pace.take_start():
                 return row
             if await self._may_start(row):
                 return row
@@ -252,8 +256,8 @@ class BulkRun:
     async def _may_start(self, row: BulkRow) -> bool:
         """Wait for the rate. False: the run was stopped meanwhile, and the row is not sent."""
         try:
-            if self._progress.state is _RUNNING:
-                await self._pace.wait_for_start()
+            if self._progress.state is _RUNNING and not await self._pace.wait_for_start():
+                self.stop()
         except BaseException:
             self.stop()
             await self._withdraw(row)
@@ -385,7 +389,7 @@ def _name_row(row: BulkRow, error: InvalidRequestError) -> InvalidRequestError:
 
 
 def _not_started() -> NotSentError:
-    return NotSentError("the run was stopped before it was this row's turn")
+    return NotSentError(NOT_STARTED)
 
 
 def _cut_off(error: BaseException, exchange: Exchange | None = None) -> IhuyiVoiceError:

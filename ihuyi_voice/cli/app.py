@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from . import balance, sandbox, store, submit
+from . import balance, job, sandbox, store, submit
 from .bulk import options as bulk_options
 from .bulk.command import bulk
 
@@ -24,6 +24,7 @@ app: typer.Typer = typer.Typer(
 )
 app.command(epilog=submit.EXIT_HELP)(submit.submit)
 app.command(epilog=bulk_options.EXIT_HELP)(bulk)
+app.command(epilog=job.EXIT_HELP)(job.job)
 app.command(epilog=store.EXIT_HELP)(store.store)
 app.command(epilog=balance.EXIT_HELP)(balance.balance)
 app.command()(sandbox.sandbox)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from .base import ClaimStore, KnownKeys, SharedLimits
     from .entry import UnknownClaim
+    from .jobs import Jobs
     from .verifications import VerificationStore
 
 # The scheme of a URL: the module, and the extra that it needs.
@@ -145,6 +146,15 @@ class Store(ABC):
         return None
 
     @property
+    def jobs(self) -> Jobs:
+        """Keeps the jobs of several machines, see `ihuyi_voice.celery`.
+
+        Raises:
+            InvalidRequestError: this kind of store keeps none.
+        """
+        raise jobless(self.place)
+
+    @property
     def schema_version(self) -> int | None:
         """The number of its last schema step; None where it has no schema."""
         return None
@@ -238,6 +248,15 @@ def keyless(place: str) -> InvalidRequestError:
     return InvalidRequestError(
         f"idempotency_key cannot be kept in {place}: a key must survive a crash of the server,"
         " and Redis may lose its last writes. Use a store in SQLite, PostgreSQL or MySQL for keys;"
+        " nothing was sent, no phone rang"
+    )
+
+
+def jobless(place: str) -> InvalidRequestError:
+    """The error for a job where the store keeps none."""
+    return InvalidRequestError(
+        f"a job cannot be kept in {place}: its rows need idempotency keys, which must survive a"
+        " crash of the server. Use a store in PostgreSQL or MySQL, or in SQLite on one machine;"
         " nothing was sent, no phone rang"
     )
 

@@ -50,7 +50,7 @@ class PostgresServer:
         with contextlib.closing(self.connect()) as connection:
             connection.execute(
                 "DROP TABLE IF EXISTS ihuyi_voice_meta, ihuyi_voice_calls, ihuyi_voice_starts,"
-                " ihuyi_voice_verifications"
+                " ihuyi_voice_verifications, ihuyi_voice_jobs, ihuyi_voice_job_outcomes"
             )
         return self.url
 

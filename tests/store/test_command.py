@@ -271,17 +271,18 @@ app()
 def test_upgrade_runs_the_steps_that_are_missing(file: str) -> None:
     """From the schema of the release that kept keys and no limits."""
     with closing(sqlite3.connect(file)) as other, other:
-        for table in ("starts", "verifications"):
+        for table in ("starts", "verifications", "jobs", "job_outcomes"):
             other.execute(f"DROP TABLE ihuyi_voice_{table}")
+        other.execute("ALTER TABLE ihuyi_voice_calls DROP COLUMN answer")
         other.execute("UPDATE ihuyi_voice_meta SET value = '1' WHERE name = 'schema'")
     result = run(file, "upgrade")
-    assert (0, f"{file}: schema version 3\n") == (result.exit_code, result.stdout)
+    assert (0, f"{file}: schema version 5\n") == (result.exit_code, result.stdout)
     with closing(sqlite3.connect(file)) as other:
         assert [] == other.execute("SELECT * FROM ihuyi_voice_starts").fetchall()
-        assert [("3",)] == other.execute(
+        assert [("5",)] == other.execute(
             "SELECT value FROM ihuyi_voice_meta WHERE name = 'schema'"
         ).fetchall()
-    assert {"schema_version": 3} == json.loads(run(file, "upgrade", "--json").stdout)
+    assert {"schema_version": 5} == json.loads(run(file, "upgrade", "--json").stdout)
     assert {"accepted": 1, "refused": 1, "not_sent": 1, "unknown": 2} == json.loads(
         run(file, "summary", "--json").stdout
     )

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from ...client import AsyncVoiceClient
-from ...errors import IhuyiVoiceError, StoreError
+from ...errors import IhuyiVoiceError, InvalidRequestError, StoreError
 from ...models import DEFAULT_BASE_URL
 from ...sync.client import VoiceClient
 from ..account import (
@@ -68,6 +68,7 @@ def bulk(  # noqa: PLR0913 - one argument per option
     wait_for_quota: options.WaitForQuota = False,
     store: Chosen = None,
     job: options.Job = None,
+    celery: options.CeleryApp = None,
     yes: options.Yes = False,
     api_id: ApiId = None,
     api_key_file: ApiKeyFile = None,
@@ -91,11 +92,17 @@ def bulk(  # noqa: PLR0913 - one argument per option
         fail("nothing was sent: --draw-codes needs --out, the only place that gets the codes")
     if job is not None and not (job.strip() and job.isprintable()):
         fail("nothing was sent: --job needs a name of printable characters")
+    if celery is not None and (out is not None or draw_codes or wait_for_quota or key_column):
+        fail(
+            "nothing was sent: --celery takes no --out, --draw-codes, --wait-for-quota and"
+            " --key-column"
+        )
     columns = ColumnOptions(mobile_column, content_column, key_column)
     run = _Run(
         open_file=functools.partial(
             BulkFile, file, limit, columns, draw_codes=draw_codes, encoding=encoding
         ),
+        celery=celery,
         job=job or ("standard input" if file == "-" else Path(file).name),
         store=store,
         out=out,
@@ -107,6 +114,8 @@ def bulk(  # noqa: PLR0913 - one argument per option
     )
     with Interruptions() as signals:
         _send(run, signals)
+        if celery is not None:
+            raise typer.Exit
         summary = Summary(run.tally, run.rows, file, out, run.place, run.known)
         with suppress(KeyboardInterrupt):
             _print_summary(summary, as_json=as_json)
@@ -139,6 +148,7 @@ class _Run:
     """
 
     open_file: Callable[[], BulkFile]
+    celery: str | None
     job: str
     store: str | None
     out: Path | None
@@ -163,6 +173,9 @@ class _Run:
                 raise typer.Exit(EXIT_USAGE if check.bad or doubts else 0)
             self._refuse_to_overwrite()
             self.account.check()
+            if self.celery is not None:
+                self._enqueue(self.celery, rows, check, doubts)
+                return
             store = open_chosen(self.store)
             if store is not None:
                 self.place = stack.enter_context(store).place
@@ -171,6 +184,30 @@ class _Run:
             self._ask(check.good - self.known.rows, doubts)
             out = _open_out(self.out, show_codes=self.show_codes)
             run_async(self._send_rows, client, rows, out, signals)
+
+    def _enqueue(self, celery: str, rows: BulkFile, check: Check, doubts: list[str]) -> None:
+        """Ask, and let workers send."""
+        if check.keys:
+            fail(
+                "nothing was sent: the file has keys of its own, and a job derives the keys of its"
+                " rows"
+            )
+        from ..job import load_jobs, pairs  # noqa: PLC0415 - it imports the parts of this command
+
+        jobs = load_jobs(celery)
+        self._ask(check.good, doubts)
+        sending = self.sending
+        try:
+            status = jobs.submit(
+                pairs(rows),
+                job=self.job,
+                rate=sending.rate,
+                concurrency=sending.concurrency or 1,
+            )
+        except InvalidRequestError as error:
+            fail(str(error))
+        say(self.console, f"job {self.job!r}: {status.total} rows enqueued")
+        say(self.console, f"next: ihuyi-voice job {self.job!r} status --celery {celery} --follow")
 
     def _check(self, rows: BulkFile) -> Check:
         check = rows.check()

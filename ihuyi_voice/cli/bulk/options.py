@@ -129,6 +129,17 @@ Job = Annotated[
         show_default="the file's name",
     ),
 ]
+CeleryApp = Annotated[
+    str | None,
+    typer.Option(
+        "--celery",
+        metavar="MODULE:NAME",
+        help="Let Celery workers send: enqueue the good rows as the job --job, and return. The"
+        " name of a Celery application that has a BulkJobs, or of the BulkJobs. The broker then"
+        " holds the numbers and codes until they are sent. See [bold]ihuyi-voice job[/bold].",
+        show_default=False,
+    ),
+]
 Yes = Annotated[
     bool,
     typer.Option(

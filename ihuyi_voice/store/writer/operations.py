@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from ..answer import StoredAnswer
 from ..entry import EntryState, FailureScope, Settlement
 from ..limits import Release, Reservation
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from ..entry import Entry, NewClaim
     from ..verifications import Transaction
 
+
+_GIVEN_UP = StoredAnswer(msg="given up before it was sent")
 
 Step: TypeAlias = "Callable[[Transaction], object]"
 """A function of `verifications.py` that runs as one transaction, or as part of one."""
@@ -214,9 +217,7 @@ class ClaimOperation(StartOperation):
             key=self.key,
             token=self.claim.token,
             state=EntryState.NOT_SENT,
-            code=None,
-            msg="given up before it was sent",
-            voice_id=None,
+            answer=_GIVEN_UP,
             changed_at=now,
             live_until=now,
         )

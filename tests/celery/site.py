@@ -1,0 +1,129 @@
+"""A broker, a store and workers for the tests of bulk jobs."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ihuyi_voice.celery import BulkJobs, JobState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ihuyi_voice.celery import JobStatus
+    from ihuyi_voice.sandbox import SandboxGateway
+
+ROOT = Path(__file__).parents[2]
+NEEDED = {
+    "Redis's server: apt-get install redis-server": shutil.which("redis-server"),
+    "Celery: pip install 'celery[redis]'": importlib.util.find_spec("celery"),
+}
+MISSING = [what for what, found in NEEDED.items() if found is None]
+ENDED = (JobState.COMPLETED, JobState.STOPPED, JobState.CANCELED)
+CODE = "7351"
+
+
+def check_needs() -> None:
+    """Skip the test where a program is missing; in CI it fails."""
+    if MISSING:  # pragma: no cover - depends on the machine
+        reason = f"not installed: {', '.join(MISSING)}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Wait for what other processes do and offer no event for."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def row(index: int) -> tuple[str, str]:
+    return f"139{index:08d}", CODE
+
+
+def rows(count: int) -> Iterator[tuple[str, str]]:
+    return map(row, range(count))
+
+
+@dataclass
+class Site:
+    """A broker, a store, and workers."""
+
+    folder: Path
+    socket: Path
+    environment: dict[str, str]
+    jobs: BulkJobs
+    gateway: SandboxGateway
+    ended: contextlib.ExitStack
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def worker(self) -> subprocess.Popen[bytes]:
+        number = len(self.workers) + 1
+        program = [sys.executable, "-m", "celery", "-A", "tests.celery.bulk", "worker"]
+        options = ["-c", "1", "-n", f"{number}@here", "--without-mingle", "--without-gossip"]
+        with (self.folder / f"worker {number}").open("wb") as log:
+            worker = self.ended.enter_context(
+                subprocess.Popen(
+                    [*program, *options, "-l", "INFO"],
+                    cwd=self.folder,
+                    env=self.environment,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            )
+        self.ended.callback(stop, worker)
+        self.workers.append(worker)
+        return worker
+
+    def status_at_end(self, job: str = "spring") -> JobStatus:
+        until(lambda: self.jobs.status(job).state in ENDED, 100)
+        return self.jobs.status(job)
+
+    def calls(self) -> Counter[str]:
+        """How often the gateway accepted a call to each number."""
+        return Counter(call.mobile for call in self.gateway.calls)
+
+    def said(self) -> str:
+        return "\n".join(path.read_text() for path in self.folder.glob("worker *"))
+
+
+def taken_by(site: Site, count: int) -> None:
+    """Wait until the gateway has taken so many requests."""
+    until(lambda: site.gateway.taken >= count)
+
+
+def kill(worker: subprocess.Popen[bytes]) -> None:
+    """All of its processes at once."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(worker.pid, signal.SIGKILL)
+    worker.wait()
+
+
+def stop(worker: subprocess.Popen[bytes]) -> None:
+    worker.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        worker.wait(20)
+    kill(worker)
+
+
+def waiting_messages(site: Site) -> int:
+    """How many messages are in the broker, delivered ones included."""
+    script = "return redis.call('LLEN', 'celery') + redis.call('HLEN', 'unacked')"
+    ask = ["redis-cli", "-s", str(site.socket), "EVAL", script, "0"]
+    return int(subprocess.run(ask, check=True, stdout=subprocess.PIPE).stdout)
