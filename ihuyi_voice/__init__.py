@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         SubmitFailedError,
         UnrecognizedCodeError,
     )
+    from .events import SubmitEvent
     from .models import (
         Balance,
         BulkReport,
@@ -101,6 +102,7 @@ else:
         "RecipientQuota": "quota",
         "Store": "store.store",
         "StoreError": "errors",
+        "SubmitEvent": "events",
         "SubmitFailedError": "errors",
         "SubmitRequest": "models",
         "SubmitResult": "models",
@@ -173,6 +175,7 @@ __all__ = [
     "RecipientQuota",
     "Store",
     "StoreError",
+    "SubmitEvent",
     "SubmitFailedError",
     "SubmitRequest",
     "SubmitResult",
