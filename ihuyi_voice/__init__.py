@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .balance import AsyncBalanceWatch, BalanceReading, BalanceWatch
     from .bulk.run import BulkRun, is_account_level
     from .client import AsyncVoiceClient
     from .errors import (
@@ -73,10 +74,13 @@ else:
     _HOMES = {
         "AccessDeniedError": "errors",
         "AccountFrozenError": "errors",
+        "AsyncBalanceWatch": "balance",
         "AsyncVerifier": "verification.verifier",
         "AsyncVoiceClient": "client",
         "AuthenticationError": "errors",
         "Balance": "models",
+        "BalanceReading": "balance",
+        "BalanceWatch": "balance",
         "BlockedMobileError": "errors",
         "BlockingBulkRun": "sync.bulk",
         "BulkReport": "models",
@@ -147,10 +151,13 @@ __all__ = [
     "RECEIPT_REPLY",
     "AccessDeniedError",
     "AccountFrozenError",
+    "AsyncBalanceWatch",
     "AsyncVerifier",
     "AsyncVoiceClient",
     "AuthenticationError",
     "Balance",
+    "BalanceReading",
+    "BalanceWatch",
     "BlockedMobileError",
     "BlockingBulkRun",
     "BulkReport",
