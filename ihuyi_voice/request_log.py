@@ -246,7 +246,6 @@ class RequestLog:
         if not self.wants(status):
             return
         is_success = status in SUCCESSES
-        key = None if request is None else _key_of(request)
         event = SubmitEvent(
             operation=operation,
             mobile=_masked(request),
@@ -255,9 +254,9 @@ class RequestLog:
             voice_id=getattr(end, "voice_id", None),
             seconds=0.0 if exchange is None else time.monotonic() - exchange.began,
             attempts=0 if exchange is None else exchange.attempts,
-            key=key,
+            key=None if request is None else _key_of(request),
             error="" if is_success else type(end).__name__,
-            reason="" if is_success else _reason(end, request, key),
+            reason="" if is_success else _reason(end, request),
             host=self._host,
             url=self._url,
             http_status=None if exchange is None else exchange.http_status,
@@ -296,17 +295,19 @@ def _record(event: SubmitEvent) -> LogEntry:
     return LogEntry(_level(event.status), message, args, extra)
 
 
-def _reason(end: object, request: SubmitRequest | None, masked_key: str | None) -> str:
-    """What happened, without the advice that the error's text adds. It shows no key unmasked."""
+def _reason(end: object, request: SubmitRequest | None) -> str:
+    """What happened, without the advice that the error's text adds, and without the key."""
     if not isinstance(end, IhuyiVoiceError):
         # A foreign text may hold anything.
         return type(end).__name__
     reason = str(getattr(end, "reason", None) or end)
     if isinstance(end, GatewayError):
-        reason = f"{end.meaning} ({end.msg!r})" + (f"; {end.hint}" if end.hint else "")
+        # A balance query has no number and no code, which could be redacted in the text.
+        said = "" if request is None else f" ({end.msg!r})"
+        reason = f"{end.meaning}{said}" + (f"; {end.hint}" if end.hint else "")
     key = None if request is None else request.idempotency_key
     if isinstance(key, str) and key:
-        reason = reason.replace(key, masked_key or "****")
+        reason = reason.replace(repr(key), "its key").replace(key, "its key")
     return reason
 
 
