@@ -116,10 +116,9 @@ class _Watched:
         age = None if remaining is None else max(0.0, self._clock() - self._read_at)
         return BalanceReading(remaining, age, self._is_low, self._error)
 
-    def note_failure(self, error: Exception) -> None:
+    def note_failure(self, error: IhuyiVoiceError | RuntimeError) -> None:
         """A query failed: the earlier value stays."""
-        # A foreign text may hold anything.
-        self._error = str(error) if isinstance(error, IhuyiVoiceError) else type(error).__name__
+        self._error = str(error)
 
     def note(self, balance: Balance) -> None:
         """A query succeeded: keep its value, and report a crossing."""
@@ -351,7 +350,7 @@ class _Thread:
             self._has_ended.wait()
 
     def _fail(self, error: Exception) -> None:
-        self._watched.note_failure(error)
+        self._watched.note_failure(RuntimeError(f"the watch's thread could not start: {error}"))
         self._has_ended.set()
 
     def _run(self) -> None:

@@ -219,8 +219,10 @@ def test_a_thread_asks_and_ends_with_the_watch(voice_gateway: VoiceGateway) -> N
 
 def test_a_function_may_close_its_own_watch(voice_gateway: VoiceGateway) -> None:
     closed = threading.Event()
+    threads: list[threading.Thread] = []
 
     def close(_: BalanceReading) -> None:
+        threads.append(threading.current_thread())
         watch.close()
         closed.set()
 
@@ -229,8 +231,7 @@ def test_a_function_may_close_its_own_watch(voice_gateway: VoiceGateway) -> None
         watch = BalanceWatch(client, below=100, every=60, on_crossing=[close])
         watch.__enter__()
         assert closed.wait(DEADLINE)
-        for thread in watch_threads():
-            thread.join(DEADLINE)
+        threads[0].join(DEADLINE)
     assert [] == watch_threads()
 
 
@@ -253,9 +254,10 @@ def test_the_thread_ends_if_its_client_is_closed(voice_gateway: VoiceGateway) ->
     client = VoiceClient("sandbox", "sandbox-key", base_url=voice_gateway.url)
     client.close()
     with BalanceWatch(client, below=100, every=3600) as watch:
-        for thread in watch_threads():
-            thread.join(DEADLINE)
-    assert "RuntimeError" == watch.reading.error
+        thread = watch._thread
+        assert thread is not None
+        assert thread._has_ended.wait(DEADLINE)
+    assert "this client is closed: make a new one" == watch.reading.error
 
 
 def test_a_thread_that_cannot_be_started_is_said() -> None:
@@ -268,7 +270,7 @@ def test_a_thread_that_cannot_be_started_is_said() -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("ihuyi_voice.balance.start_thread", no_thread)
         with watch:
-            assert "RuntimeError" == watch.reading.error
+            assert "thread could not start: can't start new thread" in watch.reading.error
 
 
 def test_a_forked_child_starts_its_own_thread(voice_gateway: VoiceGateway) -> None:
@@ -318,7 +320,7 @@ async def test_the_task_ends_if_its_client_is_closed(voice_gateway: VoiceGateway
         task = watch._task
         assert task is not None
         await asyncio.wait_for(task, DEADLINE)
-        assert "RuntimeError" == watch.reading.error
+        assert "this client is closed: make a new one" == watch.reading.error
 
 
 async def test_a_watch_that_was_never_used_can_be_closed() -> None:
