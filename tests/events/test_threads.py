@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ihuyi_voice import AsyncVoiceClient, OutcomeStatus, SubmitEvent, VoiceClient
+from ihuyi_voice import AsyncVoiceClient, OutcomeStatus, Store, SubmitEvent, VoiceClient
 from ihuyi_voice._reservations import NO_MORE_THREADS
 from ihuyi_voice.request_log import DeferredLog, Entry
 from ihuyi_voice.sandbox import Chaos
@@ -18,6 +18,7 @@ from tests.events.kinds import CODE, MOBILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from ihuyi_voice.testing import VoiceGateway
 
@@ -67,6 +68,38 @@ async def test_a_cancelled_submit_is_unknown_once(voice_gateway: VoiceGateway) -
             await task
     (event,) = events
     assert (S.UNKNOWN, "CancelledError", 1) == (event.status, event.error, event.attempts)
+
+
+async def test_a_cancellation_after_the_answer_changes_no_event(
+    voice_gateway: VoiceGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes while the store records the outcome."""
+    events: list[SubmitEvent] = []
+    with Store.open(tmp_path / "calls.db") as store:
+        claims: Any = store.claims
+        record, recorded = claims.settle, asyncio.Event()
+
+        async def settle(*args: Any, **more: Any) -> None:
+            await record(*args, **more)
+            recorded.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(type(claims), "settle", staticmethod(settle))
+        async with AsyncVoiceClient(
+            "sandbox",
+            "sandbox-key",
+            base_url=voice_gateway.url,
+            store=store,
+            on_event=[events.append],
+        ) as voice:
+            task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="key"))
+            await recorded.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert 1 == store.summary()["accepted"]
+    (call,) = voice_gateway.calls
+    assert [(S.ACCEPTED, call.voice_id)] == [(event.status, event.voice_id) for event in events]
 
 
 async def test_an_aborted_run_reports_each_row_once(voice_gateway: VoiceGateway) -> None:
