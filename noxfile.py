@@ -75,6 +75,7 @@ TELLS_PYTHONS_APART = tuple(
         "bulk/test_sources.py",
         "client/test_misuse.py",
         "client/test_secrets.py",
+        "events/test_threads.py",
         "sync/test_exit.py",
         "sync/test_loop_thread.py",
         "sync/test_processes.py",

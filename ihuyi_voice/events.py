@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     OnSubmit: TypeAlias = "Callable[[SubmitEvent], object]"
 
-SUCCESSES = (OutcomeStatus.ACCEPTED, OutcomeStatus.REPLAYED)
+SUCCESSES: tuple[OutcomeStatus, ...] = (OutcomeStatus.ACCEPTED, OutcomeStatus.REPLAYED)
 """How a request ends that did not fail."""
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from ..verification.values import VerificationEvent
 
-BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0)
+BUCKETS: tuple[float, ...] = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0)
 """Upper bounds of the histogram, in seconds: a request takes at most the client's timeout."""
 
 
