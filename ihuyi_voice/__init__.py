@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .balance import AsyncBalanceWatch, BalanceReading, BalanceWatch
     from .bulk.run import BulkRun, is_account_level
     from .client import AsyncVoiceClient
     from .errors import (
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         SubmitFailedError,
         UnrecognizedCodeError,
     )
+    from .events import SubmitEvent
     from .models import (
         Balance,
         BulkReport,
@@ -72,10 +74,13 @@ else:
     _HOMES = {
         "AccessDeniedError": "errors",
         "AccountFrozenError": "errors",
+        "AsyncBalanceWatch": "balance",
         "AsyncVerifier": "verification.verifier",
         "AsyncVoiceClient": "client",
         "AuthenticationError": "errors",
         "Balance": "models",
+        "BalanceReading": "balance",
+        "BalanceWatch": "balance",
         "BlockedMobileError": "errors",
         "BlockingBulkRun": "sync.bulk",
         "BulkReport": "models",
@@ -101,6 +106,7 @@ else:
         "RecipientQuota": "quota",
         "Store": "store.store",
         "StoreError": "errors",
+        "SubmitEvent": "events",
         "SubmitFailedError": "errors",
         "SubmitRequest": "models",
         "SubmitResult": "models",
@@ -145,10 +151,13 @@ __all__ = [
     "RECEIPT_REPLY",
     "AccessDeniedError",
     "AccountFrozenError",
+    "AsyncBalanceWatch",
     "AsyncVerifier",
     "AsyncVoiceClient",
     "AuthenticationError",
     "Balance",
+    "BalanceReading",
+    "BalanceWatch",
     "BlockedMobileError",
     "BlockingBulkRun",
     "BulkReport",
@@ -173,6 +182,7 @@ __all__ = [
     "RecipientQuota",
     "Store",
     "StoreError",
+    "SubmitEvent",
     "SubmitFailedError",
     "SubmitRequest",
     "SubmitResult",

@@ -463,6 +463,11 @@ def _row(code: int) -> Code | None:
     return CODES.get(code) or _FAMILY_CODES.get(code)
 
 
+def is_listed(code: int) -> bool:
+    """Whether the code is in the vendor's tables."""
+    return _row(code) is not None
+
+
 def gateway_error(code: int, msg: str, hint: str = "") -> GatewayError:
     """The error of the right class for a refusal.
 

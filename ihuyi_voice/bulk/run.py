@@ -15,7 +15,6 @@ after which outcome the run stops (`options.py`).
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -31,6 +30,7 @@ from ..errors import (
     QuotaExceededError,
 )
 from ..models import BulkReport, Outcome, OutcomeStatus, SubmitRequest
+from ..request_log import SUBMIT_MANY
 from .options import BulkOptions, StopOn, StopRule, is_account_level
 from .outcomes import OutcomeQueue
 from .pacing import BulkRow, Intake, Pace, Turn
@@ -221,7 +221,7 @@ class BulkRun:
         """Check a row and reserve its quota. False: it has its outcome, or waits for its quota."""
         request = row.taken
         if isinstance(request, InvalidRequestError):
-            self._refuse(row, _name_row(row, request))
+            self._report_end(row, _name_row(row, request))
             return False
         try:
             row.admitted = admitted = self._pipeline.check(request)
@@ -232,11 +232,11 @@ class BulkRun:
             if self._pipeline.reservations is not None:
                 await self._pipeline.reservations.reserve(admitted)
         except InvalidRequestError as error:
-            self._refuse(row, _name_row(row, error))
+            self._report_end(row, _name_row(row, error))
         except QuotaExceededError as error:
             self._limit(row, error)
         except IhuyiVoiceError as error:
-            self._refuse(row, error)
+            self._report_end(row, error)
         except BaseException as error:
             # In the quota's store: only the store knows what it reserved.
             self.stop()
@@ -248,9 +248,10 @@ class BulkRun:
 
     async def _is_known(self, row: BulkRow) -> bool:
         """Whether the store knows the row; then this reports its outcome."""
-        result = await self._pipeline.known(row.admitted)
+        exchange = self._pipeline.exchange()
+        result = await self._pipeline.known(row.admitted, exchange)
         if result is not None:
-            self._report_end(row, result)
+            self._report_end(row, result, exchange)
         return result is not None
 
     async def _may_start(self, row: BulkRow) -> bool:
@@ -283,33 +284,29 @@ class BulkRun:
             end: SubmitResult | IhuyiVoiceError = await self._pipeline.send(row.admitted, exchange)
         except InvalidRequestError as error:
             # The store knows its key with another number or content.
-            self._refuse(row, _name_row(row, error))
-            return
+            end = _name_row(row, error)
         except QuotaExceededError as error:
-            self._limit(row, error)
+            self._limit(row, error, exchange)
             return
         except IhuyiVoiceError as error:
             end = error
         except BaseException as error:
             # Report what is known of the row. The stop rule is not asked.
             self.stop()
-            self._report_end(row, _cut_off(error, exchange))
+            self._report_end(row, exchange.end or _cut_off(error, exchange), exchange)
             raise
-        self._report_end(row, end)
+        self._report_end(row, end, exchange)
 
     # --- outcomes ---------------------------------------------------------------
 
-    def _limit(self, row: BulkRow, error: QuotaExceededError) -> None:
+    def _limit(
+        self, row: BulkRow, error: QuotaExceededError, exchange: Exchange | None = None
+    ) -> None:
         """A row over its number's limit waits for its quota, or ends as limited."""
         if self._options.wait_for_quota:
             self._intake.defer(row, error)
         else:
-            self._refuse(row, error)
-
-    def _refuse(self, row: BulkRow, error: IhuyiVoiceError) -> None:
-        """Log and report a row that is not sent at all."""
-        self._pipeline.log.submit(row.request, error, status_of(error), time.monotonic())
-        self._report_end(row, error)
+            self._report_end(row, error, exchange)
 
     def _report_rows_not_started(self) -> None:
         """Report the rows that were taken and not started."""
@@ -321,14 +318,25 @@ class BulkRun:
         if self._intake.error is not None:
             self._break_off(self._intake.error)
 
-    def _report_end(self, row: BulkRow, end: SubmitResult | IhuyiVoiceError) -> None:
-        """Give the consumer the row's outcome, and stop the run where the rule says so."""
+    def _report_end(
+        self,
+        row: BulkRow,
+        end: SubmitResult | IhuyiVoiceError,
+        exchange: Exchange | None = None,
+    ) -> None:
+        """End a row: log it, give the consumer its outcome, and stop where the rule says so."""
         if isinstance(end, IhuyiVoiceError):
             outcome = Outcome(row.index, row.request, status_of(end), None, end)
         else:
             status = OutcomeStatus.REPLAYED if end.replayed else OutcomeStatus.ACCEPTED
             outcome = Outcome(row.index, row.request, status, end, None)
-        self._progress.counts[outcome.status] += 1
+        status = outcome.status
+        self._progress.counts[status] += 1
+        try:
+            if self._pipeline.log.wants(status):
+                self._pipeline.log.end(SUBMIT_MANY, row.request, end, status, exchange)
+        except BaseException as error:  # noqa: BLE001 - a function of `on_event` ends the program
+            self._break_off(error)
         self._outcomes.put(outcome)
         if self._progress.state is not _RUNNING:
             return

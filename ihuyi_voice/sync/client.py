@@ -32,6 +32,7 @@ from ..errors import NotSentError, OutcomeUnknownError
 from ..models import DEFAULT_BASE_URL, OutcomeStatus, SubmitRequest
 from ..quota import QuotaDefault
 from ..request_log import DeferredLog
+from ..transport.base import Exchange
 from .bulk import BlockingBulkRun
 from .calls import CLOSED, Call
 from .imports import import_ahead
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from .._limits import Limits
     from .._options import ClientOptions
     from ..bulk.run import Rows, StopOn
+    from ..events import OnSubmit
     from ..models import AnswerFormat, Balance, SubmitResult
     from ..quota import RecipientQuota
     from ..store.store import Store
@@ -111,6 +113,9 @@ class VoiceClient:
             across crashes and processes. It stays open when the client is
             closed.
         require_key: whether a submit without an idempotency key is refused.
+        on_event: called with the `SubmitEvent` of each request that ends, rows
+            of bulk runs included. What they raise is logged and ignored. In
+            an event loop they must not block.
         clock: returns the seconds since 1970 that each request is signed with.
             It must be right within the gateway's tolerance, which is not
             published.
@@ -140,6 +145,7 @@ class VoiceClient:
         quota: RecipientQuota | QuotaDefault | None = QuotaDefault.DEFAULT,
         store: Store | None = None,
         require_key: bool = False,
+        on_event: Sequence[OnSubmit] = (),
         clock: Callable[[], float] = time.time,
         allow_running_loop: bool = False,
     ) -> None:
@@ -162,6 +168,7 @@ class VoiceClient:
             quota=quota,
             store=store,
             require_key=require_key,
+            on_event=on_event,
             clock=clock,
         )
         # Opened by `from_env`, and closed with this client.
@@ -172,7 +179,8 @@ class VoiceClient:
         self._closed = False
         self._log = DeferredLog()
         import_ahead()
-        make_client = partial(self._client._for_loop_thread, self._log.request_log())
+        self._request_log = self._client._log.collected_by(self._log)
+        make_client = partial(self._client._for_loop_thread, self._request_log)
         self._threads = LoopThreads(make_client, self._log, self._client._settings.limits.exit)
         self._finalizer = weakref.finalize(self, self._threads.exit)
 
@@ -408,8 +416,8 @@ class VoiceClient:
             self._threads.after_call()
         if isinstance(error, NotSentError):
             # The thread logs every call that reaches it. This one did not.
-            log = self._log.request_log()
-            log.request(name, request, error, OutcomeStatus.NOT_SENT, began)
+            exchange = Exchange(deadline, began)
+            self._request_log.end(name, request, error, OutcomeStatus.NOT_SENT, exchange)
             self._log.write()
         raise error
 

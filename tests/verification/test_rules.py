@@ -534,8 +534,9 @@ def test_an_outcome_that_cannot_be_recorded(
         with pytest.raises(BlockedMobileError):
             face.start(OTHER)
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert 3 == len(warned)
+    assert 4 == len(warned)
     assert warned[0].startswith("verification 139****5678 accepted: the store has not recorded")
+    assert warned.pop(1).startswith("submit 138****0000 refused code=4030 ")
     assert warned[1].startswith("verification 138****0000 refused: the store has not recorded")
     assert "no phone rang, and the store has not canceled it" in warned[2]
 
