@@ -90,13 +90,26 @@ def test_a_row_is_placed_once_however_often_its_message_is_delivered(desk: Desk)
     assert JobState.COMPLETED is desk.jobs.status("spring").state
 
 
-def test_nothing_is_said_of_a_row_that_another_worker_is_sending(desk: Desk) -> None:
+def test_nothing_is_said_of_a_row_that_another_worker_is_sending(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The message was delivered again while its first worker goes on."""
+    asked = threading.Event()
+    seconds_under_way = Jobs.seconds_under_way
+
+    async def noted(self: Jobs, *arguments: Any) -> float:
+        seconds = await seconds_under_way(self, *arguments)
+        asked.set()
+        return seconds
+
+    monkeypatch.setattr(Jobs, "seconds_under_way", noted)
     desk.jobs.submit(rows(4), job="spring")
     claimed = asyncio.run(claim_row(desk.store, 2, live=60.0))
     thread = threading.Thread(target=desk.deliver)
     thread.start()
     until(lambda: 3 == desk.jobs.status("spring").done)
+    # The store has waited a while for the other request.
+    assert asked.wait(60)
     status = desk.jobs.status("spring")
     assert (JobState.PROCESSING, 1) == (status.state, status.pending)
     settled = desk.store.settle("job:spring:2", claimed.token, EntryState.ACCEPTED, voice_id="7")
