@@ -54,8 +54,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
             yield opened
             if opened.jobs._client is not None:
                 opened.jobs._client.close()
-            if opened.jobs._store is not None:
-                opened.jobs._store.close()
+            opened.jobs._opened_store().close()
 
 
 def calls(desk: Desk) -> list[str]:
@@ -248,6 +247,23 @@ def test_the_store_fails_in_the_middle_of_a_chunk(
     assert "job 'spring', rows 0-39: tried again in 0 s" in caplog.text
     assert {ACCEPTED: 40} == counts(desk)
     assert 40 == len(calls(desk))
+
+
+def test_the_store_fails_before_a_chunk_begins(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    opening = Jobs.opening
+
+    async def failing(*_: object) -> None:
+        monkeypatch.setattr(Jobs, "opening", opening)
+        msg = "it did not answer in time"
+        raise StoreError(msg)
+
+    monkeypatch.setattr(Jobs, "opening", failing)
+    desk.jobs.submit(rows(3), job="spring")
+    desk.deliver()
+    assert "tried again in 0 s: the store could not be used: it did not answer" in caplog.text
+    assert {ACCEPTED: 3} == counts(desk)
 
 
 def test_outcomes_are_recorded_once_the_store_works_again(
