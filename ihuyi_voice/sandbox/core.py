@@ -21,8 +21,9 @@ from .settings import CHANGEABLE, DEFAULT_KEEP, Settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from .history import Attempt, Call, History, OtherRequest, ReceiptPush
-    from .rules import Method, Reply
+    from .history import Attempt, Call, History, OtherRequest, ReceiptPush, Received
+    from .reasons import Method
+    from .rules import Reply
 
 logger: logging.Logger = logging.getLogger("ihuyi_voice.sandbox")
 
@@ -288,6 +289,16 @@ class GatewayCore:
         with self._lock:
             return self._state.history.find(number)
 
+    def find_other(self, number: int) -> OtherRequest | None:
+        """The other request with that number; None when it is not remembered."""
+        with self._lock:
+            return self._state.history.find_other(number)
+
+    def add_other(self, other: OtherRequest) -> OtherRequest:
+        """Remember a request that is no submit; return it with its number and its place."""
+        with self._lock:
+            return self._state.history.add_other(other)
+
     def put_receipt(self, history: History, receipt: ReceiptPush) -> bool:
         """Remember the latest form of a receipt; False when `history` has been cleared."""
         with self._lock:
@@ -295,6 +306,11 @@ class GatewayCore:
                 return False
             history.put(receipt)
         return True
+
+    @property
+    def accounts(self) -> Mapping[str, str]:
+        """The API key of each account, by its APIID."""
+        return self._state.accounts
 
     def clear(self) -> None:
         """Forget all calls, attempts and pending receipts; keep the settings and the counts."""
@@ -320,7 +336,14 @@ class GatewayCore:
         with self._lock:
             return self._dice.roll_receipt()
 
-    def answer(self, method: Method, form: Mapping[str, str], ip: str, roll: Roll) -> Reply:
+    def answer(
+        self,
+        method: Method,
+        form: Mapping[str, str],
+        ip: str,
+        roll: Roll,
+        request: Received | None = None,
+    ) -> Reply:
         """Judge a form and record it, without any HTTP.
 
         Args:
@@ -328,10 +351,11 @@ class GatewayCore:
             form: the fields.
             ip: where the request came from.
             roll: what happens to the answer, from `roll()`.
+            request: the request that brought the form, if one did.
         """
         now = self.clock()
         with self._lock:
-            reply = self._state.answer(method, form, ip, now, roll=roll)
+            reply = self._state.answer(method, form, ip, now, roll=roll, request=request)
         if reply.attempt is not None and self.on_attempt is not None:
             try:
                 self.on_attempt(reply.attempt)

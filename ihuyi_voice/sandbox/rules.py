@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 from xml.sax.saxutils import escape
 
@@ -23,27 +23,22 @@ import orjson
 
 from ihuyi_voice.errors import ACCEPTED, CODES
 from ihuyi_voice.models import CONTENT_PATTERN, MOBILE_PATTERN
-from ihuyi_voice.wire import sign_balance, sign_submit
 
 from .faults import NOTHING_HAPPENS, as_sent
-from .history import Attempt, Call, History
+from .history import Attempt, Call, History, OtherRequest
+from .masking import recorded_fields, recorded_value
+from .reasons import CALLER_CODES, STALE_TIME, Method, caller_reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from .faults import Roll
+    from .history import Reason, Received
     from .settings import Settings
 
-Method = Literal["Submit", "GetNum"]
 
-STALE_TIME = 40501
 MINUTE_LIMIT = 4081
 DAY_LIMIT = 4082
-
-MASK = "********"
-MOST_FIELDS = 100
-LONGEST_TEXT = 2_000
-"""No more fields of a form are recorded, nor more characters of a name or a value."""
 
 FIRST_VOICE_ID = 100_000_001
 
@@ -65,7 +60,6 @@ _DAY = 86_400.0
 # [0-9], not \d: in a str pattern \d also takes the digits of other scripts.
 _is_mobile = re.compile(MOBILE_PATTERN).fullmatch
 _is_content = re.compile(CONTENT_PATTERN).fullmatch
-_is_time = re.compile(r"[0-9]{10}").fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +73,7 @@ class Reply:
         time: when the request was taken, in seconds since 1970 by the gateway's clock.
         call: the call that was placed, if one was.
         attempt: what was recorded of a submit; None for a balance query.
+        other: what was recorded of a balance query; None for a submit.
     """
 
     body: bytes
@@ -87,6 +82,7 @@ class Reply:
     time: float
     call: Call | None = None
     attempt: Attempt | None = None
+    other: OtherRequest | None = None
 
 
 def parse_form(text: str) -> dict[str, str]:
@@ -137,7 +133,7 @@ class GatewayState:
         self._frozen_for_abuse = False
         self._refused_in_a_row = 0
 
-    def answer(
+    def answer(  # noqa: PLR0913 - `request` is an addition to what is judged
         self,
         method: Method,
         form: Mapping[str, str],
@@ -145,8 +141,9 @@ class GatewayState:
         now: float,
         *,
         roll: Roll = NOTHING_HAPPENS,
+        request: Received | None = None,
     ) -> Reply:
-        """Judge one form, record it when it is a submit, and answer.
+        """Judge one form, record it, and answer.
 
         Args:
             method: what the query names.
@@ -155,12 +152,20 @@ class GatewayState:
             now: seconds since 1970.
             roll: the fault `code` refuses with its code instead of judging;
                 any other is recorded with the attempt and has no effect here.
+            request: the request that brought the form, if one did.
         """
         if method == "GetNum":
-            return self._get_num(form, ip, now, roll)
-        return self._submit(form, ip, now, roll)
+            return self._get_num(form, ip, now, roll, request)
+        return self._submit(form, ip, now, roll, request)
 
-    def _get_num(self, form: Mapping[str, str], ip: str, now: float, roll: Roll) -> Reply:
+    def _get_num(
+        self,
+        form: Mapping[str, str],
+        ip: str,
+        now: float,
+        roll: Roll,
+        request: Received | None,
+    ) -> Reply:
         code = roll.code
         if code is None:
             code = next(self._balance_refusals(form, ip, now), ACCEPTED)
@@ -168,9 +173,34 @@ class GatewayState:
         msg = _FOUND if accepted else _text(code)
         num = str(self.settings.balance) if accepted else "0"
         body, content_type = _written(form, "GetNumResult", code, msg, ("num", num))
-        return Reply(body, content_type, code, now)
+        status, sent = as_sent(body, roll)
+        names, values = recorded_fields(form, tuple(self.accounts.values()))
+        other = OtherRequest(
+            kind="balance",
+            line="" if request is None else request.line,
+            reason="",
+            time=now,
+            ip=ip,
+            request=request,
+            code=code,
+            msg=msg,
+            fault=roll.fault,
+            fields=names,
+            values=values,
+            status=status,
+            answer=sent,
+            why=self._reason("GetNum", form, now, code, roll),
+        )
+        return Reply(body, content_type, code, now, other=self.history.add_other(other))
 
-    def _submit(self, form: Mapping[str, str], ip: str, now: float, roll: Roll) -> Reply:
+    def _submit(
+        self,
+        form: Mapping[str, str],
+        ip: str,
+        now: float,
+        roll: Roll,
+        request: Received | None,
+    ) -> Reply:
         code = roll.code
         if code is None:
             code = next(self._submit_refusals(form, ip, now), ACCEPTED)
@@ -178,21 +208,24 @@ class GatewayState:
         call = self._place(form, now) if code == ACCEPTED else None
         body, content_type = _submit_answer(form, code, call)
         status, sent = as_sent(body, roll)
-        key, fields = self.settings.api_key, list(form.items())[:MOST_FIELDS]
+        keys = tuple(self.accounts.values())
+        names, values = recorded_fields(form, keys)
         attempt = Attempt(
-            mobile=_recorded_value("mobile", form.get("mobile", ""), key),
-            content=_recorded_value("content", form.get("content", ""), key),
+            mobile=recorded_value("mobile", form.get("mobile", ""), keys),
+            content=recorded_value("content", form.get("content", ""), keys),
             code=code,
             msg=_text(code),
             voice_id=None if call is None else call.voice_id,
             time=now,
             ip=ip,
-            fields=tuple(_recorded_name(name, key) for name, _ in fields),
+            fields=names,
             fault=roll.fault,
-            values=tuple(_recorded_value(name, value, key) for name, value in fields),
+            values=values,
             status=status,
             answer=sent,
             number=self.history.taken + 1,
+            request=request,
+            why=self._reason("Submit", form, now, code, roll),
         )
         self.history.add(attempt, call)
         return Reply(body, content_type, code, now, call, attempt)
@@ -256,26 +289,22 @@ class GatewayState:
     def _caller_refusals(
         self, method: Method, form: Mapping[str, str], now: float
     ) -> Iterator[int]:
-        settings, password, time = self.settings, form.get("password"), form.get("time", "")
-        if not form.get("account"):
-            yield 401
-        if not password:
-            yield 402
-        if form["account"] != settings.api_id:
-            yield 405
-        if password == settings.api_key:
-            return
-        if not _is_time(time) or password != self._dynamic_password(method, form, time):
-            yield 405
-        if settings.time_window is not None and abs(now - int(time)) > settings.time_window:
-            yield STALE_TIME
+        reason = caller_reason(method, form, self.accounts, now, self.settings.time_window)
+        if reason is not None:
+            yield reason.code
 
-    def _dynamic_password(self, method: Method, form: Mapping[str, str], time: str) -> str:
-        settings = self.settings
-        if method == "GetNum":
-            return sign_balance(settings.api_id, settings.api_key, time)
-        mobile, content = form.get("mobile", ""), form.get("content", "")
-        return sign_submit(settings.api_id, settings.api_key, mobile, content, time)
+    @property
+    def accounts(self) -> Mapping[str, str]:
+        """The API key of each account, by its APIID."""
+        return {self.settings.api_id: self.settings.api_key}
+
+    def _reason(
+        self, method: Method, form: Mapping[str, str], now: float, code: int, roll: Roll
+    ) -> Reason | None:
+        """Why the account or the password was refused; None when `code` has another cause."""
+        if roll.code is not None or code not in CALLER_CODES:
+            return None
+        return caller_reason(method, form, self.accounts, now, self.settings.time_window)
 
     def _frequency_refusals(self, mobile: str, now: float) -> Iterator[int]:
         recent = [at for at in self._placed_at.get(mobile, ()) if at > now - _DAY]
@@ -289,23 +318,6 @@ class GatewayState:
 
 def _excludes(ips: frozenset[str] | None, ip: str) -> bool:
     return ips is not None and ip not in ips
-
-
-def _recorded_name(name: str, key: str) -> str:
-    return _cut(name.replace(key, MASK))
-
-
-def _recorded_value(name: str, value: str, key: str) -> str:
-    if name == "password":
-        return MASK if value else ""
-    # A number or a code stays readable even if it contains a very short key.
-    if key in value and not _is_mobile(value) and not _is_content(value):
-        return MASK
-    return _cut(value)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
 
 
 def _text(code: int) -> str:

@@ -20,6 +20,8 @@ from ihuyi_voice.wire import CONTENT_TYPE, PATH
 from .control_api import CONTROL_PATH, ControlApi, error
 from .faults import as_sent
 from .guard import is_from_browser, refusal
+from .history import OtherRequest
+from .masking import received
 from .receipt_delivery import Pusher
 from .rules import parse_form
 
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
 
     from .core import GatewayCore
     from .faults import Roll
-    from .rules import Method, Reply
+    from .history import Kind, Received
+    from .reasons import Method
+    from .rules import Reply
 
 logger: logging.Logger = logging.getLogger("ihuyi_voice.sandbox")
 
@@ -167,15 +171,23 @@ class _GatewayPath:
             return _page(404, "Not Found: ?method= must be Submit or GetNum")
         roll = self._gateway.roll()
         if roll.fault == "close_before_reading":
+            self._note(request, "closed", fault=roll.fault)
             await self._pause(roll.delay)
             return _close(request)
         body = await request.read()
         form = query if request.method == "GET" else _form(request, body)
-        reply = self._gateway.answer(method, form, request.remote or "", roll)
+        ip, shown = request.remote or "", _received(request, body, self._gateway)
+        reply = self._gateway.answer(method, form, ip, roll, shown)
         if reply.call is not None and self._gateway.receipt_url is not None:
             self._pusher.schedule(reply)
         await self._pause(roll.delay)
         return await self._send(request, reply, roll)
+
+    def _note(self, request: web.Request, kind: Kind, *, fault: str) -> None:
+        shown = _received(request, b"", self._gateway)
+        now, ip = self._gateway.clock(), request.remote or ""
+        other = OtherRequest(kind, shown.line, "", now, ip, 0, fault=fault, request=shown)
+        self._gateway.add_other(other)
 
     async def _pause(self, seconds: float) -> None:
         if seconds:
@@ -209,6 +221,28 @@ class _GatewayPath:
             text = formatdate(second, usegmt=True)
             self._dated = second, text
         return text
+
+
+def _received(request: web.Request, body: bytes, gateway: GatewayCore) -> Received:
+    """The request as it is recorded."""
+    url = request.rel_url
+    headers = [
+        (_without_surrogates(name), _without_surrogates(value))
+        for name, value in request.headers.items()
+    ]
+    return received(
+        method=request.method,
+        path=_without_surrogates(url.raw_path),
+        query=_without_surrogates(url.raw_query_string),
+        headers=headers,
+        body=body,
+        keys=tuple(gateway.accounts.values()),
+    )
+
+
+def _without_surrogates(text: str) -> str:
+    # aiohttp makes them of raw bytes, and JSON does not take them.
+    return text.encode("utf-8", "replace").decode()
 
 
 def _form(request: web.Request, body: bytes) -> dict[str, str]:

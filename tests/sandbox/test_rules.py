@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -11,7 +11,8 @@ import pytest
 from ihuyi_voice.errors import CODES
 from ihuyi_voice.sandbox import Attempt, Call, rules
 from ihuyi_voice.sandbox.faults import Roll
-from ihuyi_voice.sandbox.rules import FIRST_VOICE_ID, GatewayState, Method, Reply, parse_form
+from ihuyi_voice.sandbox.masking import MASK
+from ihuyi_voice.sandbox.rules import FIRST_VOICE_ID, GatewayState, Reply, parse_form
 from ihuyi_voice.sandbox.settings import Settings
 from tests.sandbox.forms import (
     CONTENT,
@@ -23,6 +24,9 @@ from tests.sandbox.forms import (
     submit_form,
     without,
 )
+
+if TYPE_CHECKING:
+    from ihuyi_voice.sandbox.reasons import Method
 
 IP = "127.0.0.1"
 FIRST_ID = str(FIRST_VOICE_ID)
@@ -120,7 +124,7 @@ def test_a_placed_call_is_recorded_and_billed() -> None:
     reply = submit(gateway, submit_form(), NOW + 0.5)
     call = Call(MOBILE, CONTENT, FIRST_ID, NOW + 0.5)
     fields = ("account", "password", "mobile", "content", "time")
-    values = ("sandbox", rules.MASK, MOBILE, CONTENT, str(NOW))
+    values = ("sandbox", MASK, MOBILE, CONTENT, str(NOW))
     attempt = Attempt(
         MOBILE, CONTENT, 2, "提交成功", FIRST_ID, NOW + 0.5, IP, fields,
         None, values, 200, reply.body, 1,
@@ -162,7 +166,7 @@ def test_a_refused_submit_is_recorded_and_not_billed() -> None:
     gateway = GatewayState(Settings(balance=5))
     reply = submit(gateway, without(submit_form(), "account"))
     fields = ("password", "mobile", "content", "time")
-    values = (rules.MASK, MOBILE, CONTENT, str(NOW))
+    values = (MASK, MOBILE, CONTENT, str(NOW))
     attempt = Attempt(
         MOBILE, CONTENT, 401, "帐号不能为空", None, NOW, IP, fields,
         None, values, 200, reply.body, 1,
