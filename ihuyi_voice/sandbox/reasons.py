@@ -26,7 +26,7 @@ STALE_TIME = 40501
 CALLER_CODES = frozenset({401, 402, 405, STALE_TIME})
 """The codes that `caller_reason` may give; nothing else in the rules gives them."""
 
-_LONGEST_FACT = 64
+_LONGEST_FACT = 120
 
 _is_time = re.compile(r"[0-9]{10}").fullmatch
 _is_milliseconds = re.compile(r"[0-9]{13}").fullmatch
@@ -105,8 +105,9 @@ def _wrong_password(method: Method, form: Mapping[str, str], key: str, expected:
     if not (_is_digest(password) or _is_half_digest(password)):
         return Reason("no_digest", 405, (("length", str(len(password))),))
     names = ("account", "mobile", "content", "time") if method == "Submit" else ("account", "time")
-    signed = (_fact(name, form.get(name, ""), [key]) for name in names)
-    facts = (("expected", expected), ("received", password), *signed)
+    parts = [recorded_value(name, form.get(name, ""), [key]) for name in names]
+    signed = " + ".join((parts[0], "APIKEY", *parts[1:]))
+    facts = (("expected", expected), ("received", password), ("signed", cut(signed, _LONGEST_FACT)))
     if password.lower() == expected:
         return Reason("digest_upper_case", 405, facts)
     if password.lower() == expected[8:24]:
@@ -141,7 +142,12 @@ def _likely_mistakes(
 
 def _stale(time: int, now: float, time_window: float) -> Reason:
     difference = time - now
-    facts = (("seconds", f"{abs(difference):.0f}"), ("window", f"{time_window:g}"))
+    facts = (
+        ("time", str(time)),
+        ("now", f"{now:.0f}"),
+        ("seconds", f"{abs(difference):.0f}"),
+        ("window", f"{time_window:g}"),
+    )
     return Reason("time_too_late" if difference > 0 else "time_too_early", STALE_TIME, facts)
 
 
