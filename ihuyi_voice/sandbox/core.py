@@ -8,27 +8,42 @@ adds the server.
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from copy import copy
 from dataclasses import dataclass
 from threading import Lock
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
 from .faults import NO_CHAOS, Chaos, Dice, Roll
+from .history import OtherRequest
+from .masking import masked_line
 from .rules import GatewayState
 from .settings import CHANGEABLE, DEFAULT_KEEP, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from .history import Attempt, Call, History, OtherRequest, ReceiptPush, Received
+    from .history import Attempt, Call, History, Kind, ReceiptPush, Received
     from .reasons import Method
     from .rules import Reply
 
 logger: logging.Logger = logging.getLogger("ihuyi_voice.sandbox")
 
+Recorded = TypeVar("Recorded", "Attempt", "OtherRequest")
 Kept = TypeVar("Kept")
 Given = TypeVar("Given")
+
+
+def draw_first_id() -> int:
+    """Where a gateway's voice ids begin: 16 digits, drawn at random.
+
+    Receipt handlers live on when a sandbox is started again, and drop a known id as
+    a repetition. The real gateway's ids have 9 to 20 digits; these are exact in
+    JavaScript too.
+    """
+    return 10**15 + secrets.randbelow(8 * 10**15)
 
 
 class Setting(Generic[Kept, Given]):
@@ -83,6 +98,7 @@ class GatewayCore:
 
     api_id: Setting[str, str] = Setting()
     api_key: Setting[str, str] = Setting()
+    accounts: Setting[Mapping[str, str], Mapping[str, str]] = Setting()
     balance: Setting[int, int] = Setting()
     time_window: Setting[float | None, float | None] = Setting()
     allowed_ips: Setting[frozenset[str] | None, Iterable[str] | None] = Setting()
@@ -100,12 +116,14 @@ class GatewayCore:
     receipt_timeout: Setting[float, float] = Setting()
     receipt_id: Setting[str, str] = Setting()
     keep: Setting[int, int] = Setting()
+    multiline_refusals: Setting[bool, bool] = Setting()
 
     def __init__(  # noqa: PLR0913 - one argument per setting, all of them named
         self,
         *,
         api_id: str = "sandbox",
         api_key: str = "sandbox-key",
+        accounts: Mapping[str, str] = MappingProxyType({}),
         balance: int = 1000,
         time_window: float | None = 600.0,
         allowed_ips: Iterable[str] | None = None,
@@ -125,12 +143,15 @@ class GatewayCore:
         receipt_timeout: float = 5.0,
         receipt_id: str = "voiceid",
         keep: int = DEFAULT_KEEP,
+        multiline_refusals: bool = False,
         on_attempt: Callable[[Attempt], None] | None = None,
+        on_other: Callable[[OtherRequest], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         settings = Settings(
             api_id=api_id,
             api_key=api_key,
+            accounts=accounts,
             frozen=frozen,
             balance=balance,
             time_window=time_window,
@@ -149,12 +170,14 @@ class GatewayCore:
             receipt_timeout=receipt_timeout,
             receipt_id=receipt_id,
             keep=keep,
+            multiline_refusals=multiline_refusals,
         )
         self._initially = settings, _checked_chaos(chaos)
         self._lock = Lock()
-        self._state = GatewayState(copy(settings))
+        self._state = GatewayState(copy(settings), draw_first_id())
         self._dice = Dice(chaos)
         self.on_attempt = on_attempt
+        self.on_other = on_other
         self.clock = clock
 
     def __repr__(self) -> str:
@@ -294,11 +317,6 @@ class GatewayCore:
         with self._lock:
             return self._state.history.find_other(number)
 
-    def add_other(self, other: OtherRequest) -> OtherRequest:
-        """Remember a request that is no submit; return it with its number and its place."""
-        with self._lock:
-            return self._state.history.add_other(other)
-
     def put_receipt(self, history: History, receipt: ReceiptPush) -> bool:
         """Remember the latest form of a receipt; False when `history` has been cleared."""
         with self._lock:
@@ -306,11 +324,6 @@ class GatewayCore:
                 return False
             history.put(receipt)
         return True
-
-    @property
-    def accounts(self) -> Mapping[str, str]:
-        """The API key of each account, by its APIID."""
-        return self._state.accounts
 
     def clear(self) -> None:
         """Forget all calls, attempts and pending receipts; keep the settings and the counts."""
@@ -321,8 +334,14 @@ class GatewayCore:
         """Clear the history and the counts, and restore the first settings and chaos."""
         settings, chaos = self._initially
         with self._lock:
-            self._state = GatewayState(copy(settings))
+            # Voice ids go on: a receipt handler has seen the earlier ones.
+            self._state = GatewayState(copy(settings), self._state.next_id)
             self._dice = Dice(chaos)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The APIKEYs of all accounts: none of them is shown or recorded."""
+        return self._state.settings.keys
 
     # --- answering
 
@@ -356,12 +375,49 @@ class GatewayCore:
         now = self.clock()
         with self._lock:
             reply = self._state.answer(method, form, ip, now, roll=roll, request=request)
-        if reply.attempt is not None and self.on_attempt is not None:
-            try:
-                self.on_attempt(reply.attempt)
-            except Exception:
-                logger.exception("on_attempt raised; the submit is recorded and answered as usual")
+        _report("on_attempt", self.on_attempt, reply.attempt)
+        _report("on_other", self.on_other, reply.other)
         return reply
+
+    def record(  # noqa: PLR0913 - what is known of a request
+        self,
+        kind: Kind,
+        line: str,
+        reason: str,
+        ip: str,
+        status: int,
+        *,
+        fault: str | None = None,
+        request: Received | None = None,
+    ) -> None:
+        """Remember a request that no rule judges, with its secrets masked.
+
+        Args:
+            kind: any but "balance".
+            line: the request line, as far as it was read.
+            reason: what is wrong with it and what to do.
+            ip: where it came from.
+            status: the HTTP status of the answer, 0 when nothing was sent.
+            fault: the fault that struck it.
+            request: the request as it was received.
+        """
+        now = self.clock()
+        with self._lock:
+            shown = masked_line(line, self._state.settings.keys)
+            other = OtherRequest(kind, shown, reason, now, ip, status, fault=fault, request=request)
+            other = self._state.history.add_other(other)
+        _report("on_other", self.on_other, other)
+
+
+def _report(
+    name: str, callback: Callable[[Recorded], None] | None, recorded: Recorded | None
+) -> None:
+    if callback is None or recorded is None:
+        return
+    try:
+        callback(recorded)
+    except Exception:
+        logger.exception("%s raised; the request is recorded and answered as usual", name)
 
 
 def _checked_chaos(chaos: object) -> Chaos:

@@ -1,71 +1,54 @@
-"""What is recorded of a request, without passwords and API keys.
+"""Masks secrets in all that the sandbox records, prints and shows. Pure.
 
-Pure. A password is masked by its name, wherever a name can be: in a query, a form, a
-part of a multipart form, JSON, XML or a header. An API key and a password that was
-found are masked by their text too, however they are percent-encoded. If a body names a
-password and no value could be masked, the whole body is masked.
+A field is masked by its name, and any text that holds an account's key. Of a
+request that cannot be read, only what is known to be harmless is shown: in it a
+password may be at any place.
 """
 
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import TYPE_CHECKING
-from urllib.parse import quote, quote_plus, unquote_plus
+from urllib.parse import unquote_plus
 
 from ihuyi_voice.models import CONTENT_PATTERN, MOBILE_PATTERN
 
-from .history import Received
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection
 
 MASK = "********"
 MOST_FIELDS = 100
 LONGEST_TEXT = 2_000
 """No more fields of a form are recorded, nor more characters of a name or a value."""
 
-LONGEST_BODY = 8_000
-"""No more characters of a raw body are recorded."""
+_LONGEST_LINE = 400
+_HARMLESS = ("method", "account", "mobile", "content", "time", "format")
 
-# [0-9], not \d: in a str pattern \d also takes the digits of other scripts.
 _is_mobile = re.compile(MOBILE_PATTERN).fullmatch
 _is_content = re.compile(CONTENT_PATTERN).fullmatch
-
-_SECRET_NAME = re.compile(
-    r"passw|passwd|pwd|secret|api[-_]?key|token|authoriz|cookie", re.IGNORECASE
-)
-# A name of a password, and something after it that may be the password.
-_NAMES_ONE = re.compile(r"passw\w*\W+\w|pwd\W+\w", re.IGNORECASE)
-_ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})")
-_PART = (
-    r"(?P<before>content-disposition:[^\r\n]*?\bname\*?=(?P<name>[^\r\n;]*)[^\r\n]*"
-    r"(?:\r?\n[^\r\n]+)*\r?\n\r?\n)(?P<value>.*?)(?P<after>(?=\r?\n{delimiter})|\Z)"
-)
-_DELIMITER = re.compile(r"\s*(--[^\r\n]+)\r?\n")
-_JSON = re.compile(
-    r'(?P<before>"(?P<name>(?:\\.|[^"\\])*)"\s*:\s*"?)'
-    r'(?P<value>(?:(?<=")(?:\\.|[^"\\])*|[^\s",}\]]+))(?P<after>)',
-    re.DOTALL,
-)
-_XML = re.compile(r"(?P<before><(?P<name>[\w:.-]+)[^>]*>)(?P<value>[^<]*)(?P<after>)")
-
-# A shorter password would mask digits and letters everywhere; its own place is masked.
-_SHORTEST_ELSEWHERE = 6
+_names_a_secret = re.compile(r"pass|pwd|key|secret|token|sign", re.IGNORECASE).search
+# A whole form or JSON in one name or value.
+_holds_a_secret = re.compile(
+    r"(?:pass|pwd|key|secret|token|sign)\w*[\"']?\s*(?:[=:]|%3[aAdD])", re.IGNORECASE
+).search
+_is_word = re.compile(r"[A-Za-z0-9_]{1,20}").fullmatch
+_is_path = re.compile(r"[A-Za-z0-9_./%~-]*").fullmatch
+# A dynamic password, or any other digest of this kind.
+_digests = re.compile(r"(?<![0-9A-Za-z])[0-9A-Fa-f]{32}(?![0-9A-Za-z])")
 
 
-def recorded_fields(
-    form: Mapping[str, str], keys: Sequence[str]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names and the values of a form's fields."""
-    fields = list(form.items())[:MOST_FIELDS]
-    values = tuple(recorded_value(name, value, keys) for name, value in fields)
-    return tuple(_recorded_name(name, keys) for name, _ in fields), values
+def masked_name(name: str, keys: Collection[str]) -> str:
+    """The name of a field, as it is recorded."""
+    if _holds_a_secret(name):
+        return MASK
+    for key in keys:
+        name = name.replace(key, MASK)
+    return cut(name)
 
 
-def recorded_value(name: str, value: str, keys: Iterable[str]) -> str:
-    """A field's value."""
-    if name == "password":
+def masked_value(name: str, value: str, keys: Collection[str]) -> str:
+    """The value of a field, as it is recorded; "" stays "", so that it is seen to be empty."""
+    if _names_a_secret(name) or _holds_a_secret(value):
         return MASK if value else ""
     # A number or a code stays readable even if it contains a very short key.
     if any(key in value for key in keys) and not _is_mobile(value) and not _is_content(value):
@@ -73,131 +56,40 @@ def recorded_value(name: str, value: str, keys: Iterable[str]) -> str:
     return cut(value)
 
 
-def _recorded_name(name: str, keys: Iterable[str]) -> str:
-    for key in keys:
-        name = name.replace(key, MASK)
-    return cut(name)
+def masked_line(line: str, keys: Collection[str]) -> str:
+    """A request line as it is shown: its method, its path, and the values of known fields.
+
+    It is cut at the first place that is not a method, a path and a query; nothing of
+    a line without a method is shown.
+    """
+    method, _, target = line.partition(" ")
+    target, _, query = re.sub(r" HTTP/[0-9.]*\s*$", "", target).partition("?")
+    if not _is_word(method) or not _is_path(target):
+        return f"{method} {MASK}" if _is_word(method) and method.isupper() else ""
+    shown = "&".join(_masked_pair(pair, keys) for pair in query.split("&")) if query else ""
+    text = f"{method} {_without(target, keys)}{'?' if query else ''}{shown}"
+    return cut(text, _LONGEST_LINE)
+
+
+def _masked_pair(pair: str, keys: Collection[str]) -> str:
+    name, equals, value = pair.partition("=")
+    if not equals or not _is_word(name):
+        return MASK
+    value = unquote_plus(value)
+    if name not in _HARMLESS:
+        return f"{name}={MASK if value else ''}"
+    return f"{name}={_without(value, keys)}"
+
+
+def _without(text: str, keys: Collection[str]) -> str:
+    decoded = unquote_plus(text)
+    if any(key in text or key in decoded for key in keys):
+        if _is_mobile(text) or _is_content(text):
+            return text
+        return MASK
+    return _digests.sub(MASK, text)
 
 
 def cut(text: str, longest: int = LONGEST_TEXT) -> str:
     """A text, followed by an ellipsis where it was longer."""
     return text if len(text) <= longest else f"{text[:longest]}…"
-
-
-def received(  # noqa: PLR0913 - the parts of a request
-    *,
-    method: str,
-    path: str,
-    query: str,
-    headers: Sequence[tuple[str, str]],
-    body: bytes,
-    keys: Iterable[str],
-) -> Received:
-    """A request as it is recorded.
-
-    Args:
-        method: of the request.
-        path: still percent-encoded.
-        query: still percent-encoded, without the question mark.
-        headers: names and values in their order.
-        body: as it was read; b"" when it was not.
-        keys: the API keys that must not be recorded.
-    """
-    # A secret may end beyond what is kept: it must be found before the text is cut.
-    text = body.decode("utf-8", "backslashreplace")[: LONGEST_BODY + LONGEST_TEXT]
-    mask = _Mask(keys)
-    first = [mask.named(part) for part in (path, query, text)]
-    values = [MASK if _is_secret(name) else mask.named(value) for name, value in headers]
-    path, query, text, *values = map(mask.known, [*first, *values])
-    return Received(
-        method=cut(mask.known(method)),
-        path=cut(path),
-        query=cut(query),
-        headers=tuple(
-            (cut(name), cut(value)) for (name, _), value in zip(headers, values, strict=True)
-        ),
-        body=cut(text, LONGEST_BODY),
-    )
-
-
-class _Mask:
-    """Masks the texts of one request; what it finds in one of them it masks in all."""
-
-    __slots__ = ("_found", "_keys")
-
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._keys = [_anyhow_encoded(key) for key in keys]
-        self._found: set[str] = set()
-
-    def named(self, text: str) -> str:
-        """Mask the values that a name marks as secret."""
-        if not _SECRET_NAME.search(decoded(text)):
-            return text
-        masked = text
-        for pattern in (_part_pattern(text), _JSON, _XML):
-            masked = pattern.sub(self._masked, masked)
-        masked = "&".join(map(self._pair, masked.split("&")))
-        return MASK if masked == text and _NAMES_ONE.search(decoded(text)) else masked
-
-    def known(self, text: str) -> str:
-        """Mask the keys, and what was found by its name in any text."""
-        for key in self._keys:
-            text = key.sub(MASK, text)
-        for value in self._found:
-            text = text.replace(value, MASK)
-        return text
-
-    def _masked(self, match: re.Match[str]) -> str:
-        if not _is_secret(match["name"]) or not match["value"]:
-            return match[0]
-        self._find(match["value"])
-        return f"{match['before']}{MASK}{match['after']}"
-
-    def _pair(self, piece: str) -> str:
-        # Behind the first equals sign that has a secret name anywhere before it.
-        at = piece.find("=")
-        while at != -1:
-            if _is_secret(piece[:at]):
-                break
-            at = piece.find("=", at + 1)
-        value = piece[at + 1 :]
-        if at == -1 or not value or value == MASK:
-            return piece
-        self._find(value)
-        return f"{piece[: at + 1]}{MASK}"
-
-    def _find(self, value: str) -> None:
-        for form in {value, unquote_plus(value), quote(value, safe=""), quote_plus(value)}:
-            if len(form) >= _SHORTEST_ELSEWHERE:
-                self._found.add(form)
-
-
-def decoded(text: str) -> str:
-    r"""A text as a program may read it: percent-encoding, `\\u` and zero bytes taken away."""
-    while "%" in text and (plainer := unquote_plus(text)) != text:
-        text = plainer
-    text = text.replace("\0", "")
-    return _ESCAPED.sub(lambda match: chr(int(match[1], 16)), text) if "\\u" in text else text
-
-
-def _is_secret(name: str) -> bool:
-    return _SECRET_NAME.search(decoded(name)) is not None
-
-
-def _part_pattern(text: str) -> re.Pattern[str]:
-    first = _DELIMITER.match(text)
-    delimiter = "--" if first is None else re.escape(first[1])
-    return re.compile(_PART.replace("{delimiter}", delimiter), re.IGNORECASE | re.DOTALL)
-
-
-@lru_cache(maxsize=64)
-def _anyhow_encoded(key: str) -> re.Pattern[str]:
-    """Finds a key whose characters may be percent-encoded, once or repeatedly."""
-
-    def one(character: str) -> str:
-        octets = (f"%(?:25)*{octet:02x}" for octet in character.encode("utf-8", "replace"))
-        forms = [re.escape(character), "".join(octets), rf"\\u{ord(character):04x}"]
-        return f"(?:{'|'.join(forms)}{'|[+]' if character == ' ' else ''})"
-
-    # In any case: a key in another case is still most of a key.
-    return re.compile("".join(map(one, key)), re.IGNORECASE)

@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Literal
 from ihuyi_voice.wire import sign_balance, sign_submit
 
 from .history import Reason
-from .masking import cut, recorded_value
+from .masking import cut, masked_value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
 Method = Literal["Submit", "GetNum"]
 
-STALE_TIME = 40501
-CALLER_CODES = frozenset({401, 402, 405, STALE_TIME})
+CALLER_CODES = frozenset({401, 402, 405})
 """The codes that `caller_reason` may give; nothing else in the rules gives them."""
 
 _LONGEST_FACT = 120
@@ -68,7 +67,7 @@ def caller_reason(  # noqa: PLR0911 - one reason after the other
         return _no_time(password, key)
     if not _is_time(time):
         kind = "time_in_milliseconds" if _is_milliseconds(time) else "time_malformed"
-        return Reason(kind, 405, (_fact("time", time, [key]),))
+        return Reason(kind, 405, (_fact("time", time, (key,)),))
     expected = _dynamic_password(method, form, account, key, time)
     if password != expected:
         return _wrong_password(method, form, key, expected)
@@ -105,7 +104,7 @@ def _wrong_password(method: Method, form: Mapping[str, str], key: str, expected:
     if not (_is_digest(password) or _is_half_digest(password)):
         return Reason("no_digest", 405, (("length", str(len(password))),))
     names = ("account", "mobile", "content", "time") if method == "Submit" else ("account", "time")
-    parts = [recorded_value(name, form.get(name, ""), [key]) for name in names]
+    parts = [masked_value(name, form.get(name, ""), (key,)) for name in names]
     signed = " + ".join((parts[0], "APIKEY", *parts[1:]))
     facts = (("expected", expected), ("received", password), ("signed", cut(signed, _LONGEST_FACT)))
     if password.lower() == expected:
@@ -148,7 +147,7 @@ def _stale(time: int, now: float, time_window: float) -> Reason:
         ("seconds", f"{abs(difference):.0f}"),
         ("window", f"{time_window:g}"),
     )
-    return Reason("time_too_late" if difference > 0 else "time_too_early", STALE_TIME, facts)
+    return Reason("time_too_late" if difference > 0 else "time_too_early", 405, facts)
 
 
 def _dynamic_password(
@@ -168,5 +167,5 @@ def _md5(*parts: str) -> str:
     return hashlib.md5("".join(parts).encode(), usedforsecurity=False).hexdigest()
 
 
-def _fact(name: str, value: str, keys: Iterable[str]) -> tuple[str, str]:
-    return name, cut(recorded_value(name, value, keys), _LONGEST_FACT)
+def _fact(name: str, value: str, keys: Collection[str]) -> tuple[str, str]:
+    return name, cut(masked_value(name, value, keys), _LONGEST_FACT)

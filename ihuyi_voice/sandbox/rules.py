@@ -6,9 +6,10 @@ submit. The length of the history does not change the cost of an answer.
 
 Taken from the vendor: the codes and their texts, both passwords, the shapes of
 the answers. Not known of the real gateway, and therefore the sandbox's own
-choice: the order of the checks, how old a `time` may be (and that a stale one
-is 40501, a code of sibling products), the codes of the per-number limit (4081
-and 4082, also theirs), and when abuse freezes an account.
+choice: the order of the checks, how old a `time` may be, the codes of the
+per-number limit (4081 and 4082, of sibling products), and when abuse freezes an
+account. A stale `time` is refused with 405, which the voice product's table gives
+for a wrong clock; 40501, "expired", is known of a sibling product only.
 """
 
 from __future__ import annotations
@@ -16,38 +17,38 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl
 from xml.sax.saxutils import escape
 
 import orjson
 
 from ihuyi_voice.errors import ACCEPTED, CODES
 from ihuyi_voice.models import CONTENT_PATTERN, MOBILE_PATTERN
+from ihuyi_voice.wire import BALANCE_TARGET
 
 from .faults import NOTHING_HAPPENS, as_sent
 from .history import Attempt, Call, History, OtherRequest
-from .masking import recorded_fields, recorded_value
-from .reasons import CALLER_CODES, STALE_TIME, Method, caller_reason
+from .masking import MOST_FIELDS, masked_name, masked_value
+from .reasons import CALLER_CODES, caller_reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from .faults import Roll
     from .history import Reason, Received
+    from .reasons import Method
     from .settings import Settings
-
 
 MINUTE_LIMIT = 4081
 DAY_LIMIT = 4082
 
 FIRST_VOICE_ID = 100_000_001
+"""Where the ids begin unless the caller of these rules says otherwise."""
 
 XML = "text/xml; charset=utf-8"
 JSON = "application/json; charset=utf-8"
 
 _TEXTS = {code.number: code.vendor_text for code in CODES.values()} | {
     # Not in the voice product's table, so the words are the sandbox's own.
-    STALE_TIME: "动态密码已过期",
     MINUTE_LIMIT: "该号码一分钟内的呼叫次数已达上限",
     DAY_LIMIT: "该号码一天内的呼叫次数已达上限",
 }
@@ -85,40 +86,30 @@ class Reply:
     other: OtherRequest | None = None
 
 
-def parse_form(text: str) -> dict[str, str]:
-    """The fields of a form or of a query; of a name sent twice the last counts.
-
-    Lone surrogates become question marks.
-    """
-    # aiohttp's parser in Python makes them of a URL's raw bytes, and neither MD5
-    # nor JSON takes them.
-    text = text.encode("utf-8", "replace").decode()
-    return dict(parse_qsl(text, keep_blank_values=True))
-
-
 class GatewayState:
-    """One account, what it has left, and everything that was submitted to it.
+    """The accounts, what they have left, and everything that was submitted to them.
 
     Attributes:
         settings: changed from outside; the balance also from here.
         history: what was submitted, and the calls that were placed.
+        next_id: the voice id of the next call.
     """
 
     __slots__ = (
         "_frozen_for_abuse",
-        "_last_id",
         "_placed_at",
         "_refused_in_a_row",
         "history",
+        "next_id",
         "settings",
     )
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, next_id: int = FIRST_VOICE_ID) -> None:
         self.settings: Settings = settings
         self.history: History = History(settings.keep)
         self._frozen_for_abuse = False
         self._refused_in_a_row = 0
-        self._last_id = FIRST_VOICE_ID - 1
+        self.next_id: int = next_id
         self._placed_at: dict[str, list[float]] = {}
 
     @property
@@ -133,7 +124,7 @@ class GatewayState:
         self._frozen_for_abuse = False
         self._refused_in_a_row = 0
 
-    def answer(  # noqa: PLR0913 - `request` is an addition to what is judged
+    def answer(  # noqa: PLR0913 - `request` is only recorded
         self,
         method: Method,
         form: Mapping[str, str],
@@ -172,26 +163,28 @@ class GatewayState:
         accepted = code == ACCEPTED
         msg = _FOUND if accepted else _text(code)
         num = str(self.settings.balance) if accepted else "0"
-        body, content_type = _written(form, "GetNumResult", code, msg, ("num", num))
+        body, content_type = self._written(form, "GetNumResult", code, msg, ("num", num))
         status, sent = as_sent(body, roll)
-        names, values = recorded_fields(form, tuple(self.accounts.values()))
-        other = OtherRequest(
-            kind="balance",
-            line="" if request is None else request.line,
-            reason="",
-            time=now,
-            ip=ip,
-            request=request,
-            code=code,
-            msg=msg,
-            fault=roll.fault,
-            fields=names,
-            values=values,
-            status=status,
-            answer=sent,
-            why=self._reason("GetNum", form, now, code, roll),
+        fields, values = self._recorded(form)
+        other = self.history.add_other(
+            OtherRequest(
+                kind="balance",
+                line=BALANCE_TARGET,
+                reason="",
+                time=now,
+                ip=ip,
+                status=status,
+                code=code,
+                msg=msg,
+                fault=roll.fault,
+                fields=fields,
+                values=values,
+                answer=sent,
+                request=request,
+                why=self._why("GetNum", form, now, code, roll),
+            )
         )
-        return Reply(body, content_type, code, now, other=self.history.add_other(other))
+        return Reply(body, content_type, code, now, other=other)
 
     def _submit(
         self,
@@ -206,29 +199,35 @@ class GatewayState:
             code = next(self._submit_refusals(form, ip, now), ACCEPTED)
             self._count_abuse(code)
         call = self._place(form, now) if code == ACCEPTED else None
-        body, content_type = _submit_answer(form, code, call)
+        body, content_type = self._submit_answer(form, code, call)
         status, sent = as_sent(body, roll)
-        keys = tuple(self.accounts.values())
-        names, values = recorded_fields(form, keys)
+        fields, values = self._recorded(form)
+        keys = self.settings.keys
         attempt = Attempt(
-            mobile=recorded_value("mobile", form.get("mobile", ""), keys),
-            content=recorded_value("content", form.get("content", ""), keys),
+            mobile=masked_value("mobile", form.get("mobile", ""), keys),
+            content=masked_value("content", form.get("content", ""), keys),
             code=code,
             msg=_text(code),
             voice_id=None if call is None else call.voice_id,
             time=now,
             ip=ip,
-            fields=names,
+            fields=fields,
             fault=roll.fault,
             values=values,
             status=status,
             answer=sent,
             number=self.history.taken + 1,
             request=request,
-            why=self._reason("Submit", form, now, code, roll),
+            why=self._why("Submit", form, now, code, roll),
         )
         self.history.add(attempt, call)
         return Reply(body, content_type, code, now, call, attempt)
+
+    def _recorded(self, form: Mapping[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The names and the values of the form, as they are recorded."""
+        keys, fields = self.settings.keys, list(form.items())[:MOST_FIELDS]
+        names = tuple(masked_name(name, keys) for name, _ in fields)
+        return names, tuple(masked_value(name, value, keys) for name, value in fields)
 
     def _count_abuse(self, code: int) -> None:
         self._refused_in_a_row = 0 if code == ACCEPTED else self._refused_in_a_row + 1
@@ -237,8 +236,8 @@ class GatewayState:
             self._frozen_for_abuse = True
 
     def _place(self, form: Mapping[str, str], now: float) -> Call:
-        self._last_id += 1
-        call = Call(form["mobile"], form["content"], str(self._last_id), now)
+        call = Call(form["mobile"], form["content"], str(self.next_id), now)
+        self.next_id += 1
         self.settings.balance -= 1
         if self.settings.frequency_limit:
             self._placed_at.setdefault(call.mobile, []).append(now)
@@ -289,22 +288,21 @@ class GatewayState:
     def _caller_refusals(
         self, method: Method, form: Mapping[str, str], now: float
     ) -> Iterator[int]:
-        reason = caller_reason(method, form, self.accounts, now, self.settings.time_window)
+        reason = self._caller_reason(method, form, now)
         if reason is not None:
             yield reason.code
 
-    @property
-    def accounts(self) -> Mapping[str, str]:
-        """The API key of each account, by its APIID."""
-        return {self.settings.api_id: self.settings.api_key}
+    def _caller_reason(self, method: Method, form: Mapping[str, str], now: float) -> Reason | None:
+        settings = self.settings
+        return caller_reason(method, form, settings.key_by_account, now, settings.time_window)
 
-    def _reason(
+    def _why(
         self, method: Method, form: Mapping[str, str], now: float, code: int, roll: Roll
     ) -> Reason | None:
         """Why the account or the password was refused; None when `code` has another cause."""
         if roll.code is not None or code not in CALLER_CODES:
             return None
-        return caller_reason(method, form, self.accounts, now, self.settings.time_window)
+        return self._caller_reason(method, form, now)
 
     def _frequency_refusals(self, mobile: str, now: float) -> Iterator[int]:
         recent = [at for at in self._placed_at.get(mobile, ()) if at > now - _DAY]
@@ -315,6 +313,33 @@ class GatewayState:
         if len(recent) >= self.settings.calls_per_day:
             yield DAY_LIMIT
 
+    # --- the answers
+
+    def _submit_answer(
+        self, form: Mapping[str, str], code: int, call: Call | None
+    ) -> tuple[bytes, str]:
+        if call is not None:
+            last_field = ("voiceid", call.voice_id)
+        else:
+            last_field = ("voiceid" if _wants_json(form) else "smsid", "0")
+        return self._written(form, "SubmitResult", code, _text(code), last_field)
+
+    def _written(
+        self,
+        form: Mapping[str, str],
+        root: str,
+        code: int,
+        msg: str,
+        last_field: tuple[str, str],
+    ) -> tuple[bytes, str]:
+        """The answer in the format the form asks for, and its content type."""
+        name, value = last_field
+        if _wants_json(form):
+            return orjson.dumps({"code": code, "msg": msg, name: value}), JSON
+        in_lines = self.settings.multiline_refusals and code != ACCEPTED
+        elements = (("code", str(code)), ("msg", msg), (name, value))
+        return _xml(root, elements, "\r\n" if in_lines else "").encode(), XML
+
 
 def _excludes(ips: frozenset[str] | None, ip: str) -> bool:
     return ips is not None and ip not in ips
@@ -324,28 +349,16 @@ def _text(code: int) -> str:
     return _TEXTS.get(code, _TEXT_OF_ANY_OTHER)
 
 
-def _submit_answer(form: Mapping[str, str], code: int, call: Call | None) -> tuple[bytes, str]:
-    if call is not None:
-        last_field = ("voiceid", call.voice_id)
-    else:
-        last_field = ("voiceid" if _wants_json(form) else "smsid", "0")
-    return _written(form, "SubmitResult", code, _text(code), last_field)
-
-
 def _wants_json(form: Mapping[str, str]) -> bool:
     return form.get("format") == "json"
 
 
-def _written(
-    form: Mapping[str, str], root: str, code: int, msg: str, last_field: tuple[str, str]
-) -> tuple[bytes, str]:
-    """The answer in the format the form asks for, and its content type."""
-    name, value = last_field
-    if _wants_json(form):
-        return orjson.dumps({"code": code, "msg": msg, name: value}), JSON
-    text = (
-        '<?xml version="1.0" encoding="utf-8"?>\n'
-        f'<{root} xmlns="http://106.ihuyi.com/"><code>{code}</code>'
-        f"<msg>{escape(msg)}</msg><{name}>{escape(value)}</{name}></{root}>"
+def _xml(root: str, elements: Iterable[tuple[str, str]], between: str) -> str:
+    """The answer as XML; `between` surrounds each element and each text."""
+    texts = (
+        f"<{name}>{between}{escape(text)}{between}</{name}>{between}" for name, text in elements
     )
-    return text.encode(), XML
+    return (
+        '<?xml version="1.0" encoding="utf-8"?>\n'
+        f'<{root} xmlns="http://106.ihuyi.com/">{between}{"".join(texts)}</{root}>'
+    )
