@@ -84,8 +84,8 @@ def test_the_space_bar_toggles_a_switch(inbox: Inbox) -> None:
 
 
 def test_the_focused_control_has_a_visible_outline(inbox: Inbox) -> None:
-    inbox.page.keyboard.press("Tab")
-    inbox.page.keyboard.press("Tab")
+    for _ in range(3):
+        inbox.page.keyboard.press("Tab")
     assert "search" == inbox.page.evaluate(FOCUSED)
     assert "solid" == inbox.page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
 
