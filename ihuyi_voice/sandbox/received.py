@@ -81,21 +81,27 @@ def received(  # noqa: PLR0913 - the parts of a request
 class _Mask:
     """Masks the texts of one request; what it finds in one of them it masks in all."""
 
-    __slots__ = ("_found", "_keys")
+    __slots__ = ("_count", "_found", "_keys")
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._keys = [_anyhow_encoded(key) for key in keys]
         self._found: set[str] = set()
+        self._count = 0  # of the places that have a secret name
 
     def named(self, text: str) -> str:
         """Mask the values that a name marks as secret."""
         if not _SECRET_NAME.search(decoded(text)):
             return text
-        masked = text
-        for pattern in (_part_pattern(text), _JSON, _XML):
+        delimiter = _DELIMITER.match(text)
+        if delimiter is None and "content-disposition" in text.lower():
+            # Where its parts end is not known.
+            return MASK
+        before, masked = self._count, text
+        for pattern in (_part_pattern(delimiter), _JSON, _XML):
             masked = pattern.sub(self._masked, masked)
         masked = "&".join(map(self._pair, masked.split("&")))
-        return MASK if masked == text and _NAMES_ONE.search(decoded(text)) else masked
+        is_unmasked = self._count == before and _NAMES_ONE.search(decoded(text))
+        return MASK if is_unmasked else masked
 
     def known(self, text: str) -> str:
         """Mask the keys, and what was found by its name in any text."""
@@ -106,7 +112,10 @@ class _Mask:
         return text
 
     def _masked(self, match: re.Match[str]) -> str:
-        if not _is_secret(match["name"]) or not match["value"]:
+        if not _is_secret(match["name"]):
+            return match[0]
+        self._count += 1
+        if not match["value"]:
             return match[0]
         self._find(match["value"])
         return f"{match['before']}{MASK}{match['after']}"
@@ -118,8 +127,11 @@ class _Mask:
             if _is_secret(piece[:at]):
                 break
             at = piece.find("=", at + 1)
+        if at == -1:
+            return piece
+        self._count += 1
         value = piece[at + 1 :]
-        if at == -1 or not value or value == MASK:
+        if value in ("", MASK):
             return piece
         self._find(value)
         return f"{piece[: at + 1]}{MASK}"
@@ -142,8 +154,7 @@ def _is_secret(name: str) -> bool:
     return _SECRET_NAME.search(decoded(name)) is not None
 
 
-def _part_pattern(text: str) -> re.Pattern[str]:
-    first = _DELIMITER.match(text)
+def _part_pattern(first: re.Match[str] | None) -> re.Pattern[str]:
     delimiter = "--" if first is None else re.escape(first[1])
     return re.compile(_PART.replace("{delimiter}", delimiter), re.IGNORECASE | re.DOTALL)
 

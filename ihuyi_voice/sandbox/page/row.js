@@ -98,7 +98,8 @@ export function row(entry, receipt, open) {
     : t("details_of", { number: visible(entry.mobile) || t("no_number") });
   const details = el("button", { type: "button", className: "open", "aria-label": label, "aria-haspopup": "dialog" }, t("details"));
   const isPlaced = !entry.isOther && entry.voice_id !== null;
-  const asides = el("span", { className: "asides" }, reason(entry), fault(entry, true), el("span", { className: "receipt" }));
+  const why = entry.kind === "closed" ? null : reason(entry);
+  const asides = el("span", { className: "asides" }, why, fault(entry, true), el("span", { className: "receipt" }));
   const item = el(
     "li",
     { className: "attempt" },
