@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shlex
 import signal
-import time
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
@@ -11,10 +13,14 @@ from urllib.parse import urlsplit
 import typer
 
 from .account import fail, run_async
+from .sandbox_output import Output, attempt_line, other_line
 from .signals import Interruptions
 
 if TYPE_CHECKING:
-    from ..sandbox import Attempt, SandboxGateway
+    from ..sandbox import SandboxGateway
+
+_DEFAULT_ACCOUNT = "sandbox"
+_DEFAULT_KEY = "sandbox-key"
 
 
 def sandbox(  # noqa: PLR0913 - one argument per option
@@ -23,7 +29,24 @@ def sandbox(  # noqa: PLR0913 - one argument per option
     port: Annotated[
         int, typer.Option(min=0, max=65_535, help="The port; 0 takes a free one.")
     ] = 8765,
-    balance: Annotated[int, typer.Option(help="How many calls the account has left.")] = 1000,
+    account: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The account's APIID. Give the option again for more accounts. Without it:"
+            f" IHUYI_VOICE_API_ID, or {_DEFAULT_ACCOUNT}.",
+            show_default=False,
+        ),
+    ] = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The account's APIKEY: one for all accounts, or one for each, in their order."
+            " Other users of this machine can read it: give none that is real here. Without it:"
+            f" IHUYI_VOICE_API_KEY, or {_DEFAULT_KEY}.",
+            show_default=False,
+        ),
+    ] = None,
+    balance: Annotated[int, typer.Option(help="How many calls all accounts have left.")] = 1000,
     blacklist: Annotated[
         list[str] | None,
         typer.Option(
@@ -51,21 +74,31 @@ def sandbox(  # noqa: PLR0913 - one argument per option
         float,
         typer.Option(help="Seconds by which the wait grows after each of up to three attempts."),
     ] = 60.0,
+    multiline_refusals: Annotated[
+        bool, typer.Option(help="Write refusals in XML with line breaks, as the gateway may do.")
+    ] = False,
     keep: Annotated[
         int, typer.Option(help="How many submits, and how many calls, it remembers.")
     ] = 10_000,
+    quiet: Annotated[bool, typer.Option(help="Print no line for each request.")] = False,
 ) -> None:
     """Run a [bold]local gateway[/bold] that answers like the real one; no phone rings.
 
-    It prints its URL and credentials, and then each submit that it receives. Open the
-    URL in a browser: the page shows the calls as they come, and there you set the balance,
-    a freeze and the chaos. You can also set the chaos with PUT /_sandbox/chaos, for example
+    It prints its URL and credentials, and then each request that it receives: submits,
+    balance queries, and what it cannot read. Open the URL in a browser: the page shows the
+    calls as they come, and there you set the balance, a freeze and the chaos. You can also
+    set the chaos with PUT /_sandbox/chaos, for example
     [bold]curl -X PUT -d '{"no_answer": 0.1}' URL/_sandbox/chaos[/bold]. Ctrl-C stops it.
     """
     from ..sandbox import SandboxGateway  # noqa: PLC0415 - no other command needs it loaded
 
+    accounts = _accounts(account, key)
+    first, *more = accounts
     try:
         gateway = SandboxGateway(
+            api_id=first,
+            api_key=accounts[first],
+            accounts={name: accounts[name] for name in more},
             balance=balance,
             blacklist=blacklist or (),
             abuse_limit=abuse_limit,
@@ -74,34 +107,63 @@ def sandbox(  # noqa: PLR0913 - one argument per option
             receipt_delay=receipt_delay,
             receipt_interval=receipt_interval,
             keep=keep,
-            on_attempt=_print_attempt,
+            multiline_refusals=multiline_refusals,
         )
     except ValueError as error:
         fail(str(error))
+    output = Output()
+    if not quiet:
+        gateway.on_attempt = lambda attempt: output.print(attempt_line(attempt))
+        gateway.on_other = lambda other: output.print(other_line(other))
 
     # A shell lets its background jobs ignore SIGINT, but `kill -INT` must stop this one.
     interruptions = Interruptions(even_ignored=(signal.SIGINT, signal.SIGTERM))
     with interruptions as signals, signals.collecting():
         try:
-            run_async(_serve, gateway, host, port, signals)
+            run_async(_serve, gateway, host, port, output, signals)
         except OSError as error:
-            fail(f"cannot listen on {host} port {port}: {error.strerror or error}", 1)
-    typer.echo(f"{gateway.placed} placed of {gateway.taken} submits")
+            fail(f"cannot listen on {host} port {port}: {_why(error)}", 1)
+        submits = "submit" if gateway.taken == 1 else "submits"
+        output.print(f"{gateway.placed} placed of {gateway.taken} {submits}")
+        output.close()
 
 
-async def _serve(gateway: SandboxGateway, host: str, port: int, signals: Interruptions) -> None:
+def _accounts(names: list[str] | None, keys: list[str] | None) -> dict[str, str]:
+    """The APIKEY of each account, in the order of the options."""
+    names = names or [os.environ.get("IHUYI_VOICE_API_ID") or _DEFAULT_ACCOUNT]
+    keys = keys or [os.environ.get("IHUYI_VOICE_API_KEY") or _DEFAULT_KEY]
+    if len(keys) == 1:
+        keys *= len(names)
+    if len(keys) != len(names):
+        fail("give one --key for all accounts, or one for each --account, in the same order")
+    if len(set(names)) != len(names):
+        fail("give each --account once")
+    return dict(zip(names, keys, strict=True))
+
+
+def _why(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "it is in use; give another with --port, or --port 0 for any free one"
+    return error.strerror or str(error)
+
+
+async def _serve(
+    gateway: SandboxGateway, host: str, port: int, output: Output, signals: Interruptions
+) -> None:
     """Serve until a signal comes.
 
     `loop.add_signal_handler` would be simpler, but the loops of Windows lack it.
     """
     async with gateway.serve(host, port) as url:
-        typer.echo(
+        output.print(
             f"sandbox gateway on {url} (no phone will ring; open it in a browser;"
             " Ctrl-C stops it)\n"
             f"  export IHUYI_VOICE_BASE_URL={url}\n"
-            f"  export IHUYI_VOICE_API_ID={gateway.api_id}\n"
-            f"  export IHUYI_VOICE_API_KEY={gateway.api_key}"
+            f"  export IHUYI_VOICE_API_ID={shlex.quote(gateway.api_id)}\n"
+            f"  {_key_line(gateway.api_key)}"
         )
+        if gateway.accounts:
+            output.print(f"  # more accounts: {', '.join(gateway.accounts)}")
         _warn_unless_loopback(url)
         await signals.next()
 
@@ -116,9 +178,8 @@ def _warn_unless_loopback(url: str) -> None:
         )
 
 
-def _print_attempt(attempt: Attempt) -> None:
-    moment = time.strftime("%H:%M:%S", time.localtime(attempt.time))
-    what = f"placed {attempt.voice_id}" if attempt.placed else f"refused {attempt.code}"
-    # Anyone may have sent the form: as a literal its text cannot control the terminal.
-    line = f"{moment}  {what}  mobile {attempt.mobile!a}  content {attempt.content!a}"
-    typer.echo(line)
+def _key_line(key: str) -> str:
+    # The default key is no secret, and a newcomer needs it; any other may be a real one.
+    if key == _DEFAULT_KEY:
+        return f"export IHUYI_VOICE_API_KEY={key}"
+    return "# IHUYI_VOICE_API_KEY: the key that you gave; it is not shown"

@@ -39,7 +39,7 @@ _parts_of = re.compile(rb"([A-Z]+) +(\S.*?) +(HTTP/1\.[01]\r?\n)", re.DOTALL).fu
 _not_in_a_target = re.compile(rb"[^!-~]")
 _is_tls = re.compile(rb"\x16\x03[\x00-\x04]").match
 
-_REASONS: dict[type[Exception], str] = {
+_REASONS: dict[type[BaseException | None], str] = {
     BadHttpMethod: "the method in its first line is not one of HTTP",
     ContentLengthError: "its Content-Length is not a number",
     InvalidHeader: "one of its headers is malformed",
@@ -48,7 +48,7 @@ _REASONS: dict[type[Exception], str] = {
     TransferEncodingError: "its Transfer-Encoding is broken",
 }
 NOT_HTTP = "it is not HTTP: its first line is not METHOD TARGET HTTP/1.1"
-_MALFORMED = "its first line or one of its headers is malformed"
+_MALFORMED = "its first line, one of its headers or its chunked body is malformed"
 _TLS = "it begins like TLS, and the sandbox speaks plain HTTP: use http:// in the URL"
 
 BAD_REQUEST = "Bad Request: "
@@ -116,6 +116,11 @@ class Connection(web.RequestHandler):
     def _may_become_a_line(self) -> bool:
         return len(self._held) < _LONGEST_LINE and not _is_tls(self._held)
 
+    def log_exception(self, *args: object, **kwargs: object) -> None:
+        """Log an error of ours; a body that cannot be decoded is the caller's, and recorded."""
+        if not isinstance(kwargs.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **kwargs)
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -135,6 +140,6 @@ class Connection(web.RequestHandler):
     def _reason(self, exc: BaseException | None) -> str:
         if _is_tls(self._line):
             return _TLS
-        if not _is_plain(self._line):
+        if not _is_plain(self._line) and not isinstance(exc, LineTooLong):
             return NOT_HTTP
-        return _REASONS.get(type(exc), _MALFORMED) if isinstance(exc, Exception) else _MALFORMED
+        return _REASONS.get(type(exc), _MALFORMED)

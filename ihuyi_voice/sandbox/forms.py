@@ -72,7 +72,7 @@ def _parts(content_type: str, body: bytes) -> Iterator[tuple[str, str]]:
         return
     delimiter = b"\r\n--" + (boundary[1] or boundary[2]).encode("utf-8", "replace")
     # What follows the last delimiter is no part, and what precedes the first neither.
-    for part in (b"\r\n" + body).split(delimiter)[1:-1]:
+    for part in re.split(re.escape(delimiter) + rb"(?=--|\r\n)", b"\r\n" + body)[1:-1]:
         head, _, value = part.partition(b"\r\n\r\n")
         name = _name_in(head)
         if name is not None and not _is_file(head):

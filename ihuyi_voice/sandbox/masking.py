@@ -32,7 +32,8 @@ _holds_a_secret = re.compile(
     r"(?:pass|pwd|key|secret|token|sign)\w*[\"']?\s*(?:[=:]|%3[aAdD])", re.IGNORECASE
 ).search
 _is_word = re.compile(r"[A-Za-z0-9_]{1,20}").fullmatch
-_is_path = re.compile(r"[A-Za-z0-9_./%~-]*").fullmatch
+_is_path = re.compile(r"/[A-Za-z0-9_./%~-]*").fullmatch
+_version = re.compile(r" HTTP/[0-9.]*$")
 # A dynamic password, or any other digest of this kind.
 _digests = re.compile(r"(?<![0-9A-Za-z])[0-9A-Fa-f]{32}(?![0-9A-Za-z])")
 
@@ -59,15 +60,17 @@ def masked_value(name: str, value: str, keys: Collection[str]) -> str:
 def masked_line(line: str, keys: Collection[str]) -> str:
     """A request line as it is shown: its method, its path, and the values of known fields.
 
-    It is cut at the first place that is not a method, a path and a query; nothing of
-    a line without a method is shown.
+    Of a target that is not a path and a query, nothing is shown: a password may be
+    anywhere in it.
     """
-    method, _, target = line.partition(" ")
-    target, _, query = re.sub(r" HTTP/[0-9.]*\s*$", "", target).partition("?")
-    if not _is_word(method) or not _is_path(target):
-        return f"{method} {MASK}" if _is_word(method) and method.isupper() else ""
-    shown = "&".join(_masked_pair(pair, keys) for pair in query.split("&")) if query else ""
-    text = f"{method} {_without(target, keys)}{'?' if query else ''}{shown}"
+    method, _, target = _version.sub("", line.strip()).partition(" ")
+    if not _is_word(method):
+        return ""
+    path, mark, query = target.partition("?")
+    if not _is_path(path) or _names_a_secret(path):
+        return f"{method} {MASK}"
+    pairs = (_masked_pair(pair, keys) for pair in query.split("&") if pair)
+    text = f"{method} {_without(path, keys)}{mark}{'&'.join(pairs)}"
     return cut(text, _LONGEST_LINE)
 
 

@@ -84,7 +84,7 @@ class _Mask:
     __slots__ = ("_count", "_found", "_keys")
 
     def __init__(self, keys: Iterable[str]) -> None:
-        self._keys = [_anyhow_encoded(key) for key in keys]
+        self._keys = [(_plain(key), key) for key in keys]
         self._found: set[str] = set()
         self._count = 0  # of the places that have a secret name
 
@@ -92,21 +92,26 @@ class _Mask:
         """Mask the values that a name marks as secret."""
         if not _SECRET_NAME.search(decoded(text)):
             return text
-        delimiter = _DELIMITER.match(text)
-        if delimiter is None and "content-disposition" in text.lower():
-            # Where its parts end is not known.
-            return MASK
         before, masked = self._count, text
-        for pattern in (_part_pattern(delimiter), _JSON, _XML):
-            masked = pattern.sub(self._masked, masked)
+        if "content-disposition" in text.lower():
+            delimiter = _DELIMITER.match(text)
+            if delimiter is None:
+                # Where its parts end is not known.
+                return MASK
+            masked = _part_pattern(delimiter[1]).sub(self._masked, masked)
+        for sign, pattern in (('"', _JSON), ("<", _XML)):
+            if sign in masked:
+                masked = pattern.sub(self._masked, masked)
         masked = "&".join(map(self._pair, masked.split("&")))
         is_unmasked = self._count == before and _NAMES_ONE.search(decoded(text))
         return MASK if is_unmasked else masked
 
     def known(self, text: str) -> str:
         """Mask the keys, and what was found by its name in any text."""
-        for key in self._keys:
-            text = key.sub(MASK, text)
+        plain = _plain(decoded(text))
+        for plain_key, key in self._keys:
+            if plain_key in plain:
+                text = _anyhow_encoded(key).sub(MASK, text)
         for value in self._found:
             text = text.replace(value, MASK)
         return text
@@ -154,9 +159,14 @@ def _is_secret(name: str) -> bool:
     return _SECRET_NAME.search(decoded(name)) is not None
 
 
-def _part_pattern(first: re.Match[str] | None) -> re.Pattern[str]:
-    delimiter = "--" if first is None else re.escape(first[1])
-    return re.compile(_PART.replace("{delimiter}", delimiter), re.IGNORECASE | re.DOTALL)
+def _plain(text: str) -> str:
+    # A form writes a blank as a plus.
+    return text.lower().replace("+", " ")
+
+
+def _part_pattern(delimiter: str) -> re.Pattern[str]:
+    pattern = _PART.replace("{delimiter}", re.escape(delimiter))
+    return re.compile(pattern, re.IGNORECASE | re.DOTALL)
 
 
 @lru_cache(maxsize=64)
