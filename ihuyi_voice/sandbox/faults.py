@@ -20,7 +20,8 @@ What is written to the socket instead of the answer, if anything, is `as_sent`.
 with it, refused otherwise.
 
 A new fault: its name in `Fault`, a setting of `Chaos`, what is sent in `as_sent`,
-what happens to the socket in `server.py`, its words in `page/faults.js`.
+what happens to the socket in `server.py`, its place in `page/faults.js`, its words
+in `page/texts.json`.
 """
 
 from __future__ import annotations

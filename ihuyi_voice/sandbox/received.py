@@ -30,6 +30,8 @@ _PART = (
     r"(?P<before>content-disposition:[^\r\n]*?\bname\*?=(?P<name>[^\r\n;]*)[^\r\n]*"
     r"(?:\r?\n[^\r\n]+)*\r?\n\r?\n)(?P<value>.*?)(?P<after>(?=\r?\n{delimiter})|\Z)"
 )
+_LINES = re.compile(r"(\r?\n)")
+_is_head = re.compile(r"content-disposition:", re.IGNORECASE).match
 _DELIMITER = re.compile(r"\s*(--[^\r\n]+)\r?\n")
 _JSON = re.compile(
     r'(?P<before>"(?P<name>(?:\\.|[^"\\])*)"\s*:\s*"?)'
@@ -93,7 +95,8 @@ class _Mask:
         if not _SECRET_NAME.search(decoded(text)):
             return text
         before, masked = self._count, text
-        if "content-disposition" in text.lower():
+        is_multipart = "content-disposition" in text.lower()
+        if is_multipart:
             delimiter = _DELIMITER.match(text)
             if delimiter is None:
                 # Where its parts end is not known.
@@ -102,7 +105,9 @@ class _Mask:
         for sign, pattern in (('"', _JSON), ("<", _XML)):
             if sign in masked:
                 masked = pattern.sub(self._masked, masked)
-        masked = "&".join(map(self._pair, masked.split("&")))
+        # The head of a part has equals signs of its own.
+        lines = _LINES.split(masked) if is_multipart else [masked]
+        masked = "".join(line if _is_head(line) else self._pairs(line) for line in lines)
         is_unmasked = self._count == before and _NAMES_ONE.search(decoded(text))
         return MASK if is_unmasked else masked
 
@@ -124,6 +129,9 @@ class _Mask:
             return match[0]
         self._find(match["value"])
         return f"{match['before']}{MASK}{match['after']}"
+
+    def _pairs(self, text: str) -> str:
+        return "&".join(map(self._pair, text.split("&")))
 
     def _pair(self, piece: str) -> str:
         # Behind the first equals sign that has a secret name anywhere before it.

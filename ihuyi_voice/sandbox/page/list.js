@@ -21,6 +21,7 @@ export class List {
   #receipts = new Map(); // by the attempt's number
   #rows = new Map(); // by the entry's key, of those that are shown
   #seen = new Seen((key, isNew) => showNew(this.#rows.get(key), isNew));
+  #isOpen = false; // whether an event came
   #keep = Infinity;
   #taken = 0; // entries so far, kept or not
   #needle = "";
@@ -66,7 +67,9 @@ export class List {
     // A snapshot after a lost connection holds the newest entry of the list; one of another history does not.
     const newest = this.#entries.at(-1);
     const isKnown = entries.some((one) => one.key === newest?.key && one.time === newest.time);
-    const restarted = Boolean(snapshot) && !isKnown;
+    // An empty list shows any history: only what came before the page was opened is not new.
+    const restarted = Boolean(snapshot) && (newest === undefined ? !this.#isOpen : !isKnown);
+    this.#isOpen = true;
     if (restarted) this.#forget();
     const last = { true: this.#last(true), false: this.#last(false) };
     const added = entries.filter((one) => one.number > last[one.isOther]);
