@@ -43,7 +43,7 @@ def test_both_languages_have_the_same_texts_with_the_same_values() -> None:
 
 def test_every_text_is_used_and_every_key_that_is_used_has_a_text() -> None:
     source = "\n".join(SOURCES)
-    used = set(re.findall(r'data-(?:text|label|placeholder)="(\w+)"', source))
+    used = set(re.findall(r'data-(?:text|label|placeholder|short)="(\w+)"', source))
     # Every name in quotes may be a key; a key that is put together has a known beginning.
     named = set(re.findall(r'"(\w+)"', source))
     begun = tuple(set(re.findall(r"\$?`(\w+_)\$\{", source)))

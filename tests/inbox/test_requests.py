@@ -54,7 +54,7 @@ def test_a_wrong_digest_is_shown_with_the_one_expected_and_what_to_change(inbox:
 @pytest.mark.parametrize(
     ("said", "fields"),
     [
-        ("The account “C1” is unknown here; this sandbox has sandbox.", {"account": "C1"}),
+        ("The account “C1” is unknown here. Known: sandbox.", {"account": "C1"}),
         ("is not the API key of this account", {"password": "another", "time": ""}),
         ("the field time is missing", {"time": ""}),
         ("s behind the sandbox’s clock", {"time": "1000000000"}),

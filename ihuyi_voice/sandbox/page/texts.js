@@ -42,6 +42,7 @@ export function prepareTexts() {
   for (const one of document.querySelectorAll("[data-text]")) one.textContent = t(one.dataset.text);
   for (const one of document.querySelectorAll("[data-label]")) one.setAttribute("aria-label", t(one.dataset.label));
   for (const one of document.querySelectorAll("[data-placeholder]")) one.placeholder = t(one.dataset.placeholder);
+  for (const one of document.querySelectorAll("[data-short]")) one.dataset.short = t(one.dataset.short);
   const button = document.getElementById("language");
   button.lang = other === "zh" ? "zh-CN" : "en";
   button.addEventListener("click", () => {
