@@ -86,6 +86,7 @@ NOT_WITH_LOWEST = tuple(
     for name in (
         "inbox",
         "celery",
+        "programs",
         "recipes",
         "soak",
         "ci",
