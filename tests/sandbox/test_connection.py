@@ -253,3 +253,19 @@ async def test_a_path_is_not_repeated() -> None:
         for path in ("/", "/_sandbox/"):
             response = await ask(url, "GET", f"{path}{SECRET}")
             assert (404, False) == (response.status, SECRET.encode() in response.body)
+
+
+async def test_an_error_of_the_gateway_is_logged_and_answered_with_500(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail() -> float:
+        raise RuntimeError
+
+    gateway = SandboxGateway(clock=fail)
+    async with gateway.serve() as url:
+        response = await ask(url, "GET", TARGET)
+    assert 500 == response.status
+    assert SECRET.encode() not in response.body
+    assert [True] == ["Error handling request" in record.message for record in caplog.records]
+    assert SECRET not in caplog.text
+    caplog.clear()
