@@ -11,13 +11,12 @@ import logging
 import secrets
 import time
 from copy import copy
-from dataclasses import dataclass
 from threading import Lock
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
-from .faults import NO_CHAOS, Chaos, Dice, Roll
-from .history import OtherRequest
+from .faults import NO_CHAOS, Chaos, Dice, Roll, checked_chaos
+from .history import OtherRequest, Snapshot
 from .masking import masked_line
 from .rules import GatewayState
 from .settings import CHANGEABLE, DEFAULT_KEEP, Settings
@@ -70,27 +69,6 @@ class Setting(Generic[Kept, Given]):
 
     def __set__(self, gateway: GatewayCore, value: Given) -> None:
         gateway._set({self._name: value})  # noqa: SLF001 - a part of the gateway
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What a reader of the history has not read yet.
-
-    Attributes:
-        history: where it comes from; another object after each `clear` or `reset`.
-        taken: the number of the last attempt.
-        attempts: oldest first.
-        receipts: all of them; the one that changed last comes last.
-        others: the requests that were no submits, oldest first.
-        others_taken: the number of the last of them.
-    """
-
-    history: History
-    taken: int
-    attempts: list[Attempt]
-    receipts: list[ReceiptPush]
-    others: list[OtherRequest]
-    others_taken: int
 
 
 class GatewayCore:
@@ -172,7 +150,7 @@ class GatewayCore:
             keep=keep,
             multiline_refusals=multiline_refusals,
         )
-        self._initially = settings, _checked_chaos(chaos)
+        self._initially = settings, checked_chaos(chaos)
         self._lock = Lock()
         self._state = GatewayState(copy(settings), draw_first_id())
         self._dice = Dice(chaos)
@@ -209,7 +187,7 @@ class GatewayCore:
 
     @chaos.setter
     def chaos(self, chaos: Chaos) -> None:
-        dice = Dice(_checked_chaos(chaos))
+        dice = Dice(checked_chaos(chaos))
         with self._lock:
             self._dice = dice
 
@@ -418,10 +396,3 @@ def _report(
         callback(recorded)
     except Exception:
         logger.exception("%s raised; the request is recorded and answered as usual", name)
-
-
-def _checked_chaos(chaos: object) -> Chaos:
-    if not isinstance(chaos, Chaos):
-        msg = f"chaos must be a Chaos, not {chaos!r}; Chaos() is none"
-        raise ValueError(msg)  # noqa: TRY004 - every wrong setting is a ValueError
-    return chaos

@@ -149,6 +149,18 @@ _REQUIREMENTS = {"latency": SECONDS, "latency_jitter": SECONDS, "code": _CODE, "
 NO_CHAOS = Chaos()
 
 
+def checked_chaos(chaos: object) -> Chaos:
+    """The same chaos.
+
+    Raises:
+        ValueError: it is no `Chaos`.
+    """
+    if not isinstance(chaos, Chaos):
+        msg = f"chaos must be a Chaos, not {chaos!r}; Chaos() is none"
+        raise ValueError(msg)  # noqa: TRY004 - every wrong setting is a ValueError
+    return chaos
+
+
 def json_object(body: bytes, example: str) -> dict[str, Any]:
     """The JSON object in a body.
 

@@ -327,5 +327,26 @@ class History:
         return _newest(self.others, min(self.others_taken - number, limit))
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a reader of the history has not read yet.
+
+    Attributes:
+        history: where it comes from; another object after each `clear` or `reset`.
+        taken: the number of the last attempt.
+        attempts: oldest first.
+        receipts: all of them; the one that changed last comes last.
+        others: the requests that were no submits, oldest first.
+        others_taken: the number of the last of them.
+    """
+
+    history: History
+    taken: int
+    attempts: list[Attempt]
+    receipts: list[ReceiptPush]
+    others: list[OtherRequest]
+    others_taken: int
+
+
 def _newest(kept: deque[Numbered], count: int) -> list[Numbered]:
     return list(islice(reversed(kept), count))[::-1]
