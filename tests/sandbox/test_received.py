@@ -140,3 +140,7 @@ def test_a_long_body_is_cut_but_not_inside_a_secret() -> None:
 def test_an_empty_password_stays_visible_as_empty() -> None:
     assert "password=&mobile=1" in shown("password=&mobile=1")
     assert '"password": ""' in shown('{"password": ""}')
+
+
+def test_a_short_password_is_masked_only_in_its_own_place() -> None:
+    assert "password=********&mobile=abc" in shown("password=abc&mobile=abc")
