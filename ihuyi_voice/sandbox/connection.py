@@ -20,10 +20,10 @@ from aiohttp.http_exceptions import (
     BadHttpMethod,
     ContentLengthError,
     InvalidHeader,
-    InvalidURLError,
     LineTooLong,
     TransferEncodingError,
 )
+from yarl import URL
 
 if TYPE_CHECKING:
     import asyncio
@@ -43,13 +43,16 @@ _REASONS: dict[type[BaseException | None], str] = {
     BadHttpMethod: "the method in its first line is not one of HTTP",
     ContentLengthError: "its Content-Length is not a number",
     InvalidHeader: "one of its headers is malformed",
-    InvalidURLError: "the target in its first line is not a path or URL",
     LineTooLong: "its first line or one of its headers is too long",
     TransferEncodingError: "its Transfer-Encoding is broken",
 }
 NOT_HTTP = "it is not HTTP: its first line is not METHOD TARGET HTTP/1.1"
 _MALFORMED = "its first line, one of its headers or its chunked body is malformed"
 _TLS = "it begins like TLS, and the sandbox speaks plain HTTP: use http:// in the URL"
+
+_BAD_TARGET = "the target in its first line is not a path or URL"
+# What aiohttp's parser gets instead of a line with such a target: older ones never answer it.
+_NO_LINE = b"-\r\n"
 
 BAD_REQUEST = "Bad Request: "
 
@@ -63,6 +66,18 @@ def mended(line: bytes) -> bytes:
         return line
     target = _not_in_a_target.sub(lambda found: b"%%%02X" % found[0][0], parts[2])
     return b"%b %b %b" % (parts[1], target, parts[3])
+
+
+def has_bad_target(line: bytes) -> bool:
+    """Whether the target of a request line, as `mended` returns it, is no path and no URL."""
+    parts = _parts_of(line)
+    if parts is None or parts[1] == b"CONNECT" or parts[2].startswith((b"/", b"*")):
+        return False
+    try:
+        url = URL(parts[2].decode("ascii"))
+    except ValueError:
+        return True
+    return not (url.scheme and url.host)
 
 
 class Connection(web.RequestHandler):
@@ -106,7 +121,10 @@ class Connection(web.RequestHandler):
                 return
             data, self._held = self._held, b""
             self._line = mended(data[:end] if end else data)
-            data = self._line + data[end:] if end else data
+            if has_bad_target(self._line):
+                data = _NO_LINE + data[end:]
+            elif end:
+                data = self._line + data[end:]
         before = len(self._messages)
         super().data_received(data)
         self._in_head = len(self._messages) == before
@@ -140,6 +158,8 @@ class Connection(web.RequestHandler):
     def _reason(self, exc: BaseException | None) -> str:
         if _is_tls(self._line):
             return _TLS
+        if has_bad_target(self._line):
+            return _BAD_TARGET
         if not _is_plain(self._line) and not isinstance(exc, LineTooLong):
             return NOT_HTTP
         return _REASONS.get(type(exc), _MALFORMED)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ihuyi_voice.sandbox import OtherRequest, SandboxGateway
-from ihuyi_voice.sandbox.connection import mended
+from ihuyi_voice.sandbox.connection import has_bad_target, mended
 from ihuyi_voice.wire import CONTENT_TYPE, PATH, SUBMIT_TARGET
 from tests.sandbox.forms import MOBILE
 from tests.sandbox.http import (
@@ -122,6 +122,8 @@ async def test_requests_that_do_not_wait_for_answers_are_all_taken() -> None:
 def test_a_line_that_needs_nothing_is_unchanged() -> None:
     line = f"GET {TARGET} HTTP/1.1\r\n".encode()
     assert line is mended(line)
+    assert not has_bad_target(b"CONNECT localhost:80 HTTP/1.1\r\n")
+    assert not has_bad_target(f"GET http://localhost{TARGET} HTTP/1.1\r\n".encode())
     assert b"GET /a%20b HTTP/1.0\n" == mended(b"GET  /a b  HTTP/1.0\n")
 
 
@@ -143,6 +145,8 @@ def other_of(gateway: SandboxGateway) -> OtherRequest:
         ("it is not HTTP", f"password={SECRET}"),
         ("the target in its first line", f"GET http://[::1{TARGET} HTTP/1.1"),
         ("the target in its first line", f"GET {SECRET} HTTP/1.1"),
+        ("the target in its first line", f"GET http://user:{SECRET}@ HTTP/1.1"),
+        ("the target in its first line", f"GET {SECRET}:80/ HTTP/1.1"),
         ("the target in its first line", f"GET http://127.0.0.1:99999{TARGET} HTTP/1.1"),
         ("too long", f"GET {TARGET}{'x' * 9000} HTTP/1.1"),
         ("too long", f"GET {TARGET}{'音' * 9000} HTTP/1.1"),
