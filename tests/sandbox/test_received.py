@@ -144,3 +144,9 @@ def test_an_empty_password_stays_visible_as_empty() -> None:
 
 def test_a_short_password_is_masked_only_in_its_own_place() -> None:
     assert "password=********&mobile=abc" in shown("password=abc&mobile=abc")
+
+
+def test_the_other_parts_of_a_multipart_form_stay_readable() -> None:
+    text = shown(multipart("password", SECRET))
+    assert "13912345678" in text
+    assert 'name="mobile"' in text
