@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
     from .sandbox import Attempt, Call
     from .sandbox.faults import Roll
-    from .sandbox.rules import Method, Reply
+    from .sandbox.history import Received
+    from .sandbox.reasons import Method
+    from .sandbox.rules import Reply
 
 
 class VoiceGateway(SandboxGateway):
@@ -45,9 +47,16 @@ class VoiceGateway(SandboxGateway):
         # The calls that a wait has returned, by identity: two calls may be equal.
         self._returned: dict[int, Call] = {}
 
-    def answer(self, method: Method, form: Mapping[str, str], ip: str, roll: Roll) -> Reply:
+    def answer(
+        self,
+        method: Method,
+        form: Mapping[str, str],
+        ip: str,
+        roll: Roll,
+        request: Received | None = None,
+    ) -> Reply:
         """As the sandbox does; then wake those that wait for a call."""
-        reply = super().answer(method, form, ip, roll)
+        reply = super().answer(method, form, ip, roll, request)
         if reply.call is not None:
             with self._call_placed:
                 self._call_placed.notify_all()

@@ -11,13 +11,12 @@ import logging
 import secrets
 import time
 from copy import copy
-from dataclasses import dataclass
 from threading import Lock
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
-from .faults import NO_CHAOS, Chaos, Dice, Roll
-from .history import OtherRequest
+from .faults import NO_CHAOS, Chaos, Dice, Roll, checked_chaos
+from .history import OtherRequest, Snapshot
 from .masking import masked_line
 from .rules import GatewayState
 from .settings import CHANGEABLE, DEFAULT_KEEP, Settings
@@ -25,8 +24,9 @@ from .settings import CHANGEABLE, DEFAULT_KEEP, Settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from .history import Attempt, Call, History, Kind, ReceiptPush
-    from .rules import Method, Reply
+    from .history import Attempt, Call, History, Kind, ReceiptPush, Received
+    from .reasons import Method
+    from .rules import Reply
 
 logger: logging.Logger = logging.getLogger("ihuyi_voice.sandbox")
 
@@ -69,27 +69,6 @@ class Setting(Generic[Kept, Given]):
 
     def __set__(self, gateway: GatewayCore, value: Given) -> None:
         gateway._set({self._name: value})  # noqa: SLF001 - a part of the gateway
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What a reader of the history has not read yet.
-
-    Attributes:
-        history: where it comes from; another object after each `clear` or `reset`.
-        taken: the number of the last attempt.
-        attempts: oldest first.
-        receipts: all of them; the one that changed last comes last.
-        others: the requests that were no submits, oldest first.
-        others_taken: the number of the last of them.
-    """
-
-    history: History
-    taken: int
-    attempts: list[Attempt]
-    receipts: list[ReceiptPush]
-    others: list[OtherRequest]
-    others_taken: int
 
 
 class GatewayCore:
@@ -171,7 +150,7 @@ class GatewayCore:
             keep=keep,
             multiline_refusals=multiline_refusals,
         )
-        self._initially = settings, _checked_chaos(chaos)
+        self._initially = settings, checked_chaos(chaos)
         self._lock = Lock()
         self._state = GatewayState(copy(settings), draw_first_id())
         self._dice = Dice(chaos)
@@ -208,7 +187,7 @@ class GatewayCore:
 
     @chaos.setter
     def chaos(self, chaos: Chaos) -> None:
-        dice = Dice(_checked_chaos(chaos))
+        dice = Dice(checked_chaos(chaos))
         with self._lock:
             self._dice = dice
 
@@ -311,6 +290,11 @@ class GatewayCore:
         with self._lock:
             return self._state.history.find(number)
 
+    def find_other(self, number: int) -> OtherRequest | None:
+        """The other request with that number; None when it is not remembered."""
+        with self._lock:
+            return self._state.history.find_other(number)
+
     def put_receipt(self, history: History, receipt: ReceiptPush) -> bool:
         """Remember the latest form of a receipt; False when `history` has been cleared."""
         with self._lock:
@@ -332,6 +316,11 @@ class GatewayCore:
             self._state = GatewayState(copy(settings), self._state.next_id)
             self._dice = Dice(chaos)
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The APIKEYs of all accounts: none of them is shown or recorded."""
+        return self._state.settings.keys
+
     # --- answering
 
     def roll(self) -> Roll:
@@ -344,7 +333,14 @@ class GatewayCore:
         with self._lock:
             return self._dice.roll_receipt()
 
-    def answer(self, method: Method, form: Mapping[str, str], ip: str, roll: Roll) -> Reply:
+    def answer(
+        self,
+        method: Method,
+        form: Mapping[str, str],
+        ip: str,
+        roll: Roll,
+        request: Received | None = None,
+    ) -> Reply:
         """Judge a form and record it, without any HTTP.
 
         Args:
@@ -352,28 +348,41 @@ class GatewayCore:
             form: the fields.
             ip: where the request came from.
             roll: what happens to the answer, from `roll()`.
+            request: the request that brought the form, if one did.
         """
         now = self.clock()
         with self._lock:
-            reply = self._state.answer(method, form, ip, now, roll=roll)
+            reply = self._state.answer(method, form, ip, now, roll=roll, request=request)
         _report("on_attempt", self.on_attempt, reply.attempt)
         _report("on_other", self.on_other, reply.other)
         return reply
 
-    def record(self, kind: Kind, line: str, reason: str, ip: str, status: int) -> None:
+    def record(  # noqa: PLR0913 - what is known of a request
+        self,
+        kind: Kind,
+        line: str,
+        reason: str,
+        ip: str,
+        status: int,
+        *,
+        fault: str | None = None,
+        request: Received | None = None,
+    ) -> None:
         """Remember a request that no rule judges, with its secrets masked.
 
         Args:
-            kind: "unknown" or "unreadable".
+            kind: any but "balance".
             line: the request line, as far as it was read.
             reason: what is wrong with it and what to do.
             ip: where it came from.
-            status: the HTTP status of the answer.
+            status: the HTTP status of the answer, 0 when nothing was sent.
+            fault: the fault that struck it.
+            request: the request as it was received.
         """
         now = self.clock()
         with self._lock:
             shown = masked_line(line, self._state.settings.keys)
-            other = OtherRequest(kind, shown, reason, now, ip, status)
+            other = OtherRequest(kind, shown, reason, now, ip, status, fault=fault, request=request)
             other = self._state.history.add_other(other)
         _report("on_other", self.on_other, other)
 
@@ -387,10 +396,3 @@ def _report(
         callback(recorded)
     except Exception:
         logger.exception("%s raised; the request is recorded and answered as usual", name)
-
-
-def _checked_chaos(chaos: object) -> Chaos:
-    if not isinstance(chaos, Chaos):
-        msg = f"chaos must be a Chaos, not {chaos!r}; Chaos() is none"
-        raise ValueError(msg)  # noqa: TRY004 - every wrong setting is a ValueError
-    return chaos

@@ -9,14 +9,56 @@ delivery, sees by identity that its history has gone.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Literal, TypeVar
 
 from .settings import DEFAULT_KEEP
 
-Kind = Literal["balance", "unknown", "unreadable"]
+Kind = Literal["balance", "unknown", "unreadable", "closed"]
 Numbered = TypeVar("Numbered", "Attempt", "OtherRequest")
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """An HTTP request as it was received; passwords and API keys are masked in all of it.
+
+    `received` in `masking.py` makes it from what a server read.
+
+    Attributes:
+        method: such as `POST`.
+        path: still percent-encoded.
+        query: still percent-encoded, without the question mark; "" for none.
+        headers: names and values in the order they came.
+        body: its text; a byte that is not UTF-8 is written as a backslash, x and two digits.
+    """
+
+    method: str
+    path: str
+    query: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    body: str = ""
+
+    @property
+    def line(self) -> str:
+        """The request line, such as `POST /webservice/voice.php?method=GetNum`."""
+        return f"{self.method} {self.path}{'?' if self.query else ''}{self.query}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why an account or a password was refused; `caller_reason` in `reasons.py` finds it.
+
+    Attributes:
+        kind: names the sentence in `page/texts.json`, as `reason_{kind}`.
+        code: the code that is answered for it.
+        facts: what the sentence mentions, by name. No key and no password is among
+            them, except a dynamic password that was wrong and the one expected instead.
+    """
+
+    kind: str
+    code: int
+    facts: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +102,8 @@ class Attempt:
         status: the HTTP status of the answer, 0 when nothing was sent.
         answer: the body as it was sent, b"" when nothing was.
         number: 1 for the first since the start or the last reset, and so on.
+        request: the request as it was received; None when it came without HTTP.
+        why: why the account or the password was refused; None when they were not.
     """
 
     mobile: str
@@ -75,6 +119,8 @@ class Attempt:
     status: int = 200
     answer: bytes = b""
     number: int = 0
+    request: Received | None = field(default=None, compare=False)
+    why: Reason | None = field(default=None, compare=False)
 
     @property
     def placed(self) -> bool:
@@ -91,7 +137,8 @@ class OtherRequest:
     Attributes:
         kind: "balance": a balance query. "unknown": a path, an HTTP method or a
             `?method=` that the gateway does not have. "unreadable": it is not
-            HTTP, or its body is broken or too long.
+            HTTP, or its body is broken or too long. "closed": chaos closed its
+            connection before it was read.
         line: its request line, such as `POST /webservice/voice.php?method=GetNum`.
             The values of fields that the gateway does not know are masked. "" when
             nothing of it can be shown.
@@ -108,6 +155,9 @@ class OtherRequest:
         after: how many submits were taken before it: its place among the attempts.
         number: 1 for the first since the start or the last reset, and so on;
             attempts are numbered apart.
+        request: the request as it was received; None when it came without HTTP, or
+            when it was not HTTP.
+        why: why the account or the password was refused; None when they were not.
     """
 
     kind: Kind
@@ -124,6 +174,8 @@ class OtherRequest:
     answer: bytes = b""
     after: int = 0
     number: int = 0
+    request: Received | None = field(default=None, compare=False)
+    why: Reason | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +305,11 @@ class History:
             return None
         return self.attempts[index], self._receipts.get(number)
 
+    def find_other(self, number: int) -> OtherRequest | None:
+        """The other request with that number; None when it is not kept."""
+        index = number - (self.others[0].number if self.others else 0)
+        return self.others[index] if 0 <= index < len(self.others) else None
+
     def resize(self, keep: int) -> None:
         """Keep so many from now on; the oldest beyond it are forgotten."""
         self.attempts = deque(self.attempts, keep)
@@ -268,6 +325,27 @@ class History:
     def others_after(self, number: int, limit: int) -> list[OtherRequest]:
         """The other requests after that number, oldest first; the newest `limit` of them."""
         return _newest(self.others, min(self.others_taken - number, limit))
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a reader of the history has not read yet.
+
+    Attributes:
+        history: where it comes from; another object after each `clear` or `reset`.
+        taken: the number of the last attempt.
+        attempts: oldest first.
+        receipts: all of them; the one that changed last comes last.
+        others: the requests that were no submits, oldest first.
+        others_taken: the number of the last of them.
+    """
+
+    history: History
+    taken: int
+    attempts: list[Attempt]
+    receipts: list[ReceiptPush]
+    others: list[OtherRequest]
+    others_taken: int
 
 
 def _newest(kept: deque[Numbered], count: int) -> list[Numbered]:

@@ -44,7 +44,7 @@ def masked_name(name: str, keys: Collection[str]) -> str:
         return MASK
     for key in keys:
         name = name.replace(key, MASK)
-    return _cut(name)
+    return cut(name)
 
 
 def masked_value(name: str, value: str, keys: Collection[str]) -> str:
@@ -54,7 +54,7 @@ def masked_value(name: str, value: str, keys: Collection[str]) -> str:
     # A number or a code stays readable even if it contains a very short key.
     if any(key in value for key in keys) and not _is_mobile(value) and not _is_content(value):
         return MASK
-    return _cut(value)
+    return cut(value)
 
 
 def masked_line(line: str, keys: Collection[str]) -> str:
@@ -71,7 +71,7 @@ def masked_line(line: str, keys: Collection[str]) -> str:
         return f"{method} {MASK}"
     pairs = (_masked_pair(pair, keys) for pair in query.split("&") if pair)
     text = f"{method} {_without(path, keys)}{mark}{'&'.join(pairs)}"
-    return text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]}…"
+    return cut(text, _LONGEST_LINE)
 
 
 def _masked_pair(pair: str, keys: Collection[str]) -> str:
@@ -93,5 +93,6 @@ def _without(text: str, keys: Collection[str]) -> str:
     return _digests.sub(MASK, text)
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
+def cut(text: str, longest: int = LONGEST_TEXT) -> str:
+    """A text, followed by an ellipsis where it was longer."""
+    return text if len(text) <= longest else f"{text[:longest]}…"

@@ -16,26 +16,27 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
 import orjson
 
 from ihuyi_voice.errors import ACCEPTED, CODES
 from ihuyi_voice.models import CONTENT_PATTERN, MOBILE_PATTERN
-from ihuyi_voice.wire import BALANCE_TARGET, sign_balance, sign_submit
+from ihuyi_voice.wire import BALANCE_TARGET
 
 from .faults import NOTHING_HAPPENS, as_sent
 from .history import Attempt, Call, History, OtherRequest
 from .masking import MOST_FIELDS, masked_name, masked_value
+from .reasons import CALLER_CODES, caller_reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from .faults import Roll
+    from .history import Reason, Received
+    from .reasons import Method
     from .settings import Settings
-
-Method = Literal["Submit", "GetNum"]
 
 MINUTE_LIMIT = 4081
 DAY_LIMIT = 4082
@@ -60,7 +61,6 @@ _DAY = 86_400.0
 # [0-9], not \d: in a str pattern \d also takes the digits of other scripts.
 _is_mobile = re.compile(MOBILE_PATTERN).fullmatch
 _is_content = re.compile(CONTENT_PATTERN).fullmatch
-_is_time = re.compile(r"[0-9]{10}").fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class GatewayState:
         self._frozen_for_abuse = False
         self._refused_in_a_row = 0
 
-    def answer(
+    def answer(  # noqa: PLR0913 - `request` is only recorded
         self,
         method: Method,
         form: Mapping[str, str],
@@ -132,8 +132,9 @@ class GatewayState:
         now: float,
         *,
         roll: Roll = NOTHING_HAPPENS,
+        request: Received | None = None,
     ) -> Reply:
-        """Judge one form, record it when it is a submit, and answer.
+        """Judge one form, record it, and answer.
 
         Args:
             method: what the query names.
@@ -142,12 +143,20 @@ class GatewayState:
             now: seconds since 1970.
             roll: the fault `code` refuses with its code instead of judging;
                 any other is recorded with the attempt and has no effect here.
+            request: the request that brought the form, if one did.
         """
         if method == "GetNum":
-            return self._get_num(form, ip, now, roll)
-        return self._submit(form, ip, now, roll)
+            return self._get_num(form, ip, now, roll, request)
+        return self._submit(form, ip, now, roll, request)
 
-    def _get_num(self, form: Mapping[str, str], ip: str, now: float, roll: Roll) -> Reply:
+    def _get_num(
+        self,
+        form: Mapping[str, str],
+        ip: str,
+        now: float,
+        roll: Roll,
+        request: Received | None,
+    ) -> Reply:
         code = roll.code
         if code is None:
             code = next(self._balance_refusals(form, ip, now), ACCEPTED)
@@ -171,11 +180,20 @@ class GatewayState:
                 fields=fields,
                 values=values,
                 answer=sent,
+                request=request,
+                why=self._why("GetNum", form, now, code, roll),
             )
         )
         return Reply(body, content_type, code, now, other=other)
 
-    def _submit(self, form: Mapping[str, str], ip: str, now: float, roll: Roll) -> Reply:
+    def _submit(
+        self,
+        form: Mapping[str, str],
+        ip: str,
+        now: float,
+        roll: Roll,
+        request: Received | None,
+    ) -> Reply:
         code = roll.code
         if code is None:
             code = next(self._submit_refusals(form, ip, now), ACCEPTED)
@@ -199,6 +217,8 @@ class GatewayState:
             status=status,
             answer=sent,
             number=self.history.taken + 1,
+            request=request,
+            why=self._why("Submit", form, now, code, roll),
         )
         self.history.add(attempt, call)
         return Reply(body, content_type, code, now, call, attempt)
@@ -268,22 +288,21 @@ class GatewayState:
     def _caller_refusals(
         self, method: Method, form: Mapping[str, str], now: float
     ) -> Iterator[int]:
-        if not form.get("account"):
-            yield 401
-        if not form.get("password"):
-            yield 402
-        if not self._is_caller(method, form, now):
-            yield 405
+        reason = self._caller_reason(method, form, now)
+        if reason is not None:
+            yield reason.code
 
-    def _is_caller(self, method: Method, form: Mapping[str, str], now: float) -> bool:
-        """Whether the account exists and the password is its key or was signed in time."""
-        password, time, window = form["password"], form.get("time", ""), self.settings.time_window
-        key = self.settings.key_of(form["account"])
-        if key is None or password == key:
-            return key is not None
-        if not _is_time(time) or password != _dynamic_password(method, form, key):
-            return False
-        return window is None or abs(now - int(time)) <= window
+    def _caller_reason(self, method: Method, form: Mapping[str, str], now: float) -> Reason | None:
+        settings = self.settings
+        return caller_reason(method, form, settings.key_by_account, now, settings.time_window)
+
+    def _why(
+        self, method: Method, form: Mapping[str, str], now: float, code: int, roll: Roll
+    ) -> Reason | None:
+        """Why the account or the password was refused; None when `code` has another cause."""
+        if roll.code is not None or code not in CALLER_CODES:
+            return None
+        return self._caller_reason(method, form, now)
 
     def _frequency_refusals(self, mobile: str, now: float) -> Iterator[int]:
         recent = [at for at in self._placed_at.get(mobile, ()) if at > now - _DAY]
@@ -320,13 +339,6 @@ class GatewayState:
         in_lines = self.settings.multiline_refusals and code != ACCEPTED
         elements = (("code", str(code)), ("msg", msg), (name, value))
         return _xml(root, elements, "\r\n" if in_lines else "").encode(), XML
-
-
-def _dynamic_password(method: Method, form: Mapping[str, str], key: str) -> str:
-    account, time = form["account"], form["time"]
-    if method == "GetNum":
-        return sign_balance(account, key, time)
-    return sign_submit(account, key, form.get("mobile", ""), form.get("content", ""), time)
 
 
 def _excludes(ips: frozenset[str] | None, ip: str) -> bool:

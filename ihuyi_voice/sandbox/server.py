@@ -29,6 +29,7 @@ from .faults import as_sent
 from .forms import method_in, read_fields
 from .guard import is_from_browser, refusal
 from .receipt_delivery import Pusher
+from .received import received
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
 
     from .core import GatewayCore
     from .faults import Roll
-    from .history import Kind
-    from .rules import Method, Reply
+    from .history import Kind, Received
+    from .reasons import Method
+    from .rules import Reply
 
 logger: logging.Logger = logging.getLogger("ihuyi_voice.sandbox")
 
@@ -150,7 +152,9 @@ def _explaining(gateway: GatewayCore) -> Middleware:
             if not is_from_browser(request.headers):
                 kind: Kind = "unreadable" if status in (400, 413) else "unknown"
                 line = f"{request.method} {request.rel_url}"
-                gateway.record(kind, line, words, request.remote or "", status)
+                shown = _received(request, await _body_of(request, refused), gateway)
+                ip = request.remote or ""
+                gateway.record(kind, line, words, ip, status, request=shown)
             return _page(status, words, headers)
 
     return explain
@@ -212,6 +216,7 @@ class _GatewayPath:
             raise web.HTTPNotFound(text=_BAD_METHOD)
         roll = self._gateway.roll()
         if roll.fault == "close_before_reading":
+            self._record_unread(request, roll.fault)
             await self._pause(roll.delay)
             return _close(request)
         try:
@@ -220,11 +225,17 @@ class _GatewayPath:
             raise web.HTTPBadRequest from None
         content_type = request.headers.get("Content-Type", "")
         form = read_fields(query, content_type, body if request.method == "POST" else b"")
-        reply = self._gateway.answer(method, form, request.remote or "", roll)
+        ip, shown = request.remote or "", _received(request, body, self._gateway)
+        reply = self._gateway.answer(method, form, ip, roll, shown)
         if reply.call is not None and self._gateway.receipt_url is not None:
             self._pusher.schedule(reply)
         await self._pause(roll.delay)
         return await self._send(request, reply, roll)
+
+    def _record_unread(self, request: web.Request, fault: str) -> None:
+        line, ip = f"{request.method} {request.rel_url}", request.remote or ""
+        shown = _received(request, b"", self._gateway)
+        self._gateway.record("closed", line, "", ip, 0, fault=fault, request=shown)
 
     async def _pause(self, seconds: float) -> None:
         if seconds:
@@ -258,6 +269,37 @@ class _GatewayPath:
             text = formatdate(second, usegmt=True)
             self._dated = second, text
         return text
+
+
+async def _body_of(request: web.Request, refused: web.HTTPException) -> bytes:
+    """The body of a request that was refused for something else; b"" when it is the body."""
+    if refused.status in (400, 413):
+        return b""
+    try:
+        return await request.read()
+    except (web.HTTPException, web.RequestPayloadError):
+        return b""
+
+
+def _received(request: web.Request, body: bytes, gateway: GatewayCore) -> Received:
+    """The request as it is recorded."""
+    url = request.rel_url
+    return received(
+        method=request.method,
+        path=_without_surrogates(url.raw_path),
+        query=_without_surrogates(url.raw_query_string),
+        headers=[
+            (_without_surrogates(name), _without_surrogates(value))
+            for name, value in request.headers.items()
+        ],
+        body=body,
+        keys=gateway.keys,
+    )
+
+
+def _without_surrogates(text: str) -> str:
+    # aiohttp makes them of raw bytes, and JSON does not take them.
+    return text.encode("utf-8", "replace").decode()
 
 
 def _close(request: web.Request) -> web.Response:

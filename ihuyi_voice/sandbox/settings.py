@@ -208,9 +208,10 @@ class Settings:
         """The APIKEYs of all accounts."""
         return self.api_key, *self.accounts.values()
 
-    def key_of(self, account: str) -> str | None:
-        """The APIKEY of an account, None when there is no such account."""
-        return self.api_key if account == self.api_id else self.accounts.get(account)
+    @property
+    def key_by_account(self) -> dict[str, str]:
+        """The APIKEY of each account, by its APIID; the first account comes first."""
+        return {self.api_id: self.api_key, **self.accounts, self.api_id: self.api_key}
 
 
 DEFAULTS = Settings()

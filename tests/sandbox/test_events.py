@@ -28,7 +28,7 @@ from tests.sandbox.http import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from ihuyi_voice.sandbox.core import Snapshot
+    from ihuyi_voice.sandbox.history import Snapshot
 
 EVENTS = "/_sandbox/events"
 

@@ -15,7 +15,7 @@ from ihuyi_voice.sandbox.settings import Settings
 from tests.sandbox.forms import CONTENT, MOBILE, NOW, balance_form, md5, submit_form
 
 if TYPE_CHECKING:
-    from ihuyi_voice.sandbox.rules import Method
+    from ihuyi_voice.sandbox.reasons import Method
 
 # At import: while tests run, another takes its place.
 DRAW_FIRST_ID = core.draw_first_id

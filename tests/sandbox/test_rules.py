@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -13,7 +13,7 @@ from ihuyi_voice.sandbox import Attempt, Call, rules
 from ihuyi_voice.sandbox.faults import Roll
 from ihuyi_voice.sandbox.forms import parse_form
 from ihuyi_voice.sandbox.masking import MASK
-from ihuyi_voice.sandbox.rules import FIRST_VOICE_ID, GatewayState, Method, Reply
+from ihuyi_voice.sandbox.rules import FIRST_VOICE_ID, GatewayState, Reply
 from ihuyi_voice.sandbox.settings import Settings
 from tests.sandbox.forms import (
     CONTENT,
@@ -25,6 +25,9 @@ from tests.sandbox.forms import (
     submit_form,
     without,
 )
+
+if TYPE_CHECKING:
+    from ihuyi_voice.sandbox.reasons import Method
 
 IP = "127.0.0.1"
 FIRST_ID = str(FIRST_VOICE_ID)
