@@ -18,6 +18,7 @@ from celery.exceptions import Reject, SoftTimeLimitExceeded
 from ihuyi_voice import InvalidRequestError, OutcomeStatus, StoreError, SubmitRequest
 from ihuyi_voice.celery import BulkJobs, JobState
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
+from ihuyi_voice.store.answer import StoredAnswer
 from ihuyi_voice.store.entry import EntryState, Fingerprints
 from ihuyi_voice.store.jobs import Jobs
 from tests.store.support import claim, open_store
@@ -111,7 +112,8 @@ def test_nothing_is_said_of_a_row_that_another_worker_is_sending(
     assert asked.wait(60)
     status = desk.jobs.status("spring")
     assert (JobState.PROCESSING, 1) == (status.state, status.pending)
-    settled = desk.store.settle("job:spring:2", claimed.token, EntryState.ACCEPTED, voice_id="7")
+    answer = StoredAnswer(voice_id="7")
+    settled = desk.store.settle("job:spring:2", claimed.token, EntryState.ACCEPTED, answer)
     asyncio.run(settled)
     thread.join(60)
     assert {ACCEPTED: 4} == counts(desk)

@@ -41,7 +41,6 @@ from ..writer.operations import Work
 from ..writer.writer import Writer
 from .database import Database
 from .migrations import SCHEMA_VERSION
-from .tables import storable_code, storable_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
