@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import anyio
 
+from ._advice import BALANCE_NOT_SENT, BALANCE_UNKNOWN, KEYED_UNKNOWN, advised
 from ._reservations import NO_MORE_THREADS, Reservations, named
 from .errors import (
     GatewayError,
@@ -264,6 +265,7 @@ class Pipeline:
             is_claimed = claim is not None or admitted.guarded is None
             end = _stated(exception, exchange, is_claimed=is_claimed)
             status = _status(end, written=exchange.may_have_been_written)
+        end = _advised_by_key(end, admitted.guarded)
         if status not in _LOGGED_BY_THE_CALLER:
             self.log.submit(admitted, end, status, began)
         try:
@@ -293,6 +295,8 @@ class Pipeline:
             unknown = OutcomeUnknownError(end.reason, may_have_rung=False)
             unknown.__cause__ = end.__cause__
             end = unknown
+        if isinstance(end, IhuyiVoiceError):
+            end = advised(end, not_sent=BALANCE_NOT_SENT, unknown=BALANCE_UNKNOWN)
         status = _status(end, written=exchange.may_have_been_written)
         self.log.request("query_balance", None, end, status, began)
         if isinstance(end, BaseException):
@@ -351,6 +355,15 @@ def _raise(end: BaseException) -> NoReturn:
         raise end
     finally:
         end.__context__ = None
+
+
+def _advised_by_key(
+    end: SubmitResult | BaseException, guarded: Guarded | None
+) -> SubmitResult | BaseException:
+    """The end of a submit, with the advice for one that has a key."""
+    if isinstance(end, OutcomeUnknownError) and guarded is not None and guarded.key is not None:
+        return advised(end, unknown=KEYED_UNKNOWN)
+    return end
 
 
 def _backoff(attempt: int, limits: Limits) -> float:

@@ -21,7 +21,7 @@ from ..models import OutcomeStatus, mask_mobile
 from ..sandbox import Chaos, SandboxGateway
 from ..sync.client import VoiceClient
 from ..verification.sync import Verifier
-from ..wire import check_mobile
+from ..wire import normalize_mobile
 from .account import run_async
 from .bulk.file import FileRow
 from .bulk.progress import COLOURS, SendOptions, Tally, outcome_table, send
@@ -172,7 +172,7 @@ def _table(rows: list[Shown]) -> Table:
         table.add_row(
             row.client,
             row.what,
-            mask_mobile(check_mobile(row.mobile)),
+            mask_mobile(normalize_mobile(row.mobile)),
             status.value,
             "yes" if rung else "no",
             detail,

@@ -22,7 +22,7 @@ from ..errors import (
 from ..models import DEFAULT_BASE_URL, OutcomeStatus, generate_code, mask_mobile
 from ..store.entry import check_key
 from ..sync.client import VoiceClient
-from ..wire import check_content, check_mobile
+from ..wire import check_content, normalize_mobile
 from .account import (
     EXIT_STATUSES,
     Account,
@@ -130,7 +130,7 @@ class _Call:
         """Check the request, open the store, and send; the outcome is kept, not raised."""
         try:
             # Before the account is needed: a bad number must not prompt for a key.
-            number = check_mobile(self._mobile)
+            number = normalize_mobile(self._mobile)
             check_content(self._content)
             if self._key is not None:
                 check_key(self._key)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 
+from .._advice import KEYED_UNKNOWN
 from ..errors import (
     ACCEPTED,
     InvalidRequestError,
@@ -312,4 +313,4 @@ def _accepted(entry: Entry) -> Entry:
         return entry
     what = entry.msg or "it was claimed and never settled"
     reason = f"an earlier request with this idempotency key: {what}"
-    raise OutcomeUnknownError(reason, earlier=True)
+    raise OutcomeUnknownError(reason, earlier=True, advice=KEYED_UNKNOWN)
