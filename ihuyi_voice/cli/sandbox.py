@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import time
 from ipaddress import ip_address
@@ -11,57 +12,65 @@ from urllib.parse import urlsplit
 import typer
 
 from .account import fail, run_async
+from .language import gettext as _
+from .language import mark, ngettext
 from .signals import Interruptions
 
 if TYPE_CHECKING:
     from ..sandbox import Attempt, SandboxGateway
 
+HELP = mark(
+    "Run a [bold]local gateway[/bold] that answers like the real one; no phone rings.\n\n"
+    "It prints its URL and credentials, and then each submit that it receives. Open the URL in a"
+    " browser: the page shows the calls as they come, and there you set the balance, a freeze and"
+    " the chaos. You can also set the chaos with PUT /_sandbox/chaos, for example"
+    " [bold]curl -X PUT -d '{\"no_answer\": 0.1}' URL/_sandbox/chaos[/bold]. Ctrl-C stops it."
+)
+
 
 def sandbox(  # noqa: PLR0913 - one argument per option
     *,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help=mark("The address to listen on."))] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65_535, help="The port; 0 takes a free one.")
+        int, typer.Option(min=0, max=65_535, help=mark("The port; 0 takes a free one."))
     ] = 8765,
-    balance: Annotated[int, typer.Option(help="How many calls the account has left.")] = 1000,
+    balance: Annotated[int, typer.Option(help=mark("How many calls the account has left."))] = 1000,
     blacklist: Annotated[
         list[str] | None,
         typer.Option(
-            help="A number to refuse with 4030. Give the option again for more numbers.",
+            help=mark("A number to refuse with 4030. Give the option again for more numbers."),
             show_default=False,
         ),
     ] = None,
     abuse_limit: Annotated[
         int | None,
         typer.Option(
-            help="Freeze the account after this many refusals in a row.", show_default=False
+            help=mark("Freeze the account after this many refusals in a row."), show_default=False
         ),
     ] = None,
     frequency_limit: Annotated[
-        bool, typer.Option(help="Refuse a third call to a number within a minute.")
+        bool, typer.Option(help=mark("Refuse a third call to a number within a minute."))
     ] = False,
     receipt_url: Annotated[
         str | None,
         typer.Option(
-            help="Send each call's receipt to this http or https URL.", show_default=False
+            help=mark("Send each call's receipt to this http or https URL."), show_default=False
         ),
     ] = None,
-    receipt_delay: Annotated[float, typer.Option(help="Seconds from a call to its receipt.")] = 1.0,
+    receipt_delay: Annotated[
+        float, typer.Option(help=mark("Seconds from a call to its receipt."))
+    ] = 1.0,
     receipt_interval: Annotated[
         float,
-        typer.Option(help="Seconds by which the wait grows after each of up to three attempts."),
+        typer.Option(
+            help=mark("Seconds by which the wait grows after each of up to three attempts.")
+        ),
     ] = 60.0,
     keep: Annotated[
-        int, typer.Option(help="How many submits, and how many calls, it remembers.")
+        int, typer.Option(help=mark("How many submits, and how many calls, it remembers."))
     ] = 10_000,
 ) -> None:
-    """Run a [bold]local gateway[/bold] that answers like the real one; no phone rings.
-
-    It prints its URL and credentials, and then each submit that it receives. Open the
-    URL in a browser: the page shows the calls as they come, and there you set the balance,
-    a freeze and the chaos. You can also set the chaos with PUT /_sandbox/chaos, for example
-    [bold]curl -X PUT -d '{"no_answer": 0.1}' URL/_sandbox/chaos[/bold]. Ctrl-C stops it.
-    """
+    """Run the gateway until a signal comes; see `HELP`."""
     from ..sandbox import SandboxGateway  # noqa: PLC0415 - no other command needs it loaded
 
     try:
@@ -85,8 +94,22 @@ def sandbox(  # noqa: PLR0913 - one argument per option
         try:
             run_async(_serve, gateway, host, port, signals)
         except OSError as error:
-            fail(f"cannot listen on {host} port {port}: {error.strerror or error}", 1)
-    typer.echo(f"{gateway.placed} placed of {gateway.taken} submits")
+            fail(_cannot_listen(host, port, error), 1)
+    text = ngettext(
+        "{placed} placed of {count} submit", "{placed} placed of {count} submits", gateway.taken
+    )
+    typer.echo(text.format(placed=gateway.placed, count=gateway.taken))
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        text = _(
+            "port {port} of {host} is in use: give another one with --port, or --port 0 for a free"
+            " one"
+        )
+        return text.format(port=port, host=host)
+    text = _("cannot listen on {host} port {port}: {reason}")
+    return text.format(host=host, port=port, reason=error.strerror or error)
 
 
 async def _serve(gateway: SandboxGateway, host: str, port: int, signals: Interruptions) -> None:
@@ -96,8 +119,11 @@ async def _serve(gateway: SandboxGateway, host: str, port: int, signals: Interru
     """
     async with gateway.serve(host, port) as url:
         typer.echo(
-            f"sandbox gateway on {url} (no phone will ring; open it in a browser;"
-            " Ctrl-C stops it)\n"
+            _(
+                "sandbox gateway on {url} (no phone will ring; open it in a browser; Ctrl-C stops"
+                " it)"
+            ).format(url=url)
+            + "\n"
             f"  export IHUYI_VOICE_BASE_URL={url}\n"
             f"  export IHUYI_VOICE_API_ID={gateway.api_id}\n"
             f"  export IHUYI_VOICE_API_KEY={gateway.api_key}"
@@ -110,15 +136,20 @@ def _warn_unless_loopback(url: str) -> None:
     # The server logs the same warning, but the command sets up no logging.
     if not ip_address(urlsplit(url).hostname or "").is_loopback:
         typer.echo(
-            f"warning: other machines can reach {url}: they can read all numbers and codes sent"
-            " to it, submit, and change its settings; leave out --host unless you want that",
+            _(
+                "warning: other machines can reach {url}: they can read all numbers and codes sent"
+                " to it, submit, and change its settings; leave out --host unless you want that"
+            ).format(url=url),
             err=True,
         )
 
 
 def _print_attempt(attempt: Attempt) -> None:
     moment = time.strftime("%H:%M:%S", time.localtime(attempt.time))
-    what = f"placed {attempt.voice_id}" if attempt.placed else f"refused {attempt.code}"
+    what = _("placed {id}").format(id=attempt.voice_id)
+    if not attempt.placed:
+        what = _("refused {code}").format(code=attempt.code)
     # Anyone may have sent the form: as a literal its text cannot control the terminal.
-    line = f"{moment}  {what}  mobile {attempt.mobile!a}  content {attempt.content!a}"
+    text = _("{moment}  {what}  mobile {mobile!a}  content {content!a}")
+    line = text.format(moment=moment, what=what, mobile=attempt.mobile, content=attempt.content)
     typer.echo(line)

@@ -543,8 +543,8 @@ async def test_a_late_deadline_does_not_touch_the_next_user_of_the_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Recorded(Sending):
-        def __init__(self, exchange: Exchange) -> None:
-            super().__init__(exchange)
+        def __init__(self, exchange: Exchange, connect_seconds: float) -> None:
+            super().__init__(exchange, connect_seconds)
             sendings.append(self)
 
     async def expire_the_first_during_the_second(connection: Connection) -> None:
