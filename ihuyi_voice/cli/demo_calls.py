@@ -11,8 +11,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from .._pipeline import status_of
 from ..client import AsyncVoiceClient
@@ -24,7 +27,9 @@ from ..verification.sync import Verifier
 from ..wire import normalize_mobile
 from .account import run_async
 from .bulk.file import FileRow
-from .bulk.progress import COLOURS, SendOptions, Tally, outcome_table, send
+from .bulk.progress import COLOURS, SendOptions, Tally, outcome_table, say, send
+from .language import Phrase, mark
+from .language import gettext as _
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,9 +43,8 @@ _PERSON = "18612345678"
 
 @dataclass(frozen=True)
 class Shown:
-    """One call and its outcome: a row of the table."""
+    """One call and its outcome: a row of the tables."""
 
-    client: str
     what: str
     mobile: str
     result: SubmitResult | IhuyiVoiceError
@@ -51,42 +55,76 @@ def run_demo() -> None:
     console = Console()
     gateway = SandboxGateway(balance=1000, blacklist=(_BLACKLISTED,))
     with gateway.serve_in_thread() as url:
-        console.print(f"A sandbox gateway answers on {url}: real HTTP, and no phone rings.\n")
+        text = _("A sandbox gateway on {url}: real HTTP, and no phone rings.")
+        say(console, text.format(url=url) + "\n")
         with VoiceClient(gateway.api_id, gateway.api_key, base_url=url) as client:
             before = client.query_balance().remaining
-            rows = _blocking(client)
-            rows += run_async(_async, gateway, url)
-            console.print(_table(rows))
-            console.print(f"\nA login of {mask_mobile(_PERSON)}:")
+            shown = _blocking(client)
+            _print_calls(console, "VoiceClient", shown)
+            rows = run_async(_async, gateway, url)
+            _print_calls(console, "AsyncVoiceClient", rows, first=len(shown) + 1)
+            shown += rows
+            _print_errors(console, shown)
+            text = _("A login of {mobile}:").format(mobile=mask_mobile(_PERSON))
+            say(console, f"\n{text}")
             console.print(_login(client, gateway))
-            console.print(f"\nA bulk run of {_BULK_ROWS} rows, some of them bad:")
+            text = _("A bulk run of {count} rows, some of them bad:").format(count=_BULK_ROWS)
+            say(console, f"\n{text}")
             gateway.chaos = Chaos(latency=0.02, close_after_placing=0.01, seed=1)
             tally = run_async(_bulk, gateway, url, console)
             gateway.chaos = Chaos()
             console.print(outcome_table(tally))
             after = client.query_balance().remaining
-    placed = len(gateway.calls)
-    console.print(f"\nBalance before {before}, after {after}: {placed} calls placed.")
+    _print_sums(console, gateway, shown, tally, (before, after))
+
+
+def _print_sums(
+    console: Console,
+    gateway: SandboxGateway,
+    shown: list[Shown],
+    tally: Tally,
+    balances: tuple[int, int],
+) -> None:
+    """Compare the outcomes with what the gateway placed."""
+    single = sum(not isinstance(row.result, IhuyiVoiceError) for row in shown)
+    bulk = tally.of(OutcomeStatus.ACCEPTED)
+    placed, before, after = len(gateway.calls), *balances
     seen = Counter((attempt.mobile, attempt.content) for attempt in gateway.attempts)
-    console.print(
-        f"The gateway saw {len(seen)} requests, none more than {max(seen.values())} time."
-    )
+    for line in (
+        _("The balance was {before} and is {after}: {placed} calls were placed.").format(
+            before=before, after=after, placed=placed
+        ),
+        _(
+            "They are {accepted} accepted calls ({single} of the tables, 1 of the login, {bulk} of"
+            " the bulk run) and {unknown} calls with an unknown outcome: their phones rang, but no"
+            " readable answer came."
+        ).format(
+            accepted=single + 1 + bulk, single=single, bulk=bulk, unknown=placed - single - 1 - bulk
+        ),
+        _(
+            "{requests} requests reached the gateway: {placed} were placed, {refused} refused."
+            " Each came once, so no phone rang twice for one request."
+        ).format(requests=sum(seen.values()), placed=placed, refused=sum(seen.values()) - placed)
+        if max(seen.values()) == 1
+        else _("A request reached the gateway twice: please report this."),
+    ):
+        console.print(f"\n{line}", highlight=False, markup=False)
 
 
 def _blocking(client: VoiceClient) -> list[Shown]:
     rows = []
     for what, mobile, content in (
-        ("a plain call", "139 1234 5678", "1125"),
-        ("a second one within the minute", "+86 139-1234-5678", "482913"),
-        ("a third one within the minute", "13912345678", "0042"),
-        ("an invalid code", "13812345678", "12ab"),
-        ("a blacklisted number", _BLACKLISTED, "7710"),
+        (mark("a plain call"), "139 1234 5678", "1125"),
+        (mark("a second one within the minute"), "+86 139-1234-5678", "482913"),
+        (mark("a third one within the minute"), "13912345678", "0042"),
+        (mark("an invalid code"), "13812345678", "12ab"),
+        (mark("a blacklisted number"), _BLACKLISTED, "7710"),
     ):
         try:
             result: SubmitResult | IhuyiVoiceError = client.submit(mobile, content)
         except IhuyiVoiceError as error:
             result = error
-        rows.append(Shown("VoiceClient", what, mobile, result))
+        rows.append(Shown(what, mobile, result))
     return rows
 
 
@@ -94,19 +132,21 @@ def _login(client: VoiceClient, gateway: SandboxGateway) -> Table:
     """A verification from its start to a replay of its code."""
     # Without a store, the verifications are in this process's memory.
     verifier = Verifier(client, key=secrets.token_bytes(32))
-    table = Table("what", "typed", "result")
+    table = Table(_("step"), _("typed"), _("result"))
     verification = verifier.start(_PERSON, purpose="login")
-    table.add_row("start", "", verification.status.value, style="cyan")
+    table.add_row(_("start"), "", _("pending"), style="cyan")
     heard = next(call.content for call in reversed(gateway.calls) if call.mobile == _PERSON)
-    table.add_row("the phone reads out", "", " ".join(heard), style="cyan")
+    table.add_row(_("the phone reads out"), "", " ".join(heard), style="cyan")
     wrong = f"{(int(heard) + 1) % 10**6:06d}"
     for what, typed in (
-        ("check a wrong code", wrong),
-        ("check the code", " ".join(heard)),
-        ("check the code again", heard),
+        (_("check a wrong code"), wrong),
+        (_("check the code"), " ".join(heard)),
+        (_("check the code again"), heard),
     ):
         result = verifier.check(verification.id, typed, mobile=_PERSON, purpose="login")
-        answer, colour = ("approved", "green") if result.approved else ("not approved", "red")
+        answer, colour = _("not approved"), "red"
+        if result.approved:
+            answer, colour = _("approved"), "green"
         table.add_row(what, typed, answer, style=colour)
     return table
 
@@ -116,7 +156,7 @@ async def _bulk(gateway: SandboxGateway, url: str, console: Console) -> Tally:
         for n in range(_BULK_ROWS):
             line = n + 2
             if n % 100 == 50:
-                yield FileRow(line, problem="it has no number")
+                yield FileRow(line, problem=Phrase("it has no mobile number"))
             elif n % 100 == 60:
                 yield FileRow(line, _BLACKLISTED, f"{n:06d}")
             else:
@@ -141,13 +181,13 @@ async def _async(gateway: SandboxGateway, url: str) -> list[Shown]:
                 )
             except IhuyiVoiceError as error:
                 result = error
-        rows.append(Shown("AsyncVoiceClient", what, mobile, result))
+        rows.append(Shown(what, mobile, result))
 
-    await show("a plain call", "13712345678", url)
+    await show(mark("a plain call"), "13712345678", url)
     for what, chaos in (
-        ("closed after the call was placed", Chaos(close_after_placing=1.0)),
-        ("a proxy's 502 page as the answer", Chaos(html_502=1.0)),
-        ("no answer within half a second", Chaos(no_answer=1.0)),
+        (mark("closed after the call was placed"), Chaos(close_after_placing=1.0)),
+        (mark("a proxy's 502 page as the answer"), Chaos(html_502=1.0)),
+        (mark("no answer within half a second"), Chaos(no_answer=1.0)),
     ):
         gateway.chaos = chaos
         await show(what, "13612345678", url, patience=0.5)
@@ -156,26 +196,29 @@ async def _async(gateway: SandboxGateway, url: str) -> list[Shown]:
         # Bound, so that no other program gets the port; it does not listen, so nothing answers.
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-        await show("no server on the port", "13512345678", f"http://127.0.0.1:{port}")
+        await show(mark("no server on the port"), "13512345678", f"http://127.0.0.1:{port}")
     return rows
 
 
-def _table(rows: list[Shown]) -> Table:
-    table = Table("client", "what", "number", "outcome", "may have rung", "detail")
-    for row in rows:
+def _print_calls(console: Console, client: str, rows: list[Shown], first: int = 1) -> None:
+    """Print a table that fits 80 columns."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=client, title_justify="left")
+    for header in ("", _("call"), _("number"), _("outcome"), _("rang")):
+        table.add_column(header, no_wrap=True)
+    for number, row in enumerate(rows, first):
+        status, rang = OutcomeStatus.ACCEPTED, _("yes")
         if isinstance(row.result, IhuyiVoiceError):
-            status, rung = status_of(row.result), row.result.may_have_rung
-            detail = str(row.result)
-        else:
-            status, rung = OutcomeStatus.ACCEPTED, True
-            detail = f"voice id {row.result.voice_id}"
-        table.add_row(
-            row.client,
-            row.what,
-            mask_mobile(normalize_mobile(row.mobile)),
-            status.value,
-            "yes" if rung else "no",
-            detail,
-            style=COLOURS.get(status, "cyan"),
-        )
-    return table
+            status = status_of(row.result)
+            rang = _("perhaps") if row.result.may_have_rung else _("no")
+        mobile = mask_mobile(normalize_mobile(row.mobile))
+        cells = (str(number), _(row.what), mobile, _(status.value), rang)
+        table.add_row(*cells, style=COLOURS.get(status, "cyan"))
+    console.print(table)
+
+
+def _print_errors(console: Console, rows: list[Shown]) -> None:
+    say(console, _("What the exceptions say:"))
+    for number, row in enumerate(rows, 1):
+        if isinstance(row.result, IhuyiVoiceError):
+            text = f"{type(row.result).__name__}: {row.result}"
+            console.print(Padding(Text(f"{number:2}  {text}"), (0, 0, 0, 1)))

@@ -131,13 +131,13 @@ class Call:
             return report | {"code": ACCEPTED, "msg": result.msg, "voice_id": result.voice_id}
         report["error"] = str(result)
         if isinstance(result, OutcomeUnknownError) and self._place:
+            command = shlex.join(("ihuyi-voice", "store", self._place, "resolve", str(self._key)))
             report["error"] = Phrase(
                 "outcome unknown: {reason}; the phone may have rung. The same command with this key"
                 " sends nothing. Look the call up on the account's page, then: {command} --placed"
                 " (or --not-placed)",
                 reason=result.reason,
-                command=f"ihuyi-voice store {shlex.quote(self._place)} resolve"
-                f" {shlex.quote(str(self._key))}",
+                command=command,
             )
         if isinstance(result, GatewayError):
             report |= {"code": result.code, "msg": result.msg}

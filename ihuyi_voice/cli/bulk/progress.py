@@ -341,6 +341,9 @@ def outcome_table(tally: Tally) -> Table:
     """The rows by status and code."""
     table = Table(_("outcome"), _("code"), _("meaning"), _("rows"))
     table.columns[-1].justify = "right"
+    # Only the meaning may take several lines.
+    for column in (*table.columns[:2], table.columns[3]):
+        column.no_wrap = True
     for (status, code), count in sorted(
         tally.counts.items(), key=lambda item: (-item[1], item[0][0].value)
     ):
