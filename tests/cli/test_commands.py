@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
 import pytest
+from rich.cells import cell_len
 from typer.testing import CliRunner
 
 from ihuyi_voice import BlockedMobileError, QuotaExceededError, VoiceClient
@@ -432,9 +433,11 @@ def test_a_sandbox_that_cannot_start_says_why() -> None:
     assert "cannot listen on 192.0.2.1 port 0: " in one_line(other.stderr)
 
 
-def test_the_demo_shows_every_outcome() -> None:
+def test_the_demo_shows_every_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     with start("demo") as process:
         out, err = process.communicate(timeout=60)
+    assert 80 >= max(map(cell_len, out.splitlines()))
     assert (0, "") == (process.returncode, err)
     for status in EXIT_STATUSES:
         assert f" {status.value} " in out
@@ -445,6 +448,22 @@ def test_the_demo_shows_every_outcome() -> None:
     assert "and 10 calls with an unknown outcome" in text
     assert "500 requests reached the gateway: 497 were placed, 3 refused. Each came once" in text
     assert "13912345678" not in out
+
+
+def test_the_demo_fits_80_columns_in_chinese(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    with start("demo") as process:
+        out, err = process.communicate(timeout=60)
+    assert (0, "") == (process.returncode, err)
+    assert 80 >= max(map(cell_len, out.splitlines()))
+    for row in (
+        "一分钟内的第三次",
+        "应答是代理的 502 页面",
+        "余额原为 1000，现为 503：拨出了 497 次呼叫。",
+        "手机号已被列入黑名单",
+    ):
+        assert row in out
 
 
 def test_the_demo_shows_a_login() -> None:
