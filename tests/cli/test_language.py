@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 from string import Formatter
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -154,12 +155,7 @@ def test_the_locale_decides(
 def test_a_stream_that_cannot_show_chinese_gets_english(
     encoding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Stream(io.StringIO):
-        @property
-        def encoding(self) -> str:
-            return encoding
-
-    monkeypatch.setattr(sys, "stdout", Stream())
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(encoding=encoding))
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
     use_locale()
     assert "outcome" == language.gettext("outcome")
