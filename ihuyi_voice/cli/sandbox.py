@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import signal
 import time
 from ipaddress import ip_address
@@ -73,6 +74,8 @@ def sandbox(  # noqa: PLR0913 - one argument per option
     """Run the gateway until a signal comes; see `HELP`."""
     from ..sandbox import SandboxGateway  # noqa: PLC0415 - no other command needs it loaded
 
+    # The command prints the server's warning itself, in one line.
+    logging.getLogger("ihuyi_voice").addHandler(logging.NullHandler())
     try:
         gateway = SandboxGateway(
             balance=balance,
@@ -133,7 +136,6 @@ async def _serve(gateway: SandboxGateway, host: str, port: int, signals: Interru
 
 
 def _warn_unless_loopback(url: str) -> None:
-    # The server logs the same warning, but the command sets up no logging.
     if not ip_address(urlsplit(url).hostname or "").is_loopback:
         typer.echo(
             _(

@@ -126,13 +126,13 @@ def test_an_unnamed_or_unknown_column_is_ignored_and_named(path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "twins"),
     [
-        ("mobile,content,mobile", "2 columns for the mobile, mobile and mobile"),
-        ("phone,手机号,code", "2 columns for the mobile, phone and 手机号"),
-        ("mobile,code,otp", "2 columns for the content, code and otp"),
-        ("tel,验证码,Code,pin", "3 columns for the content, 验证码 and Code and pin"),
+        ("mobile,content,mobile", "2 columns for the mobile, mobile, mobile"),
+        ("phone,手机号,code", "2 columns for the mobile, phone, 手机号"),
+        ("mobile,code,otp", "2 columns for the content, code, otp"),
+        ("tel,验证码,Code,pin", "3 columns for the content, 验证码, Code, pin"),
         (
             "tel,code,idempotency_key,Idempotency-Key",
-            "2 columns for the idempotency_key, idempotency_key and Idempotency-Key",
+            "2 columns for the idempotency_key, idempotency_key, Idempotency-Key",
         ),
     ],
 )

@@ -511,7 +511,7 @@ def test_without_its_extra_the_command_says_what_it_needs() -> None:
 
 def test_a_module_of_its_own_that_is_missing_is_not_taken_for_the_extra() -> None:
     script = (
-        "import sys; sys.modules['ihuyi_voice.cli.bulk.command'] = None;"
+        "import sys; sys.modules['ihuyi_voice.cli.bulk.command'] = None; sys.argv += ['bulk', 'x'];"
         " from ihuyi_voice.__main__ import main; main()"
     )
     done = subprocess.run(
