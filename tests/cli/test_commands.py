@@ -194,10 +194,28 @@ def test_a_refused_balance_query(monkeypatch: pytest.MonkeyPatch, gateway: Sandb
     result = run("balance")
     assert (3, "") == (result.exit_code, result.stdout)
     assert "code 405" in one_line(result.stderr)
+    assert result.stderr.startswith("ihuyi-voice: the balance is not known: ")
     as_json = run("balance", "--json")
+    assert {"status", "error"} == set(json.loads(as_json.stdout))
     assert (3, "refused") == (as_json.exit_code, json.loads(as_json.stdout)["status"])
     assert "wrong-key" not in result.stderr + as_json.stdout
     assert gateway.attempts == []
+
+
+def test_a_balance_query_that_reaches_nothing(
+    monkeypatch: pytest.MonkeyPatch, gateway: SandboxGateway
+) -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        monkeypatch.setenv("IHUYI_VOICE_BASE_URL", f"http://{address}")
+        result = run("balance")
+    assert (4, "") == (result.exit_code, result.stdout)
+    assert one_line(result.stderr) == (
+        f"ihuyi-voice: not sent: the connection could not be made to {address}: Connection refused;"
+        " the balance is not known, which does not mean that it is 0; nothing was written,"
+        " repeating is safe"
+    )
 
 
 # --- credentials -------------------------------------------------------------
