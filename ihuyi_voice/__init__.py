@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         SubmitResult,
         VerificationStatus,
         generate_code,
+        mask_mobile,
     )
     from .quota import RecipientQuota
     from .receipts import (
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from .verification.sync import Verifier
     from .verification.values import CheckResult, EventName, Verification, VerificationEvent
     from .verification.verifier import AsyncVerifier
+    from .wire import normalize_mobile
 else:
     # The module of each public name. A name is imported at its first use, so that a
     # program that needs one part, as pytest needs the plugin, loads only that part.
@@ -122,6 +124,8 @@ else:
         "asgi_receipt_app": "receipts",
         "generate_code": "models",
         "is_account_level": "bulk.run",
+        "mask_mobile": "models",
+        "normalize_mobile": "wire",
         "parse_receipt": "receipts",
     }
 
@@ -199,5 +203,7 @@ __all__ = [
     "asgi_receipt_app",
     "generate_code",
     "is_account_level",
+    "mask_mobile",
+    "normalize_mobile",
     "parse_receipt",
 ]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import anyio
 
+from ._advice import BALANCE_NOT_SENT, BALANCE_UNKNOWN, KEYED_UNKNOWN, advised
 from ._reservations import NO_MORE_THREADS, Reservations, named
 from .errors import (
     GatewayError,
@@ -259,6 +260,7 @@ class Pipeline:
             is_claimed = claim is not None or admitted.guarded is None
             end = _stated(exception, exchange, is_claimed=is_claimed)
             status = _status(end, exchange)
+        end = _advised_by_key(end, admitted.guarded)
         if isinstance(end, SubmitResult | IhuyiVoiceError):
             exchange.end = end
         try:
@@ -287,6 +289,8 @@ class Pipeline:
             unknown = OutcomeUnknownError(end.reason, may_have_rung=False)
             unknown.__cause__ = end.__cause__
             end = unknown
+        if isinstance(end, IhuyiVoiceError):
+            end = advised(end, not_sent=BALANCE_NOT_SENT, unknown=BALANCE_UNKNOWN)
         self.log.end(QUERY_BALANCE, None, end, _status(end, exchange), exchange)
         if isinstance(end, BaseException):
             _raise(end)
@@ -345,6 +349,15 @@ def _raise(end: BaseException) -> NoReturn:
         raise end
     finally:
         end.__context__ = None
+
+
+def _advised_by_key(
+    end: SubmitResult | BaseException, guarded: Guarded | None
+) -> SubmitResult | BaseException:
+    """The end of a submit, with the advice for one that has a key."""
+    if isinstance(end, OutcomeUnknownError) and guarded is not None and guarded.key is not None:
+        return advised(end, unknown=KEYED_UNKNOWN)
+    return end
 
 
 def _backoff(attempt: int, limits: Limits) -> float:

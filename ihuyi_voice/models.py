@@ -75,8 +75,16 @@ def charset_of(text: bytes) -> str | None:
 
 
 def mask_mobile(mobile: str) -> str:
-    """`139****5678` for an 11-digit number, `****` for anything else."""
-    if len(mobile) == 11 and mobile.isascii() and mobile.isdigit():
+    """The number as it may be shown in a log or on a page.
+
+    Args:
+        mobile: as `normalize_mobile` returns it.
+
+    Returns:
+        `139****5678` for 11 ASCII digits, and `****` for anything else: it may be a
+        number in another form, and hiding too much does no harm.
+    """
+    if isinstance(mobile, str) and len(mobile) == 11 and mobile.isascii() and mobile.isdigit():
         return f"{mobile[:3]}****{mobile[7:]}"
     return "****"
 

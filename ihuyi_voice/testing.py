@@ -15,7 +15,7 @@ import anyio
 from anyio import to_thread
 
 from .sandbox import SandboxGateway
-from .wire import check_mobile
+from .wire import normalize_mobile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,7 +71,7 @@ class VoiceGateway(SandboxGateway):
             InvalidRequestError: `mobile` is no mainland number.
         """
         __tracebackhide__ = True
-        number = check_mobile(mobile)
+        number = normalize_mobile(mobile)
         for call in reversed(self.calls):
             if call.mobile == number:
                 return call.content
@@ -96,7 +96,7 @@ class VoiceGateway(SandboxGateway):
                 block it, and the code under test with it.
         """
         __tracebackhide__ = True
-        number = check_mobile(mobile)
+        number = normalize_mobile(mobile)
         _refuse_in_a_running_loop()
         return self._wait(_Wait(number), timeout)
 
@@ -106,7 +106,7 @@ class VoiceGateway(SandboxGateway):
         A wait that is cancelled leaves the call to the next wait.
         """
         __tracebackhide__ = True
-        wait = _Wait(check_mobile(mobile))
+        wait = _Wait(normalize_mobile(mobile))
         # A separate thread: the code under test may need all others.
         limiter = anyio.CapacityLimiter(1)
         try:

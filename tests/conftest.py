@@ -34,6 +34,16 @@ def _voice_ids_begin_alike() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _commands_speak_english() -> Iterator[None]:
+    """A developer's locale may be Chinese."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("LANGUAGE", "LC_MESSAGES"):
+            patched.delenv(name, raising=False)
+        patched.setenv("LC_ALL", "C.UTF-8")
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _the_users_own_store_is_not_used(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[None]:

@@ -277,3 +277,18 @@ def test_a_store_is_measured_with_one_process_and_with_four() -> None:
     rates = json.loads(done.stdout)
     assert {"1", "4"} == rates["sqlite"].keys()
     assert all(rate > 0 for rate in rates["sqlite"].values())
+
+
+def test_the_start_of_the_command_is_measured() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.start", "1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("start of the command")
+    assert 7 == len(lines)
+    assert "ihuyi-voice --help" in done.stdout

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 
+from .._advice import ROW_NOT_SENT, ROW_UNKNOWN, advised
 from .._cancellation import is_cancelled
 from .._pipeline import status_of
 from ..errors import (
@@ -289,7 +290,7 @@ class BulkRun:
             self._limit(row, error, exchange)
             return
         except IhuyiVoiceError as error:
-            end = error
+            end = advised(error, not_sent=ROW_NOT_SENT, unknown=ROW_UNKNOWN)
         except BaseException as error:
             # Report what is known of the row. The stop rule is not asked.
             self.stop()
@@ -397,7 +398,7 @@ def _name_row(row: BulkRow, error: InvalidRequestError) -> InvalidRequestError:
 
 
 def _not_started() -> NotSentError:
-    return NotSentError(NOT_STARTED)
+    return NotSentError(NOT_STARTED, ROW_NOT_SENT)
 
 
 def _cut_off(error: BaseException, exchange: Exchange | None = None) -> IhuyiVoiceError:
@@ -405,7 +406,9 @@ def _cut_off(error: BaseException, exchange: Exchange | None = None) -> IhuyiVoi
     written = exchange is not None and exchange.may_have_been_written
     if not _is_cancellation(error):
         reason = f"an unexpected exception ({type(error).__name__})"
-        return OutcomeUnknownError(reason) if written else NotSentError(reason)
-    if written:
-        return OutcomeUnknownError("the run was stopped while this was on its way")
-    return _not_started()
+    elif written:
+        reason = "the run was stopped while this was on its way"
+    else:
+        return _not_started()
+    end: IhuyiVoiceError = OutcomeUnknownError(reason) if written else NotSentError(reason)
+    return advised(end, not_sent=ROW_NOT_SENT, unknown=ROW_UNKNOWN)

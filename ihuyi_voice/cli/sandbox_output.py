@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from .language import gettext as _
+from .language import ngettext
 from .output import LossyFile
 
 if TYPE_CHECKING:
@@ -66,8 +68,12 @@ class Output:
             self._written += 1
             if (left_out := self._left_out) != said:
                 count = left_out - said
-                noun = "line was" if count == 1 else "lines were"
-                self._write(f"... {count} {noun} left out: nothing read the output")
+                text = ngettext(
+                    "... {count} line was left out: nothing read the output",
+                    "... {count} lines were left out: nothing read the output",
+                    count,
+                )
+                self._write(text.format(count=count))
                 said = left_out
 
 
@@ -88,17 +94,21 @@ def _to_stdout() -> Callable[[str], object]:
 
 def attempt_line(attempt: Attempt) -> str:
     """A submit as a line."""
-    what = f"placed {attempt.voice_id}" if attempt.placed else f"refused {attempt.code}"
+    what = _("placed {id}").format(id=attempt.voice_id)
+    if not attempt.placed:
+        what = _("refused {code}").format(code=attempt.code)
     # Anyone may have sent the form: as a literal its text cannot control the terminal.
-    form = f"mobile {attempt.mobile!a}  content {attempt.content!a}"
-    return f"{_moment(attempt.time)}  {what}  {form}"
+    text = _("{moment}  {what}  mobile {mobile!a}  content {content!a}")
+    moment = _moment(attempt.time)
+    return text.format(moment=moment, what=what, mobile=attempt.mobile, content=attempt.content)
 
 
 def other_line(other: OtherRequest) -> str:
     """A request that was no submit as a line."""
     moment = _moment(other.time)
     if other.kind == "balance":
-        return f"{moment}  balance query answered {other.code}"
+        text = _("{moment}  balance query answered {code}")
+        return text.format(moment=moment, code=other.code)
     return f"{moment}  {other.kind} {other.line!a}  {other.status}: {other.reason}"
 
 

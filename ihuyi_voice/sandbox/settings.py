@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from attrs import define, field, fields
 
-from ihuyi_voice.wire import check_mobile
+from ihuyi_voice.wire import normalize_mobile
 
 if TYPE_CHECKING:
     from attrs import Attribute
@@ -113,7 +113,7 @@ def _accounts(given: Mapping[str, str]) -> Mapping[str, str]:
 def _mobiles(name: str, given: Iterable[str]) -> frozenset[str]:
     texts = _texts(name, given)
     try:
-        return frozenset(map(check_mobile, texts))
+        return frozenset(map(normalize_mobile, texts))
     except ValueError as error:
         msg = f"{name} must hold mobile numbers: {error}"
         raise ValueError(msg) from None

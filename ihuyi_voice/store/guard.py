@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 
+from .._advice import KEYED_UNKNOWN
 from ..errors import (
     InvalidRequestError,
     OutcomeUnknownError,
@@ -308,4 +309,4 @@ def _accepted(entry: Entry) -> Entry:
         return entry
     what = entry.answer.msg or "it was claimed and never settled"
     reason = f"an earlier request with this idempotency key: {what}"
-    raise OutcomeUnknownError(reason, earlier=True)
+    raise OutcomeUnknownError(reason, earlier=True, advice=KEYED_UNKNOWN)

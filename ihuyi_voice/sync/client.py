@@ -25,6 +25,13 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from .._advice import (
+    BALANCE_UNKNOWN,
+    CALL_UNKNOWN,
+    CHECK_UNKNOWN,
+    KEYED_UNKNOWN,
+    READ_UNKNOWN,
+)
 from .._options import conceal, options_from_env
 from ..bulk.run import BulkOptions, is_account_level
 from ..client import AsyncVoiceClient
@@ -59,6 +66,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _INSTEAD = {
+    "with": (
+        "write `async with AsyncVoiceClient(...) as client:`, and in it `await client.submit(...)`"
+        " or `async with client.submit_many(...) as run:` (a notebook can do that), or call the"
+        " function that uses the VoiceClient by `await asyncio.to_thread(...)`"
+    ),
     "submit_many": (
         "write `async with client.submit_many(...) as run:` with an AsyncVoiceClient (a notebook"
         " can do that), or call the function that uses it by `await asyncio.to_thread(...)`"
@@ -67,6 +79,14 @@ _INSTEAD = {
         "await an AsyncVerifier, made with an AsyncVoiceClient, or call the blocking one by"
         " `await asyncio.to_thread(...)`"
     ),
+}
+_ADVICE = {
+    "query_balance": BALANCE_UNKNOWN,
+    "Verifier.start": CALL_UNKNOWN,
+    "Verifier.resend": CALL_UNKNOWN,
+    "Verifier.check": CHECK_UNKNOWN,
+    "Verifier.cancel": READ_UNKNOWN,
+    "Verifier.get": READ_UNKNOWN,
 }
 _RINGS_NO_PHONE = ("query_balance", "Verifier.check", "Verifier.cancel", "Verifier.get")
 _AWAIT = (
@@ -318,6 +338,8 @@ class VoiceClient:
             BulkStoppedError: the run was stopped. The iteration or `finish()`
                 raises it, after the requests in flight are reported.
         """
+        # Now, because the block of an AsyncVoiceClient's run begins with `async with`.
+        self._check_usable("submit_many")
         return BlockingBulkRun(
             self,
             requests,
@@ -350,7 +372,7 @@ class VoiceClient:
             self._owned_store.close()
 
     def __enter__(self) -> Self:
-        self._check_usable("submit")
+        self._check_usable("with")
         return self
 
     def __exit__(
@@ -399,10 +421,11 @@ class VoiceClient:
             # `cancel` fails if the call has ended just now. Then its end counts.
             if call.wait(deadline - time.monotonic()) or not call.cancel():
                 return call.result()
-            error = self._unanswered(name, call, "the client's thread did not answer in time")
+            reason = "the client's thread did not answer in time"
+            error = self._unanswered(name, call, reason, request)
         except concurrent.futures.CancelledError:
             reason = "the client was closed, or the program ended,"
-            error = self._unanswered(name, call, reason)
+            error = self._unanswered(name, call, reason, request)
         except NotSentError as not_sent:
             if call.begun:
                 raise
@@ -421,11 +444,15 @@ class VoiceClient:
             self._log.write()
         raise error
 
-    def _unanswered(self, name: str, call: Call[T], reason: str) -> Exception:
+    def _unanswered(
+        self, name: str, call: Call[T], reason: str, request: SubmitRequest | None
+    ) -> Exception:
         """The error for a call that the loop thread has not answered."""
         if call.begun:
             reason = f"{reason} while the request was on its way"
-            return OutcomeUnknownError(reason, may_have_rung=name not in _RINGS_NO_PHONE)
+            is_keyed = request is not None and request.idempotency_key is not None
+            advice = KEYED_UNKNOWN if is_keyed else _ADVICE.get(name, "")
+            return OutcomeUnknownError(reason, name not in _RINGS_NO_PHONE, advice=advice)
         if self._closed:  # pragma: no cover - only a race gets here
             return RuntimeError(CLOSED)
         return NotSentError(f"{reason} before the request began")
@@ -446,10 +473,11 @@ class VoiceClient:
         except RuntimeError:
             return
         cls, _, method = name.rpartition(".")
+        what = "`with VoiceClient(...)`" if name == "with" else f"{cls or 'VoiceClient'}.{method}"
         instead = _INSTEAD.get(cls or name) or _AWAIT.format(name=name)
         msg = (
-            f"{cls or 'VoiceClient'}.{method} would block the event loop that is running in this"
-            f" thread: {instead}, or pass allow_running_loop=True to block the loop meanwhile"
+            f"{what} would block the event loop that is running in this thread: {instead}, or pass"
+            " allow_running_loop=True to block the loop meanwhile"
         )
         raise RuntimeError(msg)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from .._advice import RESEND_NOT_SENT, START_NOT_SENT, advised
 from .._pipeline import status_of
 from ..errors import (
     IhuyiVoiceError,
@@ -153,6 +154,9 @@ class Flow:
         """Place the call of a send that is recorded, and record its outcome."""
         record = found.record
         call, error = await self._submit(client, person, record)
+        if error is not None:
+            is_start = name is EventName.CALLED
+            error = advised(error, not_sent=START_NOT_SENT if is_start else RESEND_NOT_SENT)
         noted = await self._note(client, record, call, found)
         events.append(_event(name, record.id, person, call=call))
         if error is None:

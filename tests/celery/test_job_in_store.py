@@ -89,7 +89,7 @@ def test_follow_shows_each_change(place: str, monkeypatch: pytest.MonkeyPatch) -
         with open_store(place) as store:
             store.jobs.cancel("spring")
 
-    monkeypatch.setattr("ihuyi_voice.cli.job.time", SimpleNamespace(sleep=cancel))
+    monkeypatch.setattr("ihuyi_voice.cli.job_actions.time", SimpleNamespace(sleep=cancel))
     done = run("spring", "--follow", store=place)
     assert (3, True) == (done.exit_code, "spring: canceled" in done.stdout)
 
@@ -98,7 +98,7 @@ def test_ctrl_c_ends_the_look_and_not_the_job(place: str, monkeypatch: pytest.Mo
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ihuyi_voice.cli.job.time", SimpleNamespace(sleep=interrupt))
+    monkeypatch.setattr("ihuyi_voice.cli.job_actions.time", SimpleNamespace(sleep=interrupt))
     done = run("spring", "--follow", store=place)
     assert (0, True) == (done.exit_code, "job 'spring' goes on" in done.stderr)
     assert "spring: scheduled" in done.stdout
