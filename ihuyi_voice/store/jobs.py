@@ -218,8 +218,8 @@ class JobTransaction(Protocol):
     def drop_outcomes(self, job: str, statuses: Sequence[OutcomeStatus]) -> int:
         """Delete the outcomes with these statuses; returns how many."""
 
-    def outcome_counts(self, job: str) -> dict[OutcomeStatus, int]:
-        """How many rows have each outcome."""
+    def count_job(self, name: str) -> tuple[JobRecord, dict[OutcomeStatus, int]] | None:
+        """A job and how many rows have each outcome, both of one moment; without a lock."""
 
     def outcomes(self, job: str, first: int, end: int, most: int) -> list[JobOutcome]:
         """The outcomes from a row on, before another, by row; at most so many."""
@@ -421,7 +421,6 @@ def _reopen(tx: JobTransaction, job: str) -> JobRecord | None:
         record,
         state=JobState.SCHEDULED,
         generation=record.generation + 1,
-        rows_total=0,
         rows_done=record.rows_done - dropped,
         is_enqueued=False,
         finished_at=None,
@@ -438,7 +437,9 @@ def _note_enqueued(
     record = tx.find_job(job)
     if record is None or record.generation != generation or record.state not in _RUNNING:
         return False
-    record = replace(record, rows_total=total, is_enqueued=all_rows)
+    # Where the job is resumed, all its rows are counted already.
+    rows_total = total if all_rows else max(total, record.rows_total)
+    record = replace(record, rows_total=rows_total, is_enqueued=all_rows)
     tx.save_job(_completed(record, tx.now()))
     return True
 
@@ -547,10 +548,10 @@ def _end(
 
 
 def _status(tx: JobTransaction, job: str) -> JobStatus | None:
-    record = tx.read_job(job)
-    if record is None:
+    found = tx.count_job(job)
+    if found is None:
         return None
-    counts = tx.outcome_counts(job)
+    record, counts = found
     return JobStatus(
         job=job,
         state=record.state,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, true, update
 
 from ...models import OutcomeStatus
 from ..jobs import JobOutcome, JobRecord, JobState
@@ -26,7 +26,15 @@ _OF_JOB = _o.job == bindparam("its_job")
 _STATUSES = select(_o.index, _o.status).where(
     _OF_JOB, _o.index.in_(bindparam("indexes", expanding=True))
 )
-_COUNTS = select(_o.status, func.count()).where(_OF_JOB).group_by(_o.status)
+_COUNTS = (
+    select(_o.status, func.count().label("count")).where(_OF_JOB).group_by(_o.status).subquery()
+)
+# One statement sees one moment; two of one transaction see two, where it reads what is committed.
+_COUNT = (
+    select(_COUNTS.c.status.label("its_status"), _COUNTS.c["count"].label("its_count"), *_j)
+    .select_from(jobs.outerjoin(_COUNTS, true()))
+    .where(_j.name == bindparam("its_job"))
+)
 _OUTCOMES = (
     select(*(column for column in _o if column is not _o.job))
     .where(_OF_JOB, _o.index >= bindparam("first"), _o.index < bindparam("end"))
@@ -58,12 +66,7 @@ class SqlJobTransaction:
 
     def _job(self, query: sqlalchemy.Select[Any], name: str) -> JobRecord | None:
         row = self._connection.execute(query, {"its_name": name}).mappings().one_or_none()
-        if row is None:
-            return None
-        fields = dict(row)
-        fields["state"] = JobState(fields["state"])
-        fields["is_enqueued"] = bool(fields["is_enqueued"])
-        return JobRecord(**fields)
+        return None if row is None else _record(dict(row))
 
     def save_job(self, record: JobRecord, *, is_new: bool = False) -> None:
         """See `JobTransaction`."""
@@ -101,10 +104,18 @@ class SqlJobTransaction:
         values = [status.value for status in statuses]
         return self._connection.execute(_DROP, {"its_job": job, "statuses": values}).rowcount
 
-    def outcome_counts(self, job: str) -> dict[OutcomeStatus, int]:
+    def count_job(self, name: str) -> tuple[JobRecord, dict[OutcomeStatus, int]] | None:
         """See `JobTransaction`."""
-        found = self._connection.execute(_COUNTS, {"its_job": job})
-        return {OutcomeStatus(status): count for status, count in found}
+        rows = self._connection.execute(_COUNT, {"its_job": name}).mappings().all()
+        counts: dict[OutcomeStatus, int] = {}
+        record = None
+        for row in map(dict, rows):
+            status, count = row.pop("its_status"), row.pop("its_count")
+            record = _record(row)
+            # A job without outcomes has one row without a status.
+            if status is not None:
+                counts[OutcomeStatus(status)] = count
+        return None if record is None else (record, counts)
 
     def outcomes(self, job: str, first: int, end: int, most: int) -> list[JobOutcome]:
         """See `JobTransaction`."""
@@ -115,6 +126,12 @@ class SqlJobTransaction:
             JobOutcome(**{**row, "status": OutcomeStatus(row["status"])})
             for row in found.mappings()
         ]
+
+
+def _record(fields: dict[str, Any]) -> JobRecord:
+    fields["state"] = JobState(fields["state"])
+    fields["is_enqueued"] = bool(fields["is_enqueued"])
+    return JobRecord(**fields)
 
 
 def _fields(outcome: JobOutcome) -> Mapping[str, object]:
