@@ -191,6 +191,16 @@ def stop(worker: subprocess.Popen[bytes]) -> None:
 
 def waiting_messages(site: Site) -> int:
     """How many messages are in the broker, delivered ones included."""
-    script = "return redis.call('LLEN', 'celery') + redis.call('HLEN', 'unacked')"
+    return _ask_broker(site, "return redis.call('LLEN', 'celery') + redis.call('HLEN', 'unacked')")
+
+
+def all_overdue(site: Site) -> bool:
+    """Whether the broker takes all workers for lost that have a message."""
+    seconds = site.environment["VISIBILITY_TIMEOUT"]
+    since = f"redis.call('TIME')[1] - {seconds}"
+    return not _ask_broker(site, f"return redis.call('ZCOUNT', 'unacked_index', {since}, '+inf')")
+
+
+def _ask_broker(site: Site, script: str) -> int:
     ask = ["redis-cli", "-s", str(site.broker.socket), "EVAL", script, "0"]
     return int(subprocess.run(ask, check=True, stdout=subprocess.PIPE).stdout)

@@ -22,7 +22,17 @@ import pytest
 from ihuyi_voice import OutcomeStatus
 from ihuyi_voice.celery import JobState
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
-from tests.celery.site import CODE, ENDED, kill, row, rows, running_site, taken_by, until
+from tests.celery.site import (
+    CODE,
+    ENDED,
+    all_overdue,
+    kill,
+    row,
+    rows,
+    running_site,
+    taken_by,
+    until,
+)
 from tests.soak.namespaces import inside
 from tests.soak.watch import watching
 from tests.store import mariadb, postgres
@@ -72,7 +82,7 @@ def place() -> Iterator[str]:
 def site(tmp_path: Path, place: str, gateway: SandboxGateway) -> Iterator[Site]:
     with (
         gateway.serve_in_thread() as url,
-        running_site(tmp_path, place, gateway, url, visibility_timeout=5) as site,
+        running_site(tmp_path, place, gateway, url) as site,
     ):
         yield site
 
@@ -117,6 +127,8 @@ def kill_one(site: Site, dice: random.Random, whole_worker: bool) -> str:
     """Kill a process that sends, or a worker with all its processes, which another one replaces."""
     if whole_worker:
         kill(site.workers[-1])
+        # A worker looks for chunks of lost ones when it starts, and then every 100 s.
+        until(lambda: all_overdue(site))
         site.worker(2)
         return "worker"
     # A worker that was just started, or lost a process, has none for a moment.
