@@ -70,8 +70,11 @@ class Pace:
         """Take a start that needs no wait; False where `wait_for_start` decides."""
         return not self.is_limited
 
-    async def wait_for_start(self) -> bool:
+    async def wait_for_start(self, index: int) -> bool:  # noqa: ARG002 - a subclass's
         """Take the next start and wait for it, or until `pause.end`.
+
+        Args:
+            index: the number of the row that starts, in its run.
 
         Returns:
             False where no more rows may start, and the run stops.

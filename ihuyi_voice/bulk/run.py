@@ -256,7 +256,7 @@ class BulkRun:
     async def _may_start(self, row: BulkRow) -> bool:
         """Wait for the rate. False: the run was stopped meanwhile, and the row is not sent."""
         try:
-            if self._progress.state is _RUNNING and not await self._pace.wait_for_start():
+            if self._progress.state is _RUNNING and not await self._pace.wait_for_start(row.index):
                 self.stop()
         except BaseException:
             self.stop()

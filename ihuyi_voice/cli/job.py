@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from enum import Enum
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 from rich import box
@@ -21,12 +21,13 @@ from ..errors import InvalidRequestError, StoreError
 from ..models import OutcomeStatus
 from ..store.jobs import JobState
 from .account import EXIT_STATUSES, AsJson, fail
+from .bulk import options as bulk_options  # noqa: TC001 - typer reads the annotations
 from .bulk.columns import ColumnOptions
 from .bulk.file import BulkFile, BulkFileError, FileRow
-from .chosen_store import fail_of_store
+from .chosen_store import VARIABLE, fail_of_store, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from ..celery import BulkJobs
     from ..store.jobs import JobStatus
@@ -51,13 +52,33 @@ class JobAction(str, Enum):
     RESUME = "resume"
 
 
+class KnowsJobs(Protocol):
+    """What `status` and `cancel` need: a store's `Jobs`, or a `BulkJobs`."""
+
+    def status(self, job: str) -> JobStatus:
+        """A job as it is now."""
+
+    def cancel(self, job: str) -> None:
+        """Let no worker start more rows of a job."""
+
+
 CeleryApp = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--celery",
         metavar="MODULE:NAME",
         help="The Celery application that has a BulkJobs, or the BulkJobs itself, as"
-        " module:name. The module is looked for in the working directory too.",
+        " module:name. The module is looked for in the working directory too. resume needs it.",
+        show_default=False,
+    ),
+]
+JobStore = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        envvar=VARIABLE,
+        help="The store of the job, for status and cancel; not needed with --celery.",
         show_default=False,
     ),
 ]
@@ -80,13 +101,13 @@ def job(  # noqa: PLR0913 - one argument per option
         ),
     ] = None,
     *,
-    celery: CeleryApp,
-    encoding: Annotated[
-        str | None, typer.Option(help="The file's encoding.", show_default="utf-8")
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="As for bulk.", show_default=False)
-    ] = None,
+    celery: CeleryApp = None,
+    store: JobStore = None,
+    mobile_column: bulk_options.MobileColumn = None,
+    content_column: bulk_options.ContentColumn = None,
+    encoding: bulk_options.Encoding = None,
+    limit: bulk_options.Limit = None,
+    concurrency: bulk_options.Concurrency = 50,
     follow: Annotated[
         bool, typer.Option("--follow", help="Show the progress until the job has ended.")
     ] = False,
@@ -95,24 +116,43 @@ def job(  # noqa: PLR0913 - one argument per option
     """Look at a [bold]job[/bold] that workers send, cancel it, or resume it."""
     if (file is not None) != (action is JobAction.RESUME):
         fail("resume needs the job's file, and no other action takes one")
-    jobs = load_jobs(celery)
+    if file is not None and celery is None:
+        fail("resume needs --celery: the application whose workers send the rows")
     try:
-        if action is JobAction.CANCEL:
-            jobs.cancel(name)
-        if file is not None:
-            options = ColumnOptions(None, None, None)
-            with closing(
-                BulkFile(file, limit, options, draw_codes=False, encoding=encoding)
-            ) as rows:
-                rows.check()
-                jobs.resume(name, pairs(rows))
-        status = _followed(jobs, name) if follow else jobs.status(name)
+        with _opened(celery, store) as jobs:
+            if action is JobAction.CANCEL:
+                jobs.cancel(name)
+            if file is not None and celery is not None:
+                columns = ColumnOptions(mobile_column, content_column, None)
+                with closing(
+                    BulkFile(file, limit, columns, draw_codes=False, encoding=encoding)
+                ) as rows:
+                    rows.check()
+                    enqueue(
+                        name,
+                        lambda: load_jobs(celery).resume(
+                            name, pairs(rows), concurrency=concurrency
+                        ),
+                    )
+            status = _followed(jobs, name) if follow else jobs.status(name)
     except StoreError as error:
         fail_of_store(error)
     except (LookupError, InvalidRequestError, BulkFileError) as error:
         fail(str(error))
     _print(status, as_json=as_json)
     raise typer.Exit(_exit_status(status))
+
+
+@contextmanager
+def _opened(celery: str | None, store: str | None) -> Iterator[KnowsJobs]:
+    """What knows the jobs; without an application, the store alone."""
+    if celery is not None:
+        yield load_jobs(celery)
+        return
+    if not store:
+        fail(f"name the job's store by --store or {VARIABLE}, or its application by --celery")
+    with open_store(store, create=False) as opened:
+        yield opened.jobs
 
 
 def load_jobs(target: str) -> BulkJobs:
@@ -133,13 +173,27 @@ def load_jobs(target: str) -> BulkJobs:
     return found
 
 
+def enqueue(name: str, act: Callable[[], JobStatus]) -> JobStatus:
+    """Submit or resume a job; a broker that fails ends the program."""
+    from kombu.exceptions import OperationalError  # noqa: PLC0415 - it needs an extra
+
+    try:
+        return act()
+    except OperationalError as error:
+        fail(
+            f"the broker failed: {error}. The rows that were enqueued are sent; resume job"
+            f" {name!r} for the others",
+            EXIT_STATUSES[OutcomeStatus.NOT_SENT],
+        )
+
+
 def pairs(rows: Iterable[FileRow]) -> Iterator[tuple[str, str]]:
     """The good rows of a file, without keys: a job derives the keys of its rows."""
     return ((row.mobile, row.content) for row in rows if not row.problem)
 
 
-def _followed(jobs: BulkJobs, name: str) -> JobStatus:
-    """Show the progress until the job has ended; returns its last status."""
+def _followed(jobs: KnowsJobs, name: str) -> JobStatus:
+    """Show the progress until the job has ended, or Ctrl-C; returns its last status."""
     bar = Progress(
         BarColumn(),
         TaskProgressColumn(),
@@ -147,21 +201,32 @@ def _followed(jobs: BulkJobs, name: str) -> JobStatus:
         console=Console(stderr=True),
     )
     task = bar.add_task("", total=None)
-    with bar:
-        while True:
-            status = jobs.status(name)
-            counts = status.counts
-            bar.update(
-                task,
-                completed=status.done,
-                total=status.total,
-                description=f"{status.state.value}  accepted {counts[OutcomeStatus.ACCEPTED]}"
-                f"  refused {counts[OutcomeStatus.REFUSED]}"
-                f"  unknown {counts[OutcomeStatus.UNKNOWN]}",
-            )
-            if status.state in _ENDED:
-                return status
-            time.sleep(_PAUSE)
+    status = jobs.status(name)
+    try:
+        with bar:
+            while True:
+                bar.update(
+                    task,
+                    completed=status.done,
+                    # Without rows there is no percentage.
+                    total=status.total or None,
+                    description=_in_one_line(status),
+                )
+                if status.state in _ENDED:
+                    break
+                time.sleep(_PAUSE)
+                status = jobs.status(name)
+    except KeyboardInterrupt:
+        typer.echo(f"ihuyi-voice: job {name!r} goes on", err=True)
+    return status
+
+
+def _in_one_line(status: JobStatus) -> str:
+    counts = status.counts
+    shown = [OutcomeStatus.ACCEPTED, OutcomeStatus.REFUSED, OutcomeStatus.UNKNOWN]
+    others = [one for one, count in counts.items() if count and one not in shown]
+    words = [f"{one.value} {counts[one]}" for one in (*shown, *others)]
+    return "  ".join([status.state.value, *words])
 
 
 def _print(status: JobStatus, *, as_json: bool) -> None:
@@ -188,6 +253,8 @@ def _print(status: JobStatus, *, as_json: bool) -> None:
     console.print(f"{status.job}: {status.state.value}", markup=False, highlight=False)
     if status.stopped_by is not None:
         console.print(f"stopped by {status.stopped_by}", markup=False, soft_wrap=True)
+    if not status.is_enqueued:
+        console.print("not all rows are enqueued: if no program does that now, resume the job")
     console.print(table)
 
 
@@ -196,6 +263,6 @@ def _exit_status(status: JobStatus) -> int:
         return 0
     if status.counts[OutcomeStatus.UNKNOWN]:
         return EXIT_STATUSES[OutcomeStatus.UNKNOWN]
-    if status.counts[OutcomeStatus.ACCEPTED] == status.total:
+    if status.state is JobState.COMPLETED and status.counts[OutcomeStatus.ACCEPTED] == status.total:
         return 0
     return EXIT_STATUSES[OutcomeStatus.REFUSED]

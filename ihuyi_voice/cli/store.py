@@ -69,7 +69,8 @@ def store(  # noqa: PLR0913 - one argument per option
         typer.Argument(
             help="list: print the unknown calls, the oldest first. summary: count keys by state."
             " resolve: record what the account's page shows for one call. purge: delete settled"
-            " keys and expired verifications, and print how many; a deleted key may be sent again."
+            " keys, expired verifications and ended jobs with their outcomes, and print how many;"
+            " a deleted key may be sent again."
             " upgrade: run the schema steps that a newer release brings, and print the schema"
             " version."
         ),
@@ -90,8 +91,8 @@ def store(  # noqa: PLR0913 - one argument per option
     older_than: Annotated[
         str | None,
         typer.Option(
-            help="With purge: only keys that last changed, and verifications that expired, longer"
-            " ago than this, like 30d, 12h, 15m or 30s.",
+            help="With purge: only keys that last changed, verifications that expired, and jobs"
+            " that ended, longer ago than this, like 30d, 12h, 15m or 30s.",
             show_default=False,
         ),
     ] = None,

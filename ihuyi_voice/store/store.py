@@ -216,10 +216,12 @@ class Store(ABC):
 
     @abstractmethod
     def purge(self, older_than: timedelta) -> int:
-        """Delete what has ended for so long; returns how many settled keys and verifications.
+        """Delete what has ended for so long; returns how many keys, verifications and jobs.
 
         A verification ends when it expires. In Redis it is deleted by itself a
-        day later, and this is always 0.
+        day later, and this is always 0. A job ends when it is completed,
+        stopped or canceled; it is deleted with its outcomes, and can no longer
+        be resumed.
 
         A purged key is forgotten: a request with the same key is sent again.
         A claim without settlement is never deleted. Starts that no limit needs

@@ -13,6 +13,7 @@ import pytest
 from ihuyi_voice.errors import InvalidRequestError
 from ihuyi_voice.models import OutcomeStatus
 from ihuyi_voice.store.jobs import JobOutcome, JobState, Lease
+from ihuyi_voice.store.jobs.values import Opening
 from ihuyi_voice.store.store import jobless
 
 from .support import MASKED, Clock, open_store, start
@@ -25,7 +26,15 @@ if TYPE_CHECKING:
 JOB = "spring"
 CANARY_SECONDS = 20.0
 ACCEPTED, REFUSED = OutcomeStatus.ACCEPTED, OutcomeStatus.REFUSED
+UNKNOWN = OutcomeStatus.UNKNOWN
 tokens = map("token {}".format, itertools.count())
+
+
+@pytest.fixture(autouse=True)
+def _numbered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The generations of the jobs of a test are 1, 2, ... instead of random."""
+    numbers = itertools.count(1)
+    monkeypatch.setattr("ihuyi_voice.store.jobs.jobs._new_generation", lambda: next(numbers))
 
 
 async def lease(
@@ -48,10 +57,14 @@ async def note_canary(store: SqlStore, token: str, *, was_sent: bool) -> None:
 
 
 async def record(
-    store: SqlStore, indexes: Iterable[int], status: OutcomeStatus = ACCEPTED, msg: str = ""
+    store: SqlStore,
+    indexes: Iterable[int],
+    status: OutcomeStatus = ACCEPTED,
+    msg: str = "",
+    generation: int = 1,
 ) -> None:
     outcomes = [JobOutcome(index, status, MASKED, 2, msg, f"id {index}") for index in indexes]
-    await store.jobs.record(JOB, outcomes, math.inf)
+    await store.jobs.record(JOB, generation, outcomes, math.inf)
 
 
 async def stop(store: SqlStore, cause: str = "no balance", generation: int = 1) -> None:
@@ -59,7 +72,7 @@ async def stop(store: SqlStore, cause: str = "no balance", generation: int = 1) 
 
 
 def enqueued(store: SqlStore, total: int, generation: int = 1, *, all_rows: bool = True) -> bool:
-    return store.jobs.note_enqueued(JOB, generation, total, all_rows=all_rows)
+    return store.jobs.note_enqueued(JOB, generation, total, all_rows=all_rows) is not None
 
 
 async def test_the_life_of_a_job(store: SqlStore, clock: Clock) -> None:
@@ -140,7 +153,7 @@ async def test_accepted_stays_accepted_and_all_else_is_replaced(
 ) -> None:
     store.jobs.create(JOB, None)
     await record(store, [0])
-    await record(store, [1], OutcomeStatus.UNKNOWN, "reset")
+    await record(store, [1], UNKNOWN, "reset")
     clock.time += 5
     await record(store, [0], REFUSED, "later")
     await record(store, [1], ACCEPTED, "resolved")
@@ -158,13 +171,20 @@ async def test_outcomes_are_read_page_by_page(store: SqlStore) -> None:
     assert JobOutcome(7, ACCEPTED, MASKED, 2, "", "id 7", outcomes[7].at) == outcomes[7]
 
 
-async def test_the_accepted_rows_of_a_chunk(store: SqlStore) -> None:
+async def test_the_rows_of_a_chunk_that_have_ended(store: SqlStore) -> None:
     store.jobs.create(JOB, None)
+    assert enqueued(store, 20)
     await record(store, [4, 5, 9, 10])
     await record(store, [6], REFUSED)
-    accepted = await store.jobs.accepted(JOB, 5, 10, math.inf)
-    assert {5, 9} == set(accepted)
-    assert MASKED == accepted[5].mobile
+    await record(store, [7], UNKNOWN)
+    assert Opening("", frozenset({5, 6, 7, 9})) == await store.jobs.opening(JOB, 1, 5, 10, math.inf)
+    store.jobs.reopen(JOB)
+    assert Opening("", frozenset({5, 9})) == await store.jobs.opening(JOB, 2, 5, 10, math.inf)
+    assert "the job was resumed" in (await store.jobs.opening(JOB, 1, 5, 10, math.inf)).refusal
+    store.jobs.cancel(JOB)
+    assert "the job is canceled" == (await store.jobs.opening(JOB, 2, 5, 10, math.inf)).refusal
+    refusal = (await store.jobs.opening("other", 2, 5, 10, math.inf)).refusal
+    assert "the store has no such job" == refusal
 
 
 async def test_jobs_do_not_mix(store: SqlStore) -> None:
@@ -261,24 +281,15 @@ async def test_cancel(store: SqlStore) -> None:
     assert not enqueued(store, 1)
 
 
-async def test_a_completed_job_is_not_canceled_and_its_redelivered_rows_may_start(
-    store: SqlStore,
-) -> None:
+async def test_a_completed_job_stays_completed(store: SqlStore) -> None:
     store.jobs.create(JOB, None)
     await canary_is_back(store)
     await record(store, [0])
     assert enqueued(store, 1)
     store.jobs.cancel(JOB)
-    assert JobState.COMPLETED is store.jobs.status(JOB).state
-    assert Lease(10) == await lease(store)
-
-
-async def test_the_last_row_may_stop_a_job(store: SqlStore) -> None:
-    store.jobs.create(JOB, None)
-    assert enqueued(store, 1)
-    await record(store, [0], REFUSED)
     await stop(store)
-    assert JobState.STOPPED is store.jobs.status(JOB).state
+    assert JobState.COMPLETED is store.jobs.status(JOB).state
+    assert await lease(store) is None
 
 
 async def test_a_resumed_job_sends_all_but_what_may_have_rung(store: SqlStore) -> None:
@@ -286,25 +297,28 @@ async def test_a_resumed_job_sends_all_but_what_may_have_rung(store: SqlStore) -
     assert enqueued(store, 9)
     await canary_is_back(store)
     await record(store, [0, 1])
-    await record(store, [2], OutcomeStatus.UNKNOWN)
-    for index, status in enumerate((REFUSED, OutcomeStatus.NOT_SENT, OutcomeStatus.LIMITED), 3):
-        await record(store, [index], status)
+    await record(store, [2], UNKNOWN)
+    for index, one in enumerate((REFUSED, OutcomeStatus.NOT_SENT, OutcomeStatus.LIMITED), 3):
+        await record(store, [index], one)
     await stop(store)
     resumed = store.jobs.reopen(JOB)
     assert (2, JobState.SCHEDULED) == (resumed.generation, resumed.state)
     job = store.jobs.status(JOB)
     assert (None, None) == (job.finished, job.stopped_by)
-    assert {ACCEPTED: 2, OutcomeStatus.UNKNOWN: 1} == {
-        one: count for one, count in job.counts.items() if count
-    }
+    assert {ACCEPTED: 2, UNKNOWN: 1} == {one: count for one, count in job.counts.items() if count}
     # Messages and stops of the first generation count no more.
     assert await lease(store) is None
     await stop(store, "late")
     assert not enqueued(store, 20)
-    assert enqueued(store, 6, generation=2)
+    assert enqueued(store, 9, generation=2)
     assert Lease(1, is_canary=True) == await lease(store, generation=2)
-    await record(store, [3, 4, 5])
-    assert JobState.COMPLETED is store.jobs.status(JOB).state
+    await record(store, range(3, 9), generation=2)
+    # The row that was unknown is looked up once more.
+    status = store.jobs.status(JOB)
+    assert (JobState.PROCESSING, 0) == (status.state, status.pending)
+    await record(store, [2], generation=2)
+    status = store.jobs.status(JOB)
+    assert (JobState.COMPLETED, 9) == (status.state, status.counts[ACCEPTED])
 
 
 # --- processes ------------------------------------------------------------------------
@@ -326,6 +340,7 @@ async def work(store):
         total += lease.starts
         await store.jobs.record(
             "spring",
+            1,
             [JobOutcome(index, OutcomeStatus.ACCEPTED, "139****5678") for index in range(number)],
             math.inf,
         )

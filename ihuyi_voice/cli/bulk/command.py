@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import shlex
 from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -192,22 +193,28 @@ class _Run:
                 "nothing was sent: the file has keys of its own, and a job derives the keys of its"
                 " rows"
             )
-        from ..job import load_jobs, pairs  # noqa: PLC0415 - it imports the parts of this command
+        from ..job import enqueue, load_jobs, pairs  # noqa: PLC0415 - it imports the parts of this command
 
         jobs = load_jobs(celery)
         self._ask(check.good, doubts)
         sending = self.sending
         try:
-            status = jobs.submit(
-                pairs(rows),
-                job=self.job,
-                rate=sending.rate,
-                concurrency=sending.concurrency or 1,
+            status = enqueue(
+                self.job,
+                lambda: jobs.submit(
+                    pairs(rows),
+                    job=self.job,
+                    rate=sending.rate,
+                    concurrency=sending.concurrency or 1,
+                ),
             )
         except InvalidRequestError as error:
             fail(str(error))
         say(self.console, f"job {self.job!r}: {status.total} rows enqueued")
-        say(self.console, f"next: ihuyi-voice job {self.job!r} status --celery {celery} --follow")
+        if not status.is_enqueued:
+            say(self.console, f"the job was {status.state.value} meanwhile: resume it")
+        command = ["ihuyi-voice", "job", self.job, "status", "--celery", celery, "--follow"]
+        say(self.console, f"next: {shlex.join(command)}")
 
     def _check(self, rows: BulkFile) -> Check:
         check = rows.check()

@@ -30,6 +30,7 @@ from .failures import (
     without_frames,
 )
 from .file import Identity, identity_of, is_still, lost
+from .jobs import SqlJobTransaction
 from .migrations import facts_of, migrate, version_of
 from .steps import SqlTransaction
 from .tables import (
@@ -187,11 +188,14 @@ class Connection:
             return {EntryState(state): count for state, count in connection.execute(query)}
 
     def purge(self, before: float) -> int:
-        """Delete what ended before a Unix time: settled entries and verifications; how many."""
+        """Delete what ended before a Unix time: entries, verifications and jobs; how many."""
         settled = delete(calls).where(~IS_UNSETTLED, _c.changed_at < before)
         expired = delete(verifications).where(verifications.c.expires_at < before)
         with self._transaction() as connection:
-            return sum(connection.execute(statement).rowcount for statement in (settled, expired))
+            count = SqlJobTransaction(connection).purge_jobs(before)
+            for statement in (settled, expired):
+                count += connection.execute(statement).rowcount
+            return count
 
     def has_rows_hashed_otherwise(self, prefix: str, hashed_with: str) -> bool:
         """Whether a key that begins so may not be claimed again and is of another API key."""

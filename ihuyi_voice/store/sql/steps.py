@@ -1,4 +1,4 @@
-"""Runs the steps of `store/verifications.py` and `store/jobs.py` in a database transaction."""
+"""Runs the steps of verifications and of jobs in a database transaction."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ADD = insert(verifications)
 
 
 class SqlTransaction(SqlJobTransaction):
-    """See `store.verifications.Transaction` and `store.jobs.JobTransaction`.
+    """See `store.verifications.Transaction` and `store.jobs.values.JobTransaction`.
 
     Args:
         connection: in a transaction, which ends after the step.

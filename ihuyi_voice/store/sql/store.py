@@ -40,6 +40,7 @@ from ..writer.operations import Work
 from ..writer.writer import Writer
 from .database import Database
 from .migrations import SCHEMA_VERSION
+from .tables import storable_code, storable_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -368,15 +369,22 @@ class SqlStore(Store):
                 it is retried.
             RuntimeError: the store is closed.
         """
-        if code is not None and not -(2**63) <= code < 2**63:
-            # No database can store it, and the settlement would fail with its whole batch.
-            code = None
         # Not `self.clock`: a failing clock must not lose the outcome.
         now = self._writer.now()
         live_until = now
         if state is EntryState.UNKNOWN and not reset:
             live_until += DELIVERY_SECONDS
-        settlement = Settlement(key, token, state, code, _storable(msg), voice_id, now, live_until)
+        settlement = Settlement(
+            key,
+            token,
+            state,
+            # What no database can store would let the settlement fail with its whole batch.
+            storable_code(code),
+            storable_text(msg),
+            voice_id,
+            now,
+            live_until,
+        )
         release = None
         if number is not None and state is EntryState.NOT_SENT:
             release = Release(number, token)
@@ -444,8 +452,3 @@ def _check_matches(entry: Entry, fingerprint: Fingerprint, mobile: str) -> None:
             " API key, so that they cannot be compared; nothing was sent, no phone rang"
         )
         raise InvalidRequestError(msg)
-
-
-def _storable(text: str) -> str:
-    """The gateway's message, without NUL and lone surrogates: PostgreSQL refuses them."""
-    return text.encode(errors="backslashreplace").decode().replace("\0", "\\0")

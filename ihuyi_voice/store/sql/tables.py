@@ -135,7 +135,7 @@ verifications: Table = Table(
 jobs: Table = Table(
     "ihuyi_voice_jobs",
     metadata,
-    # The fields of `store.jobs.JobRecord`.
+    # The fields of `store.jobs.values.JobRecord`.
     Column("name", String(64), primary_key=True),
     Column("state", String(16), nullable=False),
     Column("generation", Integer, nullable=False),
@@ -156,9 +156,11 @@ jobs: Table = Table(
 job_outcomes: Table = Table(
     "ihuyi_voice_job_outcomes",
     metadata,
-    # The job, and the fields of `store.jobs.JobOutcome`.
+    # The job, and the fields of `store.jobs.values.JobOutcome`.
     Column("job", String(64), primary_key=True),
     Column("index", BigInteger, primary_key=True, autoincrement=False),
+    # Of the job, when it was recorded.
+    Column("generation", Integer, nullable=False),
     Column("status", String(16), nullable=False),
     Column("mobile", String(16), nullable=False),
     Column("code", BigInteger),
@@ -233,6 +235,16 @@ def claiming(
         set_={column.name: new[column.name] for column in _c if column is not _c.key},
         where=is_free(dict(new)),
     )
+
+
+def storable_text(text: str) -> str:
+    """The gateway's message, without NUL and lone surrogates: PostgreSQL refuses them."""
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\0")
+
+
+def storable_code(code: int | None) -> int | None:
+    """The gateway's code; None where no database can store it."""
+    return code if code is not None and -(2**63) <= code < 2**63 else None
 
 
 def overtaken(settlement: Settlement, existing: Entry) -> bool:
