@@ -52,10 +52,6 @@ _OPTIONS: dict[str, object] = {
 _ADVISORY_LOCK = 4_805_719_362
 
 _NUMBERS = (Integer, Double)
-_NEW_CLAIM = (*NewClaim._fields, "changed_at")
-_SETTLEMENT = ("its_key", "its_token", *SETTLED_COLUMNS)
-_STARTS = ("number", "starts", "expires_at")
-_OUTCOME = tuple(column.name for column in job_outcomes.c)
 _ACCEPTED = EntryState.ACCEPTED.value
 
 # --- statements ---------------------------------------------------------------------
@@ -68,20 +64,17 @@ _ACCEPTED = EntryState.ACCEPTED.value
 def _batch(table: Table, names: Sequence[str]) -> TableValuedAlias:
     """The arrays as a table; those that are named `its_` go with the column of that name."""
     types = [table.c[name.removeprefix("its_")].type for name in names]
-    # Texts without a length: a cast to one would cut off what the column refuses.
-    types = [kind if isinstance(kind, _NUMBERS) else Text() for kind in types]
     arrays = [
-        bindparam(
-            f"all_{name}", type_=postgresql.ARRAY(kind if isinstance(kind, _NUMBERS) else Text())
-        )
+        # Not of the text's own length: a cast would cut off what the column refuses.
+        bindparam(name, type_=postgresql.ARRAY(kind if isinstance(kind, _NUMBERS) else Text()))
         for name, kind in zip(names, types, strict=True)
     ]
     return func.unnest(*arrays).table_valued(*names).render_derived(name="batch")
 
 
-def _arrays(names: Sequence[str], rows: Sequence[Mapping[str, object]]) -> dict[str, list[object]]:
-    """The parameters of `_batch`; the names of the columns themselves are SQLAlchemy's own."""
-    return {f"all_{name}": [row[name] for row in rows] for name in names}
+def _arrays(rows: Sequence[Mapping[str, object]]) -> dict[str, list[object]]:
+    """The rows by column, for `_batch`."""
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def _insert(
@@ -94,7 +87,8 @@ def _insert(
 
 def _settle() -> sqlalchemy.Update:
     """`SETTLE` for a batch, with its rule."""
-    batch = _batch(calls, _SETTLEMENT)
+    names = ("its_key", "its_token", *SETTLED_COLUMNS)
+    batch = _batch(calls, names)
     # All machines lock rows in the same order, so that none waits for another in a circle.
     in_order = (
         select(batch)
@@ -118,14 +112,14 @@ def _settle() -> sqlalchemy.Update:
 def _lock_starts() -> sqlalchemy.Executable:
     # The row of a number without one is created, because what does not exist cannot be
     # locked. An update that changes nothing locks the others.
-    new = _insert(starts, _STARTS)
+    new = _insert(starts, ("number", "starts", "expires_at"))
     return new.on_conflict_do_update(
         index_elements=["number"], set_={"number": new.excluded.number}
     ).returning(starts.c.number, starts.c.starts)
 
 
 def _save_starts() -> sqlalchemy.Update:
-    new = _batch(starts, _STARTS).c
+    new = _batch(starts, ("number", "starts", "expires_at")).c
     return (
         update(starts)
         .where(starts.c.number == new.number)
@@ -133,11 +127,11 @@ def _save_starts() -> sqlalchemy.Update:
     )
 
 
-_CLAIM = claiming(_insert(calls, _NEW_CLAIM, CLAIMED)).returning(calls.c.key)
+_CLAIM = claiming(_insert(calls, (*NewClaim._fields, "changed_at"), CLAIMED)).returning(calls.c.key)
 _SETTLE = _settle()
 _LOCK_STARTS = _lock_starts()
 _SAVE_STARTS = _save_starts()
-_ADD_OUTCOMES = _insert(job_outcomes, _OUTCOME)
+_ADD_OUTCOMES = _insert(job_outcomes, [column.name for column in job_outcomes.c])
 _NOW = select(func.extract("epoch", func.clock_timestamp()))
 
 
@@ -208,35 +202,32 @@ class PostgreSql:
         self, connection: sqlalchemy.Connection, rows: Sequence[Mapping[str, object]]
     ) -> bool:
         """See `Backend`."""
-        return len(connection.execute(_CLAIM, _arrays(_NEW_CLAIM, rows)).all()) == len(rows)
+        return len(connection.execute(_CLAIM, _arrays(rows)).all()) == len(rows)
 
     def settle(
         self, connection: sqlalchemy.Connection, rows: Sequence[Mapping[str, object]]
     ) -> bool:
         """See `Backend`."""
-        return connection.execute(_SETTLE, _arrays(_SETTLEMENT, rows)).rowcount == len(rows)
+        return connection.execute(_SETTLE, _arrays(rows)).rowcount == len(rows)
 
     def lock_starts(
         self, connection: sqlalchemy.Connection, numbers: Sequence[str]
     ) -> dict[str, str]:
         """See `Backend`."""
         rows = [{"number": number, "starts": "", "expires_at": 0.0} for number in numbers]
-        return {
-            row.number: row.starts
-            for row in connection.execute(_LOCK_STARTS, _arrays(_STARTS, rows))
-        }
+        return {row.number: row.starts for row in connection.execute(_LOCK_STARTS, _arrays(rows))}
 
     def save_starts(
         self, connection: sqlalchemy.Connection, rows: Sequence[Mapping[str, object]]
     ) -> None:
         """See `Backend`."""
-        connection.execute(_SAVE_STARTS, _arrays(_STARTS, rows))
+        connection.execute(_SAVE_STARTS, _arrays(rows))
 
     def add_outcomes(
         self, connection: sqlalchemy.Connection, rows: Sequence[Mapping[str, object]]
     ) -> None:
         """See `Backend`."""
-        connection.execute(_ADD_OUTCOMES, _arrays(_OUTCOME, rows))
+        connection.execute(_ADD_OUTCOMES, _arrays(rows))
 
 
 def _set_up(raw: DBAPIConnection, _: object) -> None:
