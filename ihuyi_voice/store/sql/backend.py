@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Protocol
 
-from sqlalchemy import bindparam, insert, select
+from sqlalchemy import bindparam, select, update
 
-from .tables import job_outcomes, starts
+from .tables import starts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,7 +20,11 @@ _s = starts.c
 FIND_STARTS = select(_s.number, _s.starts).where(
     _s.number.in_(bindparam("numbers", expanding=True))
 )
-ADD_OUTCOMES = insert(job_outcomes)
+SAVE_STARTS = (
+    update(starts)
+    .where(_s.number == bindparam("its_number"))
+    .values(starts=bindparam("starts"), expires_at=bindparam("expires_at"))
+)
 
 
 class Backend(Protocol):
@@ -82,11 +86,6 @@ class Backend(Protocol):
         self, connection: sqlalchemy.Connection, rows: Sequence[Mapping[str, object]]
     ) -> None:
         """Write the `starts` and `expires_at` of each `number`, all of which were locked."""
-
-    def add_outcomes(
-        self, connection: sqlalchemy.Connection, rows: Sequence[Mapping[str, object]]
-    ) -> None:
-        """Write rows of `job_outcomes` that are new; each has all columns."""
 
 
 def milliseconds(seconds: float) -> int:

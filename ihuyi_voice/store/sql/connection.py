@@ -192,7 +192,7 @@ class Connection:
         settled = delete(calls).where(~IS_UNSETTLED, _c.changed_at < before)
         expired = delete(verifications).where(verifications.c.expires_at < before)
         with self._transaction() as connection:
-            count = SqlJobTransaction(connection, self._backend).purge_jobs(before)
+            count = SqlJobTransaction(connection).purge_jobs(before)
             for statement in (settled, expired):
                 count += connection.execute(statement).rowcount
             return count

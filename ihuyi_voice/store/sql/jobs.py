@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     import sqlalchemy
 
-    from .backend import Backend
-
 # Outcomes that one statement deletes: it must end within a server's time limit.
 _DELETED_AT_ONCE = 50_000
 
@@ -63,6 +61,7 @@ _OUTCOMES = (
     .order_by(_o.index)
     .limit(bindparam("most"))
 )
+_ADD_OUTCOME = insert(job_outcomes)
 _CHANGE_OUTCOME = update(job_outcomes).where(_OF_JOB, _o.index == bindparam("its_index"))
 _LIVE_UNTIL = select(func.max(calls.c.live_until)).where(
     calls.c.state == EntryState.CLAIMED.value,
@@ -81,12 +80,10 @@ class SqlJobTransaction:
 
     Args:
         connection: in a transaction, which ends after the step.
-        backend: of its database.
     """
 
-    def __init__(self, connection: sqlalchemy.Connection, backend: Backend) -> None:
+    def __init__(self, connection: sqlalchemy.Connection) -> None:
         self._connection = connection
-        self._backend = backend
 
     def read_job(self, name: str) -> JobRecord | None:
         """See `JobTransaction`."""
@@ -144,7 +141,7 @@ class SqlJobTransaction:
     def add_outcomes(self, job: str, generation: int, outcomes: Sequence[JobOutcome]) -> None:
         """See `JobTransaction`."""
         rows = [{"job": job, **_fields(outcome, generation)} for outcome in outcomes]
-        self._backend.add_outcomes(self._connection, rows)
+        self._connection.execute(_ADD_OUTCOME, rows)
 
     def change_outcomes(self, job: str, generation: int, outcomes: Sequence[JobOutcome]) -> None:
         """See `JobTransaction`."""

@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 
 from ...errors import StoreError
 from ..entry import EntryState
-from .backend import ADD_OUTCOMES, FIND_STARTS
+from .backend import FIND_STARTS
 from .tables import SETTLE, calls, is_free
 
 if TYPE_CHECKING:
@@ -181,12 +181,6 @@ class MySql:
         """See `Backend`."""
         values = [(row["number"], row["starts"], row["expires_at"]) for row in rows]
         connection.exec_driver_sql(_SAVE_STARTS, values)
-
-    def add_outcomes(
-        self, connection: sqlalchemy.Connection, rows: Sequence[Mapping[str, object]]
-    ) -> None:
-        """See `Backend`."""
-        connection.execute(ADD_OUTCOMES, rows)
 
 
 def _set_up(raw: DBAPIConnection, _: object) -> None:

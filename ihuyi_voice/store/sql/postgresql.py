@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sqlalchemy import (
-    Double,
-    Integer,
-    Text,
-    bindparam,
-    collate,
-    create_engine,
-    event,
-    func,
-    or_,
-    select,
-    text,
-    update,
-)
+from sqlalchemy import create_engine, event, func, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.pool import NullPool
 
 from ...errors import StoreError
-from ..entry import EntryState, NewClaim
-from .backend import milliseconds
-from .tables import CLAIMED, SETTLED_COLUMNS, calls, claiming, job_outcomes, starts
+from .backend import SAVE_STARTS, milliseconds
+from .tables import SETTLE, calls, claiming, starts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import sqlalchemy
-    from sqlalchemy import URL, ColumnElement, Engine, Table, TableValuedAlias
+    from sqlalchemy import URL, Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection
 
 # Seconds until a server counts as failed: to connect, to lock a row that another
@@ -51,87 +37,19 @@ _OPTIONS: dict[str, object] = {
 # Any number, the same in every release: it serialises processes that create or change the tables.
 _ADVISORY_LOCK = 4_805_719_362
 
-_NUMBERS = (Integer, Double)
-_ACCEPTED = EntryState.ACCEPTED.value
-
-# --- statements ---------------------------------------------------------------------
-#
-# A batch is one statement with one array for each column, whatever its size. So the
-# driver parses one short text once, and the server plans it once. The rows come in
-# the order of the arrays, in which they are locked.
-
-
-def _batch(table: Table, names: Sequence[str]) -> TableValuedAlias:
-    """The arrays as a table; those that are named `its_` go with the column of that name."""
-    types = [table.c[name.removeprefix("its_")].type for name in names]
-    arrays = [
-        # Not of the text's own length: a cast would cut off what the column refuses.
-        bindparam(name, type_=postgresql.ARRAY(kind if isinstance(kind, _NUMBERS) else Text()))
-        for name, kind in zip(names, types, strict=True)
-    ]
-    return func.unnest(*arrays).table_valued(*names).render_derived(name="batch")
-
-
-def _arrays(rows: Sequence[Mapping[str, object]]) -> dict[str, list[object]]:
-    """The rows by column, for `_batch`."""
-    return {name: [row[name] for row in rows] for name in rows[0]}
-
-
-def _insert(
-    table: Table, names: Sequence[str], constants: Mapping[str, ColumnElement[Any]] | None = None
-) -> postgresql.Insert:
-    fixed = constants or {}
-    rows = select(_batch(table, names), *fixed.values())
-    return postgresql.insert(table).from_select([*names, *fixed], rows)
-
-
-def _settle() -> sqlalchemy.Update:
-    """`SETTLE` for a batch, with its rule."""
-    names = ("its_key", "its_token", *SETTLED_COLUMNS)
-    batch = _batch(calls, names)
-    # All machines lock rows in the same order, so that none waits for another in a circle.
-    in_order = (
-        select(batch)
-        .join(calls, calls.c.key == batch.c.its_key)
-        .order_by(collate(batch.c.its_key, "C"))
-        .with_for_update(of=calls)
-        .subquery("in_order")
-    )
-    new = in_order.c
-    return (
-        update(calls)
-        .where(
-            calls.c.key == new.its_key,
-            calls.c.token == new.its_token,
-            or_(calls.c.state != _ACCEPTED, new.state == _ACCEPTED),
-        )
-        .values({name: new[name] for name in SETTLED_COLUMNS})
-    )
+_CLAIM = claiming(postgresql.insert(calls)).returning(calls.c.key)
 
 
 def _lock_starts() -> sqlalchemy.Executable:
     # The row of a number without one is created, because what does not exist cannot be
     # locked. An update that changes nothing locks the others.
-    new = _insert(starts, ("number", "starts", "expires_at"))
+    new = postgresql.insert(starts)
     return new.on_conflict_do_update(
         index_elements=["number"], set_={"number": new.excluded.number}
     ).returning(starts.c.number, starts.c.starts)
 
 
-def _save_starts() -> sqlalchemy.Update:
-    new = _batch(starts, ("number", "starts", "expires_at")).c
-    return (
-        update(starts)
-        .where(starts.c.number == new.number)
-        .values(starts=new.starts, expires_at=new.expires_at)
-    )
-
-
-_CLAIM = claiming(_insert(calls, (*NewClaim._fields, "changed_at"), CLAIMED)).returning(calls.c.key)
-_SETTLE = _settle()
 _LOCK_STARTS = _lock_starts()
-_SAVE_STARTS = _save_starts()
-_ADD_OUTCOMES = _insert(job_outcomes, [column.name for column in job_outcomes.c])
 _NOW = select(func.extract("epoch", func.clock_timestamp()))
 
 
@@ -202,32 +120,26 @@ class PostgreSql:
         self, connection: sqlalchemy.Connection, rows: Sequence[Mapping[str, object]]
     ) -> bool:
         """See `Backend`."""
-        return len(connection.execute(_CLAIM, _arrays(rows)).all()) == len(rows)
+        return len(connection.execute(_CLAIM, rows).all()) == len(rows)
 
     def settle(
         self, connection: sqlalchemy.Connection, rows: Sequence[Mapping[str, object]]
     ) -> bool:
         """See `Backend`."""
-        return connection.execute(_SETTLE, _arrays(rows)).rowcount == len(rows)
+        return connection.execute(SETTLE, rows).rowcount == len(rows)
 
     def lock_starts(
         self, connection: sqlalchemy.Connection, numbers: Sequence[str]
     ) -> dict[str, str]:
         """See `Backend`."""
         rows = [{"number": number, "starts": "", "expires_at": 0.0} for number in numbers]
-        return {row.number: row.starts for row in connection.execute(_LOCK_STARTS, _arrays(rows))}
+        return {row.number: row.starts for row in connection.execute(_LOCK_STARTS, rows)}
 
     def save_starts(
         self, connection: sqlalchemy.Connection, rows: Sequence[Mapping[str, object]]
     ) -> None:
         """See `Backend`."""
-        connection.execute(_SAVE_STARTS, _arrays(rows))
-
-    def add_outcomes(
-        self, connection: sqlalchemy.Connection, rows: Sequence[Mapping[str, object]]
-    ) -> None:
-        """See `Backend`."""
-        connection.execute(_ADD_OUTCOMES, _arrays(rows))
+        connection.execute(SAVE_STARTS, [{**row, "its_number": row["number"]} for row in rows])
 
 
 def _set_up(raw: DBAPIConnection, _: object) -> None:

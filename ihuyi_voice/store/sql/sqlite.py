@@ -15,9 +15,8 @@ from sqlalchemy.pool import NullPool
 
 from ...errors import StoreError
 from ..entry import NewClaim
-from .backend import ADD_OUTCOMES
 from .file import lost, open_for_reading, open_for_writing, until_free
-from .tables import CLAIMED, SETTLE, SETTLED_COLUMNS, calls, claiming, starts
+from .tables import SETTLE, SETTLED_COLUMNS, calls, claiming, starts
 
 if TYPE_CHECKING:
     import sqlite3
@@ -43,7 +42,7 @@ def _text(statement: Insert | Update, *parameters: str) -> str:
     return str(compiled)
 
 
-_CLAIM = _text(claiming(sqlite.insert(calls).values(CLAIMED)), *NewClaim._fields, "changed_at")
+_CLAIM = _text(claiming(sqlite.insert(calls)), *NewClaim._fields, "changed_at")
 _SETTLE = _text(SETTLE, *SETTLED_COLUMNS)
 _STARTS_COLUMNS = ("number", "starts", "expires_at")
 _PLACES = "(:number, :starts, :expires_at)"
@@ -123,12 +122,6 @@ class Sqlite:
         places = ", ".join(["(?, ?, ?)"] * len(rows))
         values = [row[column] for row in rows for column in _STARTS_COLUMNS]
         _raw(connection).execute(_SAVE_STARTS.replace(_PLACES, places), values)
-
-    def add_outcomes(
-        self, connection: sqlalchemy.Connection, rows: Sequence[Mapping[str, object]]
-    ) -> None:
-        """See `Backend`."""
-        connection.execute(ADD_OUTCOMES, rows)
 
 
 def _raw(connection: sqlalchemy.Connection) -> sqlite3.Connection:

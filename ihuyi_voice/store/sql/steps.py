@@ -39,7 +39,8 @@ class SqlTransaction(SqlJobTransaction):
     def __init__(
         self, connection: sqlalchemy.Connection, backend: Backend, clock: Callable[[], float]
     ) -> None:
-        super().__init__(connection, backend)
+        super().__init__(connection)
+        self._backend = backend
         self._clock = clock
         # What is locked already is not read again.
         self._starts: dict[str, Sequence[Start]] = {}

@@ -220,21 +220,17 @@ def is_free(new: Mapping[str, ColumnElement[Any]]) -> ColumnElement[bool]:
     return and_(text(f"{calls.name}.state IN ({states})"), same)
 
 
-# The columns of a claim that its row does not have.
-CLAIMED: dict[str, ColumnElement[Any]] = {
-    "state": literal_column(f"'{EntryState.CLAIMED.value}'"),
-    "code": null(),
-    "msg": literal_column("''"),
-    "voice_id": null(),
-}
-
-
 def claiming(
     statement: sqlite.Insert | postgresql.Insert,
 ) -> sqlite.Insert | postgresql.Insert:
-    """One statement for a whole batch of new rows: the database decides which process sends."""
+    """One statement for a whole batch: the database decides which process sends."""
     new = statement.excluded
-    return statement.on_conflict_do_update(
+    return statement.values(
+        state=literal_column(f"'{EntryState.CLAIMED.value}'"),
+        code=null(),
+        msg=literal_column("''"),
+        voice_id=null(),
+    ).on_conflict_do_update(
         index_elements=["key"],
         set_={column.name: new[column.name] for column in _c if column is not _c.key},
         where=is_free(dict(new)),
