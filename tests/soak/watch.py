@@ -24,7 +24,7 @@ class Watch:
 
     Attributes:
         asked: how many statuses were checked.
-        failed: how often the store did not answer.
+        failed: how often there was no status.
         wrong: what was wrong, with the status.
         may_fall: set before the job is resumed: outcomes that do not count as
             done may disappear then.
@@ -45,7 +45,8 @@ class Watch:
         while not self._over.wait(0.005):
             try:
                 status = self._site.jobs.status(self._job)
-            except StoreError:
+            except (StoreError, LookupError):
+                # The store is away, or the job is not submitted yet.
                 self.failed += 1
                 continue
             # After the status: each accepted row is at the gateway before it is counted.
