@@ -224,6 +224,8 @@ class BulkJobs:
         @app.task(
             name=f"{name}.chunk",
             bind=True,
+            # By default every application of this process gets it, with the store of this one.
+            shared=False,
             acks_late=True,
             # A worker that is lost, or that a hard time limit ends, has not sent all rows.
             reject_on_worker_lost=True,

@@ -202,17 +202,6 @@ def test_rows_that_are_no_requests_have_their_outcomes(site: Site) -> None:
     assert "int" in texts[2]
 
 
-def test_a_row_of_another_file_is_not_sent_when_a_job_is_resumed(site: Site) -> None:
-    site.jobs.submit(rows(3), job="spring")
-    site.worker()
-    site.status_at_end()
-    site.jobs.resume("spring", [row(0), row(9), row(2)])
-    until(lambda: 0 == waiting_messages(site))
-    assert {row(index)[0] for index in range(3)} == set(site.calls())
-    status = site.jobs.status("spring")
-    assert (JobState.COMPLETED, 3) == (status.state, status.counts[ACCEPTED])
-
-
 @pytest.mark.parametrize(
     ("error", "arguments"),
     [

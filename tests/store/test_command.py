@@ -167,6 +167,17 @@ def test_purge_deletes_settled_keys(file: str, age: str) -> None:
         assert 2 == store.summary()["unknown"]
 
 
+def test_purge_deletes_ended_jobs(file: str) -> None:
+    with open_store(file) as store:
+        store.jobs.create("spring", None)
+        store.jobs.cancel("spring")
+        store.jobs.create("summer", None)
+    # The job, and the three settled keys.
+    assert "forgotten: 4\n" == run(file, "purge", "--older-than", "0s").stdout
+    with open_store(file) as store:
+        assert ["summer"] == store.jobs.names()
+
+
 def test_purge_keeps_younger_keys(file: str) -> None:
     assert "forgotten: 0\n" == run(file, "purge", "--older-than", "99999d").stdout
 

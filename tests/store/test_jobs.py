@@ -344,7 +344,7 @@ async def work(store):
             [JobOutcome(index, OutcomeStatus.ACCEPTED, "139****5678") for index in range(number)],
             math.inf,
         )
-        if number == 25:
+        if number == 12:
             return total
 
 with open_store(place, create=False) as store:
@@ -355,7 +355,7 @@ with open_store(place, create=False) as store:
 async def test_processes_that_lease_and_record_at_once(place: str) -> None:
     with open_store(place) as store:
         store.jobs.create(JOB, 1e6)
-        assert enqueued(store, 25)
+        assert enqueued(store, 12)
         workers = [start(place, WORKER) for _ in range(3)]
         for worker in workers:
             with worker:
@@ -363,8 +363,8 @@ async def test_processes_that_lease_and_record_at_once(place: str) -> None:
                 assert ("", 0) == (err, worker.returncode)
                 assert int(out) > 10
         status = store.jobs.status(JOB)
-        assert (JobState.COMPLETED, 25) == (status.state, status.counts[ACCEPTED])
-        assert 25 == len(list(store.jobs.outcomes(JOB)))
+        assert (JobState.COMPLETED, 12) == (status.state, status.counts[ACCEPTED])
+        assert 12 == len(list(store.jobs.outcomes(JOB)))
 
 
 def test_a_store_that_keeps_no_keys_keeps_no_jobs() -> None:
