@@ -9,6 +9,6 @@ from celery import Celery
 from ihuyi_voice.celery import BulkJobs
 
 app = Celery("bulk", broker=os.environ["REDIS_URL"])
-app.conf.broker_transport_options = {"visibility_timeout": 2}
+app.conf.broker_transport_options = {"visibility_timeout": int(os.environ["VISIBILITY_TIMEOUT"])}
 app.conf.worker_prefetch_multiplier = 1
 jobs = BulkJobs(app, store=os.environ["CALLS_STORE"])
