@@ -33,6 +33,7 @@ from tests.celery.site import (
     running_site,
     taken_by,
     until,
+    waiting_messages,
 )
 from tests.soak.namespaces import inside
 from tests.soak.watch import watching
@@ -113,6 +114,10 @@ def check_rows(site: Site, count: int) -> Counter[OutcomeStatus]:
     return Counter(outcome.status for outcome in outcomes)
 
 
+def is_over(site: Site) -> bool:
+    return site.jobs.status("spring").state in ENDED
+
+
 def shows_code(said: str) -> bool:
     """Whether the code of all rows is there, and not as a part of a masked number or an id."""
     return re.search(rf"(?<![\d*]){CODE}(?!\d)", said) is not None
@@ -168,7 +173,13 @@ class TestKills:
                 # One in four, and at least one: the broker notices it only after its timeout.
                 which = kill_one(site, dice, whole_worker=number % 4 == 1)
                 moments.append(f"{which} at {site.gateway.taken}")
-            until(lambda: site.jobs.status("spring").state in ENDED, PATIENCE)
+            until(lambda: is_over(site) or not waiting_messages(site), PATIENCE)
+            if not is_over(site):  # pragma: no cover - a kill in a moment of microseconds
+                # Redis gives a message away before the worker notes that it has it.
+                moments.append("a message lost by the broker")
+                watch.may_fall = True
+                site.jobs.resume("spring", rows(SIZE.rows), chunk_size=SIZE.chunk)
+                until(lambda: is_over(site), PATIENCE)
         status = site.jobs.status("spring")
         context = f"IHUYI_VOICE_SOAK_SEED={SEED}, killed: {', '.join(moments)}"
         assert JobState.COMPLETED is status.state, f"{context}\n{site.said()}"
@@ -205,7 +216,7 @@ def test_a_dry_account_stops_all_processes_and_resume_sends_the_rest(
         gateway.balance = DRY.rows
         watch.may_fall = True
         site.jobs.resume("spring", rows(DRY.rows), **options)
-        until(lambda: site.jobs.status("spring").state in ENDED, PATIENCE)
+        until(lambda: is_over(site), PATIENCE)
     assert JobState.COMPLETED is site.jobs.status("spring").state, site.said()
     assert {ACCEPTED: DRY.rows} == check_rows(site, DRY.rows)
     # Exactly the rest.
@@ -225,7 +236,7 @@ def test_three_processes_keep_one_rate(site: Site, gateway: SandboxGateway) -> N
     until(lambda: len(sending_processes(site.workers[0])) >= processes)
     with watching(site):
         site.jobs.submit(rows(count), job="spring", rate=rate, chunk_size=100)
-        until(lambda: site.jobs.status("spring").state in ENDED, PATIENCE)
+        until(lambda: is_over(site), PATIENCE)
     assert {ACCEPTED: count} == check_rows(site, count), site.said()
     taken = [attempt.time for attempt in gateway.attempts]
     seconds = max(taken) - min(taken)
@@ -250,7 +261,7 @@ def test_the_broker_restarts_in_the_middle(site: Site) -> None:
         site.broker.stop()
         until(lambda: "Connection to broker lost" in site.said())
         site.broker.start()
-        until(lambda: site.jobs.status("spring").state in ENDED, PATIENCE)
+        until(lambda: is_over(site), PATIENCE)
     assert JobState.COMPLETED is site.jobs.status("spring").state, site.said()
     # No process ended, so no outcome is unknown.
     assert {ACCEPTED: count} == check_rows(site, count)
@@ -296,7 +307,7 @@ def test_the_network_between_workers_and_store_is_cut(
         until(lambda: "tried again in 5 s" in site.said())
         taken = gateway.taken
         wire.heal()
-        until(lambda: site.jobs.status("spring").state in ENDED, PATIENCE)
+        until(lambda: is_over(site), PATIENCE)
         assert JobState.COMPLETED is site.jobs.status("spring").state, site.said()
         counts = check_rows(site, count)
         # Calls whose outcome could not be recorded while the network was cut.
