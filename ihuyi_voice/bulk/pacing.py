@@ -56,11 +56,15 @@ class Pace:
 
     Attributes:
         is_limited: whether there is a rate.
+        looks_up: whether a row with a key is looked up before it takes a start, so
+            that a row that the store knows does not use up the rate. One row
+            after another is looked up.
         pause: the wait for the next start.
     """
 
     def __init__(self, rate: float | None, limits: Limits) -> None:
         self.is_limited: bool = rate is not None
+        self.looks_up: bool = self.is_limited
         self.pause: Pause = Pause()
         self._interval = 0.0 if rate is None else 1.0 / rate
         self._catch_up = limits.catch_up

@@ -228,8 +228,8 @@ class BulkRun:
             row.admitted = admitted = self._pipeline.check(request)
             if admitted.guarded is not None:
                 # Its key is claimed and its quota reserved together, outside of the
-                # turn. A row that the store knows must not use up the rate.
-                return not (self._pace.is_limited and await self._is_known(row))
+                # turn.
+                return not (self._pace.looks_up and await self._is_known(row))
             if self._pipeline.reservations is not None:
                 await self._pipeline.reservations.reserve(admitted)
         except InvalidRequestError as error:

@@ -48,6 +48,9 @@ class LeasedPace(Pace):
         settings = client._settings
         rate = chunk.plan.rate
         super().__init__(rate, settings.limits)
+        # The chunk has left out the rows that ended. A look-up of each other row would keep
+        # the workers from reaching the rate.
+        self.looks_up = False
         self.canary: CanaryRow | None = None
         self._jobs = jobs
         self._chunk = chunk
