@@ -167,7 +167,7 @@ def shop(gateway: SandboxGateway, tmp_path: Path) -> Iterator[Shop]:
         environment = os.environ | {
             "PYTHONPATH": str(ROOT),
             "REDIS_URL": f"redis+socket://{socket}",
-            "CALLS_STORE": str(tmp_path / "calls.db"),
+            "IHUYI_VOICE_STORE": str(tmp_path / "calls.db"),
             "IHUYI_VOICE_API_ID": "sandbox",
             "IHUYI_VOICE_API_KEY": "sandbox-key",
             "IHUYI_VOICE_BASE_URL": url,
@@ -233,4 +233,6 @@ def test_only_the_process_that_calls_is_killed(shop: Shop, gateway: SandboxGatew
 def test_the_readme_shows_this_program() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
-    assert {RECIPE} == {block for block in blocks if "Celery(" in block}
+    (shown,) = (block for block in blocks if "Celery(" in block)
+    # The README has one blank line where this file has two.
+    assert shown == RECIPE.replace("\n\n\n", "\n\n")
