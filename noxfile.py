@@ -39,6 +39,7 @@ READ_BY_TESTS = (
     "LICENSE",
     "README.md",
     "README.zh-CN.md",
+    "docs",
     "pyproject.toml",
     "tests",
 )
@@ -184,6 +185,15 @@ def typing(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """The reference, made from the docstrings: docs/_build/index.html. Warnings are errors."""
+    session.install("-e", ".[test]", *nox.project.dependency_groups(PYPROJECT, "docs"))
+    # Everything again each time: the sources of the reference are the package's docstrings.
+    options = ("--fresh-env", "--fail-on-warning", "--keep-going", "--nitpicky", "--quiet")
+    session.run("sphinx-build", *options, "docs", "docs/_build", *session.posargs)
+
+
+@nox.session
 def wheel(session: nox.Session) -> None:
     """What sdist and wheel contain; the README's login tests with only the wheel and pytest."""
     readme = "\n".join(
@@ -279,7 +289,7 @@ def _pytest(
 
 def _copy(source: Path, target: Path) -> None:
     if source.is_dir():
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "_build"))
     else:
         shutil.copy(source, target)
 
@@ -288,7 +298,7 @@ def _check_sdist(session: nox.Session, sdist: Path) -> None:
     """The sdist has every source file, and nothing but source files and metadata."""
     with tarfile.open(sdist) as archive:
         paths = {member.name.partition("/")[2] for member in archive if member.isfile()}
-    expected = _sources("ihuyi_voice", "tests", "benchmarks", ".ci")
+    expected = _sources("ihuyi_voice", "tests", "benchmarks", "docs", ".ci")
     expected |= {"README.md", "README.zh-CN.md", "CHANGELOG.md", "LICENSE"}
     expected |= {"noxfile.py", "pyproject.toml"}
     _compare(session, sdist, paths, expected | {".gitignore", "PKG-INFO"})
@@ -310,7 +320,7 @@ def _sources(*folders: str) -> set[str]:
         path.relative_to(HERE).as_posix()
         for folder in folders
         for path in (HERE / folder).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and not {"__pycache__", "_build"} & {*path.parts}
     }
 
 

@@ -1,0 +1,89 @@
+"""Sphinx's configuration: the reference is made from the docstrings, without any network.
+
+`nox -s docs` builds it. A name that the reference mentions and does not explain is a
+warning, and warnings are errors.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+from typing import TYPE_CHECKING
+
+import ihuyi_voice
+from ihuyi_voice import pytest_plugin
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+project = "ihuyi-voice"
+release = version = ihuyi_voice.__version__
+html_title = f"ihuyi-voice {release}"
+html_theme = "alabaster"
+html_theme_options = {"description": "Voice-verification calls through iHuyi", "page_width": "70em"}
+html_show_sourcelink = False
+html_copy_source = False
+
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+# The texts beside the reference are Markdown, to be read as they are.
+exclude_patterns = ["*.md", "_build"]
+default_role = "code"
+nitpicky = True
+nitpick_ignore_regex = [
+    # Other packages are explained in their own references, which are not asked: no network.
+    (r"py:.*", r"(aiohttp|asyncio|collections|contextlib|datetime|pytest|ssl|types|typing)\..*"),
+]
+
+autoclass_content = "class"
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+
+
+def _modules() -> list[ModuleType]:
+    found = pkgutil.walk_packages(ihuyi_voice.__path__, "ihuyi_voice.")
+    return [importlib.import_module(it.name) for it in found if not it.name.endswith("__main__")]
+
+
+def _for_type_checkers(module: ModuleType) -> list[ast.stmt]:
+    """What the module imports and defines for type checkers alone."""
+    return [
+        statement
+        for node in ast.parse(inspect.getsource(module)).body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for statement in node.body
+    ]
+
+
+def _make_annotations_resolve() -> None:
+    """Run those statements in their modules: annotations name what they import."""
+    left = [(module, it) for module in _modules() for it in _for_type_checkers(module)]
+    while left:
+        waiting = []
+        for module, statement in left:
+            code = compile(ast.Module([statement], []), str(module.__file__), "exec")
+            try:
+                exec(code, module.__dict__)  # noqa: S102 - the package's own statements
+            except ImportError:
+                # It imports what such a statement of another module defines.
+                waiting.append((module, statement))
+        if len(waiting) == len(left):
+            names = [f"{module.__name__}: {ast.unparse(it)}" for module, it in waiting]
+            msg = f"these cannot be imported: {names}"
+            raise ImportError(msg)
+        left = waiting
+
+
+for name in ihuyi_voice.__all__:
+    # Each shows the package as its module after its first use.
+    getattr(ihuyi_voice, name)
+_make_annotations_resolve()
+# A fixture is an object of pytest's; the function in it has docstring and annotations.
+for name in ("voice_gateway", "voice_client"):
+    setattr(pytest_plugin, name, getattr(pytest_plugin, name).__wrapped__)
