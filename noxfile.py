@@ -114,6 +114,7 @@ NOT_WITH_LOWEST = tuple(
         "test_arrows.py",
         "test_benchmarks.py",
         "test_readme.py",
+        "test_reference.py",
         "test_truth.py",
     )
 )
@@ -167,13 +168,14 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """The sources as we see them, and the types of the installed package as a user does."""
-    session.install(".[test,bench]", *nox.project.dependency_groups(PYPROJECT, "typing"))
+    groups = nox.project.dependency_groups(PYPROJECT, "typing", "docs")
+    session.install(".[test,bench]", *groups)
     # Not editable, because type checkers are to find what a user would, and
     # reinstalled each time: the version does not change with the sources.
     session.install("--force-reinstall", "--no-deps", ".")
     for python in (PYTHONS[0], PYTHONS[-1]):
         checked = ("ihuyi_voice", "tests", "benchmarks", "noxfile.py", ".ci/once_more.py")
-        session.run("mypy", f"--python-version={python}", *checked)
+        session.run("mypy", f"--python-version={python}", *checked, "docs/conf.py")
     # The tests use what only POSIX has; the package may not.
     for platform in ("win32", "darwin"):
         session.run("mypy", f"--platform={platform}", "ihuyi_voice")

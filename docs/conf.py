@@ -10,13 +10,33 @@ import ast
 import importlib
 import inspect
 import pkgutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_type_hints
 
 import ihuyi_voice
 from ihuyi_voice import pytest_plugin
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+    from sphinx.application import Sphinx
+
+# The packages whose types our signatures name.
+OTHERS = (
+    "abc",
+    "aiohttp",
+    "asyncio",
+    "collections",
+    "contextlib",
+    "datetime",
+    "enum",
+    "os",
+    "pytest",
+    "_pytest",
+    "ssl",
+    "types",
+    "typing",
+    "typing_extensions",
+)
 
 project = "ihuyi-voice"
 release = version = ihuyi_voice.__version__
@@ -26,6 +46,12 @@ html_theme_options = {"description": "Voice-verification calls through iHuyi", "
 html_show_sourcelink = False
 html_copy_source = False
 
+MADE_BY_THE_PACKAGE = (
+    "ihuyi_voice.BulkRun",
+    "ihuyi_voice.BlockingBulkRun",
+    "ihuyi_voice.receipts.handlers.ReceiptApp",
+)
+
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 # The texts beside the reference are Markdown, to be read as they are.
 exclude_patterns = ["*.md", "_build"]
@@ -33,12 +59,12 @@ default_role = "code"
 nitpicky = True
 nitpick_ignore_regex = [
     # Other packages are explained in their own references, which are not asked: no network.
-    (r"py:.*", r"(aiohttp|asyncio|collections|contextlib|datetime|pytest|ssl|types|typing)\..*"),
+    (r"py:.*", rf"({'|'.join(OTHERS)})\..*"),
 ]
 
 autoclass_content = "class"
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
@@ -80,10 +106,54 @@ def _make_annotations_resolve() -> None:
         left = waiting
 
 
+def _defines(module: ModuleType, thing: type) -> bool:
+    tree = ast.parse(inspect.getsource(module))
+    return any(isinstance(it, ast.ClassDef) and it.name == thing.__name__ for it in tree.body)
+
+
+def _resolve_fields() -> None:
+    """Resolve the annotations of classes where they are defined: they show another module."""
+    for module in _modules():
+        for thing in vars(module).values():
+            if inspect.isclass(thing) and thing.__module__.startswith("ihuyi_voice"):
+                fields = vars(thing).get("__annotations__")
+                if fields and _defines(module, thing):
+                    hints = get_type_hints(thing, vars(module))
+                    thing.__annotations__ = {field: hints[field] for field in fields}
+
+
+def _as_rest(
+    _app: Sphinx, what: str, _name: str, _thing: object, _options: object, lines: list[str]
+) -> None:
+    """Show an indented paragraph as it is, and read no type from the text of an attribute."""
+    # An escaped end of line, which shows as nothing.
+    text = ["\\"] if what in {"attribute", "data", "property"} else []
+    margin = ""
+    for number, line in enumerate(lines):
+        is_first = line.startswith("    ") and number and not lines[number - 1]
+        if is_first and not margin.startswith(" "):
+            text += ["::", ""]
+        text.append(line)
+        margin = line or margin
+    lines[:] = text
+
+
+def _without_constructor(_app: Sphinx, _what: str, name: str, *_: object) -> tuple[str, str] | None:
+    """Show no arguments of a class that only the package calls."""
+    return ("", "") if name in MADE_BY_THE_PACKAGE else None
+
+
+def setup(app: Sphinx) -> None:
+    """Connect the functions above to Sphinx; before napoleon, which has the priority 500."""
+    app.connect("autodoc-process-docstring", _as_rest, priority=400)
+    app.connect("autodoc-process-signature", _without_constructor)
+
+
 for name in ihuyi_voice.__all__:
     # Each shows the package as its module after its first use.
     getattr(ihuyi_voice, name)
 _make_annotations_resolve()
+_resolve_fields()
 # A fixture is an object of pytest's; the function in it has docstring and annotations.
 for name in ("voice_gateway", "voice_client"):
     setattr(pytest_plugin, name, getattr(pytest_plugin, name).__wrapped__)
