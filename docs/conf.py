@@ -10,7 +10,10 @@ import ast
 import importlib
 import inspect
 import pkgutil
+from enum import EnumMeta
 from typing import TYPE_CHECKING, get_type_hints
+
+from sphinx.pycode import ModuleAnalyzer
 
 import ihuyi_voice
 from ihuyi_voice import pytest_plugin
@@ -138,9 +141,25 @@ def _as_rest(
     lines[:] = text
 
 
-def _without_constructor(_app: Sphinx, _what: str, name: str, *_: object) -> tuple[str, str] | None:
+def _without_constructor(
+    _app: Sphinx, _what: str, name: str, thing: object, *_: object
+) -> tuple[str, str] | None:
     """Show no arguments of a class that only the package calls."""
-    return ("", "") if name in MADE_BY_THE_PACKAGE else None
+    return ("", "") if name in MADE_BY_THE_PACKAGE or isinstance(thing, EnumMeta) else None
+
+
+def _read_sources() -> None:
+    """Let Sphinx find the order of members, and the texts below them, in the public module.
+
+    It looks for them in the source of the module that a class shows as its own.
+    """
+    public = ModuleAnalyzer.for_module("ihuyi_voice")
+    public.analyze()
+    for module in _modules():
+        private = ModuleAnalyzer.for_module(module.__name__)
+        private.analyze()
+        public.attr_docs.update(private.attr_docs)
+        public.tagorder.update(private.tagorder)
 
 
 def setup(app: Sphinx) -> None:
@@ -154,6 +173,7 @@ for name in ihuyi_voice.__all__:
     getattr(ihuyi_voice, name)
 _make_annotations_resolve()
 _resolve_fields()
+_read_sources()
 # A fixture is an object of pytest's; the function in it has docstring and annotations.
 for name in ("voice_gateway", "voice_client"):
     setattr(pytest_plugin, name, getattr(pytest_plugin, name).__wrapped__)
