@@ -10,6 +10,7 @@ import re
 import socket
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -356,7 +357,8 @@ def test_the_retries_of_the_task_keep_the_schedule_of_the_text(
     assert all(schedule in text for text in (ENGLISH, CHINESE))
     assert "NotSentError" == report["error"]
     assert [report["id"]] * 7 == report["ids"]
-    assert 1 == len(set(report["expires"]))
+    (expiry,) = set(report["expires"])
+    assert datetime.fromisoformat(expiry).tzinfo
 
     (expires,) = map(int, re.findall(r"expires=(\d+)\)", block))
     assert sum(pauses) + 7 * 15 == 231 < expires
@@ -365,3 +367,36 @@ def test_the_retries_of_the_task_keep_the_schedule_of_the_text(
 
     (call,) = gateway.calls
     assert [call.voice_id] * 2 == report["placed"]
+
+
+# A worker of Celery in a thread, with a task that was enqueued too long ago.
+LATE = """
+from celery.contrib.testing.worker import start_worker
+from celery.exceptions import TaskRevokedError
+import tasks
+
+late = tasks.call.apply_async(("13912345678", "1125"), expires=-1)
+with start_worker(tasks.app, pool="solo", perform_ping_check=False, shutdown_timeout=60):
+    try:
+        late.get(timeout=60)
+    except TaskRevokedError as error:
+        print(type(error).__name__, late.state)
+"""
+
+
+def test_an_expired_task_rings_no_phone(gateway: VoiceGateway, tmp_path: Path) -> None:
+    (block,) = BLOCKS["Retries in Celery"]
+    (tmp_path / "tasks.py").write_text(block, encoding="utf-8")
+    printed = run(
+        gateway,
+        tmp_path,
+        LATE,
+        BROKER_URL="memory://",
+        RESULT_BACKEND="cache+memory://",
+        CALLS_STORE=str(tmp_path / "calls.db"),
+    )
+    assert "TaskRevokedError REVOKED\n" == printed
+    assert not gateway.attempts
+    for text in (ENGLISH, CHINESE):
+        assert "`REVOKED`" in text
+        assert "`TaskRevokedError`" in text
