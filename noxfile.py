@@ -33,6 +33,19 @@ PYTHONS = nox.project.python_versions({"project": PROJECT})
 # typer imports, and warnings are errors. Users have no such bound.
 BESIDE_THE_LOWEST = ("click==8.2.1",)
 
+# The extras whose lowest versions `lowest` installs.
+PINNED_EXTRAS = (
+    "cli",
+    "store",
+    "postgresql",
+    "mysql",
+    "redis",
+    "prometheus",
+    "opentelemetry",
+    "structlog",
+    "speed",
+)
+
 # What the tests read besides the package.
 READ_BY_TESTS = (
     "CHANGELOG.md",
@@ -60,6 +73,7 @@ TELLS_PYTHONS_APART = tuple(
         "bulk/test_interrupted.py",
         "bulk/test_processes.py",
         "client/test_misuse.py",
+        "events/test_threads.py",
         "sync/test_exit.py",
         "sync/test_loop_thread.py",
         "sync/test_processes.py",
@@ -86,6 +100,7 @@ NOT_WITH_LOWEST = tuple(
     for name in (
         "inbox",
         "celery",
+        "programs",
         "recipes",
         "soak",
         "ci",
@@ -336,7 +351,7 @@ def _lowest_pins() -> list[str]:
     """`name==bound` for each dependency of a user, from its `name>=bound`."""
     extras = PROJECT["optional-dependencies"]
     wanted = list(PROJECT["dependencies"])
-    for extra in ("cli", "store", "postgresql", "mysql", "redis", "speed"):
+    for extra in PINNED_EXTRAS:
         wanted += extras[extra]
     pins = []
     for requirement in map(Requirement, wanted):

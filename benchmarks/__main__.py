@@ -17,6 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from . import latency
 from .candidates import CANDIDATES
 from .marks import Mark, marks
 from .plot import Bar, bar_chart
@@ -51,12 +52,15 @@ def main() -> None:
             seconds=_QUICK_SECONDS if options.quick else _FULL_SECONDS,
             report=status.update,
         )
-        imports = {}
+        imports, feel = {}, None
         if options.only is None:
             status.update("imports")
             imports = best_imports(3 if options.quick else 12)
+            if not options.quick:
+                status.update("latency over TLS")
+                feel = latency.measure(rounds=5, count=3_000)
     best = {key: Figures.of(runs) for key, runs in measured.items()}
-    reached = marks(best, imports)
+    reached = marks(best, imports, None if feel is None else latency.p99_at_100(feel))
     # The other cells serve a mark and need no line in the table.
     shown = [cell for cell in wanted if cell.key.removesuffix("/uvloop") in CANDIDATES]
 
@@ -65,6 +69,8 @@ def main() -> None:
     console = Console(width=max(console.width, 132)) if not console.is_terminal else console
     if shown:
         console.print(figures_table(shown, best))
+    if feel is not None:
+        console.print(latency.table_of(feel))
     console.print(marks_table(reached))
     crowded = ", ".join(cell.key for cell in shown if best[cell.key].stub_busy > _CROWDED)
     done = max(map(len, measured.values()), default=0)

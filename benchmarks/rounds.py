@@ -173,7 +173,7 @@ def run_rounds(
     """
     measured: dict[str, list[Measured]] = {cell.key: [] for cell in wanted}
     began = time.monotonic()
-    with stub_gateway() as stub, stub_gateway(LATENCY) as slow_stub:
+    with stub_gateway() as stub, stub_gateway("--latency", str(LATENCY)) as slow_stub:
         for number in range(rounds):
             so_far = time.monotonic() - began
             if number and so_far + so_far / number > seconds:
@@ -250,13 +250,13 @@ def best_imports(times: int) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def stub_gateway(latency: float = 0.0) -> Iterator[str]:
+def stub_gateway(*options: str) -> Iterator[str]:
     """A stub gateway in a process of its own; gives its URL.
 
     It goes when its standard input closes, however this process ends.
     """
     with subprocess.Popen(  # noqa: S603 - our own program
-        [sys.executable, "-m", "benchmarks.stub", "--latency", str(latency)],
+        [sys.executable, "-m", "benchmarks.stub", *options],
         cwd=ROOT,
         env=environment(),
         stdin=subprocess.PIPE,
@@ -266,7 +266,9 @@ def stub_gateway(latency: float = 0.0) -> Iterator[str]:
         start_new_session=True,
     ) as stub:
         assert stub.stdout is not None  # noqa: S101 - for the type checker
-        yield f"http://127.0.0.1:{int(stub.stdout.readline())}"
+        over_tls = "--certificate" in options
+        host = "https://localhost" if over_tls else "http://127.0.0.1"
+        yield f"{host}:{int(stub.stdout.readline())}"
 
 
 def counted(stub_url: str) -> dict[str, float]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ihuyi_voice import Store
+from ihuyi_voice.store.answer import StoredAnswer
 from ihuyi_voice.store.entry import EntryState, Fingerprints
 from ihuyi_voice.store.limits import Limited
 
@@ -33,6 +34,7 @@ _SUBMITS = 5000
 _WINDOWS = ((2, 60.0), (10, 86_400.0))
 # Far away: the machine's noise is to be measured, and no deadline.
 _SECONDS = 600.0
+_ANSWER = StoredAnswer(code=2, voice_id="1")
 
 
 def measure(place: str, processes: int, submits: int) -> float:
@@ -89,7 +91,7 @@ def _claiming(claims: ClaimStore) -> Callable[[], Awaitable[None]]:
         deadline = time.monotonic() + _SECONDS
         fingerprint = fingerprints.of(key, "1125")
         claim = await claims.claim(key, fingerprint, "139****5678", deadline, 15.0, limited)
-        await claims.settle(key, claim.token, EntryState.ACCEPTED, code=2, voice_id="1")
+        await claims.settle(key, claim.token, EntryState.ACCEPTED, _ANSWER)
 
     return record
 

@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import json
 import re
+import ssl
 import sys
 import time
 from email.utils import formatdate
@@ -136,12 +137,14 @@ class _Parent(asyncio.Protocol):
         self._gone()
 
 
-async def serve(gateway: Gateway) -> None:
+async def serve(gateway: Gateway, context: ssl.SSLContext | None) -> None:
     """Serve on a free port of loopback until the standard input ends."""
     loop = asyncio.get_running_loop()
     orphaned = asyncio.Event()
     await loop.connect_read_pipe(lambda: _Parent(orphaned.set), sys.stdin)
-    server = await loop.create_server(lambda: Connection(gateway), "127.0.0.1", 0, backlog=1024)
+    server = await loop.create_server(
+        lambda: Connection(gateway), "127.0.0.1", 0, backlog=1024, ssl=context
+    )
     print(server.sockets[0].getsockname()[1], flush=True)
     await orphaned.wait()
     server.close()
@@ -162,15 +165,27 @@ def new_loop(*, punctual: bool) -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
+def context_of(certificate: str | None) -> ssl.SSLContext | None:
+    """The server's TLS settings; None for no TLS."""
+    if certificate is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return context
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="benchmarks.stub", description=__doc__)
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before an answer")
     parser.add_argument("--check", action="store_true", help="verify the dynamic passwords")
+    parser.add_argument("--certificate", help="a file with key and certificates: serve over TLS")
     options = parser.parse_args()
     gateway = Gateway(latency=options.latency, check=options.check)
     # Left open at the end: connections may still be up, and the process goes anyway.
-    new_loop(punctual=bool(options.latency)).run_until_complete(serve(gateway))
+    new_loop(punctual=bool(options.latency)).run_until_complete(
+        serve(gateway, context_of(options.certificate))
+    )
 
 
 if __name__ == "__main__":

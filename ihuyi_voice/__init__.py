@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .balance import AsyncBalanceWatch, BalanceReading, BalanceWatch
     from .bulk.run import BulkRun, is_account_level
     from .client import AsyncVoiceClient
     from .errors import (
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         SubmitFailedError,
         UnrecognizedCodeError,
     )
+    from .events import SubmitEvent
     from .models import (
         Balance,
         BulkReport,
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
         SubmitResult,
         VerificationStatus,
         generate_code,
+        mask_mobile,
     )
     from .quota import RecipientQuota
     from .receipts import (
@@ -66,16 +69,20 @@ if TYPE_CHECKING:
     from .verification.sync import Verifier
     from .verification.values import CheckResult, EventName, Verification, VerificationEvent
     from .verification.verifier import AsyncVerifier
+    from .wire import normalize_mobile
 else:
     # The module of each public name. A name is imported at its first use, so that a
     # program that needs one part, as pytest needs the plugin, loads only that part.
     _HOMES = {
         "AccessDeniedError": "errors",
         "AccountFrozenError": "errors",
+        "AsyncBalanceWatch": "balance",
         "AsyncVerifier": "verification.verifier",
         "AsyncVoiceClient": "client",
         "AuthenticationError": "errors",
         "Balance": "models",
+        "BalanceReading": "balance",
+        "BalanceWatch": "balance",
         "BlockedMobileError": "errors",
         "BlockingBulkRun": "sync.bulk",
         "BulkReport": "models",
@@ -101,6 +108,7 @@ else:
         "RecipientQuota": "quota",
         "Store": "store.store",
         "StoreError": "errors",
+        "SubmitEvent": "events",
         "SubmitFailedError": "errors",
         "SubmitRequest": "models",
         "SubmitResult": "models",
@@ -116,6 +124,8 @@ else:
         "asgi_receipt_app": "receipts",
         "generate_code": "models",
         "is_account_level": "bulk.run",
+        "mask_mobile": "models",
+        "normalize_mobile": "wire",
         "parse_receipt": "receipts",
     }
 
@@ -145,10 +155,13 @@ __all__ = [
     "RECEIPT_REPLY",
     "AccessDeniedError",
     "AccountFrozenError",
+    "AsyncBalanceWatch",
     "AsyncVerifier",
     "AsyncVoiceClient",
     "AuthenticationError",
     "Balance",
+    "BalanceReading",
+    "BalanceWatch",
     "BlockedMobileError",
     "BlockingBulkRun",
     "BulkReport",
@@ -173,6 +186,7 @@ __all__ = [
     "RecipientQuota",
     "Store",
     "StoreError",
+    "SubmitEvent",
     "SubmitFailedError",
     "SubmitRequest",
     "SubmitResult",
@@ -189,5 +203,7 @@ __all__ = [
     "asgi_receipt_app",
     "generate_code",
     "is_account_level",
+    "mask_mobile",
+    "normalize_mobile",
     "parse_receipt",
 ]

@@ -5,19 +5,22 @@ Apart from `cli/app.py`, so that a missing extra is one clear line.
 
 import sys
 
+from .cli.language import gettext as _
+from .cli.language import use_locale
 from .cli.output import guard_streams, report_loss
 
 
 def main() -> None:
     """Run the command line, or say what it needs."""
     guard_streams()
+    use_locale()
     try:
         from .cli.app import app  # noqa: PLC0415 - typer and rich are an extra
         from .cli.signals import Interruptions  # noqa: PLC0415 - only the command needs it
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich", "platformdirs"):
             raise
-        sys.exit("the command line needs an extra: pip install 'ihuyi-voice[cli]'")
+        sys.exit(_("the command line needs an extra: pip install 'ihuyi-voice[cli]'"))
     Interruptions.process_ends = True
     try:
         app(prog_name="ihuyi-voice")

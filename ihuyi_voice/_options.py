@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     import aiohttp
 
+    from .events import OnSubmit
     from .models import AnswerFormat
     from .quota import QuotaDefault, RecipientQuota
     from .store.store import Store
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         quota: RecipientQuota | QuotaDefault | None
         store: Store | None
         require_key: bool
+        on_event: Sequence[OnSubmit]
         clock: Callable[[], float]
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import anyio
 
+from ._advice import BALANCE_NOT_SENT, BALANCE_UNKNOWN, KEYED_UNKNOWN, advised
 from ._reservations import NO_MORE_THREADS, Reservations, named
 from .errors import (
     GatewayError,
@@ -30,6 +31,7 @@ from .errors import (
     QuotaExceededError,
 )
 from .models import Balance, OutcomeStatus, SubmitResult, mask_mobile
+from .request_log import QUERY_BALANCE, SUBMIT
 from .transport.base import Exchange
 from .wire import (
     BALANCE_TARGET,
@@ -52,10 +54,6 @@ if TYPE_CHECKING:
     from .store.guard import Claim, Guard, Guarded, Reserved
     from .transport.base import Transport
     from .wire import FormEncoder
-
-# `send` does not log these: a bulk run names the row, or lets it wait for its quota.
-_LOGGED_BY_THE_CALLER = (OutcomeStatus.INVALID, OutcomeStatus.LIMITED)
-
 
 _STATUS_BY_ERROR: dict[type[IhuyiVoiceError], OutcomeStatus] = {
     InvalidRequestError: OutcomeStatus.INVALID,
@@ -120,7 +118,7 @@ class Admitted:
 
     def replayed(self, entry: Entry) -> SubmitResult:
         """The result that the store stored for an earlier submit with the same key."""
-        return SubmitResult(entry.voice_id, entry.msg, self._mobile, replayed=True)
+        return entry.answer.replayed(self._mobile)
 
 
 class _BalanceQuery:
@@ -143,7 +141,8 @@ class Pipeline:
 
     Attributes:
         slots: one for each request that may be in flight at once.
-        log: writes a line for each request.
+        log: logs and reports the end of each request. `submit` and
+            `query_balance` use it; for `send` and `known` the caller does.
         reservations: in a quota that is not in the store; None without one.
     """
 
@@ -171,17 +170,20 @@ class Pipeline:
 
     def exchange(self) -> Exchange:
         """A request that starts now."""
-        return Exchange(time.monotonic() + self._settings.timeout)
+        began = time.monotonic()
+        return Exchange(began + self._settings.timeout, began)
 
     async def submit(self, request: SubmitRequest) -> SubmitResult:
         """One call from the check to its outcome; see `AsyncVoiceClient.submit`."""
-        began = time.monotonic()
         exchange = self.exchange()
         try:
-            return await self.send(self.check(request), exchange)
-        except (InvalidRequestError, QuotaExceededError) as refusal:
-            self.log.submit(request, refusal, status_of(refusal), began)
+            end = await self.send(self.check(request), exchange)
+        except BaseException as error:
+            known = error if isinstance(error, IhuyiVoiceError) else exchange.end or error
+            self.log.end(SUBMIT, request, known, _status(known, exchange), exchange)
             raise
+        self.log.end(SUBMIT, request, end, _status(end, exchange), exchange)
+        return end
 
     # --- check --------------------------------------------------------------------
 
@@ -219,34 +221,28 @@ class Pipeline:
 
     # --- send ---------------------------------------------------------------------
 
-    async def known(self, admitted: Admitted) -> SubmitResult | None:
-        """The stored result of a submit with a key; None where it may be sent.
+    async def known(self, admitted: Admitted, exchange: Exchange) -> SubmitResult | None:
+        """The stored result of a submit with a key; None where it may be sent. Not logged.
 
         Raises:
             OutcomeUnknownError, InvalidRequestError, StoreError: as `send`.
         """
-        began = time.monotonic()
         if self._guard is None or admitted.guarded is None:  # pragma: no cover - for type checkers
             return None
-        entry = await self._guard.find(admitted.guarded, began + self._settings.timeout)
-        if entry is None:
-            return None
-        result = admitted.replayed(entry)
-        self.log.submit(admitted, result, OutcomeStatus.REPLAYED, began)
-        return result
+        entry = await self._guard.find(admitted.guarded, exchange.deadline)
+        return None if entry is None else admitted.replayed(entry)
 
     async def send(self, admitted: Admitted, exchange: Exchange) -> SubmitResult:
-        """Every step after the check: the request is sent at most once.
+        """Every step after the check: the request is sent at most once. Not logged.
 
         Where nothing was written, and only then, the reservation is given back.
+        If a cancellation comes after the outcome is known, `exchange.end` has it.
 
         Raises:
-            QuotaExceededError: the number's limit is reached. Not logged.
+            QuotaExceededError: the number's limit is reached.
             InvalidRequestError: the key belongs to another number or content.
-                Not logged.
             IhuyiVoiceError: any other outcome.
         """
-        began = time.monotonic()
         claim: Claim | Reserved | None = None
         end: SubmitResult | BaseException
         try:
@@ -259,13 +255,14 @@ class Pipeline:
                     await self.reservations.reserve(admitted, exchange.deadline)
                 answer = await self._post(SUBMIT_TARGET, admitted, exchange, (NotSentError,))
                 end = admitted.decode(answer, self._redaction)
-                status = _status(end)
+                status = _status(end, exchange)
         except BaseException as exception:  # noqa: BLE001 - raised again below
             is_claimed = claim is not None or admitted.guarded is None
             end = _stated(exception, exchange, is_claimed=is_claimed)
-            status = _status(end, written=exchange.may_have_been_written)
-        if status not in _LOGGED_BY_THE_CALLER:
-            self.log.submit(admitted, end, status, began)
+            status = _status(end, exchange)
+        end = _advised_by_key(end, admitted.guarded)
+        if isinstance(end, SubmitResult | IhuyiVoiceError):
+            exchange.end = end
         try:
             if status is OutcomeStatus.NOT_SENT and self.reservations is not None:
                 await self.reservations.give_back(admitted)
@@ -278,7 +275,6 @@ class Pipeline:
 
     async def query_balance(self) -> Balance:
         """See `AsyncVoiceClient.query_balance`."""
-        began = time.monotonic()
         exchange = self.exchange()
         query = _BalanceQuery()
         end: Balance | BaseException
@@ -293,8 +289,9 @@ class Pipeline:
             unknown = OutcomeUnknownError(end.reason, may_have_rung=False)
             unknown.__cause__ = end.__cause__
             end = unknown
-        status = _status(end, written=exchange.may_have_been_written)
-        self.log.request("query_balance", None, end, status, began)
+        if isinstance(end, IhuyiVoiceError):
+            end = advised(end, not_sent=BALANCE_NOT_SENT, unknown=BALANCE_UNKNOWN)
+        self.log.end(QUERY_BALANCE, None, end, _status(end, exchange), exchange)
         if isinstance(end, BaseException):
             _raise(end)
         return end
@@ -312,18 +309,19 @@ class Pipeline:
         else:
             await self._wait_for_slot(exchange)
         try:
-            attempt = 0
             while True:
-                attempt += 1
+                exchange.attempts += 1
                 try:
                     body = request.sign(self._encoder, int(self._clock()))
                     answer = await self._transport.post(target, body, exchange)
                 except retry_on:
-                    pause = _backoff(attempt, self._settings.limits)
-                    if attempt == self._settings.connect_attempts or pause >= exchange.remaining():
+                    pause = _backoff(exchange.attempts, self._settings.limits)
+                    is_last = exchange.attempts == self._settings.connect_attempts
+                    if is_last or pause >= exchange.remaining():
                         raise
                 else:
                     exchange.may_have_been_written = True
+                    exchange.http_status = answer.status
                     return answer
                 await anyio.sleep(pause)
         finally:
@@ -351,6 +349,15 @@ def _raise(end: BaseException) -> NoReturn:
         raise end
     finally:
         end.__context__ = None
+
+
+def _advised_by_key(
+    end: SubmitResult | BaseException, guarded: Guarded | None
+) -> SubmitResult | BaseException:
+    """The end of a submit, with the advice for one that has a key."""
+    if isinstance(end, OutcomeUnknownError) and guarded is not None and guarded.key is not None:
+        return advised(end, unknown=KEYED_UNKNOWN)
+    return end
 
 
 def _backoff(attempt: int, limits: Limits) -> float:
@@ -381,10 +388,11 @@ def _stated(
     return error
 
 
-def _status(end: SubmitResult | Balance | BaseException, *, written: bool = True) -> OutcomeStatus:
+def _status(end: SubmitResult | Balance | BaseException, exchange: Exchange) -> OutcomeStatus:
     if not isinstance(end, BaseException):
-        return OutcomeStatus.ACCEPTED
+        is_replayed = isinstance(end, SubmitResult) and end.replayed
+        return OutcomeStatus.REPLAYED if is_replayed else OutcomeStatus.ACCEPTED
     if isinstance(end, IhuyiVoiceError):
         return status_of(end)
     # A cancellation, or a mistake in the use of the store.
-    return OutcomeStatus.UNKNOWN if written else OutcomeStatus.NOT_SENT
+    return OutcomeStatus.UNKNOWN if exchange.may_have_been_written else OutcomeStatus.NOT_SENT

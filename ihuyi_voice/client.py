@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ._options import checked_settings, conceal, options_from_env
 from ._pipeline import Pipeline
 from .bulk.run import BulkOptions, BulkRun, is_account_level
+from .events import checked_on_event
 from .models import DEFAULT_BASE_URL, SubmitRequest
 from .quota import QuotaDefault, RecipientQuota
 from .request_log import RequestLog
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from ._limits import Limits
     from ._options import ClientOptions
     from .bulk.run import Rows, StopOn
+    from .events import OnSubmit
     from .models import AnswerFormat, Balance, Settings, SubmitResult
     from .store.store import Store
     from .transport.base import Transport
@@ -76,6 +78,9 @@ class AsyncVoiceClient:
             across crashes and processes. It stays open when the client is
             closed.
         require_key: whether a submit without an idempotency key is refused.
+        on_event: called with the `SubmitEvent` of each request that ends, rows
+            of bulk runs included. What they raise is logged and ignored. In
+            an event loop they must not block.
         clock: returns the seconds since 1970 that each request is signed with.
             It must be right within the gateway's tolerance, which is not
             published.
@@ -103,6 +108,7 @@ class AsyncVoiceClient:
         quota: RecipientQuota | QuotaDefault | None = QuotaDefault.DEFAULT,
         store: Store | None = None,
         require_key: bool = False,
+        on_event: Sequence[OnSubmit] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         # An exception raised below must not find the plain strings in this frame.
@@ -140,7 +146,7 @@ class AsyncVoiceClient:
         self._require_key = require_key
         _check_store(store, self._quota, require_key=require_key)
         self._clock = clock
-        self._log = RequestLog()
+        self._log = RequestLog(settings.base_url, checked_on_event(on_event))
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._transport: Transport | None = None

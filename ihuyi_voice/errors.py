@@ -116,14 +116,17 @@ class NotSentError(IhuyiVoiceError):
 
     Attributes:
         reason: what happened, without the advice that the text adds.
+        advice: what to do next; "" for the advice that fits a submit.
     """
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, advice: str = "") -> None:
         self.reason = reason
-        super().__init__(reason)
+        self.advice = advice
+        super().__init__(*((reason, advice) if advice else (reason,)))
 
     def __str__(self) -> str:
-        return f"not sent: {self.reason}; nothing was written, no phone rang, repeating is safe"
+        advice = self.advice or "nothing was written, no phone rang, repeating is safe"
+        return f"not sent: {self.reason}; {advice}"
 
 
 class StoreError(NotSentError):
@@ -146,10 +149,12 @@ class OutcomeUnknownError(IhuyiVoiceError):
     """The request may have reached the gateway and no readable answer came back.
 
     For a submit `may_have_rung` is True: do not repeat it blindly, a repeat
-    may ring the phone a second time. For a balance query it is False.
+    may ring the phone a second time. For a balance query, and for the check of
+    a code, it is False.
 
     Attributes:
         reason: what happened, without the advice that the text adds.
+        advice: what to do next; "" for the advice that fits a submit without a key.
         earlier: True when the store knows this of an earlier request with
             the same idempotency key: nothing was sent now.
     """
@@ -160,17 +165,19 @@ class OutcomeUnknownError(IhuyiVoiceError):
         # Positional, because `cls(*args)` rebuilds the error.
         may_have_rung: bool = True,  # noqa: FBT001, FBT002 - see above
         earlier: bool = False,  # noqa: FBT001, FBT002 - see above
+        advice: str = "",
     ) -> None:
         self.reason = reason
         self.may_have_rung = may_have_rung
         self.earlier = earlier
-        super().__init__(reason, may_have_rung, earlier)
+        self.advice = advice
+        super().__init__(reason, may_have_rung, earlier, *((advice,) if advice else ()))
 
     def __str__(self) -> str:
-        advice = (
+        advice = self.advice or (
             "the phone may have rung, do not repeat this blindly"
             if self.may_have_rung
-            else "this was a balance query, no phone was involved, repeating is safe"
+            else "no phone was involved, repeating is safe"
         )
         return f"outcome unknown: {self.reason}; {advice}"
 
@@ -461,6 +468,11 @@ _FAMILY_CODES: dict[int, Code] = {
 
 def _row(code: int) -> Code | None:
     return CODES.get(code) or _FAMILY_CODES.get(code)
+
+
+def is_listed(code: int) -> bool:
+    """Whether the code is in the vendor's tables."""
+    return _row(code) is not None
 
 
 def gateway_error(code: int, msg: str, hint: str = "") -> GatewayError:

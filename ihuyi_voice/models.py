@@ -39,6 +39,7 @@ __all__ = [
     "check_count",
     "exact_text",
     "generate_code",
+    "mask_key",
     "mask_mobile",
 ]
 
@@ -74,10 +75,38 @@ def charset_of(text: bytes) -> str | None:
 
 
 def mask_mobile(mobile: str) -> str:
-    """`139****5678` for an 11-digit number, `****` for anything else."""
-    if len(mobile) == 11 and mobile.isascii() and mobile.isdigit():
+    """The number as it may be shown in a log or on a page.
+
+    Args:
+        mobile: as `normalize_mobile` returns it.
+
+    Returns:
+        `139****5678` for 11 ASCII digits, and `****` for anything else: it may be a
+        number in another form, and hiding too much does no harm.
+    """
+    if isinstance(mobile, str) and len(mobile) == 11 and mobile.isascii() and mobile.isdigit():
         return f"{mobile[:3]}****{mobile[7:]}"
     return "****"
+
+
+def mask_key(key: object, mobile: object, content: object) -> str | None:
+    """An idempotency key as it may be shown, None for anything but text.
+
+    Many keys contain the number, and some the code: both become `****`. A key
+    that has the number's digits in another spelling becomes `****` as a whole.
+    """
+    text = exact_text(key)
+    if text is None:
+        return None
+    for part in (mobile, content):
+        # A code of the wrong type is a code nevertheless.
+        shown = str(part) if type(part) is int else exact_text(part)
+        if shown:
+            text = text.replace(shown, "****")
+    number = "".join(filter(str.isdigit, exact_text(mobile) or ""))[-11:]
+    if len(number) == 11 and number in "".join(filter(str.isdigit, text)):
+        return "****"
+    return text
 
 
 def generate_code(length: int = 6) -> str:
@@ -312,12 +341,8 @@ class SubmitRequest:
 
     def __repr__(self) -> str:
         # The fields are not checked yet: they may be of any type.
-        mobile, key = exact_text(self.mobile) or "", exact_text(self.idempotency_key)
-        if key is not None:
-            # Many keys contain the number.
-            for part in filter(None, (mobile, exact_text(self.content))):
-                key = key.replace(part, "****")
-        masked = mask_mobile(mobile)
+        masked = mask_mobile(exact_text(self.mobile) or "")
+        key = mask_key(self.idempotency_key, self.mobile, self.content)
         return f"SubmitRequest(mobile={masked!r}, content='****', idempotency_key={key!r})"
 
 

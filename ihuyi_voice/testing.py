@@ -15,14 +15,16 @@ import anyio
 from anyio import to_thread
 
 from .sandbox import SandboxGateway
-from .wire import check_mobile
+from .wire import normalize_mobile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .sandbox import Attempt, Call
     from .sandbox.faults import Roll
-    from .sandbox.rules import Method, Reply
+    from .sandbox.history import Received
+    from .sandbox.reasons import Method
+    from .sandbox.rules import Reply
 
 
 class VoiceGateway(SandboxGateway):
@@ -45,9 +47,16 @@ class VoiceGateway(SandboxGateway):
         # The calls that a wait has returned, by identity: two calls may be equal.
         self._returned: dict[int, Call] = {}
 
-    def answer(self, method: Method, form: Mapping[str, str], ip: str, roll: Roll) -> Reply:
+    def answer(
+        self,
+        method: Method,
+        form: Mapping[str, str],
+        ip: str,
+        roll: Roll,
+        request: Received | None = None,
+    ) -> Reply:
         """As the sandbox does; then wake those that wait for a call."""
-        reply = super().answer(method, form, ip, roll)
+        reply = super().answer(method, form, ip, roll, request)
         if reply.call is not None:
             with self._call_placed:
                 self._call_placed.notify_all()
@@ -62,7 +71,7 @@ class VoiceGateway(SandboxGateway):
             InvalidRequestError: `mobile` is no mainland number.
         """
         __tracebackhide__ = True
-        number = check_mobile(mobile)
+        number = normalize_mobile(mobile)
         for call in reversed(self.calls):
             if call.mobile == number:
                 return call.content
@@ -87,7 +96,7 @@ class VoiceGateway(SandboxGateway):
                 block it, and the code under test with it.
         """
         __tracebackhide__ = True
-        number = check_mobile(mobile)
+        number = normalize_mobile(mobile)
         _refuse_in_a_running_loop()
         return self._wait(_Wait(number), timeout)
 
@@ -97,7 +106,7 @@ class VoiceGateway(SandboxGateway):
         A wait that is cancelled leaves the call to the next wait.
         """
         __tracebackhide__ = True
-        wait = _Wait(check_mobile(mobile))
+        wait = _Wait(normalize_mobile(mobile))
         # A separate thread: the code under test may need all others.
         limiter = anyio.CapacityLimiter(1)
         try:

@@ -75,13 +75,18 @@ _is_prefixed_mobile = re.compile(rf"(?:\+86|0086|86)({MOBILE_PATTERN})").fullmat
 _blanks_and_hyphens = re.compile(r"[\s-]+")
 
 
-def check_mobile(mobile: object) -> str:
+def normalize_mobile(mobile: object) -> str:
     """The number as the gateway takes it: 11 ASCII digits.
 
-    Blanks, hyphens and a +86/0086/86 prefix are stripped first.
+    `submit` does this itself. A program uses it to store or compare numbers.
+
+    Args:
+        mobile: one mainland number, a str. Blanks, hyphens and a prefix +86, 0086
+            or 86 are removed; then 1, a digit 3-9 and nine digits must remain.
 
     Raises:
-        InvalidRequestError: saying what is wrong, without showing the number.
+        InvalidRequestError: it is no such number. The text says what is wrong, and
+            shows no digit of it.
     """
     number = read_mobile(mobile)
     # The error's traceback must not show the number.
@@ -92,7 +97,7 @@ def check_mobile(mobile: object) -> str:
 
 
 def read_mobile(mobile: object) -> str | InvalidRequestError:
-    """Like `check_mobile`, but return the error: the caller's frame must not hold the number."""
+    """As `normalize_mobile`, but return the error: the caller's frame must not hold the number."""
     if type(mobile) is str and _is_mobile(mobile):
         return mobile
     text = exact_text(mobile)
@@ -207,7 +212,7 @@ class FormEncoder:
         """The body of a submit.
 
         Args:
-            mobile: as `check_mobile` returns it: it needs no quoting.
+            mobile: as `normalize_mobile` returns it: it needs no quoting.
             content: as `check_content` returns it: it needs no quoting.
             unix_time: seconds since 1970, taken just before sending.
         """
@@ -370,7 +375,7 @@ def decode_submit(
 
     Args:
         answer: as received: JSON or XML, independent of the format asked for.
-        mobile: the number that was called, as `check_mobile` returned it.
+        mobile: the number that was called, as `normalize_mobile` returned it.
         content: the code, as `check_content` returned it.
         unix_time: the local clock in seconds when the request was signed; it is
             compared with the answer's `Date`.

@@ -28,11 +28,13 @@ BUILDS_ON = {
     "_limits": [],
     "_threads": [],
     "_cancellation": [],
+    "_advice": ["errors"],
     "models": ["errors", "_limits"],
     "wire": ["models"],
-    "request_log": ["wire"],
+    "events": ["models"],
+    "request_log": ["events", "transport"],
     "transport": ["wire", "_threads"],
-    "store": ["transport", "request_log"],
+    "store": ["transport", "request_log", "_advice"],
     "quota": ["store"],
     "_reservations": ["quota"],
     "_pipeline": ["_reservations"],
@@ -42,12 +44,15 @@ BUILDS_ON = {
     "_loops": ["_threads"],
     "sync": ["client", "_loops"],
     "verification": ["sync"],
+    "adapters": ["verification"],
+    "balance": ["sync"],
+    "celery": ["sync"],
     "receipts": ["models"],
-    "__init__": ["verification", "receipts"],
+    "__init__": ["verification", "receipts", "balance"],
     "sandbox": ["wire"],
     "testing": ["sandbox"],
     "pytest_plugin": ["sync", "testing"],
-    "cli": ["__init__", "sandbox"],
+    "cli": ["__init__", "celery", "sandbox"],
     "__main__": ["cli"],
 }
 
@@ -153,7 +158,8 @@ def test_no_arrow_runs_backwards(module: str) -> None:
 
 
 def test_only_modules_that_speak_http_import_aiohttp() -> None:
-    sandbox = {"sandbox.control_api", "sandbox.receipt_delivery", "sandbox.server"}
+    names = ("connection", "control_api", "receipt_delivery", "server")
+    sandbox = {f"sandbox.{name}" for name in names}
     ours = {"transport.aiohttp", "transport.connector", "transport.resolver", "receipts.handlers"}
     assert ours | sandbox == {module for module in MODULES if "aiohttp" in run_time_imports(module)}
 

@@ -240,7 +240,7 @@ def test_the_figures_are_shown_and_written(tmp_path: Path) -> None:
         assert cell["per_second"] == pytest.approx(measured["sent"] / measured["wall"])
 
     marks = document["marks"]
-    assert 14 == len(marks)
+    assert 16 == len(marks)
     for mark in marks:
         assert {"what", "mark", "measured", "on_uvloop", "unit", "met"} == mark.keys()
     raw, many = document["candidates"]
@@ -277,3 +277,34 @@ def test_a_store_is_measured_with_one_process_and_with_four() -> None:
     rates = json.loads(done.stdout)
     assert {"1", "4"} == rates["sqlite"].keys()
     assert all(rate > 0 for rate in rates["sqlite"].values())
+
+
+def test_the_start_of_the_command_is_measured() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.start", "1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("start of the command")
+    assert 7 == len(lines)
+    assert "ihuyi-voice --help" in done.stdout
+
+
+@unless_missing("httpx")
+@unless_missing("requests")
+def test_the_latency_of_every_candidate_is_measured_over_tls(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    done = run("benchmarks.latency", "--rounds=1", "--count=100", f"--json={figures}")
+    assert (0, "") == (done.returncode, done.stderr)
+    assert "p99 at 100 in flight, submit / aiohttp-best: " in done.stdout
+    measured = json.loads(figures.read_text(encoding="utf-8"))
+    assert ["submit", "aiohttp-best", "aiohttp", "httpx", "requests"] == list(measured)
+    for by_number in measured.values():
+        assert ["1", "10", "100"] == list(by_number)
+        for took in by_number.values():
+            assert 0 < took["p50_ms"] <= took["p99_ms"]
+        assert by_number["1"]["cold_ms"] > 0

@@ -56,22 +56,38 @@ class Pace:
 
     Attributes:
         is_limited: whether there is a rate.
+        looks_up: whether a row with a key is looked up before it takes a start, so
+            that a row that the store knows does not use up the rate. One row
+            after another is looked up.
         pause: the wait for the next start.
     """
 
     def __init__(self, rate: float | None, limits: Limits) -> None:
         self.is_limited: bool = rate is not None
+        self.looks_up: bool = self.is_limited
         self.pause: Pause = Pause()
         self._interval = 0.0 if rate is None else 1.0 / rate
         self._catch_up = limits.catch_up
         self._next_start: float | None = None
 
-    async def wait_for_start(self) -> None:
-        """Take the next start and wait for it, or until `pause.end`."""
+    def take_start(self) -> bool:
+        """Take a start that needs no wait; False where `wait_for_start` decides."""
+        return not self.is_limited
+
+    async def wait_for_start(self, index: int) -> bool:  # noqa: ARG002 - a subclass's
+        """Take the next start and wait for it, or until `pause.end`.
+
+        Args:
+            index: the number of the row that starts, in its run.
+
+        Returns:
+            False where no more rows may start, and the run stops.
+        """
         now = time.monotonic()
         start = now if self._next_start is None else max(self._next_start, now - self._catch_up)
         self._next_start = start + self._interval
         await self.pause.wait(start - now)
+        return True
 
 
 class Turn:

@@ -15,12 +15,12 @@ after which outcome the run stops (`options.py`).
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 
+from .._advice import ROW_NOT_SENT, ROW_UNKNOWN, advised
 from .._cancellation import is_cancelled
 from .._pipeline import status_of
 from ..errors import (
@@ -31,6 +31,7 @@ from ..errors import (
     QuotaExceededError,
 )
 from ..models import BulkReport, Outcome, OutcomeStatus, SubmitRequest
+from ..request_log import SUBMIT_MANY
 from .options import BulkOptions, StopOn, StopRule, is_account_level
 from .outcomes import OutcomeQueue
 from .pacing import BulkRow, Intake, Pace, Turn
@@ -51,6 +52,9 @@ __all__ = ["BulkOptions", "BulkRun", "Row", "Rows", "StopOn", "is_account_level"
 Row: TypeAlias = SubmitRequest | tuple[str, str]
 Rows: TypeAlias = Iterable[Row] | AsyncIterable[Row]
 
+NOT_STARTED = "the run was stopped before it was this row's turn"
+"""The reason of a row that was taken and never tried."""
+
 _RUNNING = RunState.RUNNING
 
 
@@ -66,6 +70,7 @@ class BulkRun:
         requests: Rows,
         options: BulkOptions,
         outcomes: OutcomeQueue | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._open_pipeline = open_pipeline
         self._options = options
@@ -74,7 +79,7 @@ class BulkRun:
         self._intake = Intake(
             open_source(requests), self._outcomes, options.in_flight, options.limits
         )
-        self._pace = Pace(options.rate, options.limits)
+        self._pace = Pace(options.rate, options.limits) if pace is None else pace
         self._stop_rule = StopRule(options.stop_on, options.max_failures_in_row)
         self._workers = _Workers(options.in_flight)
 
@@ -207,7 +212,7 @@ class BulkRun:
         while (row := await self._intake.next()) is not None:
             if not await self._admit(row):
                 continue
-            if self._progress.state is _RUNNING and not self._pace.is_limited:
+            if self._progress.state is _RUNNING and self._pace.take_start():
                 return row
             if await self._may_start(row):
                 return row
@@ -217,22 +222,22 @@ class BulkRun:
         """Check a row and reserve its quota. False: it has its outcome, or waits for its quota."""
         request = row.taken
         if isinstance(request, InvalidRequestError):
-            self._refuse(row, _name_row(row, request))
+            self._report_end(row, _name_row(row, request))
             return False
         try:
             row.admitted = admitted = self._pipeline.check(request)
             if admitted.guarded is not None:
                 # Its key is claimed and its quota reserved together, outside of the
-                # turn. A row that the store knows must not use up the rate.
-                return not (self._pace.is_limited and await self._is_known(row))
+                # turn.
+                return not (self._pace.looks_up and await self._is_known(row))
             if self._pipeline.reservations is not None:
                 await self._pipeline.reservations.reserve(admitted)
         except InvalidRequestError as error:
-            self._refuse(row, _name_row(row, error))
+            self._report_end(row, _name_row(row, error))
         except QuotaExceededError as error:
             self._limit(row, error)
         except IhuyiVoiceError as error:
-            self._refuse(row, error)
+            self._report_end(row, error)
         except BaseException as error:
             # In the quota's store: only the store knows what it reserved.
             self.stop()
@@ -244,16 +249,17 @@ class BulkRun:
 
     async def _is_known(self, row: BulkRow) -> bool:
         """Whether the store knows the row; then this reports its outcome."""
-        result = await self._pipeline.known(row.admitted)
+        exchange = self._pipeline.exchange()
+        result = await self._pipeline.known(row.admitted, exchange)
         if result is not None:
-            self._report_end(row, result)
+            self._report_end(row, result, exchange)
         return result is not None
 
     async def _may_start(self, row: BulkRow) -> bool:
         """Wait for the rate. False: the run was stopped meanwhile, and the row is not sent."""
         try:
-            if self._progress.state is _RUNNING:
-                await self._pace.wait_for_start()
+            if self._progress.state is _RUNNING and not await self._pace.wait_for_start(row.index):
+                self.stop()
         except BaseException:
             self.stop()
             await self._withdraw(row)
@@ -279,33 +285,29 @@ class BulkRun:
             end: SubmitResult | IhuyiVoiceError = await self._pipeline.send(row.admitted, exchange)
         except InvalidRequestError as error:
             # The store knows its key with another number or content.
-            self._refuse(row, _name_row(row, error))
-            return
+            end = _name_row(row, error)
         except QuotaExceededError as error:
-            self._limit(row, error)
+            self._limit(row, error, exchange)
             return
         except IhuyiVoiceError as error:
-            end = error
+            end = advised(error, not_sent=ROW_NOT_SENT, unknown=ROW_UNKNOWN)
         except BaseException as error:
             # Report what is known of the row. The stop rule is not asked.
             self.stop()
-            self._report_end(row, _cut_off(error, exchange))
+            self._report_end(row, exchange.end or _cut_off(error, exchange), exchange)
             raise
-        self._report_end(row, end)
+        self._report_end(row, end, exchange)
 
     # --- outcomes ---------------------------------------------------------------
 
-    def _limit(self, row: BulkRow, error: QuotaExceededError) -> None:
+    def _limit(
+        self, row: BulkRow, error: QuotaExceededError, exchange: Exchange | None = None
+    ) -> None:
         """A row over its number's limit waits for its quota, or ends as limited."""
         if self._options.wait_for_quota:
             self._intake.defer(row, error)
         else:
-            self._refuse(row, error)
-
-    def _refuse(self, row: BulkRow, error: IhuyiVoiceError) -> None:
-        """Log and report a row that is not sent at all."""
-        self._pipeline.log.submit(row.request, error, status_of(error), time.monotonic())
-        self._report_end(row, error)
+            self._report_end(row, error, exchange)
 
     def _report_rows_not_started(self) -> None:
         """Report the rows that were taken and not started."""
@@ -317,14 +319,25 @@ class BulkRun:
         if self._intake.error is not None:
             self._break_off(self._intake.error)
 
-    def _report_end(self, row: BulkRow, end: SubmitResult | IhuyiVoiceError) -> None:
-        """Give the consumer the row's outcome, and stop the run where the rule says so."""
+    def _report_end(
+        self,
+        row: BulkRow,
+        end: SubmitResult | IhuyiVoiceError,
+        exchange: Exchange | None = None,
+    ) -> None:
+        """End a row: log it, give the consumer its outcome, and stop where the rule says so."""
         if isinstance(end, IhuyiVoiceError):
             outcome = Outcome(row.index, row.request, status_of(end), None, end)
         else:
             status = OutcomeStatus.REPLAYED if end.replayed else OutcomeStatus.ACCEPTED
             outcome = Outcome(row.index, row.request, status, end, None)
-        self._progress.counts[outcome.status] += 1
+        status = outcome.status
+        self._progress.counts[status] += 1
+        try:
+            if self._pipeline.log.wants(status):
+                self._pipeline.log.end(SUBMIT_MANY, row.request, end, status, exchange)
+        except BaseException as error:  # noqa: BLE001 - a function of `on_event` ends the program
+            self._break_off(error)
         self._outcomes.put(outcome)
         if self._progress.state is not _RUNNING:
             return
@@ -385,7 +398,7 @@ def _name_row(row: BulkRow, error: InvalidRequestError) -> InvalidRequestError:
 
 
 def _not_started() -> NotSentError:
-    return NotSentError("the run was stopped before it was this row's turn")
+    return NotSentError(NOT_STARTED, ROW_NOT_SENT)
 
 
 def _cut_off(error: BaseException, exchange: Exchange | None = None) -> IhuyiVoiceError:
@@ -393,7 +406,9 @@ def _cut_off(error: BaseException, exchange: Exchange | None = None) -> IhuyiVoi
     written = exchange is not None and exchange.may_have_been_written
     if not _is_cancellation(error):
         reason = f"an unexpected exception ({type(error).__name__})"
-        return OutcomeUnknownError(reason) if written else NotSentError(reason)
-    if written:
-        return OutcomeUnknownError("the run was stopped while this was on its way")
-    return _not_started()
+    elif written:
+        reason = "the run was stopped while this was on its way"
+    else:
+        return _not_started()
+    end: IhuyiVoiceError = OutcomeUnknownError(reason) if written else NotSentError(reason)
+    return advised(end, not_sent=ROW_NOT_SENT, unknown=ROW_UNKNOWN)

@@ -12,53 +12,70 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
-import anyio
 import typer
 
-from .._loops import fast_loop_factory
-from ..client import AsyncVoiceClient
-from ..models import OutcomeStatus, Secret
-from ..store.entry import Fingerprints
-from ..sync.client import VoiceClient
+from .language import gettext as _
+from .language import mark
+from .statuses import EXIT_BELOW, EXIT_CTRL_C, EXIT_STATUSES, EXIT_USAGE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from ..client import AsyncVoiceClient
+    from ..models import Secret
+    from ..store.entry import Fingerprints
     from ..store.store import Store
+    from ..sync.client import VoiceClient
 
-AnyClient = TypeVar("AnyClient", AsyncVoiceClient, VoiceClient)
+__all__ = [
+    "EXIT_BELOW",
+    "EXIT_STATUSES",
+    "EXIT_USAGE",
+    "Account",
+    "AnyClient",
+    "ApiId",
+    "ApiKeyFile",
+    "AsJson",
+    "BaseUrl",
+    "Timeout",
+    "fail",
+    "fail_interrupted",
+    "run_async",
+]
+
+AnyClient = TypeVar("AnyClient", "AsyncVoiceClient", "VoiceClient")
 Returned = TypeVar("Returned")
-
-EXIT_STATUSES = {
-    OutcomeStatus.ACCEPTED: 0,
-    OutcomeStatus.INVALID: 2,
-    OutcomeStatus.REFUSED: 3,
-    OutcomeStatus.NOT_SENT: 4,
-    OutcomeStatus.LIMITED: 5,
-    OutcomeStatus.UNKNOWN: 6,
-}
-EXIT_USAGE = 2
-EXIT_BELOW = 7
-_EXIT_CTRL_C = 130
 
 ApiId = Annotated[
     str | None,
-    typer.Option(envvar="IHUYI_VOICE_API_ID", help="The account's APIID.", show_default=False),
+    typer.Option(
+        envvar="IHUYI_VOICE_API_ID", help=mark("The account's APIID."), show_default=False
+    ),
 ]
 ApiKeyFile = Annotated[
     Path | None,
     typer.Option(
-        help="A file that holds the account's APIKEY and nothing else. Without it the key is read"
-        " from IHUYI_VOICE_API_KEY, or a prompt asks for it.",
+        help=mark(
+            "A file that holds the account's APIKEY and nothing else. Without it the key is read"
+            " from IHUYI_VOICE_API_KEY, or a prompt asks for it."
+        ),
         show_default=False,
     ),
 ]
 BaseUrl = Annotated[
     str,
-    typer.Option(envvar="IHUYI_VOICE_BASE_URL", help="Scheme and host of the gateway."),
+    typer.Option(envvar="IHUYI_VOICE_BASE_URL", help=mark("Scheme and host of the gateway.")),
 ]
-Timeout = Annotated[float, typer.Option(help="Seconds for one request, including the connection.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Timeout = Annotated[
+    float, typer.Option(help=mark("Seconds for one request, including the connection."))
+]
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help=mark("Print one JSON object, for programs. Its text does not change with the locale."),
+    ),
+]
 
 
 @dataclass
@@ -95,12 +112,16 @@ class Account:
 
     def fingerprints(self) -> Fingerprints:
         """The keyed fingerprints of the account's requests in a store."""
+        from ..store.entry import Fingerprints  # noqa: PLC0415 - no help needs it
+
         return Fingerprints(self._key())
 
     def _id(self) -> str:
-        return self.api_id or fail("no APIID: set IHUYI_VOICE_API_ID, or give --api-id")
+        return self.api_id or fail(_("no APIID: set IHUYI_VOICE_API_ID, or give --api-id"))
 
     def _key(self) -> str:
+        from ..models import Secret  # noqa: PLC0415 - no help needs it
+
         self._known_key = self._known_key or Secret(self._read_key())
         return self._known_key.reveal()
 
@@ -109,17 +130,21 @@ class Account:
             try:
                 return self.api_key_file.read_text(encoding="utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:
-                fail(f"cannot read the API key file: {error}")
+                fail(_("cannot read the API key file: {error}").format(error=error))
         if key := os.environ.get("IHUYI_VOICE_API_KEY"):
             return key
         if sys.stdin.isatty():
             key = typer.prompt("APIKEY", hide_input=True, err=True)
             return str(key)
-        return fail("no API key: set IHUYI_VOICE_API_KEY, or give --api-key-file")
+        return fail(_("no API key: set IHUYI_VOICE_API_KEY, or give --api-key-file"))
 
 
 def run_async(main: Callable[..., Awaitable[Returned]], *arguments: object) -> Returned:
     """Run a coroutine function in the fastest loop that is installed."""
+    import anyio  # noqa: PLC0415 - no help needs it
+
+    from .._loops import fast_loop_factory  # noqa: PLC0415 - no help needs it
+
     return anyio.run(main, *arguments, backend_options={"loop_factory": fast_loop_factory()})
 
 
@@ -131,4 +156,5 @@ def fail(message: str, status: int = EXIT_USAGE) -> NoReturn:
 
 def fail_interrupted(interruption: BaseException) -> NoReturn:
     """End the program after a signal, or the end of input at a prompt, before a send."""
-    fail("interrupted: nothing was sent", getattr(interruption, "status", _EXIT_CTRL_C))
+    status = getattr(interruption, "status", EXIT_CTRL_C)
+    fail(_("interrupted: nothing was sent"), status)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .._pipeline import status_of
-from ..errors import IhuyiVoiceError
+from ..errors import IhuyiVoiceError, NotSentError, OutcomeUnknownError
 from ..models import DEFAULT_BASE_URL
-from ..sync.client import VoiceClient
 from .account import (
     EXIT_BELOW,
     EXIT_STATUSES,
@@ -23,18 +21,21 @@ from .account import (
     fail,
     fail_interrupted,
 )
+from .language import gettext as _
+from .language import mark
 from .signals import Interruptions
 
-EXIT_HELP = (
-    "Exit status: as for [bold]submit[/bold], and 7 if fewer calls are left than --fail-below."
-)
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+HELP = mark("Print how many calls the account has [bold]left[/bold]. No phone rings.")
 
 
 def balance(  # noqa: PLR0913 - one argument per option
     fail_below: Annotated[
         int | None,
         typer.Option(
-            help="Exit with status 7 if fewer calls than this are left.", show_default=False
+            help=mark("Exit with status 7 if fewer calls than this are left."), show_default=False
         ),
     ] = None,
     *,
@@ -44,7 +45,9 @@ def balance(  # noqa: PLR0913 - one argument per option
     timeout: Timeout = 15.0,
     as_json: AsJson = False,
 ) -> None:
-    """Print how many calls the account has [bold]left[/bold]. No phone rings."""
+    """Print the balance; see `HELP`."""
+    from ..sync.client import VoiceClient  # noqa: PLC0415 - no help needs the client
+
     try:
         with (
             Interruptions(),
@@ -54,11 +57,21 @@ def balance(  # noqa: PLR0913 - one argument per option
     except (KeyboardInterrupt, typer.Abort) as interruption:
         fail_interrupted(interruption)
     except IhuyiVoiceError as error:
-        status = status_of(error)
-        if as_json:
-            typer.echo(json.dumps({"status": status.value, "error": str(error)}))
-            raise typer.Exit(EXIT_STATUSES[status]) from None
-        fail(str(error), EXIT_STATUSES[status])
+        _fail(error, as_json=as_json)
     typer.echo(json.dumps({"remaining": remaining}) if as_json else str(remaining))
     if fail_below is not None and remaining < fail_below:
         raise typer.Exit(EXIT_BELOW)
+
+
+def _fail(error: IhuyiVoiceError, *, as_json: bool) -> NoReturn:
+    """End the program because the balance is not known."""
+    from .._pipeline import status_of  # noqa: PLC0415 - no help needs it
+
+    status = status_of(error)
+    if as_json:
+        typer.echo(json.dumps({"status": status.value, "error": str(error)}))
+        raise typer.Exit(EXIT_STATUSES[status])
+    if isinstance(error, NotSentError | OutcomeUnknownError):
+        # Its advice says that the balance is not known.
+        fail(str(error), EXIT_STATUSES[status])
+    fail(_("the balance is not known: {error}").format(error=error), EXIT_STATUSES[status])

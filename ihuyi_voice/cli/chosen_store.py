@@ -9,15 +9,18 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import platformdirs
 import typer
 
-from ..errors import StoreError
-from ..models import OutcomeStatus
-from ..store.store import Store
+from ..errors import OutcomeStatus, StoreError
 from .account import EXIT_STATUSES, fail
+from .language import gettext as _
+from .language import mark
+
+if TYPE_CHECKING:
+    from ..store.store import Store
 
 NONE = "none"
 VARIABLE = "IHUYI_VOICE_STORE"
@@ -34,9 +37,11 @@ Chosen = Annotated[
         "--store",
         metavar="URL",
         envvar=VARIABLE,
-        help="Where calls are remembered, so that the limit of a number and the idempotency keys"
-        " hold across invocations: the path of an SQLite file, or a URL that begins with"
-        " postgresql+psycopg://, mysql+pymysql:// or redis:// (limits only). none: no memory.",
+        help=mark(
+            "Where calls are remembered, so that the limit of a number and the idempotency keys"
+            " hold across invocations: the path of an SQLite file, or a URL that begins with"
+            " postgresql+psycopg://, mysql+pymysql:// or redis:// (limits only). none: no memory."
+        ),
         show_default=str(own_path()),
     ),
 ]
@@ -59,7 +64,8 @@ def open_chosen(chosen: str | None) -> Store | None:
         store = open_store(chosen, create=True)
         if store.is_new:
             # With a mistyped name every phone would ring again: say that it is new.
-            _say(f"{store.place}: this store is new: it knows of no earlier call")
+            text = _("{place}: this store is new: it knows of no earlier call")
+            _say(text.format(place=store.place))
         return store
     path = own_path()
     try:
@@ -72,7 +78,8 @@ def open_chosen(chosen: str | None) -> Store | None:
         raise StoreError(msg) from None
     store = open_store(str(path), create=True)
     if store.is_new:
-        _say(f"remembers calls in {store.place}; --store {NONE} for no memory")
+        text = _("remembers calls in {place}; --store none for no memory")
+        _say(text.format(place=store.place))
     return store
 
 
@@ -90,10 +97,14 @@ def open_store(url: str, *, create: bool) -> Store:
     # Before the URL is parsed: a parser's error could show the password.
     if _has_password(url) and url != os.environ.get(VARIABLE):
         fail(
-            "no password on the command line, where other users can read it: leave it out of"
-            f" the URL, and set PGPASSWORD or write it into ~/.pgpass, or set {VARIABLE} to the"
-            " whole URL"
+            _(
+                "no password on the command line, where other users can read it: leave it out of"
+                " the URL, and set PGPASSWORD or write it into ~/.pgpass, or set {variable} to the"
+                " whole URL"
+            ).format(variable=VARIABLE)
         )
+    from ..store.store import Store  # noqa: PLC0415 - no help needs it
+
     try:
         return Store.open(url, create=create)
     except (ModuleNotFoundError, LookupError, ValueError) as error:

@@ -15,6 +15,8 @@ import select
 import sys
 from typing import TextIO
 
+from .language import gettext as _
+
 
 class LossyFile(io.FileIO):
     """A file that accepts all data and drops what it cannot write.
@@ -54,8 +56,10 @@ def report_loss() -> None:
     lost = getattr(getattr(sys.stdout.buffer, "raw", None), "lost", None)
     if lost is not None and lost.errno != errno.EPIPE:
         sys.stderr.write(
-            f"ihuyi-voice: standard output could not be written ({lost.strerror}), so part of it"
-            " is lost; the exit status is that of the outcome\n"
+            _(
+                "ihuyi-voice: standard output could not be written ({reason}), so part of it is"
+                " lost; the exit status is that of the outcome\n"
+            ).format(reason=lost.strerror)
         )
 
 

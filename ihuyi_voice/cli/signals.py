@@ -7,7 +7,6 @@ when the command starts, as under nohup, stays ignored.
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import threading
 from collections import deque
@@ -93,6 +92,8 @@ class Interruptions:
 
     async def next(self) -> int:
         """Wait for the next collected signal, in order of arrival."""
+        import asyncio  # noqa: PLC0415 - no help needs it
+
         loop, arrived = asyncio.get_running_loop(), asyncio.Event()
         self._wake = lambda: loop.call_soon_threadsafe(arrived.set)
         try:

@@ -7,6 +7,14 @@ from __future__ import annotations
 
 from .faults import Chaos
 from .gateway import SandboxGateway
-from .history import Attempt, Call, PushTry, ReceiptPush
+from .history import Attempt, Call, OtherRequest, PushTry, ReceiptPush
 
-__all__ = ["Attempt", "Call", "Chaos", "PushTry", "ReceiptPush", "SandboxGateway"]
+__all__ = [
+    "Attempt",
+    "Call",
+    "Chaos",
+    "OtherRequest",
+    "PushTry",
+    "ReceiptPush",
+    "SandboxGateway",
+]

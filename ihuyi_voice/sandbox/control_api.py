@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import orjson
 from aiohttp import web
 
-from .events import Events, details, records_json, settings_json
+from .events import Events, details, other_details, records_json, settings_json
 from .faults import NO_CHAOS, Chaos, json_object
 from .page_files import CONTENT_SECURITY_POLICY, FILES, HEADERS
 from .rules import JSON
@@ -65,6 +65,9 @@ class ControlApi:
             get("/_sandbox/attempts", self._attempts),
             web.delete("/_sandbox/attempts", self._clear),
             get("/_sandbox/attempts/{number}", self._attempt),
+            get("/_sandbox/others", self._others),
+            get("/_sandbox/others/{number}", self._other),
+            get("/_sandbox/counts", self._counts),
             get("/_sandbox/receipts", self._receipts),
             get("/_sandbox/settings", self._settings),
             web.patch("/_sandbox/settings", self._change_settings),
@@ -115,12 +118,24 @@ class ControlApi:
         return _json(records_json(self._gateway.attempts))
 
     async def _attempt(self, request: web.Request) -> web.Response:
-        number = request.match_info["number"]
-        is_number = number.isascii() and number.isdigit() and len(number) < 16
-        found = self._gateway.find(int(number)) if is_number else None
+        found = self._gateway.find(_number_in(request))
         if found is None:
             return error(404, "there is no such attempt, or it is no longer remembered")
         return _json(details(*found))
+
+    async def _others(self, _: web.Request) -> web.Response:
+        return _json(records_json(self._gateway.others))
+
+    async def _other(self, request: web.Request) -> web.Response:
+        found = self._gateway.find_other(_number_in(request))
+        if found is None:
+            return error(404, "there is no such request, or it is no longer remembered")
+        return _json(other_details(found))
+
+    async def _counts(self, _: web.Request) -> web.Response:
+        """What a hidden page asks for from time to time, instead of holding a stream."""
+        history = self._gateway.history
+        return _json(orjson.dumps({"taken": history.taken, "others_taken": history.others_taken}))
 
     async def _receipts(self, _: web.Request) -> web.Response:
         return _json(records_json(self._gateway.receipts))
@@ -172,6 +187,12 @@ class ControlApi:
         except ValueError as reason:
             return error(400, str(reason))
         return _json(self._gateway.chaos.to_json())
+
+
+def _number_in(request: web.Request) -> int:
+    """The number in the path; 0, which is none, when it is no number."""
+    number = request.match_info["number"]
+    return int(number) if number.isascii() and number.isdigit() and len(number) < 16 else 0
 
 
 def _file(name: str, headers: Mapping[str, str] | None = None) -> web.Response:

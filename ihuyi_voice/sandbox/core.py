@@ -8,26 +8,41 @@ adds the server.
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from copy import copy
-from dataclasses import dataclass
 from threading import Lock
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
-from .faults import NO_CHAOS, Chaos, Dice, Roll
+from .faults import NO_CHAOS, Chaos, Dice, Roll, checked_chaos
+from .history import OtherRequest, Snapshot
+from .masking import masked_line
 from .rules import GatewayState
 from .settings import CHANGEABLE, DEFAULT_KEEP, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from .history import Attempt, Call, History, ReceiptPush
-    from .rules import Method, Reply
+    from .history import Attempt, Call, History, Kind, ReceiptPush, Received
+    from .reasons import Method
+    from .rules import Reply
 
 logger: logging.Logger = logging.getLogger("ihuyi_voice.sandbox")
 
+Recorded = TypeVar("Recorded", "Attempt", "OtherRequest")
 Kept = TypeVar("Kept")
 Given = TypeVar("Given")
+
+
+def draw_first_id() -> int:
+    """Where a gateway's voice ids begin: 16 digits, drawn at random.
+
+    Receipt handlers live on when a sandbox is started again, and drop a known id as
+    a repetition. The real gateway's ids have 9 to 20 digits; these are exact in
+    JavaScript too.
+    """
+    return 10**15 + secrets.randbelow(8 * 10**15)
 
 
 class Setting(Generic[Kept, Given]):
@@ -56,28 +71,12 @@ class Setting(Generic[Kept, Given]):
         gateway._set({self._name: value})  # noqa: SLF001 - a part of the gateway
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What a reader of the history has not read yet.
-
-    Attributes:
-        history: where it comes from; another object after each `clear` or `reset`.
-        taken: the number of the last attempt.
-        attempts: oldest first.
-        receipts: all of them; the one that changed last comes last.
-    """
-
-    history: History
-    taken: int
-    attempts: list[Attempt]
-    receipts: list[ReceiptPush]
-
-
 class GatewayCore:
     """`SandboxGateway` without its server; that class documents the arguments."""
 
     api_id: Setting[str, str] = Setting()
     api_key: Setting[str, str] = Setting()
+    accounts: Setting[Mapping[str, str], Mapping[str, str]] = Setting()
     balance: Setting[int, int] = Setting()
     time_window: Setting[float | None, float | None] = Setting()
     allowed_ips: Setting[frozenset[str] | None, Iterable[str] | None] = Setting()
@@ -95,12 +94,14 @@ class GatewayCore:
     receipt_timeout: Setting[float, float] = Setting()
     receipt_id: Setting[str, str] = Setting()
     keep: Setting[int, int] = Setting()
+    multiline_refusals: Setting[bool, bool] = Setting()
 
     def __init__(  # noqa: PLR0913 - one argument per setting, all of them named
         self,
         *,
         api_id: str = "sandbox",
         api_key: str = "sandbox-key",
+        accounts: Mapping[str, str] = MappingProxyType({}),
         balance: int = 1000,
         time_window: float | None = 600.0,
         allowed_ips: Iterable[str] | None = None,
@@ -120,12 +121,15 @@ class GatewayCore:
         receipt_timeout: float = 5.0,
         receipt_id: str = "voiceid",
         keep: int = DEFAULT_KEEP,
+        multiline_refusals: bool = False,
         on_attempt: Callable[[Attempt], None] | None = None,
+        on_other: Callable[[OtherRequest], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         settings = Settings(
             api_id=api_id,
             api_key=api_key,
+            accounts=accounts,
             frozen=frozen,
             balance=balance,
             time_window=time_window,
@@ -144,12 +148,14 @@ class GatewayCore:
             receipt_timeout=receipt_timeout,
             receipt_id=receipt_id,
             keep=keep,
+            multiline_refusals=multiline_refusals,
         )
-        self._initially = settings, _checked_chaos(chaos)
+        self._initially = settings, checked_chaos(chaos)
         self._lock = Lock()
-        self._state = GatewayState(copy(settings))
+        self._state = GatewayState(copy(settings), draw_first_id())
         self._dice = Dice(chaos)
         self.on_attempt = on_attempt
+        self.on_other = on_other
         self.clock = clock
 
     def __repr__(self) -> str:
@@ -181,7 +187,7 @@ class GatewayCore:
 
     @chaos.setter
     def chaos(self, chaos: Chaos) -> None:
-        dice = Dice(_checked_chaos(chaos))
+        dice = Dice(checked_chaos(chaos))
         with self._lock:
             self._dice = dice
 
@@ -229,6 +235,12 @@ class GatewayCore:
             return list(self._state.history.attempts)
 
     @property
+    def others(self) -> list[OtherRequest]:
+        """A new list of the last `keep` requests that were no submits, oldest first."""
+        with self._lock:
+            return list(self._state.history.others)
+
+    @property
     def receipts(self) -> list[ReceiptPush]:
         """The receipts of the attempts remembered; the one that changed last comes last."""
         with self._lock:
@@ -249,20 +261,39 @@ class GatewayCore:
         """The current history; another object after each `clear` or `reset`."""
         return self._state.history
 
-    def snapshot(self, history: History | None, number: int, limit: int) -> Snapshot:
-        """What is new to a reader that has read `history` up to the attempt `number`.
+    def snapshot(
+        self, history: History | None, number: int, limit: int, other_number: int = 0
+    ) -> Snapshot:
+        """What is new to a reader of `history`.
 
-        It holds at most the newest `limit` attempts. After a clear all of them are new.
+        Args:
+            history: what it reads; after a clear everything is new.
+            number: of the last attempt that it has read.
+            limit: at most so many attempts, the newest, and so many other requests.
+            other_number: of the last other request that it has read.
         """
         with self._lock:
             current = self._state.history
-            attempts = current.after(number if history is current else 0, limit)
-            return Snapshot(current, current.taken, attempts, current.receipts)
+            if history is not current:
+                number = other_number = 0
+            return Snapshot(
+                current,
+                current.taken,
+                current.after(number, limit),
+                current.receipts,
+                current.others_after(other_number, limit),
+                current.others_taken,
+            )
 
     def find(self, number: int) -> tuple[Attempt, ReceiptPush | None] | None:
         """The attempt with that number and its receipt; None when it is not remembered."""
         with self._lock:
             return self._state.history.find(number)
+
+    def find_other(self, number: int) -> OtherRequest | None:
+        """The other request with that number; None when it is not remembered."""
+        with self._lock:
+            return self._state.history.find_other(number)
 
     def put_receipt(self, history: History, receipt: ReceiptPush) -> bool:
         """Remember the latest form of a receipt; False when `history` has been cleared."""
@@ -281,8 +312,14 @@ class GatewayCore:
         """Clear the history and the counts, and restore the first settings and chaos."""
         settings, chaos = self._initially
         with self._lock:
-            self._state = GatewayState(copy(settings))
+            # Voice ids go on: a receipt handler has seen the earlier ones.
+            self._state = GatewayState(copy(settings), self._state.next_id)
             self._dice = Dice(chaos)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The APIKEYs of all accounts: none of them is shown or recorded."""
+        return self._state.settings.keys
 
     # --- answering
 
@@ -296,7 +333,14 @@ class GatewayCore:
         with self._lock:
             return self._dice.roll_receipt()
 
-    def answer(self, method: Method, form: Mapping[str, str], ip: str, roll: Roll) -> Reply:
+    def answer(
+        self,
+        method: Method,
+        form: Mapping[str, str],
+        ip: str,
+        roll: Roll,
+        request: Received | None = None,
+    ) -> Reply:
         """Judge a form and record it, without any HTTP.
 
         Args:
@@ -304,20 +348,51 @@ class GatewayCore:
             form: the fields.
             ip: where the request came from.
             roll: what happens to the answer, from `roll()`.
+            request: the request that brought the form, if one did.
         """
         now = self.clock()
         with self._lock:
-            reply = self._state.answer(method, form, ip, now, roll=roll)
-        if reply.attempt is not None and self.on_attempt is not None:
-            try:
-                self.on_attempt(reply.attempt)
-            except Exception:
-                logger.exception("on_attempt raised; the submit is recorded and answered as usual")
+            reply = self._state.answer(method, form, ip, now, roll=roll, request=request)
+        _report("on_attempt", self.on_attempt, reply.attempt)
+        _report("on_other", self.on_other, reply.other)
         return reply
 
+    def record(  # noqa: PLR0913 - what is known of a request
+        self,
+        kind: Kind,
+        line: str,
+        reason: str,
+        ip: str,
+        status: int,
+        *,
+        fault: str | None = None,
+        request: Received | None = None,
+    ) -> None:
+        """Remember a request that no rule judges, with its secrets masked.
 
-def _checked_chaos(chaos: object) -> Chaos:
-    if not isinstance(chaos, Chaos):
-        msg = f"chaos must be a Chaos, not {chaos!r}; Chaos() is none"
-        raise ValueError(msg)  # noqa: TRY004 - every wrong setting is a ValueError
-    return chaos
+        Args:
+            kind: any but "balance".
+            line: the request line, as far as it was read.
+            reason: what is wrong with it and what to do.
+            ip: where it came from.
+            status: the HTTP status of the answer, 0 when nothing was sent.
+            fault: the fault that struck it.
+            request: the request as it was received.
+        """
+        now = self.clock()
+        with self._lock:
+            shown = masked_line(line, self._state.settings.keys)
+            other = OtherRequest(kind, shown, reason, now, ip, status, fault=fault, request=request)
+            other = self._state.history.add_other(other)
+        _report("on_other", self.on_other, other)
+
+
+def _report(
+    name: str, callback: Callable[[Recorded], None] | None, recorded: Recorded | None
+) -> None:
+    if callback is None or recorded is None:
+        return
+    try:
+        callback(recorded)
+    except Exception:
+        logger.exception("%s raised; the request is recorded and answered as usual", name)

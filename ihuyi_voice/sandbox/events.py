@@ -14,11 +14,12 @@ import orjson
 
 from ihuyi_voice.errors import CODES
 
+from .page_files import TEXTS
 from .settings import DEFAULT_KEEP, DEFAULTS
 
 if TYPE_CHECKING:
     from .core import GatewayCore
-    from .history import Attempt, History, ReceiptPush
+    from .history import Attempt, History, OtherRequest, Reason, ReceiptPush
 
 MOST_ATTEMPTS = DEFAULT_KEEP
 """Attempts in one event: as many as are kept by default. A page lacks what is older."""
@@ -34,12 +35,13 @@ class Events:
         self._gateway = gateway
         self._history: History | None = None
         self._number = 0
+        self._other_number = 0
         self._receipts: dict[int, ReceiptPush] = {}
         self._settings: dict[str, object] = {}
 
     def next(self) -> bytes:
         """Everything that changed since the last event; b"" when nothing did."""
-        now = self._gateway.snapshot(self._history, self._number, MOST_ATTEMPTS)
+        now = self._gateway.snapshot(self._history, self._number, MOST_ATTEMPTS, self._other_number)
         settings = shown_settings(self._gateway)
         is_snapshot = now.history is not self._history
         sent = {} if is_snapshot else self._receipts
@@ -47,11 +49,13 @@ class Events:
             "snapshot": is_snapshot,
             "settings": _changed(self._settings, settings),
             "attempts": [summary(attempt) for attempt in now.attempts],
+            "others": [other_summary(other) for other in now.others],
             "receipts": [
                 receipt(push) for push in now.receipts if sent.get(push.number) is not push
             ],
         }
         self._history, self._number, self._settings = now.history, now.taken, settings
+        self._other_number = now.others_taken
         self._receipts = {push.number: push for push in now.receipts}
         changes = {name: value for name, value in event.items() if value}
         return b"data: %b\n\n" % orjson.dumps(changes, default=_plain) if changes else b""
@@ -85,7 +89,7 @@ def _bounded(value: object) -> object:
 
 def summary(attempt: Attempt) -> dict[str, object]:
     """An attempt as a row of the list; secrets were masked when it was recorded."""
-    return {
+    shown: dict[str, object] = {
         "number": attempt.number,
         "time": attempt.time,
         "mobile": _short(attempt.mobile),
@@ -95,20 +99,58 @@ def summary(attempt: Attempt) -> dict[str, object]:
         "voice_id": attempt.voice_id,
         "fault": attempt.fault,
     }
+    return shown if attempt.why is None else shown | {"why": _why(attempt.why)}
+
+
+def other_summary(other: OtherRequest) -> dict[str, object]:
+    """A request that is no submit, as a row of the list."""
+    shown: dict[str, object] = {
+        "number": other.number,
+        "after": other.after,
+        "time": other.time,
+        "kind": other.kind,
+        "line": other.line,
+        "reason": other.reason,
+        "code": other.code,
+        "msg": other.msg,
+        "status": other.status,
+        "fault": other.fault,
+    }
+    return shown if other.why is None else shown | {"why": _why(other.why)}
+
+
+def _why(reason: Reason) -> dict[str, object]:
+    """A reason as its kind, its facts, and both in English sentences."""
+    facts, english = dict(reason.facts), TEXTS["en"]
+    said, advised = (
+        english[f"{part}_{reason.kind}"].format_map(facts) for part in ("reason", "fix")
+    )
+    return {"kind": reason.kind, "facts": facts, "text": f"{said} {advised}"}
 
 
 def details(attempt: Attempt, push: ReceiptPush | None) -> bytes:
     """Everything that is known about an attempt, as a JSON object."""
-    known = CODES.get(attempt.code)
-    shown = summary(attempt) | {
-        "meaning": None if known is None else known.meaning,
-        "ip": attempt.ip,
-        "form": list(zip(attempt.fields, attempt.values, strict=True)),
-        "status": attempt.status,
-        "answer": attempt.answer.decode("utf-8", "replace"),
-        "receipt": None if push is None else receipt(push),
-    }
+    shown = summary(attempt) | _exchange(attempt)
+    shown["receipt"] = None if push is None else receipt(push)
     return orjson.dumps(shown)
+
+
+def other_details(other: OtherRequest) -> bytes:
+    """Everything that is known about a request that is no submit, as a JSON object."""
+    return orjson.dumps(other_summary(other) | _exchange(other))
+
+
+def _exchange(recorded: Attempt | OtherRequest) -> dict[str, object]:
+    """The request as it was received, and the answer as it was sent."""
+    known = None if recorded.code is None else CODES.get(recorded.code)
+    return {
+        "meaning": None if known is None else known.meaning,
+        "ip": recorded.ip,
+        "request": recorded.request,
+        "form": list(zip(recorded.fields, recorded.values, strict=True)),
+        "status": recorded.status,
+        "answer": recorded.answer.decode("utf-8", "replace"),
+    }
 
 
 def receipt(push: ReceiptPush) -> dict[str, object]:

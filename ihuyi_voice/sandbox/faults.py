@@ -20,7 +20,8 @@ What is written to the socket instead of the answer, if anything, is `as_sent`.
 with it, refused otherwise.
 
 A new fault: its name in `Fault`, a setting of `Chaos`, what is sent in `as_sent`,
-what happens to the socket in `server.py`, its words in `page/faults.js`.
+what happens to the socket in `server.py`, its place in `page/faults.js`, its words
+in `page/texts.json`.
 """
 
 from __future__ import annotations
@@ -146,6 +147,18 @@ class Chaos:
 _REQUIREMENTS = {"latency": SECONDS, "latency_jitter": SECONDS, "code": _CODE, "seed": _SEED}
 
 NO_CHAOS = Chaos()
+
+
+def checked_chaos(chaos: object) -> Chaos:
+    """The same chaos.
+
+    Raises:
+        ValueError: it is no `Chaos`.
+    """
+    if not isinstance(chaos, Chaos):
+        msg = f"chaos must be a Chaos, not {chaos!r}; Chaos() is none"
+        raise ValueError(msg)  # noqa: TRY004 - every wrong setting is a ValueError
+    return chaos
 
 
 def json_object(body: bytes, example: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class SandboxGateway(GatewayCore):
-    """A gateway with one account that answers like the real one and rings no phone.
+    """A gateway that answers like the real one and rings no phone.
 
         gateway = SandboxGateway(balance=3)
         async with gateway.serve() as url:               # or: with gateway.serve_in_thread() as url
@@ -32,9 +32,11 @@ class SandboxGateway(GatewayCore):
     Args:
         api_id: the account's APIID.
         api_key: the account's APIKEY, also taken as the static password.
+        accounts: more accounts, an APIKEY for each APIID. All accounts share one
+            balance and every other setting.
         balance: calls left; used up, a submit is refused with 4051.
         time_window: seconds by which the `time` of a dynamic password may
-            differ from the clock; past it, 40501. None: any time will do.
+            differ from the clock; past it, 405. None: any time will do.
         allowed_ips: the addresses that may call; any other gets 400. None: all.
         registered_ips: the addresses that may submit; any other gets 4052. None: all.
         blacklist: numbers refused with 4030.
@@ -57,11 +59,15 @@ class SandboxGateway(GatewayCore):
             not answered with `success`; there are three pushes at most.
         receipt_timeout: seconds that the receiver has for an answer, more than 0.
         receipt_id: the name of the receipt's field that holds the voice id.
-        keep: how many attempts are remembered, and how many calls; the oldest
-            beyond it are forgotten.
+        keep: how many attempts are remembered, how many calls, and how many other
+            requests; the oldest beyond it are forgotten.
+        multiline_refusals: whether a refusal in XML has line breaks around each
+            element and each text, as some of the real gateway's have.
         on_attempt: called with each `Attempt` once it is recorded, in the
             thread that serves; it must not block. What it raises is logged
             and changes nothing: the submit was taken and is answered as it is.
+        on_other: as `on_attempt`, called with each `OtherRequest`: balance queries,
+            unknown paths and requests that cannot be read.
         clock: seconds since 1970; also what the `Date` of an answer shows.
 
     Raises:

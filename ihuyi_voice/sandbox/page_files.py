@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from importlib.resources import files
 
+import orjson
+
 # What was submitted is not trusted: with the last two directives, no code of the
 # page can parse it as HTML, even by mistake.
 CONTENT_SECURITY_POLICY = (
@@ -30,6 +32,7 @@ _TYPES = {
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
+    "json": "application/json; charset=utf-8",
 }
 
 FILES: dict[str, tuple[str, bytes]] = {
@@ -38,3 +41,6 @@ FILES: dict[str, tuple[str, bytes]] = {
     if file.name.rpartition(".")[2] in _TYPES
 }
 """By its name: a file's content type and its bytes. `index.html` is the page."""
+
+TEXTS: dict[str, dict[str, str]] = orjson.loads(FILES["texts.json"][1])
+"""The texts of the page, by language and key; `{name}` in a text takes a value."""

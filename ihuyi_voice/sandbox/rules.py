@@ -6,53 +6,49 @@ submit. The length of the history does not change the cost of an answer.
 
 Taken from the vendor: the codes and their texts, both passwords, the shapes of
 the answers. Not known of the real gateway, and therefore the sandbox's own
-choice: the order of the checks, how old a `time` may be (and that a stale one
-is 40501, a code of sibling products), the codes of the per-number limit (4081
-and 4082, also theirs), and when abuse freezes an account.
+choice: the order of the checks, how old a `time` may be, the codes of the
+per-number limit (4081 and 4082, of sibling products), and when abuse freezes an
+account. A stale `time` is refused with 405, which the voice product's table gives
+for a wrong clock; 40501, "expired", is known of a sibling product only.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-from urllib.parse import parse_qsl
+from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
 import orjson
 
 from ihuyi_voice.errors import ACCEPTED, CODES
 from ihuyi_voice.models import CONTENT_PATTERN, MOBILE_PATTERN
-from ihuyi_voice.wire import sign_balance, sign_submit
+from ihuyi_voice.wire import BALANCE_TARGET
 
 from .faults import NOTHING_HAPPENS, as_sent
-from .history import Attempt, Call, History
+from .history import Attempt, Call, History, OtherRequest
+from .masking import MOST_FIELDS, masked_name, masked_value
+from .reasons import CALLER_CODES, caller_reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from .faults import Roll
+    from .history import Reason, Received
+    from .reasons import Method
     from .settings import Settings
 
-Method = Literal["Submit", "GetNum"]
-
-STALE_TIME = 40501
 MINUTE_LIMIT = 4081
 DAY_LIMIT = 4082
 
-MASK = "********"
-MOST_FIELDS = 100
-LONGEST_TEXT = 2_000
-"""No more fields of a form are recorded, nor more characters of a name or a value."""
-
 FIRST_VOICE_ID = 100_000_001
+"""Where the ids begin unless the caller of these rules says otherwise."""
 
 XML = "text/xml; charset=utf-8"
 JSON = "application/json; charset=utf-8"
 
 _TEXTS = {code.number: code.vendor_text for code in CODES.values()} | {
     # Not in the voice product's table, so the words are the sandbox's own.
-    STALE_TIME: "动态密码已过期",
     MINUTE_LIMIT: "该号码一分钟内的呼叫次数已达上限",
     DAY_LIMIT: "该号码一天内的呼叫次数已达上限",
 }
@@ -65,7 +61,6 @@ _DAY = 86_400.0
 # [0-9], not \d: in a str pattern \d also takes the digits of other scripts.
 _is_mobile = re.compile(MOBILE_PATTERN).fullmatch
 _is_content = re.compile(CONTENT_PATTERN).fullmatch
-_is_time = re.compile(r"[0-9]{10}").fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +74,7 @@ class Reply:
         time: when the request was taken, in seconds since 1970 by the gateway's clock.
         call: the call that was placed, if one was.
         attempt: what was recorded of a submit; None for a balance query.
+        other: what was recorded of a balance query; None for a submit.
     """
 
     body: bytes
@@ -87,42 +83,33 @@ class Reply:
     time: float
     call: Call | None = None
     attempt: Attempt | None = None
-
-
-def parse_form(text: str) -> dict[str, str]:
-    """The fields of a form or of a query; of a name sent twice the last counts.
-
-    Lone surrogates become question marks.
-    """
-    # aiohttp's parser in Python makes them of a URL's raw bytes, and neither MD5
-    # nor JSON takes them.
-    text = text.encode("utf-8", "replace").decode()
-    return dict(parse_qsl(text, keep_blank_values=True))
+    other: OtherRequest | None = None
 
 
 class GatewayState:
-    """One account, what it has left, and everything that was submitted to it.
+    """The accounts, what they have left, and everything that was submitted to them.
 
     Attributes:
         settings: changed from outside; the balance also from here.
         history: what was submitted, and the calls that were placed.
+        next_id: the voice id of the next call.
     """
 
     __slots__ = (
         "_frozen_for_abuse",
-        "_last_id",
         "_placed_at",
         "_refused_in_a_row",
         "history",
+        "next_id",
         "settings",
     )
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, next_id: int = FIRST_VOICE_ID) -> None:
         self.settings: Settings = settings
         self.history: History = History(settings.keep)
         self._frozen_for_abuse = False
         self._refused_in_a_row = 0
-        self._last_id = FIRST_VOICE_ID - 1
+        self.next_id: int = next_id
         self._placed_at: dict[str, list[float]] = {}
 
     @property
@@ -137,7 +124,7 @@ class GatewayState:
         self._frozen_for_abuse = False
         self._refused_in_a_row = 0
 
-    def answer(
+    def answer(  # noqa: PLR0913 - `request` is only recorded
         self,
         method: Method,
         form: Mapping[str, str],
@@ -145,8 +132,9 @@ class GatewayState:
         now: float,
         *,
         roll: Roll = NOTHING_HAPPENS,
+        request: Received | None = None,
     ) -> Reply:
-        """Judge one form, record it when it is a submit, and answer.
+        """Judge one form, record it, and answer.
 
         Args:
             method: what the query names.
@@ -155,47 +143,91 @@ class GatewayState:
             now: seconds since 1970.
             roll: the fault `code` refuses with its code instead of judging;
                 any other is recorded with the attempt and has no effect here.
+            request: the request that brought the form, if one did.
         """
         if method == "GetNum":
-            return self._get_num(form, ip, now, roll)
-        return self._submit(form, ip, now, roll)
+            return self._get_num(form, ip, now, roll, request)
+        return self._submit(form, ip, now, roll, request)
 
-    def _get_num(self, form: Mapping[str, str], ip: str, now: float, roll: Roll) -> Reply:
+    def _get_num(
+        self,
+        form: Mapping[str, str],
+        ip: str,
+        now: float,
+        roll: Roll,
+        request: Received | None,
+    ) -> Reply:
         code = roll.code
         if code is None:
             code = next(self._balance_refusals(form, ip, now), ACCEPTED)
         accepted = code == ACCEPTED
         msg = _FOUND if accepted else _text(code)
         num = str(self.settings.balance) if accepted else "0"
-        body, content_type = _written(form, "GetNumResult", code, msg, ("num", num))
-        return Reply(body, content_type, code, now)
+        body, content_type = self._written(form, "GetNumResult", code, msg, ("num", num))
+        status, sent = as_sent(body, roll)
+        fields, values = self._recorded(form)
+        other = self.history.add_other(
+            OtherRequest(
+                kind="balance",
+                line=BALANCE_TARGET,
+                reason="",
+                time=now,
+                ip=ip,
+                status=status,
+                code=code,
+                msg=msg,
+                fault=roll.fault,
+                fields=fields,
+                values=values,
+                answer=sent,
+                request=request,
+                why=self._why("GetNum", form, now, code, roll),
+            )
+        )
+        return Reply(body, content_type, code, now, other=other)
 
-    def _submit(self, form: Mapping[str, str], ip: str, now: float, roll: Roll) -> Reply:
+    def _submit(
+        self,
+        form: Mapping[str, str],
+        ip: str,
+        now: float,
+        roll: Roll,
+        request: Received | None,
+    ) -> Reply:
         code = roll.code
         if code is None:
             code = next(self._submit_refusals(form, ip, now), ACCEPTED)
             self._count_abuse(code)
         call = self._place(form, now) if code == ACCEPTED else None
-        body, content_type = _submit_answer(form, code, call)
+        body, content_type = self._submit_answer(form, code, call)
         status, sent = as_sent(body, roll)
-        key, fields = self.settings.api_key, list(form.items())[:MOST_FIELDS]
+        fields, values = self._recorded(form)
+        keys = self.settings.keys
         attempt = Attempt(
-            mobile=_recorded_value("mobile", form.get("mobile", ""), key),
-            content=_recorded_value("content", form.get("content", ""), key),
+            mobile=masked_value("mobile", form.get("mobile", ""), keys),
+            content=masked_value("content", form.get("content", ""), keys),
             code=code,
             msg=_text(code),
             voice_id=None if call is None else call.voice_id,
             time=now,
             ip=ip,
-            fields=tuple(_recorded_name(name, key) for name, _ in fields),
+            fields=fields,
             fault=roll.fault,
-            values=tuple(_recorded_value(name, value, key) for name, value in fields),
+            values=values,
             status=status,
             answer=sent,
             number=self.history.taken + 1,
+            request=request,
+            why=self._why("Submit", form, now, code, roll),
         )
         self.history.add(attempt, call)
         return Reply(body, content_type, code, now, call, attempt)
+
+    def _recorded(self, form: Mapping[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The names and the values of the form, as they are recorded."""
+        keys, fields = self.settings.keys, list(form.items())[:MOST_FIELDS]
+        names = tuple(masked_name(name, keys) for name, _ in fields)
+        return names, tuple(masked_value(name, value, keys) for name, value in fields)
 
     def _count_abuse(self, code: int) -> None:
         self._refused_in_a_row = 0 if code == ACCEPTED else self._refused_in_a_row + 1
@@ -204,8 +236,8 @@ class GatewayState:
             self._frozen_for_abuse = True
 
     def _place(self, form: Mapping[str, str], now: float) -> Call:
-        self._last_id += 1
-        call = Call(form["mobile"], form["content"], str(self._last_id), now)
+        call = Call(form["mobile"], form["content"], str(self.next_id), now)
+        self.next_id += 1
         self.settings.balance -= 1
         if self.settings.frequency_limit:
             self._placed_at.setdefault(call.mobile, []).append(now)
@@ -256,26 +288,21 @@ class GatewayState:
     def _caller_refusals(
         self, method: Method, form: Mapping[str, str], now: float
     ) -> Iterator[int]:
-        settings, password, time = self.settings, form.get("password"), form.get("time", "")
-        if not form.get("account"):
-            yield 401
-        if not password:
-            yield 402
-        if form["account"] != settings.api_id:
-            yield 405
-        if password == settings.api_key:
-            return
-        if not _is_time(time) or password != self._dynamic_password(method, form, time):
-            yield 405
-        if settings.time_window is not None and abs(now - int(time)) > settings.time_window:
-            yield STALE_TIME
+        reason = self._caller_reason(method, form, now)
+        if reason is not None:
+            yield reason.code
 
-    def _dynamic_password(self, method: Method, form: Mapping[str, str], time: str) -> str:
+    def _caller_reason(self, method: Method, form: Mapping[str, str], now: float) -> Reason | None:
         settings = self.settings
-        if method == "GetNum":
-            return sign_balance(settings.api_id, settings.api_key, time)
-        mobile, content = form.get("mobile", ""), form.get("content", "")
-        return sign_submit(settings.api_id, settings.api_key, mobile, content, time)
+        return caller_reason(method, form, settings.key_by_account, now, settings.time_window)
+
+    def _why(
+        self, method: Method, form: Mapping[str, str], now: float, code: int, roll: Roll
+    ) -> Reason | None:
+        """Why the account or the password was refused; None when `code` has another cause."""
+        if roll.code is not None or code not in CALLER_CODES:
+            return None
+        return self._caller_reason(method, form, now)
 
     def _frequency_refusals(self, mobile: str, now: float) -> Iterator[int]:
         recent = [at for at in self._placed_at.get(mobile, ()) if at > now - _DAY]
@@ -286,54 +313,52 @@ class GatewayState:
         if len(recent) >= self.settings.calls_per_day:
             yield DAY_LIMIT
 
+    # --- the answers
+
+    def _submit_answer(
+        self, form: Mapping[str, str], code: int, call: Call | None
+    ) -> tuple[bytes, str]:
+        if call is not None:
+            last_field = ("voiceid", call.voice_id)
+        else:
+            last_field = ("voiceid" if _wants_json(form) else "smsid", "0")
+        return self._written(form, "SubmitResult", code, _text(code), last_field)
+
+    def _written(
+        self,
+        form: Mapping[str, str],
+        root: str,
+        code: int,
+        msg: str,
+        last_field: tuple[str, str],
+    ) -> tuple[bytes, str]:
+        """The answer in the format the form asks for, and its content type."""
+        name, value = last_field
+        if _wants_json(form):
+            return orjson.dumps({"code": code, "msg": msg, name: value}), JSON
+        in_lines = self.settings.multiline_refusals and code != ACCEPTED
+        elements = (("code", str(code)), ("msg", msg), (name, value))
+        return _xml(root, elements, "\r\n" if in_lines else "").encode(), XML
+
 
 def _excludes(ips: frozenset[str] | None, ip: str) -> bool:
     return ips is not None and ip not in ips
-
-
-def _recorded_name(name: str, key: str) -> str:
-    return _cut(name.replace(key, MASK))
-
-
-def _recorded_value(name: str, value: str, key: str) -> str:
-    if name == "password":
-        return MASK if value else ""
-    # A number or a code stays readable even if it contains a very short key.
-    if key in value and not _is_mobile(value) and not _is_content(value):
-        return MASK
-    return _cut(value)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
 
 
 def _text(code: int) -> str:
     return _TEXTS.get(code, _TEXT_OF_ANY_OTHER)
 
 
-def _submit_answer(form: Mapping[str, str], code: int, call: Call | None) -> tuple[bytes, str]:
-    if call is not None:
-        last_field = ("voiceid", call.voice_id)
-    else:
-        last_field = ("voiceid" if _wants_json(form) else "smsid", "0")
-    return _written(form, "SubmitResult", code, _text(code), last_field)
-
-
 def _wants_json(form: Mapping[str, str]) -> bool:
     return form.get("format") == "json"
 
 
-def _written(
-    form: Mapping[str, str], root: str, code: int, msg: str, last_field: tuple[str, str]
-) -> tuple[bytes, str]:
-    """The answer in the format the form asks for, and its content type."""
-    name, value = last_field
-    if _wants_json(form):
-        return orjson.dumps({"code": code, "msg": msg, name: value}), JSON
-    text = (
-        '<?xml version="1.0" encoding="utf-8"?>\n'
-        f'<{root} xmlns="http://106.ihuyi.com/"><code>{code}</code>'
-        f"<msg>{escape(msg)}</msg><{name}>{escape(value)}</{name}></{root}>"
+def _xml(root: str, elements: Iterable[tuple[str, str]], between: str) -> str:
+    """The answer as XML; `between` surrounds each element and each text."""
+    texts = (
+        f"<{name}>{between}{escape(text)}{between}</{name}>{between}" for name, text in elements
     )
-    return text.encode(), XML
+    return (
+        '<?xml version="1.0" encoding="utf-8"?>\n'
+        f'<{root} xmlns="http://106.ihuyi.com/">{between}{"".join(texts)}</{root}>'
+    )

@@ -1,7 +1,12 @@
 """The sandbox gateway over HTTP: the gateway's own path, the inbox page, and `/_sandbox/`.
 
 It reads requests, passes them to the gateway, writes the answers, and applies
-faults to the socket. It decides nothing and remembers nothing.
+faults to the socket. It decides nothing and remembers nothing. `connection.py`
+takes the request lines that aiohttp refuses, `forms.py` reads the fields.
+
+What the real gateway does with an unknown path, HTTP method or `?method=` is not
+known; here the answer is a page of HTML that says what is wrong, and the request
+is recorded. `?method=` is taken in any case.
 """
 
 from __future__ import annotations
@@ -10,18 +15,21 @@ import asyncio
 import logging
 from contextlib import asynccontextmanager, suppress
 from email.utils import formatdate
+from functools import partial
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from aiohttp import web
 
-from ihuyi_voice.wire import CONTENT_TYPE, PATH
+from ihuyi_voice.wire import PATH
 
+from .connection import Connection
 from .control_api import CONTROL_PATH, ControlApi, error
 from .faults import as_sent
+from .forms import method_in, read_fields
 from .guard import is_from_browser, refusal
 from .receipt_delivery import Pusher
-from .rules import parse_form
+from .received import received
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -30,7 +38,9 @@ if TYPE_CHECKING:
 
     from .core import GatewayCore
     from .faults import Roll
-    from .rules import Method, Reply
+    from .history import Kind, Received
+    from .reasons import Method
+    from .rules import Reply
 
 logger: logging.Logger = logging.getLogger("ihuyi_voice.sandbox")
 
@@ -39,13 +49,15 @@ MAX_BODY_BYTES = 64 * 1024
 
 _TOO_LARGE = f"Content Too Large: more than {MAX_BODY_BYTES} bytes"
 
+_BAD_METHOD = "?method= must be Submit or GetNum"
 _WORDS = {
+    400: "Bad Request: the body is broken",
     404: f"Not Found: the gateway answers at {PATH}",
     405: "Method Not Allowed: GET or POST",
     413: _TOO_LARGE,
 }
 
-_METHODS: dict[str, Method] = {"Submit": "Submit", "GetNum": "GetNum"}
+_METHODS: dict[str, Method] = {"submit": "Submit", "getnum": "GetNum"}
 
 # Connections of a load run arrive faster than aiohttp's 128 allow for.
 _BACKLOG = 1024
@@ -59,7 +71,8 @@ async def serving(gateway: GatewayCore, host: str, port: int) -> AsyncIterator[s
     """Serve `gateway` over HTTP and yield the base URL; stop promptly at the end."""
     stopping = asyncio.Event()
     pusher = Pusher(gateway)
-    app = web.Application(middlewares=[_explain, _guarded(host)], client_max_size=MAX_BODY_BYTES)
+    middlewares = [_explaining(gateway), _guarded(host)]
+    app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY_BYTES)
     app.add_routes(ControlApi(gateway, stopping).routes())
     app.add_routes(_GatewayPath(gateway, pusher, stopping).routes())
     # handler_cancellation: the fault `no_answer` ends when its caller disconnects.
@@ -68,17 +81,35 @@ async def serving(gateway: GatewayCore, host: str, port: int) -> AsyncIterator[s
     )
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
-        address, real_port = runner.addresses[0][:2]
-        _warn_unless_loopback(address, real_port)
-        shown = f"[{address}]" if ":" in address else address
-        yield f"http://{shown}:{real_port}"
+        async with _listening(runner, gateway, host, port) as (address, real_port):
+            _warn_unless_loopback(address, real_port)
+            shown = f"[{address}]" if ":" in address else address
+            yield f"http://{shown}:{real_port}"
     finally:
         stopping.set()
         await runner.cleanup()
         await pusher.close()
         # The transports close their sockets in the loop's next turn.
         await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def _listening(
+    runner: web.AppRunner, gateway: GatewayCore, host: str, port: int
+) -> AsyncIterator[tuple[str, int]]:
+    """Accept connections and yield the address and the port."""
+
+    def record(connection: Connection, line: bytes, reason: str) -> None:
+        gateway.record("unreadable", line.decode("utf-8", "replace"), reason, connection.ip, 400)
+
+    loop = asyncio.get_running_loop()
+    # Not by a site of the runner: it would make aiohttp's own connections.
+    connect = partial(Connection, cast("web.Server", runner.server), loop, record)
+    server = await loop.create_server(connect, host, port, backlog=_BACKLOG)
+    try:
+        yield server.sockets[0].getsockname()[:2]
+    finally:
+        server.close()
 
 
 def _warn_unless_loopback(address: str, port: int) -> None:
@@ -96,27 +127,45 @@ def _warn_unless_loopback(address: str, port: int) -> None:
 # --- before and after every handler
 
 
-@web.middleware
-async def _explain(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer a refusal as its path does: JSON from the control API, else a page of HTML."""
-    try:
-        return await handler(request)
-    except web.HTTPException as refused:
-        path = request.rel_url.raw_path
-        is_control = path == "/" or path.startswith(CONTROL_PATH)
-        allowed = refused.headers.get("Allow", "").split(",")
-        headers = {"Allow": ", ".join(allowed)} if refused.status == 405 else None
-        if not is_control:
-            words = _WORDS.get(refused.status, refused.text)
-            return _page(refused.status, str(words), headers)
-        # JSON takes no lone surrogates, which a path's raw bytes may have become.
-        shown = path.encode("utf-8", "replace").decode()
-        words = {
-            404: f"there is no {shown}",
-            405: f"use {' or '.join(allowed)}",
-            413: _TOO_LARGE,
-        }.get(refused.status, refused.text)
-        return error(refused.status, str(words), headers)
+def _explaining(gateway: GatewayCore) -> Middleware:
+    """Answer a refusal as its path does: JSON from the control API, else a page of HTML.
+
+    No answer repeats the path: programs that build their URL wrongly put the password
+    there. What a program sent to the gateway is recorded; what a browser asks for by
+    itself, such as an icon, is not.
+    """
+
+    @web.middleware
+    async def explain(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPException as refused:
+            path, status = request.rel_url.raw_path, refused.status
+            is_control = path == "/" or path.startswith(CONTROL_PATH)
+            allowed = refused.headers.get("Allow", "").split(",")
+            headers = {"Allow": ", ".join(allowed)} if status == 405 else None
+            if is_control:
+                words = _control_words(status, allowed) or refused.text
+                return error(status, str(words), headers)
+            words = refused.text if refused.text == _BAD_METHOD else _WORDS.get(status)
+            words = words or refused.text or ""
+            if not is_from_browser(request.headers):
+                kind: Kind = "unreadable" if status in (400, 413) else "unknown"
+                line = f"{request.method} {request.rel_url}"
+                shown = _received(request, await _body_of(request, refused), gateway)
+                ip = request.remote or ""
+                gateway.record(kind, line, words, ip, status, request=shown)
+            return _page(status, words, headers)
+
+    return explain
+
+
+def _control_words(status: int, allowed: list[str]) -> str | None:
+    return {
+        404: "there is no such path",
+        405: f"use {' or '.join(allowed)}",
+        413: _TOO_LARGE,
+    }.get(status)
 
 
 def _guarded(host: str) -> Middleware:
@@ -161,21 +210,32 @@ class _GatewayPath:
         return [web.get(PATH, self._answer, allow_head=False), web.post(PATH, self._answer)]
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        query = parse_form(request.rel_url.raw_query_string)
-        method = _METHODS.get(query.get("method", ""))
+        query = request.rel_url.raw_query_string
+        method = _METHODS.get(method_in(query))
         if method is None:
-            return _page(404, "Not Found: ?method= must be Submit or GetNum")
+            raise web.HTTPNotFound(text=_BAD_METHOD)
         roll = self._gateway.roll()
         if roll.fault == "close_before_reading":
+            self._record_unread(request, roll.fault)
             await self._pause(roll.delay)
             return _close(request)
-        body = await request.read()
-        form = query if request.method == "GET" else _form(request, body)
-        reply = self._gateway.answer(method, form, request.remote or "", roll)
+        try:
+            body = await request.read()
+        except web.RequestPayloadError:
+            raise web.HTTPBadRequest from None
+        content_type = request.headers.get("Content-Type", "")
+        form = read_fields(query, content_type, body if request.method == "POST" else b"")
+        ip, shown = request.remote or "", _received(request, body, self._gateway)
+        reply = self._gateway.answer(method, form, ip, roll, shown)
         if reply.call is not None and self._gateway.receipt_url is not None:
             self._pusher.schedule(reply)
         await self._pause(roll.delay)
         return await self._send(request, reply, roll)
+
+    def _record_unread(self, request: web.Request, fault: str) -> None:
+        line, ip = f"{request.method} {request.rel_url}", request.remote or ""
+        shown = _received(request, b"", self._gateway)
+        self._gateway.record("closed", line, "", ip, 0, fault=fault, request=shown)
 
     async def _pause(self, seconds: float) -> None:
         if seconds:
@@ -211,12 +271,35 @@ class _GatewayPath:
         return text
 
 
-def _form(request: web.Request, body: bytes) -> dict[str, str]:
-    # Like the real gateway: without this content type a body is not a form.
-    content_type = request.headers.get("Content-Type", "").partition(";")[0]
-    if content_type.strip().lower() != CONTENT_TYPE:
-        return {}
-    return parse_form(body.decode("utf-8", "replace"))
+async def _body_of(request: web.Request, refused: web.HTTPException) -> bytes:
+    """The body of a request that was refused for something else; b"" when it is the body."""
+    if refused.status in (400, 413):
+        return b""
+    try:
+        return await request.read()
+    except (web.HTTPException, web.RequestPayloadError):
+        return b""
+
+
+def _received(request: web.Request, body: bytes, gateway: GatewayCore) -> Received:
+    """The request as it is recorded."""
+    url = request.rel_url
+    return received(
+        method=request.method,
+        path=_without_surrogates(url.raw_path),
+        query=_without_surrogates(url.raw_query_string),
+        headers=[
+            (_without_surrogates(name), _without_surrogates(value))
+            for name, value in request.headers.items()
+        ],
+        body=body,
+        keys=gateway.keys,
+    )
+
+
+def _without_surrogates(text: str) -> str:
+    # aiohttp makes them of raw bytes, and JSON does not take them.
+    return text.encode("utf-8", "replace").decode()
 
 
 def _close(request: web.Request) -> web.Response:

@@ -8,7 +8,7 @@ says what it takes. Nothing here answers, waits or reads a clock.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from attrs import define, field, fields
 
-from ihuyi_voice.wire import check_mobile
+from ihuyi_voice.wire import normalize_mobile
 
 if TYPE_CHECKING:
     from attrs import Attribute
@@ -101,10 +101,19 @@ def _texts(name: str, given: Iterable[str]) -> list[str]:
     return list(given)
 
 
+def _accounts(given: Mapping[str, str]) -> Mapping[str, str]:
+    """A copy of the accounts; an error shows no key."""
+    texts = [*given, *given.values()] if isinstance(given, Mapping) else [None]
+    if not all(map(TEXT.is_met_by, texts)):
+        msg = "accounts must map each APIID to its APIKEY, all of them str that are not empty"
+        raise ValueError(msg)
+    return dict(given)
+
+
 def _mobiles(name: str, given: Iterable[str]) -> frozenset[str]:
     texts = _texts(name, given)
     try:
-        return frozenset(map(check_mobile, texts))
+        return frozenset(map(normalize_mobile, texts))
     except ValueError as error:
         msg = f"{name} must hold mobile numbers: {error}"
         raise ValueError(msg) from None
@@ -172,7 +181,8 @@ class Settings:
     """
 
     api_id: str = field(default="sandbox", validator=TEXT)
-    api_key: str = field(default="sandbox-key", validator=TEXT)
+    api_key: str = field(default="sandbox-key", validator=TEXT, repr=False)
+    accounts: Mapping[str, str] = field(factory=dict, converter=_accounts, repr=False)
     frozen: bool = field(default=False, validator=FLAG)
     balance: int = field(default=1000, validator=WHOLE_NUMBER)
     time_window: float | None = field(default=600.0, validator=SECONDS.or_none())
@@ -191,11 +201,24 @@ class Settings:
     receipt_timeout: float = field(default=5.0, validator=[SECONDS, NOT_ZERO])
     receipt_id: str = field(default="voiceid", validator=TEXT)
     keep: int = field(default=DEFAULT_KEEP, validator=[*COUNT])
+    multiline_refusals: bool = field(default=False, validator=FLAG)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The APIKEYs of all accounts."""
+        return self.api_key, *self.accounts.values()
+
+    @property
+    def key_by_account(self) -> dict[str, str]:
+        """The APIKEY of each account, by its APIID; the first account comes first."""
+        return {self.api_id: self.api_key, **self.accounts, self.api_id: self.api_key}
 
 
 DEFAULTS = Settings()
 
+_CREDENTIALS = ("api_id", "api_key", "accounts")
+
 CHANGEABLE: tuple[str, ...] = tuple(
-    attribute.name for attribute in fields(Settings) if attribute.name not in ("api_id", "api_key")
+    attribute.name for attribute in fields(Settings) if attribute.name not in _CREDENTIALS
 )
 """What may be changed over HTTP: all but the credentials."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ..models import Unrecorded
+    from .answer import StoredAnswer
     from .entry import Claim, Entry, EntryState, FailureScope, Fingerprint
     from .limits import Limited, Windows
     from .writer.operations import Committed, Work
@@ -91,15 +92,13 @@ class ClaimStore(Protocol):
             limited: the number and its limits; None without limits.
         """
 
-    async def settle(  # noqa: PLR0913 - what the gateway said, each with a default
+    async def settle(  # noqa: PLR0913 - an outcome, and what depends on it
         self,
         key: str,
         token: str,
         state: EntryState,
+        answer: StoredAnswer,
         *,
-        code: int | None = None,
-        msg: str = "",
-        voice_id: str | None = None,
         reset: bool = False,
         unrecorded: Unrecorded | None = None,
         number: str | None = None,

@@ -17,6 +17,8 @@ from ..models import exact_text
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from .answer import StoredAnswer
+
 
 def row_prefix(job: str) -> str:
     """How the keys begin that `Fingerprints.of_row` derives for the rows of a job.
@@ -156,9 +158,7 @@ class Entry:
         fingerprint: of the mobile and content of the last claim.
         mobile: masked.
         state: what is known about the request.
-        code: the gateway's code; None where it gave none.
-        msg: the gateway's message, or the reason why the outcome is unknown.
-        voice_id: the gateway's id of the call; None where it gave none.
+        answer: what the gateway answered, or why that is not known.
         token: identifies the claim; only its holder settles it.
         claimed_at: time of the last claim, Unix time in seconds.
         live_until: Unix time in seconds. While the state is CLAIMED: until when
@@ -170,9 +170,7 @@ class Entry:
     fingerprint: Fingerprint
     mobile: str
     state: EntryState
-    code: int | None
-    msg: str
-    voice_id: str | None
+    answer: StoredAnswer
     token: str
     claimed_at: float
     live_until: float
@@ -237,9 +235,7 @@ class Settlement(NamedTuple):
     key: str
     token: str
     state: EntryState
-    code: int | None
-    msg: str
-    voice_id: str | None
+    answer: StoredAnswer
     changed_at: float
     live_until: float
 

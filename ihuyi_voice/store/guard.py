@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 
+from .._advice import KEYED_UNKNOWN
 from ..errors import (
-    ACCEPTED,
     InvalidRequestError,
     OutcomeUnknownError,
     QuotaExceededError,
     StoreError,
 )
 from ..models import OutcomeStatus, mask_mobile
+from .answer import StoredAnswer
 from .entry import REPEATABLE, EntryState, Fingerprints, check_key
 from .limits import Limited
 from .store import keyless
@@ -269,9 +270,7 @@ class Claim:
         outcome until then.
         """
         key, _, masked_mobile, limited = self._guarded
-        accepted = status is OutcomeStatus.ACCEPTED
         state = EntryState(status.value)
-        words = getattr(end, "msg", None) or getattr(end, "reason", None)
         try:
             # A cancellation waits until its outcome is recorded.
             with anyio.CancelScope(shield=True):
@@ -279,9 +278,7 @@ class Claim:
                     str(key),
                     self._token,
                     state,
-                    code=ACCEPTED if accepted else getattr(end, "code", None),
-                    msg=words or ("" if accepted else type(end).__name__),
-                    voice_id=getattr(end, "voice_id", None),
+                    StoredAnswer.of(end),
                     reset=exchange.reset,
                     unrecorded=exchange.unrecorded,
                     number=None if limited is None else limited.number,
@@ -310,6 +307,6 @@ def _accepted(entry: Entry) -> Entry:
     """
     if not entry.unsettled:
         return entry
-    what = entry.msg or "it was claimed and never settled"
+    what = entry.answer.msg or "it was claimed and never settled"
     reason = f"an earlier request with this idempotency key: {what}"
-    raise OutcomeUnknownError(reason, earlier=True)
+    raise OutcomeUnknownError(reason, earlier=True, advice=KEYED_UNKNOWN)

@@ -140,6 +140,12 @@ class MemoryVerifications:
         with self._lock:
             return step(self)
 
+    async def run_later(
+        self, step: Callable[[MemoryVerifications], object], deadline: float
+    ) -> None:
+        """See `StepRunner`."""
+        await self.run(step, deadline)
+
     def now(self) -> float:
         """See `Transaction`."""
         return self._clock()

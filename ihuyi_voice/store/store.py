@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from .base import ClaimStore, KnownKeys, SharedLimits
     from .entry import UnknownClaim
+    from .jobs import Jobs
     from .verifications import VerificationStore
 
 # The scheme of a URL: the module, and the extra that it needs.
@@ -149,6 +150,15 @@ class Store(ABC):
         return None
 
     @property
+    def jobs(self) -> Jobs:
+        """Keeps the jobs of several machines, see `ihuyi_voice.celery`.
+
+        Raises:
+            InvalidRequestError: this kind of store keeps none.
+        """
+        raise jobless(self.place)
+
+    @property
     def schema_version(self) -> int | None:
         """The number of its last schema step; None where it has no schema."""
         return None
@@ -210,10 +220,12 @@ class Store(ABC):
 
     @abstractmethod
     def purge(self, older_than: timedelta) -> int:
-        """Delete what has ended for so long; returns how many settled keys and verifications.
+        """Delete what has ended for so long; returns how many keys, verifications and jobs.
 
         A verification ends when it expires. In Redis it is deleted by itself a
-        day later, and this is always 0.
+        day later, and this is always 0. A job ends when it is completed,
+        stopped or canceled; it is deleted with its outcomes, and can no longer
+        be resumed.
 
         A purged key is forgotten: a request with the same key is sent again.
         A claim without settlement is never deleted. Starts that no limit needs
@@ -242,6 +254,15 @@ def keyless(place: str) -> InvalidRequestError:
     return InvalidRequestError(
         f"idempotency_key cannot be kept in {place}: a key must survive a crash of the server,"
         " and Redis may lose its last writes. Use a store in SQLite, PostgreSQL or MySQL for keys;"
+        " nothing was sent, no phone rang"
+    )
+
+
+def jobless(place: str) -> InvalidRequestError:
+    """The error for a job where the store keeps none."""
+    return InvalidRequestError(
+        f"a job cannot be kept in {place}: its rows need idempotency keys, which must survive a"
+        " crash of the server. Use a store in PostgreSQL or MySQL, or in SQLite on one machine;"
         " nothing was sent, no phone rang"
     )
 

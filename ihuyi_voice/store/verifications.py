@@ -212,12 +212,19 @@ class VerificationStore(Protocol):
     ) -> Found | None:
         """Record how a call ended.
 
+        Where the cooldown does not end, the caller need not wait: the store may
+        return before this is durable, and retry it. A record that lacks it is
+        valid all the same.
+
         Args:
             id: of the verification.
             send: its number, as `sends` was.
             call: an `OutcomeStatus`.
             deadline: monotonic seconds.
             gives_back: whether nothing was sent, so that its cooldown ends.
+
+        Returns:
+            The record after it; None where it is deleted, or not recorded yet.
         """
 
     async def cancel(self, id: str, deadline: float) -> Found | None:  # noqa: A002 - its name
@@ -235,6 +242,9 @@ class StepRunner(Protocol):
 
     async def run(self, step: Callable[[Transaction], T], deadline: float) -> T:
         """Run `step`, which may run twice where a commit seemed to fail."""
+
+    async def run_later(self, step: Callable[[Transaction], object], deadline: float) -> None:
+        """Run `step` soon, before the steps that are run after this call; or at once."""
 
 
 class Verifications:
@@ -288,9 +298,14 @@ class Verifications:
         gives_back: bool,
     ) -> Found | None:
         """See `VerificationStore`."""
-        return await self._runner.run(
-            lambda tx: _note_call(tx, id, send, call, gives_back=gives_back), deadline
-        )
+
+        def step(tx: Transaction) -> Found | None:
+            return _note_call(tx, id, send, call, gives_back=gives_back)
+
+        if gives_back:
+            return await self._runner.run(step, deadline)
+        await self._runner.run_later(step, deadline)
+        return None
 
     async def cancel(self, id: str, deadline: float) -> Found | None:  # noqa: A002 - its name
         """See `VerificationStore`."""

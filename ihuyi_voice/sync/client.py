@@ -25,6 +25,13 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from .._advice import (
+    BALANCE_UNKNOWN,
+    CALL_UNKNOWN,
+    CHECK_UNKNOWN,
+    KEYED_UNKNOWN,
+    READ_UNKNOWN,
+)
 from .._options import conceal, options_from_env
 from ..bulk.run import BulkOptions, is_account_level
 from ..client import AsyncVoiceClient
@@ -32,6 +39,7 @@ from ..errors import NotSentError, OutcomeUnknownError
 from ..models import DEFAULT_BASE_URL, OutcomeStatus, SubmitRequest
 from ..quota import QuotaDefault
 from ..request_log import DeferredLog
+from ..transport.base import Exchange
 from .bulk import BlockingBulkRun
 from .calls import CLOSED, Call
 from .imports import import_ahead
@@ -49,6 +57,7 @@ if TYPE_CHECKING:
     from .._limits import Limits
     from .._options import ClientOptions
     from ..bulk.run import Rows, StopOn
+    from ..events import OnSubmit
     from ..models import AnswerFormat, Balance, SubmitResult
     from ..quota import RecipientQuota
     from ..store.store import Store
@@ -57,6 +66,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _INSTEAD = {
+    "with": (
+        "write `async with AsyncVoiceClient(...) as client:`, and in it `await client.submit(...)`"
+        " or `async with client.submit_many(...) as run:` (a notebook can do that), or call the"
+        " function that uses the VoiceClient by `await asyncio.to_thread(...)`"
+    ),
     "submit_many": (
         "write `async with client.submit_many(...) as run:` with an AsyncVoiceClient (a notebook"
         " can do that), or call the function that uses it by `await asyncio.to_thread(...)`"
@@ -65,6 +79,14 @@ _INSTEAD = {
         "await an AsyncVerifier, made with an AsyncVoiceClient, or call the blocking one by"
         " `await asyncio.to_thread(...)`"
     ),
+}
+_ADVICE = {
+    "query_balance": BALANCE_UNKNOWN,
+    "Verifier.start": CALL_UNKNOWN,
+    "Verifier.resend": CALL_UNKNOWN,
+    "Verifier.check": CHECK_UNKNOWN,
+    "Verifier.cancel": READ_UNKNOWN,
+    "Verifier.get": READ_UNKNOWN,
 }
 _RINGS_NO_PHONE = ("query_balance", "Verifier.check", "Verifier.cancel", "Verifier.get")
 _AWAIT = (
@@ -111,6 +133,9 @@ class VoiceClient:
             across crashes and processes. It stays open when the client is
             closed.
         require_key: whether a submit without an idempotency key is refused.
+        on_event: called with the `SubmitEvent` of each request that ends, rows
+            of bulk runs included. What they raise is logged and ignored. In
+            an event loop they must not block.
         clock: returns the seconds since 1970 that each request is signed with.
             It must be right within the gateway's tolerance, which is not
             published.
@@ -140,6 +165,7 @@ class VoiceClient:
         quota: RecipientQuota | QuotaDefault | None = QuotaDefault.DEFAULT,
         store: Store | None = None,
         require_key: bool = False,
+        on_event: Sequence[OnSubmit] = (),
         clock: Callable[[], float] = time.time,
         allow_running_loop: bool = False,
     ) -> None:
@@ -162,6 +188,7 @@ class VoiceClient:
             quota=quota,
             store=store,
             require_key=require_key,
+            on_event=on_event,
             clock=clock,
         )
         # Opened by `from_env`, and closed with this client.
@@ -172,7 +199,8 @@ class VoiceClient:
         self._closed = False
         self._log = DeferredLog()
         import_ahead()
-        make_client = partial(self._client._for_loop_thread, self._log.request_log())
+        self._request_log = self._client._log.collected_by(self._log)
+        make_client = partial(self._client._for_loop_thread, self._request_log)
         self._threads = LoopThreads(make_client, self._log, self._client._settings.limits.exit)
         self._finalizer = weakref.finalize(self, self._threads.exit)
 
@@ -311,6 +339,8 @@ class VoiceClient:
             BulkStoppedError: the run was stopped. The iteration or `finish()`
                 raises it, after the requests in flight are reported.
         """
+        # Now, because the block of an AsyncVoiceClient's run begins with `async with`.
+        self._check_usable("submit_many")
         return BlockingBulkRun(
             self,
             requests,
@@ -343,7 +373,7 @@ class VoiceClient:
             self._owned_store.close()
 
     def __enter__(self) -> Self:
-        self._check_usable("submit")
+        self._check_usable("with")
         return self
 
     def __exit__(
@@ -392,10 +422,11 @@ class VoiceClient:
             # `cancel` fails if the call has ended just now. Then its end counts.
             if call.wait(deadline - time.monotonic()) or not call.cancel():
                 return call.result()
-            error = self._unanswered(name, call, "the client's thread did not answer in time")
+            reason = "the client's thread did not answer in time"
+            error = self._unanswered(name, call, reason, request)
         except concurrent.futures.CancelledError:
             reason = "the client was closed, or the program ended,"
-            error = self._unanswered(name, call, reason)
+            error = self._unanswered(name, call, reason, request)
         except NotSentError as not_sent:
             if call.begun:
                 raise
@@ -409,16 +440,20 @@ class VoiceClient:
             self._threads.after_call()
         if isinstance(error, NotSentError):
             # The thread logs every call that reaches it. This one did not.
-            log = self._log.request_log()
-            log.request(name, request, error, OutcomeStatus.NOT_SENT, began)
+            exchange = Exchange(deadline, began)
+            self._request_log.end(name, request, error, OutcomeStatus.NOT_SENT, exchange)
             self._log.write()
         raise error
 
-    def _unanswered(self, name: str, call: Call[T], reason: str) -> Exception:
+    def _unanswered(
+        self, name: str, call: Call[T], reason: str, request: SubmitRequest | None
+    ) -> Exception:
         """The error for a call that the loop thread has not answered."""
         if call.begun:
             reason = f"{reason} while the request was on its way"
-            return OutcomeUnknownError(reason, may_have_rung=name not in _RINGS_NO_PHONE)
+            is_keyed = request is not None and request.idempotency_key is not None
+            advice = KEYED_UNKNOWN if is_keyed else _ADVICE.get(name, "")
+            return OutcomeUnknownError(reason, name not in _RINGS_NO_PHONE, advice=advice)
         if self._closed:  # pragma: no cover - only a race gets here
             return RuntimeError(CLOSED)
         return NotSentError(f"{reason} before the request began")
@@ -439,10 +474,11 @@ class VoiceClient:
         except RuntimeError:
             return
         cls, _, method = name.rpartition(".")
+        what = "`with VoiceClient(...)`" if name == "with" else f"{cls or 'VoiceClient'}.{method}"
         instead = _INSTEAD.get(cls or name) or _AWAIT.format(name=name)
         msg = (
-            f"{cls or 'VoiceClient'}.{method} would block the event loop that is running in this"
-            f" thread: {instead}, or pass allow_running_loop=True to block the loop meanwhile"
+            f"{what} would block the event loop that is running in this thread: {instead}, or pass"
+            " allow_running_loop=True to block the loop meanwhile"
         )
         raise RuntimeError(msg)
 

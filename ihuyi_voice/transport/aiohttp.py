@@ -57,7 +57,7 @@ WORDS: dict[str, str] = {
     "ClientConnectorDNSError": "the host name could not be resolved ({peer})",
     "ClientConnectorCertificateError": "the server's certificate is not valid ({peer})",
     "ClientConnectorSSLError": "the TLS handshake failed ({peer})",
-    "ClientSSLError": "the TLS handshake failed",
+    "ClientSSLError": "the TLS handshake failed ({peer})",
     "ServerFingerprintMismatch": "the server's certificate is not the pinned one ({peer})",
     "ClientProxyConnectionError": "the proxy could not be reached ({peer})",
     "ClientHttpProxyError": "the proxy refused to connect to the gateway",
@@ -144,7 +144,7 @@ class AiohttpTransport:
     async def post(self, target: str, body: SignedBody, exchange: Exchange) -> Answer:
         """See `Transport.post`."""
         remaining = self._remaining(exchange)
-        sending = Sending(exchange)
+        sending = Sending(exchange, connect_seconds=min(self._connect_seconds, remaining))
         error: BaseException | None = None
         self._deadlines.add(sending)
         token = current_sending.set(sending)
@@ -181,7 +181,10 @@ class AiohttpTransport:
         """
         remaining = exchange.remaining()
         if exchange.is_late():
-            msg = f"the deadline of {self._timeout_seconds:g} s passed before it was its turn"
+            msg = (
+                f"the deadline of {self._timeout_seconds:g} s passed before a connection to"
+                f" {self._gateway()} was tried"
+            )
             raise NotSentError(msg)
         if self._session.closed:
             msg = "the client was closed before it was its turn"
@@ -242,12 +245,11 @@ class AiohttpTransport:
             sending.connecting or isinstance(exception, _ONLY_CONNECTING)
         ):
             # aiohttp's limit for connecting may end at the same moment; its error says more.
-            cut = sending.expired and not isinstance(exception, aiohttp.ConnectionTimeoutError)
-            error = NotSentError(
-                f"nothing was written within {self._timeout_seconds:g} s"
-                if cut
-                else self._words(exception, cause)
-            )
+            is_timeout = isinstance(exception, aiohttp.ConnectionTimeoutError)
+            if sending.expired or (is_timeout and sending.phase is not None):
+                error = NotSentError(self._too_late(sending))
+            else:
+                error = NotSentError(self._words(exception, cause))
             error.__cause__ = cause
             return error
         exchange.may_have_been_written = True
@@ -256,22 +258,40 @@ class AiohttpTransport:
                 f"an unexpected exception ({type(sending.failure).__name__})"
             )
         if sending.expired:
-            return OutcomeUnknownError(f"no whole answer within {self._timeout_seconds:g} s")
+            return OutcomeUnknownError(
+                f"no whole answer from {self._gateway()} within {self._timeout_seconds:g} s"
+            )
         return OutcomeUnknownError(self._words(exception, cause))
+
+    def _too_late(self, sending: Sending) -> str:
+        """That no connection came in time, and what connecting did at last."""
+        is_last = sending.expired or sending.connect_seconds < self._connect_seconds
+        seconds = self._timeout_seconds if is_last else self._connect_seconds
+        text = f"no connection to {self._gateway()} within {seconds:g} s"
+        return text if sending.phase is None else f"{text}: {sending.phase.value}"
 
     def _words(self, exception: Exception, cause: OSError | None) -> str:
         """What happened, by the class of the exception and the system's reason."""
         names = (cls.__name__ for cls in type(exception).__mro__)
         text = next(WORDS[name] for name in names if name in WORDS)
+        if "{peer}" not in text and text != WORDS["Exception"]:
+            text = f"{text} ({self._gateway()})"
         reason = f" ({type(exception).__name__})" if cause is None else f": {_why(cause)}"
         return text.format(peer=self._peer(exception)) + reason
+
+    def _gateway(self) -> str:
+        """Host and port of the gateway, and those of the proxy on the way."""
+        gateway = _host_and_port(self._base.host, self._base.port)
+        if self._proxy is None:
+            return gateway
+        proxy = self._proxy.url
+        return f"{gateway} through the proxy {_host_and_port(proxy.host, proxy.port)}"
 
     def _peer(self, exception: Exception) -> str:
         """Host and port that an exception is about."""
         nearest = self._base if self._proxy is None else self._proxy.url
         host = getattr(exception, "host", nearest.host)
-        port = getattr(exception, "port", nearest.port)
-        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+        return _host_and_port(host, getattr(exception, "port", nearest.port))
 
 
 class _Proxy:
@@ -301,6 +321,10 @@ class _Proxy:
         if self._authorization is None:
             return {}
         return {"Proxy-Authorization": self._authorization.reveal()}
+
+
+def _host_and_port(host: object, port: object) -> str:
+    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
 
 
 def _basic(user: str, password: str) -> str:

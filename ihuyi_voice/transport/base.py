@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..models import Answer, SignedBody, Unrecorded
+    from ..errors import IhuyiVoiceError
+    from ..models import Answer, SignedBody, SubmitResult, Unrecorded
 
 
 class Transport(Protocol):
@@ -43,6 +44,11 @@ class Exchange:
     """One request in flight: how long it may take and how far it got.
 
     Attributes:
+        began: the moment, on `time.monotonic`, at which it began.
+        attempts: how often the client has tried to connect and send.
+        http_status: of the answer; None without one.
+        end: what the answer or the failure means, once that is known. A
+            cancellation may come after that.
         deadline: the moment, on `time.monotonic`, by which the last byte of
             the answer must arrive.
         may_have_been_written: False while it is certain that no byte was
@@ -56,9 +62,23 @@ class Exchange:
             None where nothing counts it.
     """
 
-    __slots__ = ("deadline", "may_have_been_written", "outlived", "reset", "unrecorded")
+    __slots__ = (
+        "attempts",
+        "began",
+        "deadline",
+        "end",
+        "http_status",
+        "may_have_been_written",
+        "outlived",
+        "reset",
+        "unrecorded",
+    )
 
-    def __init__(self, deadline: float) -> None:
+    def __init__(self, deadline: float, began: float | None = None) -> None:
+        self.began: float = time.monotonic() if began is None else began
+        self.attempts: int = 0
+        self.http_status: int | None = None
+        self.end: SubmitResult | IhuyiVoiceError | None = None
         self.deadline: float = deadline
         self.may_have_been_written: bool = False
         self.outlived: Callable[[], bool] | None = None

@@ -23,6 +23,7 @@ import struct
 import time
 import weakref
 from contextvars import ContextVar
+from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -65,12 +66,23 @@ _TIMER_SECONDS = 0.001
 current_sending: ContextVar[Sending] = ContextVar("ihuyi_voice_sending")
 
 
+class Phase(Enum):
+    """What connecting does, as the end of a message about a timeout."""
+
+    LOOK_UP = "the look-up of the host name did not end"
+    CONNECT = "the connection was not accepted"
+    HANDSHAKE = "the TLS handshake did not end"
+    PROXY = "the proxy did not open the connection"
+
+
 class Sending:
     """One POST in flight: its connection, and how far it got.
 
     Attributes:
         exchange: the request that is sent.
+        connect_seconds: how long it may take to connect.
         connecting: aiohttp has begun to get a connection.
+        phase: what connecting does now; None before it begins.
         connection: the connection; None before there is one.
         protocol: what reads and writes on that connection.
         expired: the deadline has passed.
@@ -80,17 +92,21 @@ class Sending:
 
     __slots__ = (
         "answer",
+        "connect_seconds",
         "connecting",
         "connection",
         "exchange",
         "expired",
         "failure",
+        "phase",
         "protocol",
     )
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, connect_seconds: float = math.inf) -> None:
         self.exchange: Exchange = exchange
+        self.connect_seconds: float = connect_seconds
         self.connecting: bool = False
+        self.phase: Phase | None = None
         self.connection: Connection | None = None
         self.protocol: ResettingProtocol | None = None
         self.expired: bool = False
@@ -303,6 +319,7 @@ class ResettingConnector(aiohttp.TCPConnector):
         """Return a connection for one request; nothing is written yet."""
         sending = current_sending.get()
         sending.connecting = True
+        sending.phase = Phase.LOOK_UP
         connection = await super().connect(req, traces=traces, timeout=timeout)
         try:
             late = sending.is_late()
@@ -351,6 +368,8 @@ class ResettingConnector(aiohttp.TCPConnector):
         client_error: type[Exception] = aiohttp.ClientConnectorError,
         **options: Any,  # noqa: ANN401 - passed on
     ) -> tuple[asyncio.Transport, ResponseHandler]:
+        sending = current_sending.get()
+        sending.phase = Phase.CONNECT
         # Only aiohttp 3.12 and newer take a socket factory.
         try:
             sock = await aiohappyeyeballs.start_connection(
@@ -361,6 +380,8 @@ class ResettingConnector(aiohttp.TCPConnector):
             )
         except OSError as error:
             raise client_error(req.connection_key, error) from error
+        is_proxy = client_error is aiohttp.ClientProxyConnectionError
+        sending.phase = Phase.PROXY if is_proxy else Phase.HANDSHAKE
         return await super()._wrap_existing_connection(
             *arguments, sock=sock, req=req, timeout=timeout, client_error=client_error, **options
         )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from .._advice import RESEND_NOT_SENT, START_NOT_SENT, advised
 from .._pipeline import status_of
 from ..errors import (
     IhuyiVoiceError,
@@ -153,6 +154,9 @@ class Flow:
         """Place the call of a send that is recorded, and record its outcome."""
         record = found.record
         call, error = await self._submit(client, person, record)
+        if error is not None:
+            is_start = name is EventName.CALLED
+            error = advised(error, not_sent=START_NOT_SENT if is_start else RESEND_NOT_SENT)
         noted = await self._note(client, record, call, found)
         events.append(_event(name, record.id, person, call=call))
         if error is None:
@@ -194,7 +198,8 @@ class Flow:
                     _soon(),
                     gives_back=call in _NOTHING_SENT,
                 )
-        except StoreError as error:
+        except (StoreError, RuntimeError) as error:
+            # RuntimeError: the store was closed meanwhile.
             client._log.warn(  # noqa: SLF001 - ours, and a RequestLog's
                 "verification %s %s: the store has not recorded its call: %s",
                 record.mobile,
@@ -209,7 +214,7 @@ class Flow:
         try:
             with anyio.CancelScope(shield=True):
                 await self._store.cancel(record.id, _soon())
-        except StoreError as error:
+        except (StoreError, RuntimeError) as error:
             client._log.warn(  # noqa: SLF001 - ours, and a RequestLog's
                 "verification %s: no phone rang, and the store has not canceled it; it expires: %s",
                 record.mobile,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -465,9 +466,12 @@ def test_a_run_that_cannot_be_entered_sends_nothing(
 
 async def test_refused_inside_a_running_loop(url: str) -> None:
     voice = client(url)
-    run = voice.submit_many(pairs(1))
-    with pytest.raises(RuntimeError, match=r"VoiceClient\.submit_many would block the event loop"):
+    run = await asyncio.to_thread(voice.submit_many, pairs(1))
+    refusal = r"VoiceClient\.submit_many would block the event loop"
+    with pytest.raises(RuntimeError, match=refusal):
         run.__enter__()
+    with pytest.raises(RuntimeError, match=refusal):
+        voice.submit_many(pairs(1))
 
 
 async def test_allowed_inside_a_running_loop(url: str) -> None:

@@ -107,7 +107,7 @@ def test_ctrl_c_in_the_consuming_thread(gateway: SandboxGateway, url: str, where
     assert (0, "") == (status, err)
     *log, report, alive = out.splitlines()
     assert ["{'unknown': 5} True None", "1"] == [report, alive]
-    assert [f"submit 139****{n:04d} unknown" for n in range(5)] == sorted(
+    assert [f"submit_many 139****{n:04d} unknown" for n in range(5)] == sorted(
         line.partition(" code=")[0] for line in log
     )
     assert 5 == len(gateway.attempts)
@@ -238,7 +238,7 @@ def test_the_program_ends_during_a_run_in_a_daemon_thread(
     """
     status, out, err = finished(start(url, script))
     assert (0, "") == (status, err)
-    assert [f"submit 139****{n:04d} unknown" for n in range(5)] == sorted(
+    assert [f"submit_many 139****{n:04d} unknown" for n in range(5)] == sorted(
         line.partition(" code=")[0] for line in out.splitlines()
     )
     assert 5 == len(gateway.attempts)

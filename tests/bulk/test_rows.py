@@ -198,11 +198,11 @@ async def test_every_row_is_logged_once_without_its_number_or_code(
 ) -> None:
     await outcomes(gateway, [pair(1), (GOOD, "98x6"), None])
     ours = [record for record in caplog.records if record.name == "ihuyi_voice"]
-    lines = sorted(record.getMessage().rpartition(" code=")[0] for record in ours)
+    lines = sorted(record.getMessage().partition(" code=")[0] for record in ours)
     assert lines == [
-        "submit **** invalid",
-        "submit 139****0001 accepted",
-        "submit 139****0001 invalid",
+        "submit_many **** invalid",
+        "submit_many 139****0001 accepted",
+        "submit_many 139****0001 invalid",
     ]
     assert GOOD not in caplog.text
     assert "98x6" not in caplog.text

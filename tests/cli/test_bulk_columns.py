@@ -126,13 +126,13 @@ def test_an_unnamed_or_unknown_column_is_ignored_and_named(path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "twins"),
     [
-        ("mobile,content,mobile", "2 columns for the mobile, mobile and mobile"),
-        ("phone,手机号,code", "2 columns for the mobile, phone and 手机号"),
-        ("mobile,code,otp", "2 columns for the content, code and otp"),
-        ("tel,验证码,Code,pin", "3 columns for the content, 验证码 and Code and pin"),
+        ("mobile,content,mobile", "2 columns for the mobile, mobile, mobile"),
+        ("phone,手机号,code", "2 columns for the mobile, phone, 手机号"),
+        ("mobile,code,otp", "2 columns for the content, code, otp"),
+        ("tel,验证码,Code,pin", "3 columns for the content, 验证码, Code, pin"),
         (
             "tel,code,idempotency_key,Idempotency-Key",
-            "2 columns for the idempotency_key, idempotency_key and Idempotency-Key",
+            "2 columns for the idempotency_key, idempotency_key, Idempotency-Key",
         ),
     ],
 )
@@ -316,7 +316,7 @@ def test_words_for_what_excel_does_to_numbers(path: Path, cell: str, words: str)
     quoted = cell.replace('"', '""')
     path.write_text(f'mobile,content\n"{quoted}",1125\n{A},"{quoted}"\n', encoding="utf-8")
     with closing(BulkFile(str(path))) as file:
-        first, second = (problem for _, problem in file.check().problems)
+        first, second = (str(problem) for _, problem in file.check().problems)
     assert first.startswith(f"mobile {words}")
     assert second.startswith(f"content {words}")
     assert "1391" not in first + second
@@ -340,7 +340,7 @@ def test_words_for_what_excel_does_to_codes(path: Path, cell: str, words: str) -
     with closing(BulkFile(str(path))) as file:
         found = file.check()
     ((line, problem),) = found.problems
-    assert (2, True) == (line, words in problem)
+    assert (2, True) == (line, words in str(problem))
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,8 @@ def test_words_for_what_excel_does_to_codes(path: Path, cell: str, words: str) -
 def test_words_for_numbers_of_json(path: Path, value: str, words: str) -> None:
     path.write_text(f'[{{"mobile": {value}, "code": "1125"}}]')
     with closing(BulkFile(str(path))) as file:
-        ((_, problem),) = file.check().problems
+        ((_, found),) = file.check().problems
+    problem = str(found)
     assert problem.startswith("mobile must be a str with one number")
     assert words in problem
     assert "1391" not in problem
@@ -360,4 +361,4 @@ def test_words_for_numbers_of_json(path: Path, value: str, words: str) -> None:
     "cell", [A, "+86 139-1234-5678", "1125", "0042", "", "12ab", "-", "1125.5"]
 )
 def test_cells_that_excel_left_alone(cell: str) -> None:
-    assert "" == damage(cell)
+    assert damage(cell) is None

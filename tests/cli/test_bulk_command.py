@@ -142,7 +142,7 @@ def test_each_row_is_placed_and_the_table_says_so(gateway: Gateway, path: Path) 
     assert re.search(r"outcome.*code.*meaning.*rows", result.stdout)
     assert "accepted the phone rings 30" in flat(result.stdout)
     first, balance, progress = result.stderr.splitlines()
-    assert f"{path}: rows 30, bad 0, duplicate numbers 0" == first
+    assert f"{path}: 30 rows, 0 bad, 0 duplicate numbers" == first
     assert "to send 30, balance 1000" == balance
     assert re.fullmatch(r"30/30  accepted 30  refused 0  unknown 0  \d+/s  0 s left", progress), (
         progress
@@ -199,7 +199,7 @@ def test_json_for_machines(gateway: Gateway, path: Path) -> None:
 def test_standard_input(gateway: Gateway) -> None:
     result = bulk("-", "--yes", stdin=f"{A},1125\n{B},0042\n")
     assert (0, {(A, "1125"), (B, "0042")}) == (result.exit_code, set(placed(gateway)))
-    assert result.stderr.startswith("standard input: rows 2, ")
+    assert result.stderr.startswith("standard input: 2 rows, ")
 
 
 def test_a_file_of_bad_rows_alone(gateway: Gateway, path: Path) -> None:
@@ -225,7 +225,7 @@ def test_as_a_new_user_would(gateway: Gateway, path: Path) -> None:
     assert unasked.stderr.startswith(dry)
     assert result.stderr.startswith(dry)
     assert dry == (
-        f"{path}: rows 4, bad 1, duplicate numbers 1\n"
+        f"{path}: 4 rows, 1 bad, 1 duplicate number\n"
         "  line 3: mobile must be a mainland number: 1, then 3-9, then nine digits;"
         " it has 10 digits\n"
     )
@@ -262,7 +262,7 @@ def test_what_is_said_before_sending(gateway: Gateway, path: Path) -> None:
         " remembers it with --store none"
     )
     assert [
-        f"{path}: rows 11, bad 7, duplicate numbers 1",
+        f"{path}: 11 rows, 7 bad, 1 duplicate number",
         *(f"  line {line}: {problem}" for line in range(6, 11)),
         "  and 2 more",
         "ignored columns: user id",
@@ -452,16 +452,18 @@ def test_problems_of_an_array_are_named_by_item(gateway: Gateway, path: Path) ->
 @pytest.mark.parametrize(
     ("url", "question"),
     [
-        ("https://api.voice.ihuyi.com", "via api.voice.ihuyi.com: real phones ring. Go on?"),
-        ("http://10.0.0.1:8765", "via 10.0.0.1:8765: real phones ring. Go on?"),
+        ("https://api.voice.ihuyi.com", "via api.voice.ihuyi.com: {phones}. Go on?"),
+        ("http://10.0.0.1:8765", "via 10.0.0.1:8765: {phones}. Go on?"),
         ("http://127.0.0.1:8765", "via 127.0.0.1:8765?"),
         ("http://[::1]:8765", "via [::1]:8765?"),
         ("http://localhost", "via localhost?"),
     ],
 )
 def test_the_question_names_the_gateway(url: str, question: str) -> None:
-    assert f"Place 500 calls {question}" == question_about(500, url)
-    assert f"Place 1 call {question}" == question_about(1, url)
+    several = question.format(phones="real phones ring")
+    assert f"Place 500 calls {several}" == question_about(500, url)
+    one = question.format(phones="a real phone rings")
+    assert f"Place 1 call {one}" == question_about(1, url)
 
 
 @pytest.mark.parametrize(
@@ -477,7 +479,7 @@ def test_a_dry_run_needs_no_account_and_sends_nothing(
     out = path.with_name("out.csv")
     result = bulk(path, "--dry-run", "--out", out)
     assert (status, "") == (result.exit_code, result.stdout)
-    assert result.stderr.startswith(f"{path}: rows {len(rows)}, bad {status // 2}, ")
+    assert result.stderr.startswith(f"{path}: {len(rows)} rows, {status // 2} bad, ")
     assert ([], False) == (gateway.attempts, out.exists())
 
 
@@ -562,7 +564,7 @@ def test_limit(gateway: Gateway, path: Path) -> None:
     write(path, [(A, "1125"), ("none", "1125"), (B, "1125"), (C, "1125")])
     result = bulk(path, "--yes", "--limit", "3")
     assert {(A, "1125"), (B, "1125")} == set(placed(gateway))
-    assert result.stderr.startswith(f"{path}: rows 3, bad 1, ")
+    assert result.stderr.startswith(f"{path}: 3 rows, 1 bad, ")
 
 
 @pytest.mark.parametrize("limit", [1, 7])
@@ -855,7 +857,7 @@ def test_the_demo_runs_a_bulk() -> None:
         "refused 4030 the mobile number is blacklisted 2",
     ):
         assert words in table
-    assert f"{accepted + unknown + 7} calls placed." in bulk_run
+    assert f"{accepted + unknown + 7} calls were placed." in bulk_run
 
 
 def test_the_demo_shows_its_bar_on_a_terminal() -> None:
@@ -863,7 +865,7 @@ def test_the_demo_shows_its_bar_on_a_terminal() -> None:
     text = screen.read_to_end()
     assert 0 == screen.status
     assert re.search(r"100% accepted \d+  refused 2  unknown \d+  \d+/s", text)
-    assert "calls placed." in text
+    assert "calls were placed." in text
 
 
 # --- the command in a process of its own -------------------------------------

@@ -52,7 +52,7 @@ def sent(rows: Iterable[FileRow]) -> list[tuple[int, str, str, str | None]]:
 
 
 def problems(rows: Iterable[FileRow]) -> list[tuple[int, str]]:
-    return [(row.line, row.problem) for row in rows if row.problem]
+    return [(row.line, str(row.problem)) for row in rows if row.problem]
 
 
 @pytest.fixture

@@ -482,7 +482,7 @@ def test_list_resolve_and_run_again(
     assert known(2, 3) in result.stderr
     summary = store(book, "summary", "--json")
     assert {"accepted": 3, "refused": 0, "not_sent": 0, "unknown": 0} == json.loads(summary.stdout)
-    assert "forgotten: 3\n" == store(book, "purge", "--older-than", "0s").stdout
+    assert "3 entries deleted\n" == store(book, "purge", "--older-than", "0s").stdout
     assert {"accepted": 0} | json.loads(store(book, "summary", "--json").stdout) == dict.fromkeys(
         ("accepted", "refused", "not_sent", "unknown"), 0
     )

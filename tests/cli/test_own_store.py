@@ -379,7 +379,7 @@ def test_keys_of_ones_own_are_known_in_every_job(gateway: SandboxGateway, tmp_pa
     assert 0 == run("bulk", path, "--yes").returncode
     again = run("bulk", path, "--yes", "--job", "another")
     assert 0 == again.returncode
-    assert "1 of 1 rows were called under their idempotency_key on 2" in again.stderr
+    assert "1 of 1 row was called under its idempotency_key on 2" in again.stderr
     assert "--job NAME" not in again.stderr
     # The same key in a submit.
     done = run("submit", MOBILE, "--content", "1125", "--idempotency-key", "order 1")

@@ -319,7 +319,7 @@ def test_what_is_known_stays_when_the_end_is_interrupted(
     write(path, many(3))
     book = path.with_name("calls.db")
     with monkeypatch.context() as broken:
-        broken.setattr("ihuyi_voice.cli.submit.json.dumps", interrupt)
+        broken.setattr("ihuyi_voice.cli.submit_call.json.dumps", interrupt)
         assert 0 == run("submit", MOBILE, "--json").exit_code
         assert 0 == bulk(path, "--yes", "--json").exit_code
     with monkeypatch.context() as broken:

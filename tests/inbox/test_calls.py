@@ -90,7 +90,7 @@ def test_the_search_finds_a_number_however_it_is_typed(inbox: Inbox) -> None:
     inbox.call("13812345678", "1111")
     inbox.call("13911112222", "2222")
     inbox.settle()
-    search = inbox.page.get_by_role("searchbox", name="Search by number")
+    search = inbox.page.get_by_role("searchbox", name="Search by number, code or voice id")
     for typed in ("13812345678", "+86 138-1234-5678", "5678", "138"):
         search.fill(typed)
         expect(inbox.rows.locator(".code")).to_have_text(["1111"])
@@ -98,7 +98,9 @@ def test_the_search_finds_a_number_however_it_is_typed(inbox: Inbox) -> None:
         search.fill("")
         expect(inbox.rows).to_have_count(2)
     search.fill("999")
-    expect(inbox.page.get_by_text("No call to such a number")).to_be_visible()
+    expect(
+        inbox.page.get_by_text("No call to such a number, and no such code or voice id")
+    ).to_be_visible()
 
 
 def test_a_search_stays_while_calls_come_in(inbox: Inbox) -> None:
@@ -182,11 +184,12 @@ def test_details_that_are_open_say_so_when_their_call_is_forgotten(inbox: Inbox)
     inbox.gateway.receipt_delay = inbox.gateway.receipt_interval = 0
     inbox.gateway.receipt_url = f"{inbox.url}/nothing-here"
     inbox.call(content="2222")
-    expect(inbox.page.locator("#attempts .receipt")).to_have_text("receipt never taken")
+    row = inbox.rows.filter(has_text="Placed")
+    expect(row.locator(".receipt")).to_have_text("receipt not accepted by your handler")
     expect(inbox.details.locator(".code")).to_have_text("1111")
     expect(gone).to_be_visible()
     inbox.page.keyboard.press("Escape")
-    inbox.rows.first.click()
+    row.click()
     expect(inbox.details.locator(".code")).to_have_text("2222")
     expect(gone).to_be_hidden()
 

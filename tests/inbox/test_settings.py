@@ -280,7 +280,8 @@ def test_receipts_and_each_try_are_shown(inbox: Inbox) -> None:
     with inbox.page.expect_response("**/settings"):
         inbox.page.keyboard.press("Enter")
     inbox.call()
-    expect(inbox.rows.first).to_contain_text("receipt never taken")
-    inbox.rows.first.click()
+    placed = inbox.rows.filter(has_text="Placed")
+    expect(placed).to_contain_text("receipt not accepted by your handler")
+    placed.click()
     expect(inbox.details.locator(".tries li")).to_have_count(3)
     expect(inbox.details.locator(".tries li").first).to_contain_text("answered 404")

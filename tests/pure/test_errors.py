@@ -70,6 +70,8 @@ EXAMPLES: list[IhuyiVoiceError] = [
     StoreError("calls.db: the disk is full"),
     OutcomeUnknownError("the connection was reset"),
     OutcomeUnknownError("the connection was reset", may_have_rung=False),
+    OutcomeUnknownError("the connection was reset", advice="ask"),
+    NotSentError("the name could not be resolved", "wait"),
     OutcomeUnknownError("an earlier request", earlier=True),
     GatewayError(4711, "?"),
     *(gateway_error(code, f"words {code}") for code in ONE_OF_EACH_CLASS),
@@ -211,7 +213,7 @@ def test_every_meaning_is_english_and_its_own() -> None:
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda e: f"{type(e).__name__}-{e}"[:60])
 def test_only_an_unknown_outcome_may_have_rung(error: IhuyiVoiceError) -> None:
     text = str(error)
-    unknown = isinstance(error, OutcomeUnknownError) and "balance" not in text
+    unknown = isinstance(error, OutcomeUnknownError) and "no phone" not in text
     # A run that stopped has counts of accepted and unknown rows, if any.
     run = isinstance(error, BulkStoppedError) and bool(re.search(r"\d (accepted|unknown)", text))
     assert (unknown or run) is error.may_have_rung
@@ -286,9 +288,8 @@ def test_an_unknown_outcome_says_not_to_repeat_it() -> None:
 
 
 def test_an_unknown_balance_says_that_repeating_is_safe() -> None:
-    assert (
-        "outcome unknown: reset; this was a balance query, no phone was involved,"
-        " repeating is safe" == str(OutcomeUnknownError("reset", may_have_rung=False))
+    assert "outcome unknown: reset; no phone was involved, repeating is safe" == str(
+        OutcomeUnknownError("reset", may_have_rung=False)
     )
 
 

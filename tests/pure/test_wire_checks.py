@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from ihuyi_voice import wire
 from ihuyi_voice.errors import InvalidRequestError
+from ihuyi_voice.models import mask_mobile
 from ihuyi_voice.store.entry import check_key
-from ihuyi_voice.wire import check_content, check_mobile
+from ihuyi_voice.wire import check_content, normalize_mobile
 from tests.pure import BOUNDED, MOBILE
 
 
@@ -108,7 +109,7 @@ def test_the_doubles_above_do_what_they_say() -> None:
     ],
 )
 def test_blanks_hyphens_and_the_country_code_are_stripped(mobile: str) -> None:
-    checked = check_mobile(mobile)
+    checked = normalize_mobile(mobile)
 
     assert MOBILE == checked
     assert str is type(checked)
@@ -116,7 +117,7 @@ def test_blanks_hyphens_and_the_country_code_are_stripped(mobile: str) -> None:
 
 @pytest.mark.parametrize("second", "3456789")
 def test_every_mainland_range_is_taken(second: str) -> None:
-    assert f"1{second}000000000" == check_mobile(f"1{second}000000000")
+    assert f"1{second}000000000" == normalize_mobile(f"1{second}000000000")
 
 
 WRONG_MOBILES = [
@@ -164,7 +165,7 @@ WRONG_MOBILES = [
 @pytest.mark.parametrize(("mobile", "why"), WRONG_MOBILES)
 def test_another_mobile_is_refused_saying_why(mobile: str, why: str) -> None:
     with pytest.raises(InvalidRequestError, match=rf"^mobile must be a mainland .*{why}"):
-        check_mobile(mobile)
+        normalize_mobile(mobile)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,7 @@ def test_another_mobile_is_refused_saying_why(mobile: str, why: str) -> None:
 def test_a_mobile_that_is_no_str_is_refused_by_its_type(mobile: object) -> None:
     expected = f"^mobile must be a str with one number, not {type(mobile).__name__}; submit once"
     with pytest.raises(InvalidRequestError, match=expected):
-        check_mobile(mobile)
+        normalize_mobile(mobile)
 
 
 # --- content ----------------------------------------------------------------
@@ -248,27 +249,31 @@ def test_the_doubles_of_a_str_do_what_they_say() -> None:
 
 
 def test_a_str_is_read_by_what_it_holds_whatever_its_methods_say() -> None:
-    assert MOBILE == check_mobile(Lying("+86 139-1234-5678"))
+    assert MOBILE == normalize_mobile(Lying("+86 139-1234-5678"))
     assert "0042" == check_content(Lying("0042"))
     assert "order-7" == check_key(Lying("order-7"))
-    for value in (check_mobile(Lying(MOBILE)), check_content(Lying("0042")), check_key(Lying("k"))):
+    for value in (
+        normalize_mobile(Lying(MOBILE)),
+        check_content(Lying("0042")),
+        check_key(Lying("k")),
+    ):
         assert str is type(value)
 
 
 @pytest.mark.parametrize("value", ["", "1", "1234567", "１１２５", "a", "+1", "1,2"])
 def test_a_wrong_str_is_refused_whatever_its_methods_say(value: str) -> None:
-    for check in (check_mobile, check_content):
+    for check in (normalize_mobile, check_content):
         with pytest.raises(InvalidRequestError):
             check(Lying(value))
 
 
 def test_a_lazy_string_is_refused_by_its_real_type() -> None:
-    for check, value in ((check_mobile, MOBILE), (check_content, "1125"), (check_key, "key")):
+    for check, value in ((normalize_mobile, MOBILE), (check_content, "1125"), (check_key, "key")):
         with pytest.raises(InvalidRequestError, match=r"must be a str.*, not Lazy"):
             check(Lazy(value))
 
 
-@pytest.mark.parametrize("check", [check_mobile, check_content])
+@pytest.mark.parametrize("check", [normalize_mobile, check_content])
 def test_a_refusal_is_raised_where_the_value_is_not_at_hand(check: Any) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         check("1391234567890735１")
@@ -287,7 +292,7 @@ def shown(error: BaseException) -> str:
 @pytest.mark.parametrize("mobile", [*(m for m, _ in WRONG_MOBILES if len(m) > 3), [MOBILE]])
 def test_a_refused_mobile_is_not_shown(mobile: object) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        check_mobile(mobile)
+        normalize_mobile(mobile)
     assert not re.search(r"\d{4}", shown(caught.value))
     assert str(mobile) not in shown(caught.value)
 
@@ -332,7 +337,7 @@ objects: st.SearchStrategy[Any] = st.one_of(
 )
 
 
-@pytest.mark.parametrize("check", [check_mobile, check_content])
+@pytest.mark.parametrize("check", [normalize_mobile, check_content])
 def test_an_object_that_cannot_even_be_shown_is_refused_too(check: Any) -> None:
     with pytest.raises(InvalidRequestError, match="not Hostile"):
         check(Hostile())
@@ -341,15 +346,15 @@ def test_an_object_that_cannot_even_be_shown_is_refused_too(check: Any) -> None:
 @BOUNDED
 @given(objects)
 @example(MOBILE)
-def test_what_check_mobile_takes_is_strict_and_all_else_is_refused(value: Any) -> None:
+def test_what_normalize_mobile_takes_is_strict_and_all_else_is_refused(value: Any) -> None:
     try:
-        checked = check_mobile(value)
+        checked = normalize_mobile(value)
     except InvalidRequestError as error:
         check_shows_nothing(error)
     else:
         assert str is type(checked)
         assert re.fullmatch(r"1[3-9][0-9]{9}", checked)
-        assert checked == check_mobile(checked)
+        assert checked == normalize_mobile(checked)
 
 
 @BOUNDED
@@ -376,7 +381,7 @@ def test_every_spelling_of_a_number_is_that_number(
     prefix: str, mobile: str, between: list[str]
 ) -> None:
     spelled = prefix + "".join(map("".join, zip(mobile, between, strict=True)))
-    assert mobile == check_mobile(spelled)
+    assert mobile == normalize_mobile(spelled)
 
 
 # --- purity -----------------------------------------------------------------
@@ -410,3 +415,17 @@ def test_the_wire_is_pure() -> None:
     }
     ours = {".errors", ".models"}
     assert set() == imported_roots(wire) - allowed - ours - {"orjson", "xmltodict"}
+
+
+@pytest.mark.parametrize(
+    ("expected", "mobile"),
+    [
+        ("139****5678", MOBILE),
+        ("****", "+86 13912345678"),
+        ("****", "１３９12345678"),
+        ("****", ""),
+        ("****", 13912345678),
+    ],
+)
+def test_a_masked_number_hides_what_is_not_a_number(expected: str, mobile: Any) -> None:
+    assert expected == mask_mobile(mobile)

@@ -7,11 +7,8 @@ import re
 from urllib.parse import urlencode
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import make_mocked_request
-from yarl import URL
 
-from ihuyi_voice.sandbox import Chaos, SandboxGateway, server
+from ihuyi_voice.sandbox import Chaos, SandboxGateway
 from ihuyi_voice.sandbox.page_files import FILES
 from ihuyi_voice.sandbox.server import MAX_BODY_BYTES
 from ihuyi_voice.wire import CONTENT_TYPE, SUBMIT_TARGET
@@ -114,7 +111,7 @@ async def test_a_wrong_chaos_is_400_and_changes_nothing(text: str, body: bytes) 
 @pytest.mark.parametrize(
     ("status", "text", "method", "name"),
     [
-        (404, "there is no /_sandbox/inbox", "GET", "inbox"),
+        (404, "there is no such path", "GET", "inbox"),
         (405, "use DELETE or GET or PATCH or PUT", "POST", "chaos"),
         (405, "use POST", "GET", "reset"),
         (405, "use GET", "DELETE", "calls"),
@@ -122,9 +119,9 @@ async def test_a_wrong_chaos_is_400_and_changes_nothing(text: str, body: bytes) 
         (405, "use GET", "POST", "attempts/1"),
         (405, "use GET", "POST", "events"),
         (405, "use GET", "POST", "page/main.js"),
-        (404, "there is no /_sandbox/page/", "GET", "page/"),
-        (404, "there is no /_sandbox/page/main.py", "GET", "page/main.py"),
-        (404, "there is no /_sandbox/page/../events.py", "GET", "page/../events.py"),
+        (404, "there is no such path", "GET", "page/"),
+        (404, "there is no such path", "GET", "page/main.py"),
+        (404, "there is no such path", "GET", "page/../events.py"),
     ],
 )
 async def test_an_unknown_path_or_method_is_refused(
@@ -134,19 +131,6 @@ async def test_an_unknown_path_or_method_is_refused(
         response = await ask(url, method, f"/_sandbox/{name}")
     assert (status, {"error": text}) == (response.status, json.loads(response.body))
     assert (status == 405) == ("Allow" in response.headers)
-
-
-async def test_a_path_of_raw_bytes_is_unknown() -> None:
-    """They reach the handlers as lone surrogates where aiohttp has no parser in C."""
-
-    async def not_found(_: web.Request) -> web.StreamResponse:
-        raise web.HTTPNotFound
-
-    path = URL.build(path="/_sandbox/\udcff", encoded=True)
-    request = make_mocked_request("GET", "/").clone(rel_url=path)
-    response = await server._explain(request, not_found)
-    assert isinstance(response, web.Response)
-    assert (404, b'{"error":"there is no /_sandbox/?"}') == (response.status, response.body)
 
 
 async def test_a_body_above_64_kib_is_refused() -> None:

@@ -28,7 +28,7 @@ from tests.sandbox.http import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from ihuyi_voice.sandbox.core import Snapshot
+    from ihuyi_voice.sandbox.history import Snapshot
 
 EVENTS = "/_sandbox/events"
 
@@ -204,10 +204,12 @@ class Watched(SandboxGateway):
         self.asked: Counter[asyncio.Task[Any] | None] = Counter()
         self.first_asked = asyncio.Event()
 
-    def snapshot(self, history: History | None, number: int, limit: int) -> Snapshot:
+    def snapshot(
+        self, history: History | None, number: int, limit: int, other_number: int = 0
+    ) -> Snapshot:
         self.asked[asyncio.current_task()] += 1
         self.first_asked.set()
-        return super().snapshot(history, number, limit)
+        return super().snapshot(history, number, limit, other_number)
 
 
 async def test_a_page_that_does_not_read_delays_no_other_and_later_gets_everything() -> None:

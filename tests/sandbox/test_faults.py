@@ -10,7 +10,7 @@ import pytest
 
 from ihuyi_voice.sandbox import Chaos
 from ihuyi_voice.sandbox.faults import NOTHING_HAPPENS, Dice, Fault, Roll
-from ihuyi_voice.sandbox.page_files import FILES
+from ihuyi_voice.sandbox.page_files import FILES, TEXTS
 
 FAULTS = [fault for fault in get_args(Fault) if fault != "code"]
 
@@ -22,7 +22,10 @@ def rolls(chaos: Chaos, times: int = 1000) -> list[Roll]:
 
 def test_the_page_has_words_for_every_fault_in_the_order_of_the_table() -> None:
     _, script = FILES["faults.js"]
-    assert [*get_args(Fault)] == re.findall(r'\[\s*"(\w+)"', script.decode())
+    assert [*get_args(Fault)] == re.findall(r'^  "(\w+)",$', script.decode(), re.MULTILINE)
+    for texts in TEXTS.values():
+        for fault in (*get_args(Fault), "receipt_undelivered"):
+            assert {f"fault_{fault}{part}" for part in ("", "_help", "_instead")} <= texts.keys()
 
 
 def test_without_chaos_nothing_happens() -> None:

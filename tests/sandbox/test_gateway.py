@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from attrs import asdict
 
-from ihuyi_voice.sandbox import Attempt, Chaos, SandboxGateway
+from ihuyi_voice.sandbox import Attempt, Chaos, OtherRequest, SandboxGateway, core
 from ihuyi_voice.sandbox.core import Setting
 from ihuyi_voice.sandbox.faults import NOTHING_HAPPENS
 from ihuyi_voice.sandbox.settings import Settings
-from tests.sandbox.forms import MOBILE, NOW, balance_form, submit_form
+from tests.sandbox.forms import CONTENT, MOBILE, NOW, balance_form, md5, submit_form
+
+if TYPE_CHECKING:
+    from ihuyi_voice.sandbox.reasons import Method
+
+# At import: while tests run, another takes its place.
+DRAW_FIRST_ID = core.draw_first_id
 
 
 def submit(gateway: SandboxGateway, form: dict[str, str] | None = None) -> int:
@@ -283,3 +290,128 @@ def test_a_key_as_short_as_a_code_masks_neither_a_number_nor_a_code() -> None:
     (attempt,) = gateway.attempts
     assert (MOBILE, "1125") == (attempt.mobile, attempt.content)
     assert ("account", "password", "mobile", "content", "time") == attempt.fields
+
+
+# --- accounts, ids, and requests that are no submits --------------------------------
+
+
+def signed(account: str, key: str) -> dict[str, str]:
+    return submit_form(account=account, password=md5(f"{account}{key}{MOBILE}{CONTENT}{NOW}"))
+
+
+def test_several_accounts_share_a_balance_and_keep_their_keys() -> None:
+    gateway = SandboxGateway(accounts={"VM1": "key-1", "VM2": "key-2"}, balance=3, clock=at_now)
+    assert 2 == submit(gateway)
+    assert 2 == submit(gateway, signed("VM1", "key-1"))
+    assert 2 == submit(gateway, submit_form(account="VM2", password="key-2"))
+    assert 405 == submit(gateway, signed("VM1", "key-2"))
+    assert 405 == submit(gateway, submit_form(account="VM3", password="key-2"))
+    assert 0 == gateway.balance
+    balance = {"account": "VM2", "password": md5(f"VM2key-2{NOW}"), "time": str(NOW)}
+    assert 2 == gateway.answer("GetNum", balance, "127.0.0.1", NOTHING_HAPPENS).code
+
+
+def test_the_accounts_are_copied_and_can_be_set() -> None:
+    accounts = {"VM1": "key-1"}
+    gateway = SandboxGateway(accounts=accounts, clock=at_now)
+    accounts["VM2"] = "key-2"
+    assert {"VM1": "key-1"} == gateway.accounts
+    gateway.accounts = {}
+    assert 405 == submit(gateway, signed("VM1", "key-1"))
+    assert "accounts" not in gateway.settings()
+
+
+@pytest.mark.parametrize(
+    "accounts", [{"VM1": ""}, {"": "secret-k"}, {"VM1": 5}, {"VM1": ["secret-k"]}, ["secret-k"]]
+)
+def test_wrong_accounts_are_refused_without_their_keys(accounts: Any) -> None:
+    with pytest.raises(ValueError, match="accounts must map each APIID to its APIKEY") as caught:
+        SandboxGateway(accounts=accounts)
+    assert "secret-k" not in str(caught.value)
+
+
+def test_no_key_is_shown_or_kept() -> None:
+    settings = Settings(api_key="first-k", accounts={"VM1": "second-k"})
+    assert "-k" not in repr(settings)
+    gateway = SandboxGateway(api_key="first-k", accounts={"VM1": "second-k"}, clock=at_now)
+    submit(gateway, submit_form(rd="first-k", rd2="second-k"))
+    gateway.answer("GetNum", balance_form(rd="second-k"), "127.0.0.1", NOTHING_HAPPENS)
+    gateway.record("unknown", "GET /second-k?mobile=first-k", "", "", 404)
+    assert "-k" not in repr((gateway.attempts, gateway.others))
+
+
+def test_voice_ids_go_on_after_a_reset_and_a_clear() -> None:
+    gateway = SandboxGateway(clock=at_now)
+    ids = []
+    for forget in (gateway.reset, gateway.clear, gateway.reset):
+        submit(gateway)
+        ids.append(int(gateway.calls[-1].voice_id))
+        forget()
+    assert [ids[0], ids[0] + 1, ids[0] + 2] == ids
+
+
+def test_voice_ids_differ_after_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with the same clock: a test may freeze it."""
+    drawn = iter([0, 8 * 10**15 - 1, 10])
+    monkeypatch.setattr(core, "draw_first_id", DRAW_FIRST_ID)
+    monkeypatch.setattr("secrets.randbelow", lambda _: next(drawn))
+    ids = []
+    for _ in range(3):
+        gateway = SandboxGateway(clock=at_now)
+        submit(gateway)
+        ids.append(gateway.calls[0].voice_id)
+    assert ["1000000000000000", "8999999999999999", "1000000000000010"] == ids
+
+
+def test_a_balance_query_is_recorded_and_reported() -> None:
+    seen: list[OtherRequest] = []
+    gateway = SandboxGateway(on_other=seen.append, chaos=Chaos(truncate=1), clock=at_now)
+    submit(gateway)
+    form = balance_form(format="json")
+    reply = gateway.answer("GetNum", form, "127.0.0.1", gateway.roll())
+    (other,) = gateway.others
+    assert [other] == seen
+    assert reply.other is other
+    assert ("balance", 2, "查询成功", "127.0.0.1", 200, "truncate") == (
+        other.kind, other.code, other.msg, other.ip, other.status, other.fault,
+    )  # fmt: skip
+    assert reply.body.startswith(other.answer)
+    assert (NOW, 1, 1) == (other.time, other.after, other.number)
+    assert {"account": "sandbox", "password": "********", "time": str(NOW), "format": "json"} == (
+        dict(zip(other.fields, other.values, strict=True))
+    )
+    assert "/webservice/voice.php?method=GetNum" == other.line
+
+
+def test_a_reader_gets_the_other_requests_once() -> None:
+    gateway = SandboxGateway(clock=at_now)
+    gateway.record("unknown", "GET /", "no such path", "127.0.0.1", 404)
+    first = gateway.snapshot(None, 0, 10)
+    assert (["GET /"], 1) == ([other.line for other in first.others], first.others_taken)
+    assert [] == gateway.snapshot(first.history, 0, 10, first.others_taken).others
+    gateway.reset()
+    assert [] == gateway.others
+
+
+def test_a_callback_for_other_requests_that_raises_changes_no_answer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(_: OtherRequest) -> None:
+        raise BrokenPipeError
+
+    gateway = SandboxGateway(on_other=fail, clock=at_now)
+    assert 2 == gateway.answer("GetNum", balance_form(), "", NOTHING_HAPPENS).code
+    assert ["on_other raised; the request is recorded and answered as usual"] == [
+        record.getMessage() for record in caplog.records
+    ]
+
+
+@pytest.mark.parametrize("method", ["Submit", "GetNum"])
+def test_refusals_in_xml_may_have_line_breaks(method: Method) -> None:
+    gateway = SandboxGateway(multiline_refusals=True, clock=at_now)
+    text = gateway.answer(method, {}, "", NOTHING_HAPPENS).body.decode()
+    assert "<code>\r\n401\r\n</code>\r\n<msg>\r\n帐号不能为空\r\n</msg>\r\n" in text
+    json = gateway.answer(method, {"format": "json"}, "", NOTHING_HAPPENS).body
+    form = submit_form() if method == "Submit" else balance_form()
+    placed = gateway.answer(method, form, "", NOTHING_HAPPENS).body
+    assert b"\r\n" not in json + placed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ihuyi_voice.sandbox import Attempt, Call, PushTry, ReceiptPush
+from ihuyi_voice.sandbox import Attempt, Call, OtherRequest, PushTry, ReceiptPush
 from ihuyi_voice.sandbox.history import History
 
 
@@ -103,3 +103,34 @@ def test_a_cleared_history_is_empty_and_continues_to_count() -> None:
     assert [] == after(cleared, 0)
     add(cleared)
     assert [3] == after(cleared, 0) == after(cleared, 2)
+
+
+# --- other requests -------------------------------------------------------------
+
+
+def add_other(history: History) -> OtherRequest:
+    return history.add_other(OtherRequest("unknown", "GET /", "", 0.0, "", 404))
+
+
+def test_other_requests_are_numbered_apart_and_know_their_place() -> None:
+    history = History(2)
+    assert (1, 0) == (add_other(history).number, history.others[0].after)
+    add(history, 2)
+    assert [(2, 2), (3, 2)] == [
+        (other.number, other.after) for other in (add_other(history), add_other(history))
+    ]
+    assert ([2, 3], 3) == ([other.number for other in history.others], history.others_taken)
+    history.resize(1)
+    assert [3] == [other.number for other in history.others]
+
+
+def test_a_reader_gets_the_other_requests_that_it_has_not_read() -> None:
+    history = History(3)
+    for _ in range(5):
+        add_other(history)
+    assert [4, 5] == [other.number for other in history.others_after(3, 100)]
+    assert [3, 4, 5] == [other.number for other in history.others_after(0, 100)]
+    assert [5] == [other.number for other in history.others_after(0, 1)]
+    assert [] == history.others_after(5, 100)
+    cleared = history.cleared()
+    assert ([], 6) == (list(cleared.others), add_other(cleared).number)

@@ -139,16 +139,6 @@ async def test_without_its_content_type_a_form_has_no_fields(headers: dict[str, 
     assert [()] == [attempt.fields for attempt in gateway.attempts]
 
 
-async def test_a_post_takes_its_fields_from_the_body_alone() -> None:
-    async with sandbox().serve() as url:
-        target = f"{SUBMIT_TARGET}&{urlencode(submit_form())}"
-        responses = [
-            await ask(url, "POST", target, headers=FORM),
-            await ask(url, "POST", target, b"rd=1", FORM),
-        ]
-    assert all(b"<code>401</code>" in response.body for response in responses)
-
-
 @pytest.mark.parametrize(
     "headers", [{"Sec-Fetch-Site": "cross-site"}, {"Origin": "http://evil.example"}]
 )
@@ -173,7 +163,6 @@ async def test_another_sites_page_places_no_call(headers: dict[str, str]) -> Non
         (404, "GET", "/webservice"),
         (404, "POST", "/webservice/sms.php?method=Submit"),
         (404, "POST", PATH),
-        (404, "POST", f"{PATH}?method=submit"),
         (404, "GET", f"{PATH}?method=GetReport"),
         (405, "PUT", SUBMIT_TARGET),
         (405, "DELETE", BALANCE_TARGET),

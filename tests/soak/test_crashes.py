@@ -123,7 +123,7 @@ class Job:
 
     def status(self, ended: subprocess.Popen[str]) -> int | None:
         """The exit status; None where a fault hid the balance, so that it must start again."""
-        return None if "no balance" in self.said else ended.returncode
+        return None if "the balance is not known" in self.said else ended.returncode
 
     @property
     def said(self) -> str:
@@ -179,7 +179,7 @@ def wrong(job: Job, entries: dict[Row, Entry]) -> list[str]:
     found: list[str] = []
     for row in ALL:
         *before, last = seen[row] or [None]
-        state, voice_id = entries[row].state, entries[row].voice_id
+        state, voice_id = entries[row].state, entries[row].answer.voice_id
         faults = {
             "was sent again after it had been placed": any(before),
             f"is accepted as {voice_id}, and the gateway placed {last}": (
@@ -196,7 +196,7 @@ def wrong(job: Job, entries: dict[Row, Entry]) -> list[str]:
     return found + [
         f"{row.mobile} was reported as {status}, and is {entries[row].state.value}"
         for row, status, voice_id in job.reported()
-        if (status in ("accepted", "replayed") and voice_id != entries[row].voice_id)
+        if (status in ("accepted", "replayed") and voice_id != entries[row].answer.voice_id)
         or (status == "unknown" and entries[row].state not in UNSETTLED)
     ]
 

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
     from pymysql.cursors import Cursor
 
-_TABLES = "ihuyi_voice_meta, ihuyi_voice_calls, ihuyi_voice_starts, ihuyi_voice_verifications"
+_TABLES = (
+    "ihuyi_voice_meta, ihuyi_voice_calls, ihuyi_voice_starts, ihuyi_voice_verifications,"
+    " ihuyi_voice_jobs, ihuyi_voice_job_outcomes"
+)
 
 
 class MariaDbServer:

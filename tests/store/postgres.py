@@ -23,19 +23,22 @@ if TYPE_CHECKING:
 class PostgresServer:
     """A running server; it can be stopped and started again."""
 
-    def __init__(self, binaries: Path, folder: Path) -> None:
+    def __init__(self, binaries: Path, folder: Path, address: str = "") -> None:
         self._binaries = binaries
+        self._address = address
         self._folder = folder
         self._user = "postgres" if os.geteuid() == 0 else None
         if self._user is not None:  # pragma: no branch - depends on who runs the tests
             shutil.chown(folder, self._user)
         folder.chmod(0o755)
         self._call("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync")
+        with (folder / "data" / "pg_hba.conf").open("a") as trusted:
+            trusted.write("host all all samenet trust\n")
         self.start()
 
     def start(self) -> None:
         # No test depends on data that survives a crash of the machine.
-        options = f"-c listen_addresses='' -c fsync=off -k {self._folder}"
+        options = f"-c listen_addresses='{self._address}' -c fsync=off -k {self._folder}"
         self._call("pg_ctl", "start", "-w", "-l", f"{self._folder}/log", "-o", options)
 
     def stop(self) -> None:
@@ -50,7 +53,7 @@ class PostgresServer:
         with contextlib.closing(self.connect()) as connection:
             connection.execute(
                 "DROP TABLE IF EXISTS ihuyi_voice_meta, ihuyi_voice_calls, ihuyi_voice_starts,"
-                " ihuyi_voice_verifications"
+                " ihuyi_voice_verifications, ihuyi_voice_jobs, ihuyi_voice_job_outcomes"
             )
         return self.url
 
@@ -91,8 +94,12 @@ def find_binaries() -> Path | None:
 
 
 @contextlib.contextmanager
-def running_server() -> Iterator[PostgresServer]:
-    """A server while the block runs; without PostgreSQL the test is skipped, and fails in CI."""
+def running_server(address: str = "") -> Iterator[PostgresServer]:
+    """A server while the block runs; without PostgreSQL the test is skipped, and fails in CI.
+
+    Args:
+        address: where it listens beside its Unix socket; "" for nowhere.
+    """
     binaries = find_binaries()
     if binaries is None:  # pragma: no cover - depends on the machine
         reason = "PostgreSQL's server is not installed: apt-get install postgresql"
@@ -101,7 +108,7 @@ def running_server() -> Iterator[PostgresServer]:
         pytest.skip(reason)
     # The path of a socket must be short.
     with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as folder:
-        server = PostgresServer(binaries, Path(folder))
+        server = PostgresServer(binaries, Path(folder), address)
         try:
             yield server
         finally:

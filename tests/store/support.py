@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from ihuyi_voice.models import mask_mobile
+from ihuyi_voice.store.answer import StoredAnswer
 from ihuyi_voice.store.entry import Claim, Entry, EntryState, Fingerprints
 from ihuyi_voice.store.store import Store
 
@@ -85,11 +86,11 @@ async def ended(store: SqlStore, state: EntryState, key: str = "k") -> str:
     """Claim a key and settle it; returns the token."""
     token = await claimed(store, key)
     if state is EntryState.ACCEPTED:
-        await store.settle(key, token, state, code=2, msg="提交成功", voice_id="900100200")
+        await store.settle(key, token, state, StoredAnswer(2, "提交成功", "900100200"))
     elif state is EntryState.REFUSED:
-        await store.settle(key, token, state, code=4051, msg="剩余条数不足")
+        await store.settle(key, token, state, StoredAnswer(4051, "剩余条数不足"))
     else:
-        await store.settle(key, token, state, msg="the connection was reset")
+        await store.settle(key, token, state, StoredAnswer(msg="the connection was reset"))
     return token
 
 
@@ -112,6 +113,7 @@ def unmeasured() -> dict[str, str]:
 PRELUDE = """
 import asyncio, os, signal, sys, time
 from ihuyi_voice.errors import *
+from ihuyi_voice.store.answer import *
 from ihuyi_voice.store.entry import *
 from ihuyi_voice.store.store import Store
 from tests.store.support import *

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+from ihuyi_voice.store.answer import NO_ANSWER
 from ihuyi_voice.store.entry import EntryState, NewClaim, Settlement
 from ihuyi_voice.store.writer.backlog import Backlog
 from ihuyi_voice.store.writer.operations import (
@@ -28,7 +29,7 @@ def lookup_of(key: str) -> LookupOperation:
 
 def settlement_of(key: str) -> SettleOperation:
     return SettleOperation(
-        Settlement(key, "token", EntryState.ACCEPTED, 2, "", "1", 0.0, 0.0), future=None
+        Settlement(key, "token", EntryState.ACCEPTED, NO_ANSWER, 0.0, 0.0), future=None
     )
 
 

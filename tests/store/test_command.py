@@ -11,11 +11,11 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from ihuyi_voice import Store, StoreError
-from ihuyi_voice.cli import store as cli_store
+from ihuyi_voice.cli.app import app
+from ihuyi_voice.cli.store_actions import _age
 from ihuyi_voice.store.entry import EntryState
 from ihuyi_voice.store.sql.store import SqlStore
 
@@ -29,14 +29,11 @@ if TYPE_CHECKING:
 
     from .postgres import PostgresServer
 
-app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
-app.command(epilog=cli_store.EXIT_HELP)(cli_store.store)
-
 LONG_KEY = "a key as long as a key may be [bold] " * 6
 
 
 def run(*arguments: str) -> Result:
-    result = CliRunner().invoke(app, arguments)
+    result = CliRunner().invoke(app, ["store", *arguments])
     assert result.exception is None or isinstance(result.exception, SystemExit)
     return result
 
@@ -160,15 +157,26 @@ def test_list_shows_when_a_claim_can_be_resolved(file: str) -> None:
 @pytest.mark.parametrize("age", ["30d", "12h", "15m", "30s"])
 def test_purge_deletes_settled_keys(file: str, age: str) -> None:
     result = run(file, "purge", "--older-than", age)
-    assert (0, "forgotten: 3\n") == (result.exit_code, result.stdout)
+    assert (0, "3 entries deleted\n") == (result.exit_code, result.stdout)
     result = run(file, "purge", "--older-than", age, "--json")
     assert {"purged": 0} == json.loads(result.stdout)
     with Store.open(file) as store:
         assert 2 == store.summary()["unknown"]
 
 
+def test_purge_deletes_ended_jobs(file: str) -> None:
+    with open_store(file) as store:
+        store.jobs.create("spring", None)
+        store.jobs.cancel("spring")
+        store.jobs.create("summer", None)
+    # The job, and the three settled keys.
+    assert "forgotten: 4\n" == run(file, "purge", "--older-than", "0s").stdout
+    with open_store(file) as store:
+        assert ["summer"] == store.jobs.names()
+
+
 def test_purge_keeps_younger_keys(file: str) -> None:
-    assert "forgotten: 0\n" == run(file, "purge", "--older-than", "99999d").stdout
+    assert "0 entries deleted\n" == run(file, "purge", "--older-than", "99999d").stdout
 
 
 @pytest.mark.parametrize("age", ["30", "d", "-1d", "1.5h", "30 d", "٣d", "1w", "1234567d"])
@@ -243,22 +251,14 @@ def test_a_store_on_a_server(postgres: PostgresServer) -> None:
     with open_store(url, clock=Clock()) as store:
         asyncio.run(ended(store, EntryState.UNKNOWN))
     assert 6 == run(url).exit_code
-    assert "forgotten: 0\n" == run(url, "purge", "--older-than", "0s").stdout
+    assert "0 entries deleted\n" == run(url, "purge", "--older-than", "0s").stdout
     assert 0 == run(url, "resolve", "k", "--placed").exit_code
     assert "no unknown calls\n" == run(url).stdout
 
 
 def test_the_command_in_a_process(file: str) -> None:
-    script = """
-import typer
-from ihuyi_voice import StoreError
-from ihuyi_voice.cli import store as cli_store
-app = typer.Typer(rich_markup_mode="rich")
-app.command(epilog=cli_store.EXIT_HELP)(cli_store.store)
-app()
-"""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script, file, "summary", "--json"],
+        [sys.executable, "-W", "error", "-m", "ihuyi_voice", "store", file, "summary", "--json"],
         capture_output=True,
         text=True,
         timeout=60,
@@ -271,17 +271,18 @@ app()
 def test_upgrade_runs_the_steps_that_are_missing(file: str) -> None:
     """From the schema of the release that kept keys and no limits."""
     with closing(sqlite3.connect(file)) as other, other:
-        for table in ("starts", "verifications"):
+        for table in ("starts", "verifications", "jobs", "job_outcomes"):
             other.execute(f"DROP TABLE ihuyi_voice_{table}")
+        other.execute("ALTER TABLE ihuyi_voice_calls DROP COLUMN answer")
         other.execute("UPDATE ihuyi_voice_meta SET value = '1' WHERE name = 'schema'")
     result = run(file, "upgrade")
-    assert (0, f"{file}: schema version 3\n") == (result.exit_code, result.stdout)
+    assert (0, f"{file}: schema version 5\n") == (result.exit_code, result.stdout)
     with closing(sqlite3.connect(file)) as other:
         assert [] == other.execute("SELECT * FROM ihuyi_voice_starts").fetchall()
-        assert [("3",)] == other.execute(
+        assert [("5",)] == other.execute(
             "SELECT value FROM ihuyi_voice_meta WHERE name = 'schema'"
         ).fetchall()
-    assert {"schema_version": 3} == json.loads(run(file, "upgrade", "--json").stdout)
+    assert {"schema_version": 5} == json.loads(run(file, "upgrade", "--json").stdout)
     assert {"accepted": 1, "refused": 1, "not_sent": 1, "unknown": 2} == json.loads(
         run(file, "summary", "--json").stdout
     )
@@ -317,7 +318,7 @@ def test_a_hyphen_is_the_store_that_the_variable_names(
     [("0s", -5), ("59s", 59), ("1m", 60), ("2h", 7200), ("3d", 3 * 86_400)],
 )
 def test_an_age_is_shown_in_its_largest_unit(age: str, seconds: float) -> None:
-    assert age == cli_store._age(seconds)
+    assert age == _age(seconds)
 
 
 def test_help_names_every_action() -> None:

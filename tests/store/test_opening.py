@@ -95,7 +95,7 @@ async def test_an_encoding_that_stores_any_bytes_is_accepted(postgres: PostgresS
         await ended(store, EntryState.REFUSED)
         entry = await find(store)
     assert entry is not None
-    assert "剩余条数不足" == entry.msg
+    assert "剩余条数不足" == entry.answer.msg
 
 
 def test_create_false_leaves_another_database_unchanged(path: Path) -> None:
@@ -156,7 +156,8 @@ async def test_other_tables_are_left_unchanged(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as connection:
         assert [(1,)] == connection.execute("SELECT * FROM calls").fetchall()
         tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        ours = {f"ihuyi_voice_{name}" for name in ("meta", "calls", "starts", "verifications")}
+        names = ("meta", "calls", "starts", "verifications", "jobs", "job_outcomes")
+        ours = {f"ihuyi_voice_{name}" for name in names}
         assert {"calls"} | ours == {name for (name,) in tables}
 
 

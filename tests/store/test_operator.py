@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ihuyi_voice.errors import StoreError
+from ihuyi_voice.store.answer import StoredAnswer
 from ihuyi_voice.store.entry import EntryState, Fingerprints, UnknownClaim
 from ihuyi_voice.store.verifications import NewRecord
 
@@ -66,9 +67,9 @@ async def test_a_key_resolved_as_placed_is_accepted(store: SqlStore, clock: Cloc
     assert answer.entry is not None
     assert (EntryState.ACCEPTED, None, "recorded by hand: placed", None) == (
         answer.entry.state,
-        answer.entry.code,
-        answer.entry.msg,
-        answer.entry.voice_id,
+        answer.entry.answer.code,
+        answer.entry.answer.msg,
+        answer.entry.answer.voice_id,
     )
 
 
@@ -81,7 +82,7 @@ async def test_a_key_resolved_as_not_placed_may_be_claimed_again(
     assert NONE | {"not_sent": 1} == store.summary()
     found = await find(store)
     assert found is not None
-    assert "recorded by hand: not placed" == found.msg
+    assert "recorded by hand: not placed" == found.answer.msg
     await claimed(store)
 
 
@@ -138,7 +139,7 @@ async def test_a_late_settlement_replaces_not_placed(store: SqlStore, clock: Clo
     token = await claimed(store)
     clock.time += LIVE + DELIVERY
     store.resolve("k", placed=False)
-    await store.settle("k", token, EntryState.ACCEPTED, voice_id="900100200")
+    await store.settle("k", token, EntryState.ACCEPTED, StoredAnswer(voice_id="900100200"))
     assert NONE | {"accepted": 1} == store.summary()
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ihuyi_voice.errors import StoreError
+from ihuyi_voice.store.answer import NO_ANSWER
 from ihuyi_voice.store.entry import EntryState, NewClaim, Settlement
 from ihuyi_voice.store.sql.connection import Connection
 from ihuyi_voice.store.writer import bounds
@@ -51,11 +52,12 @@ CLAIM_AND_SETTLE = """
             sys.stdin.readline()
             answer = await claim(store)
             if answer.entry is not None:
-                print("other", answer.entry.state.value, answer.entry.voice_id)
+                print("other", answer.entry.state.value, answer.entry.answer.voice_id)
                 return
             print("mine")
             sys.stdin.readline()
-            await store.settle("k", answer.token, EntryState.ACCEPTED, voice_id="900100200")
+            placed = StoredAnswer(voice_id="900100200")
+            await store.settle("k", answer.token, EntryState.ACCEPTED, placed)
     asyncio.run(main())
 """
 
@@ -75,7 +77,7 @@ MANY = """
     async def one(store, key):
         answer = await claim(store, key)
         if answer.entry is None:
-            await store.settle(key, answer.token, EntryState.ACCEPTED, voice_id="1")
+            await store.settle(key, answer.token, EntryState.ACCEPTED, StoredAnswer(voice_id="1"))
             return key
         return ""
     async def main():
@@ -324,7 +326,7 @@ async def test_rows_are_locked_in_key_order_so_that_machines_do_not_deadlock(
         fingerprint = FINGERPRINTS.of(MOBILE, CONTENT)
         claims = [NewClaim(key, *fingerprint, MASKED, "t", 0.0, 0.0) for key in keys]
         settlements = [
-            Settlement(key, token, EntryState.ACCEPTED, None, "", None, 0.0, 0.0)
+            Settlement(key, token, EntryState.ACCEPTED, NO_ANSWER, 0.0, 0.0)
             for key, token in zip(keys, tokens, strict=True)
         ]
         work = Work(settlements, [], [], [], []) if settling else Work([], [], [], claims, [])

@@ -24,7 +24,7 @@ from ihuyi_voice import (
 )
 from ihuyi_voice.models import Secret
 from ihuyi_voice.sandbox import SandboxGateway
-from ihuyi_voice.store import redis as redis_store
+from ihuyi_voice.store import redis_connection, redis_server
 from ihuyi_voice.store.limits import KEEP_SECONDS, Release, Reservation
 from ihuyi_voice.store.redis import RedisStore
 from ihuyi_voice.store.writer.operations import Work
@@ -66,8 +66,8 @@ def store(url: str) -> Iterator[Store]:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that does not answer within a moment counts as failed."""
-    monkeypatch.setattr(redis_store, "CONNECT_TIMEOUT", 0.2)
-    monkeypatch.setattr(redis_store, "READ_TIMEOUT", 0.2)
+    monkeypatch.setattr(redis_server, "CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr(redis_server, "READ_TIMEOUT", 0.2)
 
 
 def tokens(server: RedisServer, number: str = "n") -> list[bytes]:
@@ -116,8 +116,8 @@ def test_it_is_opened_by_its_url(server: RedisServer, create: bool) -> None:
     ],
 )
 def test_its_place_has_no_password(url: str, place: str) -> None:
-    named = redis_store._server(Secret(url), None)
-    assert isinstance(named, redis_store.Server)
+    named = redis_server.server_of(Secret(url), None)
+    assert isinstance(named, redis_server.Server)
     assert (place, f"<Server {place}>") == (named.place, repr(named))
 
 
@@ -150,7 +150,8 @@ def test_without_redis_py_the_command_that_installs_it_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "redis", None)
-    monkeypatch.delitem(sys.modules, "ihuyi_voice.store.redis")
+    for name in ("redis", "redis_server", "redis_connection"):
+        monkeypatch.delitem(sys.modules, f"ihuyi_voice.store.{name}")
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'ihuyi-voice\[redis\]'"):
         Store.open("redis://host")
 
@@ -393,9 +394,9 @@ async def test_a_server_without_memory_grants_nothing(server: RedisServer, store
     assert 0.0 == await store.limits.reserve("n", "t", ONE_A_MINUTE)
 
 
-def connected(url: str) -> redis_store.RedisConnection:
-    server = redis_store._server(Secret(url), None)
-    assert isinstance(server, redis_store.Server)
+def connected(url: str) -> redis_connection.RedisConnection:
+    server = redis_server.server_of(Secret(url), None)
+    assert isinstance(server, redis_server.Server)
     return server.connect()
 
 
@@ -403,7 +404,7 @@ def test_a_reservation_that_arrives_after_its_release_is_refused(
     server: RedisServer, url: str
 ) -> None:
     connection = connected(url)
-    connection._server.doubtful_until = time.monotonic() + redis_store.DOUBT_SECONDS
+    connection._server.doubtful_until = time.monotonic() + redis_connection.DOUBT_SECONDS
     connection.apply(Work([], [Release("n", "late")], [], [], []))
     late = Work([], [], [], [], [Reservation("n", "late", ONE_A_MINUTE)])
     with pytest.raises(StoreError, match="RELEASED this reservation was given back"):
@@ -493,7 +494,7 @@ async def test_what_a_frozen_server_executes_later_is_given_back(
 async def test_a_batch_whose_server_crashed_may_have_been_executed(
     server: RedisServer, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_store, "READ_TIMEOUT", 60.0)
+    monkeypatch.setattr(redis_server, "READ_TIMEOUT", 60.0)
     connection = connected(url)
     work = Work([], [], [], [], [Reservation("n", "t", ONE_A_MINUTE)])
     server.freeze()

@@ -93,7 +93,7 @@ async def test_a_cancelled_claim_is_reverted_without_another_operation(
     await until(lambda: NONE | {"not_sent": 1} == store.summary())
     found = await find(store)
     assert found is not None
-    assert "given up before it was sent" == found.msg
+    assert "given up before it was sent" == found.answer.msg
 
 
 async def test_a_claim_past_its_deadline_is_reverted(store: SqlStore, block: Block) -> None:

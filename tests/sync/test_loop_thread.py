@@ -330,7 +330,7 @@ async def test_refused_inside_a_running_loop() -> None:
     for use, instead in (
         (lambda: voice.submit("13900000001", "1125"), r"`await client\.submit\(\.\.\.\)`"),
         (voice.query_balance, r"`await asyncio\.to_thread\(client\.query_balance, \.\.\.\)`"),
-        (voice.submit_many([]).__enter__, r"`async with client\.submit_many\(\.\.\.\) as run:`"),
+        (lambda: voice.submit_many([]), r"`async with client\.submit_many\(\.\.\.\) as run:`"),
     ):
         with pytest.raises(RuntimeError, match=instead):
             use()

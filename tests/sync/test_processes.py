@@ -242,7 +242,8 @@ def test_the_error_inside_a_running_loop_shows_how_to_await(gateway: SandboxGate
     script = """
     import asyncio
     async def main():
-        for use in (submit, client.query_balance, client.__enter__):
+        many = lambda: client.submit_many([])
+        for use in (submit, client.query_balance, client.__enter__, many):
             try:
                 use()
             except RuntimeError as error:
@@ -255,7 +256,14 @@ def test_the_error_inside_a_running_loop_shows_how_to_await(gateway: SandboxGate
         " `await asyncio.to_thread(client.{0}, ...)`, or pass allow_running_loop=True to block"
         " the loop meanwhile\n"
     )
-    expected = text.format("submit") + text.format("query_balance") + text.format("submit")
+    rest = " would block the event loop that is running in this thread: write {0} (a notebook can"
+    rest += " do that), or call the function that uses {1} by `await asyncio.to_thread(...)`, or"
+    rest += " pass allow_running_loop=True to block the loop meanwhile\n"
+    many = "`async with client.submit_many(...) as run:`"
+    both = "`async with AsyncVoiceClient(...) as client:`, and in it `await client.submit(...)` or"
+    expected = text.format("submit") + text.format("query_balance")
+    expected += "`with VoiceClient(...)`" + rest.format(f"{both} {many}", "the VoiceClient")
+    expected += "VoiceClient.submit_many" + rest.format(f"{many} with an AsyncVoiceClient", "it")
     assert (0, expected, "") == run(gateway, script)
     assert gateway.attempts == []
 

@@ -13,8 +13,11 @@ from typing_extensions import assert_never, assert_type
 
 import ihuyi_voice
 from ihuyi_voice import (
+    AsyncBalanceWatch,
     AsyncVoiceClient,
     Balance,
+    BalanceReading,
+    BalanceWatch,
     GatewayError,
     IhuyiVoiceError,
     InvalidRequestError,
@@ -24,6 +27,7 @@ from ihuyi_voice import (
     OutcomeUnknownError,
     QuotaExceededError,
     RecipientQuota,
+    SubmitEvent,
     SubmitRequest,
     SubmitResult,
     VoiceClient,
@@ -65,6 +69,27 @@ async def place_a_call() -> None:
     with AsyncVoiceClient("APIID", "APIKEY"):  # type: ignore[attr-defined]
         pass
     await client.aclose()
+
+
+def count(event: SubmitEvent) -> None:
+    assert_type(event.status, OutcomeStatus)
+    assert_type(event.code, int | None)
+    assert_type(event.voice_id, str | None)
+    assert_type(event.key, str | None)
+    assert_type(event.seconds, float)
+    assert_type(event.attempts, int)
+    event.seconds = 0.0  # type: ignore[misc]
+
+
+def watch_what_happens() -> None:
+    with VoiceClient("APIID", "APIKEY", on_event=[count]) as client:
+        with BalanceWatch(client, below=500, every=300) as watch:
+            assert_type(watch.reading, BalanceReading)
+            assert_type(watch.reading.remaining, int | None)
+        AsyncBalanceWatch(client, below=500, every=300)  # type: ignore[arg-type]
+        BalanceWatch(client, below=500)  # type: ignore[call-arg]
+    VoiceClient.from_env(on_event=[count, print])
+    VoiceClient.from_env(on_event=[generate_code])  # type: ignore[list-item]
 
 
 def place_a_call_blocking() -> None:

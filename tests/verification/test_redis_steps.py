@@ -20,7 +20,7 @@ from ihuyi_voice import (
     VerificationStatus,
 )
 from ihuyi_voice.errors import StoreError
-from ihuyi_voice.store import redis as redis_store
+from ihuyi_voice.store import redis_server
 from ihuyi_voice.store.limits import DAY
 from ihuyi_voice.store.redis import RedisStore
 from ihuyi_voice.store.verifications import (
@@ -123,6 +123,9 @@ class Disturbed:
             return result
 
         return await self._store.run(disturbed, deadline)
+
+    async def run_later(self, step: Callable[[Transaction], Any], deadline: float) -> None:
+        await self.run(step, deadline)
 
 
 async def in_one_batch(store: RedisStore, *calls: Any) -> list[Any]:
@@ -345,7 +348,7 @@ async def test_a_guess_whose_answer_was_lost_is_recognised_by_its_token(
     await create(store)
     with server.client() as client:
         client.ping()
-        monkeypatch.setattr(redis_store, "READ_TIMEOUT", 0.2)
+        monkeypatch.setattr(redis_server, "READ_TIMEOUT", 0.2)
         with Store.open(server.url()) as hasty:
             assert isinstance(hasty, RedisStore)
             disturbed = Disturbed(hasty, server.freeze)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import sqlite3
 import threading
 import time
 from dataclasses import replace
@@ -34,7 +35,8 @@ from ihuyi_voice import (
 )
 from ihuyi_voice.store.memory import MemoryVerifications
 from ihuyi_voice.store.redis import RedisStore
-from ihuyi_voice.store.verifications import Verifications
+from ihuyi_voice.store.sql.store import SqlStore
+from ihuyi_voice.store.verifications import NewRecord, Verifications
 from ihuyi_voice.verification.codes import Person, SigningKey
 
 from . import faces
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
     from pathlib import Path
 
+    from ihuyi_voice.store.verifications import Transaction
     from ihuyi_voice.testing import VoiceGateway
     from tests.store.postgres import PostgresServer
 
@@ -501,20 +504,28 @@ def works(act: Callable[[], object]) -> bool:
 class Forgetful(Verifications):
     """A `VerificationStore` of one's own that cannot record what comes after a call."""
 
+    error: Exception
+
     async def note_call(self, *args: object, **more: object) -> Any:
-        msg = "it is down"
-        raise StoreError(msg)
+        raise self.error
 
     async def cancel(self, *args: object) -> Any:
-        msg = "it is down"
-        raise StoreError(msg)
+        raise self.error
 
 
+@pytest.mark.parametrize(
+    "error", [StoreError("it is down"), RuntimeError("this store is closed")], ids=repr
+)
 def test_an_outcome_that_cannot_be_recorded(
-    kind: Kind, gateway: VoiceGateway, clock: Clock, caplog: pytest.LogCaptureFixture
+    kind: Kind,
+    gateway: VoiceGateway,
+    clock: Clock,
+    error: Exception,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The call was placed, so its code is accepted; the error of the call is what is raised."""
     store = Forgetful(MemoryVerifications(clock))
+    store.error = error
     with opened(kind, gateway.url, kept_in=store) as face:
         started = face.start()
         assert (PENDING, OutcomeStatus.ACCEPTED) == (started.status, started.call)
@@ -523,10 +534,47 @@ def test_an_outcome_that_cannot_be_recorded(
         with pytest.raises(BlockedMobileError):
             face.start(OTHER)
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert 3 == len(warned)
+    assert 4 == len(warned)
     assert warned[0].startswith("verification 139****5678 accepted: the store has not recorded")
+    assert warned.pop(1).startswith("submit 138****0000 refused code=4030 ")
     assert warned[1].startswith("verification 138****0000 refused: the store has not recorded")
     assert "no phone rang, and the store has not canceled it" in warned[2]
+
+
+async def test_what_no_one_waits_for_is_tried_again(tmp_path: Path) -> None:
+    tries: list[float] = []
+
+    def step(transaction: Transaction) -> None:
+        tries.append(transaction.now())
+        if len(tries) < 3:
+            raise ZeroDivisionError
+
+    with Store.open(tmp_path / "voice.db") as store:
+        assert isinstance(store, SqlStore)
+        await store.run_later(step, time.monotonic())
+    assert 3 == len(tries)
+
+
+async def test_an_accepted_call_is_recorded_without_a_wait(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "voice.db"
+    new = NewRecord(
+        *("id", "login", "binding", "subject", "key", "139****5678"),
+        *(6, TTL, ATTEMPTS, COOLDOWN, False, "token"),
+    )
+    with Store.open(path) as store:
+        await store.verifications.create(new, time.monotonic() + 60)
+        with contextlib.closing(sqlite3.connect(path)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            noted = await store.verifications.note_call(
+                "id", 1, "accepted", time.monotonic() + 60, gives_back=False
+            )
+            assert noted is None
+    with Store.open(path) as store:
+        found = await store.verifications.find("id", time.monotonic() + 60)
+    assert found is not None
+    assert "accepted" == found.record.call
 
 
 class Purged(Verifications):

@@ -77,6 +77,9 @@ class Runner:
 
         return await self._store.run(whole, deadline)
 
+    async def run_later(self, step: Callable[[Transaction], Any], deadline: float) -> None:
+        await self.run(step, deadline)
+
 
 @pytest.mark.parametrize("cooldown", [0.0, 60.0])
 @pytest.mark.parametrize("name", ["postgresql", "mariadb"])

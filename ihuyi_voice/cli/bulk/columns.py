@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...wire import read_mobile
+from ..language import Phrase, mark
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,16 +109,22 @@ def table_columns(first: Sequence[str], options: ColumnOptions, *, draw_codes: b
     }
     for role, places in given.items():
         if places == [] and options.of(role) is not None:
-            msg = f"{_OPTIONS[role]} {shown(options.of(role))} names no column; {_found(cells)}"
+            msg = Phrase(
+                "{option} {name} names no column; {found}",
+                option=_OPTIONS[role],
+                name=shown(options.of(role)),
+                found=_found(cells),
+            )
             raise ColumnError(msg)
     columns = _columns(cells, given)
     if columns.mobile is None:
-        damaged = next(filter(None, map(damage, cells)), "")
-        msg = (
+        damaged = next(filter(None, map(damage, cells)), None)
+        msg = Phrase(
             "its first row is neither a header with a column of mobile numbers nor a number and"
-            f" its code{f' (a cell {damaged})' if damaged else ''}; {_found(cells)}. Name the"
-            " columns mobile and content in a first line, or give --mobile-column and"
-            " --content-column"
+            " its code{damage}; {found}. Name the columns mobile and content in a first line, or"
+            " give --mobile-column and --content-column",
+            damage=Phrase(" (a cell {damage})", damage=damaged) if damaged else "",
+            found=_found(cells),
         )
         raise ColumnError(msg)
     if columns.content is None and not draw_codes:
@@ -125,19 +132,21 @@ def table_columns(first: Sequence[str], options: ColumnOptions, *, draw_codes: b
     return columns
 
 
-def without_content(names: Sequence[str]) -> str:
+def without_content(names: Sequence[str]) -> Phrase:
     """The message for a file without a column of codes."""
-    return (
-        f"it has no column of codes; {_found(names)}. Name it content or code, or give"
-        " --content-column; or have a code drawn for each row with --draw-codes and --out"
+    return Phrase(
+        "it has no column of codes; {found}. Name it content or code, or give --content-column; or"
+        " have a code drawn for each row with --draw-codes and --out",
+        found=_found(names),
     )
 
 
-def without_mobile(names: Sequence[str]) -> str:
+def without_mobile(names: Sequence[str]) -> Phrase:
     """The message for a file without a column of numbers."""
-    return (
-        f"it has no column of mobile numbers; {_found(names)}. Name it mobile or phone, or give"
-        " --mobile-column"
+    return Phrase(
+        "it has no column of mobile numbers; {found}. Name it mobile or phone, or give"
+        " --mobile-column",
+        found=_found(names),
     )
 
 
@@ -202,17 +211,20 @@ def _columns(
                 if _plain(name) in _NAMES[role] and place not in taken
             ]
         if places and len(places) > 1:
-            twins = " and ".join(shown(names[place]) for place in places)
-            msg = (
-                f"it has {len(places)} columns for the {role}, {twins}: say which one with"
-                f" {_OPTIONS[role]}, by its number in the file where the names are the same;"
-                f" {_found(names)}"
+            msg = Phrase(
+                "it has {count} columns for the {role}, {names}: say which one with {option}, by"
+                " its number in the file where the names are the same; {found}",
+                count=len(places),
+                role=role,
+                names=", ".join(shown(names[place]) for place in places),
+                option=_OPTIONS[role],
+                found=_found(names),
             )
             raise ColumnError(msg)
         found[role] = places[0] if places else None
     used = [place for place in found.values() if place is not None]
     if len(used) > len(set(used)):
-        msg = (
+        msg = Phrase(
             "--mobile-column, --content-column and --key-column must name different columns: a key"
             " is stored as it is, and must not be a number or a code"
         )
@@ -232,9 +244,11 @@ def _without_header(cells: Sequence[str], options: ColumnOptions) -> Columns:
     given = {role: _by_number(cells, options.of(role)) for role in ROLES}
     for role, places in given.items():
         if places == []:
-            msg = (
-                f"it has no header, so {_OPTIONS[role]} must be a number from 1 to {len(cells)}:"
-                " its first row has a mobile number in it"
+            msg = Phrase(
+                "it has no header, so {option} must be a number from 1 to {count}: its first row"
+                " has a mobile number in it",
+                option=_OPTIONS[role],
+                count=len(cells),
             )
             raise ColumnError(msg)
     mobile = given[MOBILE] = given[MOBILE] or [0]
@@ -242,10 +256,11 @@ def _without_header(cells: Sequence[str], options: ColumnOptions) -> Columns:
         given[CONTENT] = [1 - mobile[0]]
     columns = _columns(cells, given, from_header=False)
     if columns.content is None or not is_mobile(cells[mobile[0]]):
-        msg = (
-            f"it has no header, and its rows are not a mobile number and its code, in this order;"
-            f" {_found(cells)}. Add a first line that names the columns, such as mobile,content, or"
-            " give --mobile-column and --content-column as numbers"
+        msg = Phrase(
+            "it has no header, and its rows are not a mobile number and its code, in this order;"
+            " {found}. Add a first line that names the columns, such as mobile,content, or give"
+            " --mobile-column and --content-column as numbers",
+            found=_found(cells),
         )
         raise ColumnError(msg)
     return columns
@@ -264,39 +279,46 @@ def _without_empty_end(cells: Sequence[str]) -> list[str]:
     return kept
 
 
-def _found(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
-    return f"columns found: {', '.join(map(shown, names[:_MOST_SHOWN])) or 'none'}{more}"
+def _found(names: Sequence[str]) -> Phrase:
+    if not names:
+        return Phrase("columns found: none")
+    shown_names = ", ".join(map(shown, names[:_MOST_SHOWN]))
+    if (more := len(names) - _MOST_SHOWN) > 0:
+        return Phrase("columns found: {names} and {count} more", names=shown_names, count=more)
+    return Phrase("columns found: {names}", names=shown_names)
 
 
 # --- what Excel does to cells -----------------------------------------------
 
-_AS_TEXT = "make the column text in the spreadsheet, enter it again, and save as CSV UTF-8"
+_AS_TEXT = Phrase("make the column text in the spreadsheet, enter it again, and save as CSV UTF-8")
 _DAMAGE = {
-    r"(?i)[+-]?[0-9]+([.,][0-9]*)?e[+-]?[0-9]+": (
+    r"(?i)[+-]?[0-9]+([.,][0-9]*)?e[+-]?[0-9]+": mark(
         "is in scientific notation, as Excel writes long numbers: its last digits are lost;"
-        f" {_AS_TEXT}"
+        " {advice}"
     ),
-    r"[0-9]+[.,]0*": (
+    r"[0-9]+[.,]0*": mark(
         "is a decimal number that ends in .0, as Excel and pandas write numbers: leading zeros may"
-        f" be lost; {_AS_TEXT}"
+        " be lost; {advice}"
     ),
-    r"[0-9]{1,3}(,[0-9]{3})+(\.[0-9]*)?": (
-        f"has thousands separators, as Excel shows numbers: {_AS_TEXT}"
+    r"[0-9]{1,3}(,[0-9]{3})+(\.[0-9]*)?": mark(
+        "has thousands separators, as Excel shows numbers: {advice}"
     ),
-    r"(?s)['`‘’].*": (  # noqa: RUF001 - as Excel's are copied
+    r"(?s)['`‘’].*": mark(  # noqa: RUF001 - as Excel's are copied
         "begins with an apostrophe, Excel's mark for text: remove the apostrophe and save again"
     ),
-    r"(?s)=.*": (
+    r"(?s)=.*": mark(
         'is a formula such as ="...", which keeps Excel from changing a cell: write the digits'
         " alone"
     ),
-    r"#+": "is ####, which Excel shows in a narrow column: widen it, and save again",
+    r"#+": mark("is ####, which Excel shows in a narrow column: widen it, and save again"),
 }
-_damages = [(re.compile(pattern).fullmatch, words) for pattern, words in _DAMAGE.items()]
+_damages = [
+    (re.compile(pattern).fullmatch, Phrase(words, advice=_AS_TEXT))
+    for pattern, words in _DAMAGE.items()
+]
 
 
-def damage(cell: str) -> str:
-    """What Excel did to the cell, as the end of a sentence; "" if nothing is known."""
+def damage(cell: str) -> Phrase | None:
+    """What Excel did to the cell, as the end of a sentence; None if nothing is known."""
     text = unicodedata.normalize("NFKC", cell).strip()
-    return next((words for matches, words in _damages if matches(text)), "")
+    return next((words for matches, words in _damages if matches(text)), None)

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 import typer
 
 from ..account import fail
+from ..language import gettext as _
+from ..language import ngettext
 from .progress import say
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ class Consent:
         """A doubt if codes may have lost leading zeros, unless an option allows it."""
         if self.mixed_lengths or not check.mixed_lengths:
             return []
-        doubt = (
+        doubt = _(
             "the codes differ in length, so leading zeros may be lost: correct the file, or give"
             " --allow-mixed-lengths if the codes are correct"
         )
@@ -42,11 +44,14 @@ class Consent:
         """A doubt if the balance is too small, unless an option allows it."""
         if self.partial or remaining >= to_send:
             return []
-        doubt = (
-            f"the balance of {remaining} is too small for {to_send} calls: top it up, send fewer"
-            " rows with --limit, or give --partial to send until it is used up"
+        doubt = ngettext(
+            "the balance of {balance} is too small for {count} call: top it up, or give --partial"
+            " to send until it is used up",
+            "the balance of {balance} is too small for {count} calls: top it up, send fewer rows"
+            " with --limit, or give --partial to send until it is used up",
+            to_send,
         )
-        return [doubt]
+        return [doubt.format(balance=remaining, count=to_send)]
 
     def ask(self, console: Console, to_send: int, base_url: str, doubts: list[str]) -> None:
         """Return if the calls may be placed; otherwise end the program."""
@@ -54,20 +59,29 @@ class Consent:
             return
         if not sys.stdin.isatty():
             if doubts:
-                fail(f"nothing was sent: {'; and '.join(doubts)}")
-            fail("nothing was sent: there is no terminal to ask on; give --yes to send")
+                fail(_("nothing was sent: {doubts}").format(doubts=_("; and ").join(doubts)))
+            fail(_("nothing was sent: there is no terminal to ask on; give --yes to send"))
         for doubt in doubts:
-            say(console, f"Careful: {doubt}.")
+            say(console, _("Careful: {doubt}.").format(doubt=doubt))
         if not typer.confirm(question(to_send, base_url), err=True):
-            fail("nothing was sent", 0)
+            fail(_("nothing was sent"), 0)
 
 
 def question(to_send: int, base_url: str) -> str:
     """The question before sending; it names the gateway."""
     parts = urlsplit(base_url)
-    text = f"Place {to_send} call{'' if to_send == 1 else 's'} via {parts.netloc}"
     # A server on this machine may be a sandbox, or a proxy that places real calls.
-    return text + ("?" if _is_loopback(parts.hostname or "") else ": real phones ring. Go on?")
+    if _is_loopback(parts.hostname or ""):
+        text = ngettext(
+            "Place {count} call via {host}?", "Place {count} calls via {host}?", to_send
+        )
+    else:
+        text = ngettext(
+            "Place {count} call via {host}: a real phone rings. Go on?",
+            "Place {count} calls via {host}: real phones ring. Go on?",
+            to_send,
+        )
+    return text.format(count=to_send, host=parts.netloc)
 
 
 def _is_loopback(host: str) -> bool:

@@ -25,6 +25,7 @@ from ...errors import InvalidRequestError
 from ...models import generate_code
 from ...store.entry import check_key
 from ...wire import read_content, read_mobile
+from ..language import Phrase
 from .columns import CONTENT, MOBILE, ColumnError, ColumnOptions, damage
 from .records import RecordError, Records
 
@@ -34,9 +35,11 @@ if TYPE_CHECKING:
     from .keys import RowKeys
     from .records import Cells
 
-_SAVE_AS = "save it as CSV UTF-8 (in Excel: File, Save As, CSV UTF-8)"
-_NO_CONTENT = "it has no content (the code to read out); --draw-codes draws one for such rows"
-_LOST_ZEROS = (
+_SAVE_AS = Phrase("save it as CSV UTF-8 (in Excel: File, Save As, CSV UTF-8)")
+_NO_CONTENT = Phrase(
+    "it has no content (the code to read out); --draw-codes draws one for such rows"
+)
+_LOST_ZEROS = Phrase(
     "if it began with zeros, a spreadsheet dropped them: make the column text there, enter the"
     " codes again, and save as CSV UTF-8"
 )
@@ -69,7 +72,7 @@ class FileRow:
     mobile: str = field(default="", repr=False)
     content: str = field(default="", repr=False)
     key: str | None = None
-    problem: str = ""
+    problem: Phrase | str = ""
     drawn: bool = False
     derived: bool = False
 
@@ -99,7 +102,7 @@ class Check:
     keys: int = 0
     keyless: int = 0
     revealing_keys: int = 0
-    problems: list[tuple[int, str]] = field(default_factory=list)
+    problems: list[tuple[int, Phrase | str]] = field(default_factory=list)
     lengths: Counter[int] = field(default_factory=Counter)
     ignored: tuple[str, ...] = ()
     numbered_by: str = "line"
@@ -153,7 +156,7 @@ class BulkFile:
         try:
             self._bytes = _copied_aside(sys.stdin.buffer) if name == "-" else _readable_twice(name)
         except OSError as error:
-            msg = f"cannot read {self.name}: {error.strerror or error}"
+            msg = Phrase("cannot read {name}: {reason}", name=self.name, reason=_reason(error))
             raise BulkFileError(msg) from None
 
     def close(self) -> None:
@@ -185,7 +188,7 @@ class BulkFile:
             found.duplicates += mobile in mobiles
             mobiles.add(mobile)
         if not found.rows:
-            msg = f"{self.name} has no rows: nothing to send"
+            msg = Phrase("{name} has no rows: nothing to send", name=self.name)
             raise BulkFileError(msg)
         return found
 
@@ -207,10 +210,12 @@ class BulkFile:
         except UnicodeError:
             raise BulkFileError(self._not_this_encoding()) from None
         except csv.Error as error:
-            msg = f"{self.name} looks like CSV but is not valid CSV: {error}"
+            msg = Phrase(
+                "{name} looks like CSV but is not valid CSV: {reason}", name=self.name, reason=error
+            )
             raise BulkFileError(msg) from None
         except (ColumnError, RecordError) as error:
-            msg = f"{self.name}: {error}"
+            msg = Phrase("{name}: {problem}", name=self.name, problem=error.args[0])
             raise BulkFileError(msg) from None
         except OSError as error:
             raise BulkFileError(self._unreadable(error)) from None
@@ -227,7 +232,9 @@ class BulkFile:
             raise BulkFileError(self._unreadable(error)) from None
         self._bytes.seek(0)
         if start.startswith(_WORKBOOKS):
-            msg = f"{self.name} is a workbook, not text: {_SAVE_AS}"
+            msg = Phrase(
+                "{name} is a workbook, not text: {advice}", name=self.name, advice=_SAVE_AS
+            )
             raise BulkFileError(msg)
         encoding = self._encoding or "utf-8-sig"
         if start.startswith(codecs.BOM_UTF8):
@@ -235,19 +242,26 @@ class BulkFile:
         elif start.startswith(_UTF_16):
             encoding = "utf-16"
         elif self._encoding is None and b"\0" in start:
-            msg = (
-                f"{self.name} is not UTF-8 text: {_SAVE_AS}, or give --encoding utf-16-le if it"
-                " is UTF-16"
+            msg = Phrase(
+                "{name} is not UTF-8 text: {advice}, or give --encoding utf-16-le if it is UTF-16",
+                name=self.name,
+                advice=_SAVE_AS,
             )
             raise BulkFileError(msg)
         return io.TextIOWrapper(self._bytes, encoding=encoding, newline="")
 
-    def _unreadable(self, error: OSError) -> str:
-        return f"cannot read {self.name} to its end: {error.strerror or error}"
+    def _unreadable(self, error: OSError) -> Phrase:
+        return Phrase(
+            "cannot read {name} to its end: {reason}", name=self.name, reason=_reason(error)
+        )
 
-    def _not_this_encoding(self) -> str:
+    def _not_this_encoding(self) -> Phrase:
         if self._encoding is not None:
-            return f"{self.name} is not text in the given --encoding: {_SAVE_AS}"
+            return Phrase(
+                "{name} is not text in the given --encoding: {advice}",
+                name=self.name,
+                advice=_SAVE_AS,
+            )
         self._bytes.seek(0)
         decoder = codecs.getincrementaldecoder("gb18030")()
         try:
@@ -255,16 +269,19 @@ class BulkFile:
                 decoder.decode(chunk)
             decoder.decode(b"", final=True)
         except UnicodeDecodeError:
-            return f"{self.name} is not UTF-8 text: {_SAVE_AS}"
-        return (
-            f"{self.name} is not UTF-8; it looks like GBK, as Excel saves plain CSV in China:"
-            f" give --encoding gbk, or {_SAVE_AS}"
+            return Phrase("{name} is not UTF-8 text: {advice}", name=self.name, advice=_SAVE_AS)
+        return Phrase(
+            "{name} is not UTF-8; it looks like GBK, as Excel saves plain CSV in China: give"
+            " --encoding gbk, or {advice}",
+            name=self.name,
+            advice=_SAVE_AS,
         )
 
     def _row(
-        self, line: int, cells: Cells | str, keys: dict[str, int], row_keys: RowKeys | None
+        self, line: int, cells: Cells | Phrase, keys: dict[str, int], row_keys: RowKeys | None
     ) -> FileRow:
-        if isinstance(cells, str):
+        problem: Phrase | str
+        if isinstance(cells, Phrase):
             return FileRow(line, problem=cells)
         content, key = (
             cell.strip() if isinstance(cell, str) else cell for cell in (cells.content, cells.key)
@@ -277,12 +294,12 @@ class BulkFile:
                 return FileRow(line, problem=str(error))
             earlier = keys.setdefault(own_key, line)
             if earlier != line:
-                problem = f"its idempotency_key is that of line {earlier}"
+                problem = Phrase("its idempotency_key is that of line {line}", line=earlier)
                 return FileRow(line, key=own_key, problem=problem)
         drawn = content in (None, "")
         number, code = read_mobile(cells.mobile), "" if drawn else read_content(content)
         if cells.mobile is None:
-            problem = "it has no mobile number"
+            problem = Phrase("it has no mobile number")
         elif isinstance(number, InvalidRequestError):
             problem = _explained(MOBILE, cells.mobile, str(number))
         elif drawn and not self._draw_codes:
@@ -299,16 +316,23 @@ class BulkFile:
         return FileRow(line, key=own_key, problem=problem)
 
 
-def _explained(column: str, cell: object, problem: str) -> str:
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+def _explained(column: str, cell: object, problem: str) -> Phrase | str:
     """The problem, with its likely cause, such as what Excel did to the cell."""
     if isinstance(cell, str) and column == CONTENT and re.fullmatch("[0-9]{1,3}", cell):
-        return f"{problem}; {_LOST_ZEROS}"
+        return Phrase("{problem}; {advice}", problem=problem, advice=_LOST_ZEROS)
     if isinstance(cell, str) and (words := damage(cell)):
-        return f"{column} {words}"
+        return Phrase("{column} {damage}", column=column, damage=words)
     if isinstance(cell, float):
-        return f"{problem}: a decimal number loses digits and zeros, write it in quotes"
+        return Phrase(
+            "{problem}: a decimal number loses digits and zeros, write it in quotes",
+            problem=problem,
+        )
     if isinstance(cell, int) and column == MOBILE:
-        return f"{problem}; write it in quotes"
+        return Phrase("{problem}; write it in quotes", problem=problem)
     return problem
 
 
@@ -324,7 +348,9 @@ def _known_encoding(name: str) -> str:
         # Some codecs are not for text.
         io.TextIOWrapper(io.BytesIO(), encoding=known)
     except (LookupError, ValueError):
-        msg = f"--encoding {name!r} is not known: give utf-8, gbk, gb18030, big5 or utf-16"
+        msg = Phrase(
+            "--encoding {name!r} is not known: give utf-8, gbk, gb18030, big5 or utf-16", name=name
+        )
         raise BulkFileError(msg) from None
     return _SUPERSETS.get(known, known)
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from ...store.entry import REPEATABLE
 from ..account import fail
+from ..language import gettext as _
+from ..language import ngettext
 from .keys import RowKeys
 
 if TYPE_CHECKING:
@@ -71,20 +73,29 @@ class Known:
     def lines(self, rows: int) -> Iterator[str]:
         """For a person: which of so many rows are not sent again, and how to send them."""
         if called := self.in_job.count:
-            yield (
-                f"{called} of {rows} rows were called in job {self.job} on {self.in_job.day};"
-                " --job NAME calls them again"
-            )
+            yield ngettext(
+                "{called} of {count} row was called in job {job} on {day}; --job NAME calls it"
+                " again",
+                "{called} of {count} rows were called in job {job} on {day}; --job NAME calls them"
+                " again",
+                rows,
+            ).format(called=called, count=rows, job=self.job, day=self.in_job.day)
         if called := self.by_key.count:
-            yield (
-                f"{called} of {rows} rows were called under their idempotency_key on"
-                f" {self.by_key.day}; only a new key calls them again"
-            )
+            yield ngettext(
+                "{called} of {count} row was called under its idempotency_key on {day}; only a new"
+                " key calls it again",
+                "{called} of {count} rows were called under their idempotency_key on {day}; only a"
+                " new key calls them again",
+                rows,
+            ).format(called=called, count=rows, day=self.by_key.day)
         if self.unknown:
-            yield (
-                f"{self.unknown} of {rows} rows may have been called, their outcome is unknown;"
-                " they are not called again"
-            )
+            yield ngettext(
+                "{called} of {count} row may have been called, its outcome is unknown; it is not"
+                " called again",
+                "{called} of {count} rows may have been called, their outcome is unknown; they are"
+                " not called again",
+                rows,
+            ).format(called=self.unknown, count=rows)
 
     def report(self) -> dict[str, object]:
         """As JSON."""
@@ -103,11 +114,12 @@ def look_up(
 ) -> Known:
     """Give each row without a key the key of its job, and ask the store for all keys."""
     if check.keyless and store.hashed_with_another_key(job, fingerprints.hashed_with):
-        fail(
-            f"nothing was sent: rows of job {job} were sent with another API key, by which they"
+        text = _(
+            "nothing was sent: rows of job {job} were sent with another API key, by which they"
             " cannot be recognised: finish the job with the old key, or give --job NAME to call"
             " every row"
         )
+        fail(text.format(job=job))
     rows.row_keys = lambda: RowKeys(fingerprints, store.id, job)
     known = Known(job)
     to_ask = (row for row in rows if row.key is not None and not row.problem)

@@ -7,36 +7,27 @@ from typing import Annotated
 
 import typer
 
-EXIT_HELP = """
-
-Exit status:
-0  all rows accepted, now or earlier
-3  some were not, and none is unknown: refused, limited, not sent, bad, stopped
-6  [bold]some are unknown: their phones may have rung[/bold]
-2  nothing was sent: a bad option, file or credentials, no answer about the
-balance, or a doubt that needs more than --yes
-4  nothing was sent because the store could not be used; or the store could
-not record some outcomes
-128 plus the signal's number (130 for Ctrl-C): interrupted, nothing was sent
-A run that a signal stops has the status of its outcomes: 3 or 6.
-With --dry-run: 0 the file can be sent unchanged, 2 it cannot.
-"""
+from ..language import mark
 
 File = Annotated[
     str,
     typer.Argument(
-        help="CSV (comma, semicolon, tab or |), JSON lines or a JSON array; - for standard"
-        " input. Columns are found by their names: mobile, phone, tel, 手机号; content, code,"
-        " otp, pin, 验证码; and optionally idempotency_key. Without a header: exactly two"
-        " columns, number and code. Text in UTF-8, or UTF-16 with a byte order mark."
+        help=mark(
+            "CSV (comma, semicolon, tab or |), JSON lines or a JSON array; - for standard"
+            " input. Columns are found by their names: mobile, phone, tel, 手机号; content, code,"
+            " otp, pin, 验证码; and optionally idempotency_key. Without a header: exactly two"
+            " columns, number and code. Text in UTF-8, or UTF-16 with a byte order mark."
+        )
     ),
 ]
 MobileColumn = Annotated[
     str | None,
     typer.Option(
         metavar="COLUMN",
-        help="The column of the numbers, by its name or its position from 1 (in JSON objects only"
-        " by its name).",
+        help=mark(
+            "The column of the numbers, by its name or its position from 1 (in JSON objects only"
+            " by its name)."
+        ),
         show_default=False,
     ),
 ]
@@ -44,7 +35,7 @@ ContentColumn = Annotated[
     str | None,
     typer.Option(
         metavar="COLUMN",
-        help="The column of the codes to read out, by its name or its position.",
+        help=mark("The column of the codes to read out, by its name or its position."),
         show_default=False,
     ),
 ]
@@ -52,15 +43,17 @@ KeyColumn = Annotated[
     str | None,
     typer.Option(
         metavar="COLUMN",
-        help="The column of the idempotency keys, given in the same way. Keys are stored and"
-        " written unchanged, and a key is known in every job, whatever --job says.",
+        help=mark(
+            "The column of the idempotency keys, given in the same way. Keys are stored and"
+            " written unchanged, and a key is known in every job, whatever --job says."
+        ),
         show_default=False,
     ),
 ]
 Encoding = Annotated[
     str | None,
     typer.Option(
-        help="The file's encoding, such as gbk for plain CSV of a Chinese Excel.",
+        help=mark("The file's encoding, such as gbk for plain CSV of a Chinese Excel."),
         show_default="utf-8",
     ),
 ]
@@ -68,65 +61,91 @@ DrawCodes = Annotated[
     bool,
     typer.Option(
         "--draw-codes",
-        help="Draw a code for each row without one; without this option such a row is bad. Needs"
-        " --out, and writes the codes into it as --show-codes does.",
+        help=mark(
+            "Draw a code for each row without one; without this option such a row is bad. Needs"
+            " --out, and writes the codes into it as --show-codes does."
+        ),
     ),
 ]
 AllowMixedLengths = Annotated[
     bool,
     typer.Option(
         "--allow-mixed-lengths",
-        help="Send even if the file's codes differ in length. They do when a spreadsheet drops"
-        " leading zeros.",
+        help=mark(
+            "Send even if the file's codes differ in length. They do when a spreadsheet drops"
+            " leading zeros."
+        ),
     ),
 ]
 Partial = Annotated[
     bool,
     typer.Option(
         "--partial",
-        help="Send even if the balance is smaller than the number of rows: the run stops when"
-        " the balance is used up.",
+        help=mark(
+            "Send even if the balance is smaller than the number of rows: the run stops when"
+            " the balance is used up."
+        ),
     ),
 ]
 Concurrency = Annotated[
-    int, typer.Option(min=1, help="How many requests may be in flight at once.")
+    int, typer.Option(min=1, help=mark("How many requests may be in flight at once."))
 ]
 Rate = Annotated[
-    float | None, typer.Option(min=0.001, help="Starts per second at most.", show_default=False)
+    float | None,
+    typer.Option(min=0.001, help=mark("Starts per second at most."), show_default=False),
 ]
 Out = Annotated[
     Path | None,
     typer.Option(
-        help="A new file for the outcomes, one line for each row when it finishes: JSON lines if"
-        " its name ends in .jsonl, else CSV.",
+        help=mark(
+            "A new file for the outcomes, one line for each row when it finishes: JSON lines if"
+            " its name ends in .jsonl, else CSV."
+        ),
         show_default=False,
     ),
 ]
 ShowCodes = Annotated[
-    bool, typer.Option("--show-codes", help="Write the codes into the --out file too.")
+    bool, typer.Option("--show-codes", help=mark("Write the codes into the --out file too."))
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Check every row and send none. No account needed.")
+    bool, typer.Option("--dry-run", help=mark("Check every row and send none. No account needed."))
 ]
 Limit = Annotated[
     int | None,
-    typer.Option(min=1, help="Read only the first rows, this many.", show_default=False),
+    typer.Option(min=1, help=mark("Read only the first rows, this many."), show_default=False),
 ]
 WaitForQuota = Annotated[
     bool,
     typer.Option(
         "--wait-for-quota",
-        help="Delay a row whose number was called twice within a minute, instead of skipping the"
-        " row as limited.",
+        help=mark(
+            "Delay a row whose number was called twice within a minute, instead of skipping the"
+            " row as limited."
+        ),
     ),
 ]
 Job = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="The job that the rows belong to. A row whose number and code were called in this"
-        " job is not called again; equal rows are separate calls. A new name calls all rows.",
-        show_default="the file's name",
+        help=mark(
+            "The job that the rows belong to. A row whose number and code were called in this"
+            " job is not called again; equal rows are separate calls. A new name calls all rows."
+        ),
+        show_default=mark("the file's name"),
+    ),
+]
+CeleryApp = Annotated[
+    str | None,
+    typer.Option(
+        "--celery",
+        metavar="MODULE:NAME",
+        help=mark(
+            "Let Celery workers send: enqueue the good rows as the job --job, and return. The name"
+            " of a Celery application that has a BulkJobs, or of the BulkJobs. The broker then"
+            " holds the numbers and codes until they are sent. See [bold]ihuyi-voice job[/bold]."
+        ),
+        show_default=False,
     ),
 ]
 Yes = Annotated[
@@ -134,7 +153,9 @@ Yes = Annotated[
     typer.Option(
         "--yes",
         "-y",
-        help="Do not ask before sending. Codes of different lengths and a balance that is too"
-        " small need their own options.",
+        help=mark(
+            "Do not ask before sending. Codes of different lengths and a balance that is too"
+            " small need their own options."
+        ),
     ),
 ]

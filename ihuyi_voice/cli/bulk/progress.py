@@ -28,6 +28,8 @@ from ...errors import (
     StoreError,
 )
 from ...models import OutcomeStatus, SubmitRequest, mask_mobile
+from ..language import Phrase, mark
+from ..language import gettext as _
 from .file import BulkFileError
 
 if TYPE_CHECKING:
@@ -49,13 +51,13 @@ COLOURS = {
     OutcomeStatus.UNKNOWN: "bold red",
 }
 _MEANINGS = {
-    OutcomeStatus.ACCEPTED: "the phone rings",
-    OutcomeStatus.REFUSED: "the voice product documents no such code",
-    OutcomeStatus.UNKNOWN: "the phone may have rung: do not repeat blindly",
-    OutcomeStatus.NOT_SENT: "nothing was sent: no phone rang",
-    OutcomeStatus.LIMITED: "over the limit for this number: nothing was sent",
-    OutcomeStatus.INVALID: "a bad row: nothing was sent",
-    OutcomeStatus.REPLAYED: "accepted earlier: nothing was sent now",
+    OutcomeStatus.ACCEPTED: mark("the phone rings"),
+    OutcomeStatus.REFUSED: mark("the voice product documents no such code"),
+    OutcomeStatus.UNKNOWN: mark("the phone may have rung: do not repeat blindly"),
+    OutcomeStatus.NOT_SENT: mark("nothing was sent: no phone rang"),
+    OutcomeStatus.LIMITED: mark("over the limit for this number: nothing was sent"),
+    OutcomeStatus.INVALID: mark("a bad row: nothing was sent"),
+    OutcomeStatus.REPLAYED: mark("accepted earlier: nothing was sent now"),
 }
 _COLUMNS = ("line", "mobile", "status", "code", "voice_id", "detail", "idempotency_key")
 # Seconds between two updates of the progress: of the bar, and of the plain lines.
@@ -89,7 +91,7 @@ class Tally:
     """
 
     counts: Counter[tuple[OutcomeStatus, int | None]] = field(default_factory=Counter)
-    stopped: str = ""
+    stopped: Phrase | str = ""
     stopped_by_row: bool = False
     interrupted: bool = False
     run: BulkRun | None = None
@@ -139,7 +141,7 @@ class OutFile:
             "status": (outcome.status if outcome else OutcomeStatus.INVALID).value,
             "code": getattr(outcome and outcome.error, "code", None),
             "voice_id": outcome.result.voice_id if outcome and outcome.result else None,
-            "detail": str(outcome.error or "") if outcome else row.problem,
+            "detail": str((outcome.error or "") if outcome else row.problem),
             "idempotency_key": row.key,
         }
         if self._show_codes:
@@ -188,17 +190,20 @@ class _Shown:
             return
         self._last = now
         rate = tally.total / max(now - self._began, 1e-3)
-        counts = (
-            f"accepted {tally.of(OutcomeStatus.ACCEPTED)}"
-            f"  refused {tally.of(OutcomeStatus.REFUSED)}"
-            f"  unknown {tally.of(OutcomeStatus.UNKNOWN)}  {rate:.0f}/s"
+        counts = _(
+            "accepted {accepted}  refused {refused}  unknown {unknown}  {rate:.0f}/s"
+        ).format(
+            accepted=tally.of(OutcomeStatus.ACCEPTED),
+            refused=tally.of(OutcomeStatus.REFUSED),
+            unknown=tally.of(OutcomeStatus.UNKNOWN),
+            rate=rate,
         )
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=tally.total, description=counts, refresh=True)
         else:
             left = (self._total - tally.total) / rate if rate else 0.0
-            line = f"{tally.total}/{self._total}  {counts}  {left:.0f} s left"
-            self.say(line)
+            text = _("{done}/{total}  {counts}  {seconds:.0f} s left")
+            self.say(text.format(done=tally.total, total=self._total, counts=counts, seconds=left))
 
     def say(self, text: str) -> None:
         say(self._console, text)
@@ -280,7 +285,7 @@ class _Sending:
             self._tally.stopped_by_row = True
         except BulkFileError as error:
             # The check could read it to its end, so it has changed since.
-            self._tally.stopped = str(error)
+            self._tally.stopped = error.args[0]
         self._note_bad(run)
 
     async def stop_on_signals(self, run: BulkRun, signals: Interruptions) -> None:
@@ -291,9 +296,9 @@ class _Sending:
         if number == _SIGHUP:
             await anyio.sleep(_SAME_HANGUP)
             signals.forget(number)
-        self._shown.say("Stopping: requests in flight finish first. Ctrl-C again stops at once.")
+        self._shown.say(_("Stopping: requests in flight finish first. Ctrl-C again stops at once."))
         await signals.next()
-        self._shown.say("Stopping at once: phones of requests in flight may have rung.")
+        self._shown.say(_("Stopping at once: phones of requests in flight may have rung."))
         run.abort()
 
     def finish(self) -> None:
@@ -316,7 +321,9 @@ class _Sending:
         except OSError as error:
             # Send no more rows whose outcomes cannot be written.
             self._out = None
-            self._tally.stopped = f"cannot write the outcomes: {error.strerror or error}"
+            self._tally.stopped = Phrase(
+                "cannot write the outcomes: {reason}", reason=error.strerror or error
+            )
             run.stop()
 
 
@@ -332,16 +339,19 @@ def _without_advice(error: BulkStoppedError) -> str:
 
 def outcome_table(tally: Tally) -> Table:
     """The rows by status and code."""
-    table = Table("outcome", "code", "meaning", "rows")
+    table = Table(_("outcome"), _("code"), _("meaning"), _("rows"))
     table.columns[-1].justify = "right"
+    # Only the meaning may take several lines.
+    for column in (*table.columns[:2], table.columns[3]):
+        column.no_wrap = True
     for (status, code), count in sorted(
         tally.counts.items(), key=lambda item: (-item[1], item[0][0].value)
     ):
         row = CODES.get(code) if code is not None else None
         table.add_row(
-            status.value,
+            _(status.value),
             "" if code is None else str(code),
-            row.meaning if row else _MEANINGS[status],
+            _(row.meaning if row else _MEANINGS[status]),
             str(count),
             style=COLOURS.get(status, "cyan"),
         )

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from ..language import Phrase
 from .columns import (
     ColumnError,
     ColumnOptions,
@@ -46,7 +47,9 @@ class Cells:
     key: object
 
 
-Record: TypeAlias = tuple[int, Cells | str]
+Record: TypeAlias = tuple[int, Cells | Phrase]
+
+_EXAMPLE = '{"mobile": "13912345678", "content": "1125"}'
 
 
 class RecordError(Exception):
@@ -137,7 +140,7 @@ class Records:
             pass
         return []
 
-    def _row(self, cells: Sequence[object]) -> Cells | str | None:
+    def _row(self, cells: Sequence[object]) -> Cells | Phrase | None:
         """The cells of a row of a table; None for its header."""
         if self._columns is None:
             first = [cell if isinstance(cell, str) else "" for cell in cells]
@@ -147,9 +150,10 @@ class Records:
                 return None
         columns = self._columns
         if any(cell not in (None, "") and str(cell).strip() for cell in cells[columns.width :]):
-            return (
-                f"it has more cells than the {columns.width} columns: a cell with the separator in"
-                " it must be in quotes"
+            return Phrase(
+                "it has more cells than the {count} columns: a cell with the separator in it must"
+                " be in quotes",
+                count=columns.width,
             )
         return Cells(
             *(
@@ -167,7 +171,7 @@ class Records:
             try:
                 value = json.loads(line, object_pairs_hook=_Object)
             except (ValueError, RecursionError):
-                yield number, "it is not JSON"
+                yield number, Phrase("it is not JSON")
                 continue
             if found := self._value(value):
                 yield number, found
@@ -177,12 +181,12 @@ class Records:
             if found := self._value(value):
                 yield number, found
 
-    def _value(self, value: object) -> Cells | str | None:
+    def _value(self, value: object) -> Cells | Phrase | None:
         if isinstance(value, _Object):
             return self._object(value)
         if isinstance(value, list):
             return self._row(value)
-        return 'it is not like {"mobile": "13912345678", "content": "1125"}'
+        return Phrase("it is not like {example}", example=_EXAMPLE)
 
     def _object(self, value: _Object) -> Cells:
         columns = self._forms.get(value.names)
@@ -241,12 +245,14 @@ class _Items:
             mark = self._next_mark()
             self._at += 1
         if self._next_mark():
-            msg = "there is more text after the end of its JSON array"
+            msg = Phrase("there is more text after the end of its JSON array")
             raise RecordError(msg)
 
     @property
     def _broken(self) -> RecordError:
-        msg = f"its JSON array breaks off or is not valid JSON after item {self._count}"
+        msg = Phrase(
+            "its JSON array breaks off or is not valid JSON after item {count}", count=self._count
+        )
         return RecordError(msg)
 
     def _next_mark(self) -> str:

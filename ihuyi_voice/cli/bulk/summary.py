@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from ...models import OutcomeStatus
 from ..account import EXIT_STATUSES
+from ..language import gettext as _
+from ..language import local, ngettext
 from .known import Known
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ class Summary:
             "rows": tally.total,
             **{status.value: tally.of(status) for status in OutcomeStatus},
             "codes": {str(code): n for (_, code), n in tally.counts.items() if code is not None},
-            "stopped": tally.stopped,
+            "stopped": str(tally.stopped),
             "interrupted": tally.interrupted,
             "unrecorded": tally.unrecorded,
         }
@@ -69,24 +71,33 @@ class Summary:
         tally = self.tally
         lines = []
         if tally.stopped_by_row:
-            lines.append(
-                "Stopped before the end, because further rows would end the same way:"
-                f" {tally.stopped}"
+            text = _(
+                "Stopped before the end, because further rows would end the same way: {reason}"
             )
+            lines.append(text.format(reason=local(tally.stopped)))
         elif tally.stopped:
-            lines.append(f"Stopped before the end: {tally.stopped}")
+            text = _("Stopped before the end: {reason}")
+            lines.append(text.format(reason=local(tally.stopped)))
         if tally.interrupted:
-            lines.append("Interrupted before the end.")
-        if tally.unrecorded:
-            lines.append(
-                f"The store did not record {tally.unrecorded} outcomes. Run this again only with"
-                " the same store: it does not send these rows again. Without it their phones"
-                " would ring a second time."
+            lines.append(_("Interrupted before the end."))
+        if count := tally.unrecorded:
+            text = ngettext(
+                "The store did not record {count} outcome. Run this again only with the same"
+                " store: it does not send this row again. Without it its phone would ring a second"
+                " time.",
+                "The store did not record {count} outcomes. Run this again only with the same"
+                " store: it does not send these rows again. Without it their phones would ring a"
+                " second time.",
+                count,
             )
+            lines.append(text.format(count=count))
         if unknown := tally.of(OutcomeStatus.UNKNOWN):
-            lines.append(f"Unknown rows: {unknown}, {self._where_listed()}.")
+            text = _("Unknown rows: {count}, {where}.")
+            lines.append(text.format(count=unknown, where=self._where_listed()))
         if tally.cut_short:
-            lines.append(f"Rows left: {self._left()} of {self.rows}. {self._how_to_go_on()}")
+            text = _("Rows left: {left} of {rows}. {advice}")
+            advice = self._how_to_go_on()
+            lines.append(text.format(left=self._left(), rows=self.rows, advice=advice))
         return lines
 
     def _left(self) -> int:
@@ -95,29 +106,45 @@ class Summary:
 
     def _where_listed(self) -> str:
         if self.place is not None:
-            return f"listed by: ihuyi-voice store {shlex.quote(self.place)}"
+            text = _("listed by: ihuyi-voice store {place}")
+            return text.format(place=shlex.quote(self.place))
         if self.out is not None:
-            return f"listed in {self.out} with the status unknown"
-        return "not listed, because there was no --out and --store was none"
+            return _("listed in {file} with the status unknown").format(file=self.out)
+        return _("not listed, because there was no --out and --store was none")
 
     def _how_to_go_on(self) -> str:
         if self.place is not None:
-            new_out = " with a new --out file" if self.out is not None else ""
-            return (
-                f"To continue, run the same command again{new_out}: no phone that rang, or may have"
-                " rung, is called again."
-            )
+            return self._with_the_store()
         called = self.tally.of(OutcomeStatus.ACCEPTED) + self.tally.of(OutcomeStatus.UNKNOWN)
         if not called:
-            return "No phone was called: run the same command again."
+            return _("No phone was called: run the same command again.")
         if self.out is not None:
-            return (
-                f"To continue, remove from {self.file} the rows that {self.out} shows as accepted"
-                f" or unknown, and run the rest. The whole of {self.file} would call {called}"
-                " phones a second time. Without --store none you only repeat the same command."
+            return ngettext(
+                "To continue, remove from {file} the row that {out} shows as accepted or unknown,"
+                " and run the rest. The whole of {file} would call {count} phone a second time."
+                " Without --store none you only repeat the same command.",
+                "To continue, remove from {file} the rows that {out} shows as accepted or unknown,"
+                " and run the rest. The whole of {file} would call {count} phones a second time."
+                " Without --store none you only repeat the same command.",
+                called,
+            ).format(file=self.file, out=self.out, count=called)
+        return ngettext(
+            "Do not run {file} again unchanged: it would call {count} phone a second time. Only"
+            " the account's page shows which. Without --store none you only repeat the same"
+            " command.",
+            "Do not run {file} again unchanged: it would call {count} phones a second time. Only"
+            " the account's page shows which. Without --store none you only repeat the same"
+            " command.",
+            called,
+        ).format(file=self.file, count=called)
+
+    def _with_the_store(self) -> str:
+        if self.out is not None:
+            return _(
+                "To continue, run the same command again with a new --out file: no phone that"
+                " rang, or may have rung, is called again."
             )
-        return (
-            f"Do not run {self.file} again unchanged: it would call {called} phones a second"
-            " time. Only the account's page shows which. Without --store none you only repeat"
-            " the same command."
+        return _(
+            "To continue, run the same command again: no phone that rang, or may have rung, is"
+            " called again."
         )

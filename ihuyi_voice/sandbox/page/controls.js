@@ -2,8 +2,7 @@
 
 import { $, ask, disable, el, showFailure, toast } from "./dom.js";
 import { FAULTS } from "./faults.js";
-
-const RECEIPT_FAULT = ["receipt_undelivered", "Not delivered", "The receipt says that the call was not answered"];
+import { figure, t } from "./texts.js";
 
 let chaos = {};
 let asking = 0; // changes by a switch that were not answered yet
@@ -14,19 +13,19 @@ const rows = new Map(); // a fault's switch and percentage by its name
 
 export function prepareControls() {
   $("balance-form").addEventListener("submit", (event) => {
-    change(event, { balance: $("balance").valueAsNumber }, "The balance is set.");
+    change(event, { balance: $("balance").valueAsNumber }, t("balance_set"));
   });
   $("blacklist-form").addEventListener("submit", (event) => {
-    change(event, { blacklist: lines("blacklist") }, "The blacklist is set.");
+    change(event, { blacklist: lines("blacklist") }, t("blacklist_set"));
   });
   $("allowed-form").addEventListener("submit", (event) => {
     const allowed = lines("allowed");
-    const said = allowed.length ? "The allowed IPs are set." : "Any IP may call.";
+    const said = t(allowed.length ? "allowed_set" : "allowed_any");
     change(event, { allowed_ips: allowed.length ? allowed : null }, said);
   });
   $("receipt-form").addEventListener("submit", (event) => {
     const url = $("receipt-url").value.trim();
-    const said = url ? "Receipts are pushed." : "No receipts are pushed.";
+    const said = t(url ? "receipts_on" : "receipts_off");
     change(event, { receipt_url: url || null }, said);
   });
   for (const id of ["balance", "blacklist", "allowed", "receipt-url"]) prepareField($(id));
@@ -36,7 +35,7 @@ export function prepareControls() {
     if (!done) box.checked = !box.checked;
   });
   $("calm").addEventListener("click", () => showFailure(() => ask("DELETE", "chaos")));
-  $("faults").append(...FAULTS.map(faultRow), faultRow(RECEIPT_FAULT), latencyRow());
+  $("faults").append(...FAULTS.map(faultRow), faultRow("receipt_undelivered"), latencyRow());
 }
 
 function prepareField(field) {
@@ -64,7 +63,7 @@ function takeBack(field) {
 }
 
 export function showSettings(settings) {
-  $("left").textContent = settings.balance.toLocaleString("en");
+  $("left").textContent = figure(settings.balance);
   show("balance", String(settings.balance));
   show("blacklist", settings.blacklist.join("\n"));
   show("allowed", (settings.allowed_ips ?? []).join("\n"));
@@ -125,11 +124,12 @@ function probability(name) {
   return chaos.code === null ? 0 : chaos.code_probability;
 }
 
-function faultRow([name, title, help]) {
+function faultRow(name) {
+  const title = t(`fault_${name}`);
   const box = el("input", { type: "checkbox", id: name, role: "switch", "aria-describedby": `${name}-help` });
   const percent = el("input", {
     type: "number", id: `${name}-percent`, min: "0.01", max: "100", step: "any", value: "100", required: true,
-    "aria-label": `${title}: how often, in percent`,
+    "aria-label": t("how_often", { fault: title }),
   });
   rows.set(name, { box, percent });
   const label = el("label", { htmlFor: name }, title);
@@ -139,7 +139,7 @@ function faultRow([name, title, help]) {
   if (name === "code") {
     number = el("input", {
       type: "number", id: "code-number", step: "1", value: "408", required: true,
-      "aria-label": "The code that is answered",
+      "aria-label": t("code_answered"),
     });
     parts.splice(2, 0, number);
   }
@@ -158,17 +158,17 @@ function faultRow([name, title, help]) {
       if (box.checked) put();
     });
   }
-  return el("div", { className: "switch" }, ...parts, el("p", { id: `${name}-help` }, help));
+  return el("div", { className: "switch" }, ...parts, el("p", { id: `${name}-help` }, t(`fault_${name}_help`)));
 }
 
 function latencyRow() {
   const box = el("input", { type: "checkbox", id: "latency", role: "switch", "aria-describedby": "latency-help" });
-  const least = secondsField("latency-seconds", "1", "Late answers: by how many seconds");
-  const more = secondsField("latency-jitter", "0", "Late answers: by up to how many seconds more");
+  const least = secondsField("latency-seconds", "1", t("late_least"));
+  const more = secondsField("latency-jitter", "0", t("late_more"));
   const put = async () => {
     if (!box.checked) return changeChaos({ latency: 0, latency_jitter: 0 });
     const isNone = least.valueAsNumber === 0 && more.valueAsNumber === 0;
-    least.setCustomValidity(isNone ? "Late by 0 seconds is not late." : "");
+    least.setCustomValidity(isNone ? t("late_zero") : "");
     if (!least.reportValidity() || !more.reportValidity()) return false;
     return changeChaos({ latency: least.valueAsNumber, latency_jitter: more.valueAsNumber });
   };
@@ -184,10 +184,10 @@ function latencyRow() {
     "div",
     { className: "switch" },
     box,
-    el("label", { htmlFor: "latency" }, "Late answers"),
+    el("label", { htmlFor: "latency" }, t("late")),
     inSeconds(least),
-    el("p", { id: "latency-help" }, "Placed at once; only the answer waits"),
-    el("span", { className: "more", "aria-hidden": "true" }, "At random, also up to"),
+    el("p", { id: "latency-help" }, t("late_help")),
+    el("span", { className: "more", "aria-hidden": "true" }, t("late_random")),
     inSeconds(more),
   );
 }

@@ -1,27 +1,28 @@
-// The drawer with everything that is known about one attempt.
+// The drawer with everything that is known about one submit or another request.
 
-import { $, ask, el, showFailure, visible } from "./dom.js";
-import { code, fault, listenButton, number, outcome, receiptText, time } from "./row.js";
+import { $, ask, copyButton, el, showFailure, visible } from "./dom.js";
+import { code, fault, kind, listenButton, number, outcome, reason, receiptText, time } from "./row.js";
+import { language, t } from "./texts.js";
 
-let shownNumber = null;
+let shownNumber = null; // of a submit: other requests do not change
 let latest = 0; // counts the requests: only the last one's answer is shown
 
-export async function openDetails(which) {
+export async function openDetails({ key, isOther, number: which }) {
   await showFailure(async () => {
-    const details = await askFor(which);
+    const details = await askFor(key);
     if (details === null) return;
-    shownNumber = which;
+    shownNumber = isOther ? null : which;
     show(details);
     if (!$("details").open) $("details").showModal();
   });
 }
 
 /** The details; null when others were asked for meanwhile, which are shown instead. */
-async function askFor(which) {
+async function askFor(key) {
   latest += 1;
   const mine = latest;
   try {
-    const details = await ask("GET", `attempts/${which}`);
+    const details = await ask("GET", key);
     return mine === latest ? details : null;
   } catch (error) {
     if (mine === latest) throw error;
@@ -34,7 +35,7 @@ export async function refreshDetails(receipts) {
   if (!$("details").open) return;
   if (!receipts.some((receipt) => receipt.number === shownNumber)) return;
   await showFailure(async () => {
-    const details = await askFor(shownNumber);
+    const details = await askFor(`attempts/${shownNumber}`);
     // It may have been closed meanwhile.
     if (details !== null && $("details").open) show(details);
   });
@@ -44,7 +45,7 @@ export async function refreshDetails(receipts) {
 export function forgetDetails() {
   shownNumber = null;
   latest += 1;
-  if ($("details").open) $("details-gone").textContent = "The sandbox no longer remembers this call.";
+  if ($("details").open) $("details-gone").textContent = t("gone");
 }
 
 export function prepareDetails() {
@@ -63,39 +64,95 @@ export function prepareDetails() {
 }
 
 function show(details) {
-  const placed = details.voice_id !== null;
   $("details-gone").textContent = "";
-  $("details-title").replaceChildren("Call to ", number(details.mobile));
+  $("details-title").replaceChildren(...title(details));
   $("details-body").replaceChildren(
-    el("div", { className: "hero" }, code(details.content), placed ? listenButton(details) : null),
+    details.kind ? "" : hero(details),
     facts(details),
-    part("Form as received", form(details.form)),
-    part("Answer as sent", ...answer(details)),
-    ...(details.receipt === null ? [] : [part("Receipt", receipt(details.receipt))]),
+    details.why ? why(details.why) : "",
+    part(t("request"), ...request(details)),
+    details.form.length > 0 || !details.kind ? part(t("fields"), form(details.form)) : "",
+    part(t("answer"), ...answer(details)),
+    details.receipt ? part(t("receipt"), receipt(details.receipt)) : "",
   );
 }
 
-function part(title, ...children) {
-  return el("section", {}, el("h3", {}, title), ...children);
+function title(details) {
+  if (details.kind) return [kind(details)];
+  const [before, after] = t("call_to").split("{number}");
+  return [before, number(details.mobile), after];
+}
+
+function hero(details) {
+  const shown = code(details.content);
+  const buttons = el("span", { className: "tools" }, details.content ? copyButton(shown, t("code"), details.content) : null);
+  if (details.voice_id !== null) buttons.append(listenButton(details));
+  return el("div", { className: "hero" }, shown, buttons);
+}
+
+function part(name, ...children) {
+  return el("section", {}, el("h3", {}, name), ...children);
 }
 
 function facts(details) {
   const list = el("dl", { className: "facts" });
-  const fact = (name, value) => list.append(el("dt", {}, name), el("dd", {}, value));
-  fact("Outcome", outcome(details));
-  if (details.voice_id === null && details.meaning) fact("Meaning", details.meaning);
-  if (details.voice_id !== null) fact("Voice id", el("span", { className: "mono" }, details.voice_id));
-  if (details.fault !== null) fact("Chaos", fault(details));
-  fact("Taken", time(details.time, true));
-  fact("From", el("span", { className: "mono" }, details.ip || "this process"));
+  const fact = (name, ...values) => list.append(el("dt", {}, name), el("dd", {}, ...values));
+  const copied = (name, text) => {
+    const shown = el("span", { className: "mono" }, visible(text));
+    fact(name, shown, " ", copyButton(shown, name, text));
+  };
+  fact(t("outcome"), outcome(details));
+  // In Chinese the vendor's own words are the meaning.
+  if (details.code !== null && details.code !== 2 && details.meaning && language === "en") fact(t("meaning"), details.meaning);
+  if (!details.why && reason(details)) fact(t("why"), reason(details));
+  if (details.mobile) copied(t("number"), details.mobile);
+  if (details.voice_id) copied(t("voice_id_label"), details.voice_id);
+  if (details.fault !== null) fact(t("chaos"), fault(details));
+  fact(t("taken"), time(details.time, true));
+  fact(t("from"), el("span", { className: "mono" }, details.ip || t("this_process")));
   return list;
 }
 
-function form(fields) {
-  if (fields.length === 0) {
-    const why = "No fields. Was the Content-Type application/x-www-form-urlencoded?";
-    return el("p", { className: "quiet" }, why);
+/** Why the account or the password was refused, and what to change. */
+function why({ kind: name, facts: known }) {
+  const list = el("dl", { className: "facts digests" });
+  for (const each of ["expected", "received", "signed"]) {
+    if (known[each] === undefined) continue;
+    const shown = el("span", { className: "mono" }, visible(known[each]));
+    const button = each === "signed" ? null : copyButton(shown, t(each));
+    list.append(el("dt", {}, t(each)), el("dd", {}, shown, " ", button ?? ""));
   }
+  return el(
+    "section",
+    { className: "why" },
+    el("h3", {}, t("why")),
+    el("p", {}, visible(t(`reason_${name}`, known))),
+    el("h3", {}, t("change")),
+    el("p", {}, visible(t(`fix_${name}`, known))),
+    list.children.length > 0 ? list : "",
+  );
+}
+
+function request({ request: got, line }) {
+  if (got === null && !line) return [el("p", { className: "quiet" }, t("request_none"))];
+  return [copied(got === null ? line : raw(got), t("request"))];
+}
+
+function raw({ method, path, query, headers, body }) {
+  const head = headers.map(([name, value]) => `${name}: ${value}`);
+  return [`${method} ${path}${query ? "?" : ""}${query}`, ...head, ...(body ? ["", body] : [])].join("\n");
+}
+
+/** A text as it went over the wire, with a button that copies it. */
+function copied(text, name, what = name) {
+  // Line ends stay; everything else that is invisible is spelt out.
+  const shown = text.split(/\r?\n/).map(visible).join("\n");
+  const box = el("pre", { tabIndex: 0, role: "group", "aria-label": name }, shown);
+  return el("div", { className: "copied" }, copyButton(box, what, text), box);
+}
+
+function form(fields) {
+  if (fields.length === 0) return el("p", { className: "quiet" }, t("no_fields"));
   const rows = fields.map(([name, value]) =>
     el("tr", {}, el("th", { scope: "row" }, visible(name)), el("td", {}, visible(value))),
   );
@@ -103,18 +160,14 @@ function form(fields) {
 }
 
 function answer(details) {
-  if (details.status === 0) {
-    return [el("p", { className: "quiet" }, "Nothing was sent: the caller cannot know the outcome.")];
-  }
-  return [
-    el("p", { className: "quiet" }, `HTTP status ${details.status}`),
-    el("pre", { tabIndex: 0, "aria-label": "The body of the answer" }, details.answer),
-  ];
+  if (details.status === 0) return [el("p", { className: "quiet" }, t("nothing_sent"))];
+  const status = el("p", { className: "quiet" }, t("status", { status: details.status }));
+  return details.answer ? [status, copied(details.answer, t("answer_body"), t("answer"))] : [status];
 }
 
 function receipt(push) {
   const tries = push.tries.map((tried) =>
-    el("li", { className: tried.accepted ? "taken" : "failed" }, time(tried.time), " ", visible(tried.result)),
+    el("li", { className: tried.accepted ? "taken" : "failed" }, time(tried.time), " ", el("span", { lang: "en" }, visible(tried.result))),
   );
   return el(
     "div",

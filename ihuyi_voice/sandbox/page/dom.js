@@ -1,5 +1,7 @@
 // Functions for the page's elements and requests. Text is inserted as text, never as HTML.
 
+import { t } from "./texts.js";
+
 export const $ = (id) => document.getElementById(id);
 
 /** An element with properties and children; a child that is a string becomes a text node. */
@@ -50,15 +52,15 @@ export async function ask(method, name, body) {
       body: body === undefined ? undefined : JSON.stringify(body),
     });
   } catch {
-    throw new Error("the sandbox does not answer: has it been stopped?");
+    throw new Error(t("no_answer"));
   }
   let answer;
   try {
     answer = await response.json();
   } catch {
-    throw new Error(`the sandbox gave no answer that can be read: HTTP status ${response.status}`);
+    throw new Error(t("no_json", { status: response.status }));
   }
-  if (!response.ok) throw new Error(answer?.error ?? `the sandbox refused: HTTP status ${response.status}`);
+  if (!response.ok) throw new Error(answer?.error ?? t("refused_status", { status: response.status }));
   return answer;
 }
 
@@ -73,4 +75,20 @@ export async function showFailure(action) {
   }
 }
 
-export const count = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
+/** Copy a text; where the browser does not allow it, select it in `element`. */
+export async function copy(text, element) {
+  try {
+    await navigator.clipboard.writeText(text);
+    toast(t("copied"));
+  } catch {
+    getSelection().selectAllChildren(element);
+    toast(t("selected"));
+  }
+}
+
+/** A button that copies the text of an element; `what` names it to a screen reader. */
+export function copyButton(element, what, text = element.textContent) {
+  const button = el("button", { type: "button", className: "small copy", "aria-label": t("copy_what", { what }) }, t("copy"));
+  button.addEventListener("click", () => copy(text, element));
+  return button;
+}

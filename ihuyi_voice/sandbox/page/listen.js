@@ -1,6 +1,7 @@
 // Speaks what the gateway would have said, with a voice of this machine.
 
 import { toast } from "./dom.js";
+import { t } from "./texts.js";
 
 export const spoken = (content) => `您的验证码是 ${[...content].join(" ")}`;
 
@@ -28,7 +29,7 @@ const isChinese = (voice) => /^(zh|cmn)\b/i.test(voice.lang) && !/HK|TW/i.test(v
 export async function listen(content) {
   const text = spoken(content);
   if (!("speechSynthesis" in window)) {
-    toast(`This browser cannot speak. It would say: ${text}`);
+    toast(t("cannot_speak", { text }));
     return;
   }
   const chinese = (await voices()).filter(isChinese);
@@ -36,8 +37,8 @@ export async function listen(content) {
   // and without a choice the browser may take such a voice.
   const voice = chinese.find((one) => one.localService);
   if (voice === undefined) {
-    const why = chinese.length > 0 ? "the Chinese voices here would send it to another company" : "this system has no Chinese voice";
-    toast(`${text} (not spoken: ${why})`);
+    const why = t(chinese.length > 0 ? "voices_remote" : "voices_none");
+    toast(t("not_spoken", { text, why }));
     return;
   }
   const utterance = new SpeechSynthesisUtterance(text);

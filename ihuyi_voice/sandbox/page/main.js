@@ -1,14 +1,18 @@
 // The inbox: shows each event, and passes on what the user asks for.
 
-import { $, ask, count, el, showFailure, toast, visible } from "./dom.js";
+import { $, ask, copy, el, showFailure, visible } from "./dom.js";
 import { prepareControls, showSettings } from "./controls.js";
 import { forgetDetails, openDetails, prepareDetails, refreshDetails } from "./details.js";
 import { follow } from "./events.js";
 import { List } from "./list.js";
+import { kind } from "./row.js";
+import { preparePrograms, showPrograms } from "./programs.js";
+import { counted, figure, prepareTexts, t } from "./texts.js";
 
 const ANNOUNCE_MS = 2000;
 const DEFAULT_KEY = "sandbox-key";
 
+prepareTexts();
 const list = new List(openDetails);
 let settings = {};
 let news = [];
@@ -34,17 +38,28 @@ function announce(added) {
 }
 
 function say() {
-  const refused = news.filter((one) => one.voice_id === null).length;
-  const [first] = news;
-  $("announcer").textContent =
-    news.length === 1
-      ? `New call to ${visible(first.mobile) || "no number"}, ${refused ? `refused with ${first.code}` : `code ${visible(first.content)}`}`
-      : `${count(news.length, "new call")}, ${refused} refused`;
+  $("announcer").textContent = news.length === 1 ? said(news[0]) : saidOfAll();
   news = [];
 }
 
+function said(one) {
+  if (one.isOther) return t("said_other", { what: kind(one) });
+  const number = visible(one.mobile) || t("no_number");
+  return one.voice_id === null
+    ? t("said_refused", { number, code: one.code })
+    : t("said_placed", { number, code: visible(one.content) });
+}
+
+function saidOfAll() {
+  const calls = news.filter((one) => !one.isOther);
+  if (calls.length === 0) return t("said_other", { what: [...new Set(news.map(kind))].join(", ") });
+  const refused = calls.filter((one) => one.voice_id === null).length;
+  return t("said_many", { calls: counted("new_call", calls.length), refused: figure(refused) });
+}
+
 function showEnvironment({ api_id, has_default_key }) {
-  const key = has_default_key ? DEFAULT_KEY : "<the api_key it was given>";
+  const key = has_default_key ? DEFAULT_KEY : t("key_given");
+  showPrograms({ url: location.origin, account: api_id, key });
   const values = { BASE_URL: location.origin, API_ID: api_id, API_KEY: key };
   // On a narrow screen a line breaks before its value, not inside it.
   $("environment").replaceChildren(
@@ -54,24 +69,14 @@ function showEnvironment({ api_id, has_default_key }) {
 
 function connection(state) {
   const box = $("connection");
-  box.textContent = state === "live" ? "Live" : "Connection lost, retrying";
+  box.textContent = t(state);
   box.className = `connection ${state}`;
-}
-
-async function copy(id) {
-  try {
-    await navigator.clipboard.writeText($(id).textContent);
-    toast("Copied.");
-  } catch {
-    getSelection().selectAllChildren($(id));
-    toast("Selected: copy it with your keyboard.");
-  }
 }
 
 function prepareClearing() {
   const dialog = $("confirm");
   $("clear").addEventListener("click", () => {
-    $("confirm-text").textContent = `${count(list.size, "call")} will be forgotten. The settings stay.`;
+    $("confirm-text").textContent = counted("clear_text", list.size);
     dialog.showModal();
   });
   $("confirm-no").addEventListener("click", () => dialog.close());
@@ -82,7 +87,9 @@ function prepareClearing() {
   });
 }
 
-for (const id of ["environment", "first-call"]) $(`copy-${id}`).addEventListener("click", () => copy(id));
+for (const id of ["environment", "first-call", "program"]) {
+  $(`copy-${id}`).addEventListener("click", () => copy($(id).textContent, $(id)));
+}
 // On a narrow screen the calls come first.
 const narrow = matchMedia("(width < 60rem)");
 const fold = () => { $("settings").open = !narrow.matches; };
@@ -95,6 +102,7 @@ $("to-settings").addEventListener("click", (event) => {
   $("settings-summary").focus();
 });
 prepareClearing();
+preparePrograms();
 prepareControls();
 prepareDetails();
 follow(onEvent, connection);

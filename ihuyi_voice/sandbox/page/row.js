@@ -1,10 +1,8 @@
-// One attempt as a row of the list, and the parts that the details also show.
+// One submit or another request as a row of the list, and the parts that the details also show.
 
 import { el, visible } from "./dom.js";
-import { FAULTS } from "./faults.js";
 import { listen } from "./listen.js";
-
-const INSTEAD = Object.fromEntries(FAULTS.map(([name, , , instead]) => [name, instead]));
+import { t } from "./texts.js";
 
 const two = (n) => String(n).padStart(2, "0");
 
@@ -23,46 +21,65 @@ export function time(seconds, withDate = false) {
 
 /** The number, shown in groups and copied in one piece. */
 export function number(mobile) {
-  if (!/^\d{11}$/.test(mobile)) return el("span", { className: "number odd" }, visible(mobile) || "no number");
+  if (!/^\d{11}$/.test(mobile)) return el("span", { className: "number odd" }, visible(mobile) || t("no_number"));
   const groups = [mobile.slice(0, 3), mobile.slice(3, 7), mobile.slice(7)];
   return el("span", { className: "number" }, ...groups.map((digits) => el("span", {}, digits)));
 }
 
 export function code(content) {
   const isCode = /^\d{4,6}$/.test(content);
-  return el("span", { className: isCode ? "code" : "code odd" }, visible(content) || "no code");
+  return el("span", { className: isCode ? "code" : "code odd" }, visible(content) || t("no_code"));
 }
 
-export function outcome(attempt) {
-  const placed = attempt.voice_id !== null;
-  const badge = placed ? "Placed" : "Refused";
+/** What became of a submit or of another request. */
+export function outcome(entry) {
+  const [name, isGood] = verdict(entry);
   return el(
     "span",
-    { className: `outcome ${placed ? "placed" : "refused"}` },
-    el("span", { className: "badge" }, badge),
-    el("span", { className: "verdict" }, `${attempt.code} `, el("span", { lang: "zh-CN" }, attempt.msg)),
+    { className: `outcome ${isGood ? "placed" : "refused"}` },
+    el("span", { className: "badge" }, t(name)),
+    el("span", { className: "verdict" }, ...words(entry)),
   );
 }
 
-/** The fault of the answer, or null; `before` precedes its words. */
-export function fault(attempt, before = "") {
-  if (attempt.fault === null) return null;
-  return el("span", { className: "fault" }, before + (INSTEAD[attempt.fault] ?? attempt.fault));
+function verdict(entry) {
+  if (!entry.kind) return entry.voice_id !== null ? ["placed", true] : ["refused", false];
+  if (entry.kind !== "balance") return ["failed", false];
+  return entry.code === 2 ? ["answered", true] : ["refused", false];
+}
+
+function words(entry) {
+  if (entry.code !== null) return [`${entry.code} `, el("span", { lang: "zh-CN" }, entry.msg)];
+  return entry.status === 0 ? [] : [t("status", { status: entry.status })];
+}
+
+/** Why it was refused, in a sentence; null when the code says it all. */
+export function reason(entry) {
+  if (entry.why) return el("span", { className: "reason" }, visible(t(`reason_${entry.why.kind}`, entry.why.facts)));
+  if (entry.kind === "closed") return el("span", { className: "reason" }, t("kind_closed_help"));
+  // What the sandbox itself found is in English.
+  return entry.reason ? el("span", { className: "reason", lang: "en" }, visible(entry.reason)) : null;
+}
+
+/** The fault of the answer, or null; in a row it is marked as chaos. */
+export function fault(entry, isRow = false) {
+  if (entry.fault === null) return null;
+  const said = t(`fault_${entry.fault}_instead`);
+  return el("span", { className: "fault" }, isRow ? t("chaos_aside", { fault: said }) : said);
 }
 
 export function receiptText(receipt) {
-  const what = receipt.code === 2 ? "delivered" : "not delivered";
-  if (receipt.accepted) return `receipt taken: ${what}`;
-  if (receipt.ended) return "receipt never taken";
+  if (receipt.accepted) return t(receipt.code === 2 ? "receipt_delivered" : "receipt_undelivered");
+  if (receipt.ended) return t("receipt_never");
   const failed = receipt.tries.length;
-  return failed === 0 ? "receipt on its way" : `receipt: ${failed} of 3 pushes failed`;
+  return failed === 0 ? t("receipt_coming") : t("receipt_failing", { n: failed });
 }
 
 export function listenButton(attempt) {
   const button = el(
     "button",
-    { type: "button", className: "listen", "aria-label": `Listen to the code ${visible(attempt.content)}` },
-    "Listen",
+    { type: "button", className: "listen", "aria-label": t("listen_to", { code: visible(attempt.content) }) },
+    t("listen"),
   );
   button.addEventListener("click", (event) => {
     event.stopPropagation();
@@ -71,44 +88,56 @@ export function listenButton(attempt) {
   return button;
 }
 
-/** `open` is called with the attempt's number when its details are asked for. */
-export function row(attempt, receipt, open) {
-  const details = el(
-    "button",
-    {
-      type: "button",
-      className: "open",
-      "aria-label": `Details of the call to ${visible(attempt.mobile) || "no number"}`,
-      "aria-haspopup": "dialog",
-    },
-    "Details",
-  );
+/** What another request was: "Balance query" and so on. */
+export const kind = (entry) => t(`kind_${entry.kind}`);
+
+/** `open` is called with the entry when its details are asked for. */
+export function row(entry, receipt, open) {
+  const label = entry.isOther
+    ? t("details_of_other", { what: kind(entry) })
+    : t("details_of", { number: visible(entry.mobile) || t("no_number") });
+  const details = el("button", { type: "button", className: "open", "aria-label": label, "aria-haspopup": "dialog" }, t("details"));
+  const isPlaced = !entry.isOther && entry.voice_id !== null;
+  const why = entry.kind === "closed" ? null : reason(entry);
+  const asides = el("span", { className: "asides" }, why, fault(entry, true), el("span", { className: "receipt" }));
   const item = el(
     "li",
     { className: "attempt" },
-    time(attempt.time),
-    code(attempt.content),
-    el(
-      "span",
-      { className: "who" },
-      number(attempt.mobile),
-      el("span", { className: "id" }, attempt.voice_id === null ? "" : `voice id ${attempt.voice_id}`),
-    ),
-    el("span", { className: "what" }, outcome(attempt), el("span", { className: "asides" }, fault(attempt, "chaos: "), el("span", { className: "receipt" }))),
-    el("span", { className: "actions" }, attempt.voice_id === null ? null : listenButton(attempt), details),
+    el("span", { className: "when" }, time(entry.time)),
+    ...(entry.isOther ? other(entry) : call(entry)),
+    el("span", { className: "what" }, outcome(entry), asides),
+    el("span", { className: "actions" }, isPlaced ? listenButton(entry) : null, details),
   );
-  item.dataset.number = attempt.number;
+  item.dataset.number = entry.number;
   // A click anywhere on the row opens it, unless text is selected to be copied. The
   // button always opens it, and can be reached by keyboard.
   details.addEventListener("click", (event) => {
     event.stopPropagation();
-    open(attempt.number);
+    open(entry);
   });
   item.addEventListener("click", () => {
-    if (getSelection().isCollapsed) open(attempt.number);
+    if (getSelection().isCollapsed) open(entry);
   });
   if (receipt) showReceipt(item, receipt);
   return item;
+}
+
+function call(entry) {
+  const id = entry.voice_id === null ? "" : t("voice_id", { id: entry.voice_id });
+  return [code(entry.content), el("span", { className: "who" }, number(entry.mobile), el("span", { className: "id" }, id))];
+}
+
+function other(entry) {
+  const line = el("span", { className: "number odd" }, visible(entry.line));
+  return [el("span", { className: "kind" }, kind(entry)), el("span", { className: "who" }, line)];
+}
+
+/** Mark a row as new, or take the mark away; without a row there is nothing to mark. */
+export function showNew(item, isNew) {
+  if (!item || item.classList.contains("new") === isNew) return;
+  item.classList.toggle("new", isNew);
+  if (isNew) item.querySelector(".when").append(el("span", { className: "mark" }, t("new")));
+  else item.querySelector(".mark").remove();
 }
 
 export function showReceipt(item, receipt) {

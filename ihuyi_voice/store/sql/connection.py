@@ -30,6 +30,7 @@ from .failures import (
     without_frames,
 )
 from .file import Identity, identity_of, is_still, lost
+from .jobs import SqlJobTransaction
 from .migrations import facts_of, migrate, version_of
 from .steps import SqlTransaction
 from .tables import (
@@ -37,6 +38,7 @@ from .tables import (
     FIND,
     IS_REPEATABLE,
     IS_UNSETTLED,
+    NO_OLDER_ANSWER,
     UNDO_CLAIM,
     calls,
     decode,
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     import sqlalchemy
     from typing_extensions import Self
 
+    from ..answer import StoredAnswer
     from ..entry import NewClaim, Settlement
     from ..limits import Release
     from ..writer.operations import Step, Work
@@ -131,6 +134,11 @@ class Connection:
             results = self._run(work.steps) if work.steps else {}
         return Committed(overtaken, found, blocking, waits, results)
 
+    def run(self, step: Step, *, writing: bool) -> object:
+        """Run one step in a transaction of its own; without `writing`, it only reads."""
+        with self._transaction(writing=writing):
+            return self._run([("", step)])[""]
+
     def forget_expired(self) -> bool:
         """Delete some hundred rows that have expired; returns whether there may be more."""
         before = self._database.clock()
@@ -152,7 +160,9 @@ class Connection:
         with self._transaction(writing=False) as connection:
             return [entry_of(row) for row in connection.execute(query)]
 
-    def resolve(self, key: str, state: EntryState, msg: str, now: float) -> Entry | None:
+    def resolve(
+        self, key: str, state: EntryState, answer: StoredAnswer, now: float
+    ) -> Entry | None:
         """Settle an unsettled claim whose request can no longer be delivered.
 
         Returns:
@@ -168,7 +178,7 @@ class Connection:
         change = (
             update(calls)
             .where(_c.key == key, IS_UNSETTLED, over)
-            .values(state=state.value, code=None, msg=msg, voice_id=None, changed_at=now)
+            .values(state=state.value, answer=answer.to_json(), changed_at=now, **NO_OLDER_ANSWER)
         )
         with self._transaction() as connection:
             row = connection.execute(query).one_or_none()
@@ -182,11 +192,14 @@ class Connection:
             return {EntryState(state): count for state, count in connection.execute(query)}
 
     def purge(self, before: float) -> int:
-        """Delete what ended before a Unix time: settled entries and verifications; how many."""
+        """Delete what ended before a Unix time: entries, verifications and jobs; how many."""
         settled = delete(calls).where(~IS_UNSETTLED, _c.changed_at < before)
         expired = delete(verifications).where(verifications.c.expires_at < before)
         with self._transaction() as connection:
-            return sum(connection.execute(statement).rowcount for statement in (settled, expired))
+            count = SqlJobTransaction(connection).purge_jobs(before)
+            for statement in (settled, expired):
+                count += connection.execute(statement).rowcount
+            return count
 
     def has_rows_hashed_otherwise(self, prefix: str, hashed_with: str) -> bool:
         """Whether a key that begins so may not be claimed again and is of another API key."""
@@ -264,7 +277,7 @@ class Connection:
         return waits
 
     def _run(self, steps: Sequence[tuple[str, Step]]) -> dict[str, object]:
-        """Run steps of verifications; returns their results by name."""
+        """Run steps of verifications and jobs; returns their results by name."""
         transaction = SqlTransaction(self._connection, self._backend, self._now)
         return {name: step(transaction) for name, step in steps}
 
@@ -311,9 +324,7 @@ class Connection:
                 "its_token": settlement.token,
                 "its_state": settlement.state.value,
                 "state": settlement.state.value,
-                "code": settlement.code,
-                "msg": settlement.msg,
-                "voice_id": settlement.voice_id,
+                "answer": settlement.answer.to_json(),
                 "changed_at": settlement.changed_at,
                 "live_until": settlement.live_until,
             }

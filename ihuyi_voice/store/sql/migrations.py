@@ -9,27 +9,52 @@ it ran halfway before.
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import inspect, select, update
+from sqlalchemy.schema import CreateColumn
 
 from ...errors import StoreError
-from .tables import calls, meta, metadata, starts, verifications
+from .tables import calls, job_outcomes, jobs, meta, metadata, starts, verifications
 
 if TYPE_CHECKING:
-    import sqlalchemy
-    from sqlalchemy import Table
+    from collections.abc import Callable
 
-_TABLES_OF_STEP: tuple[tuple[Table, ...], ...] = (
+    import sqlalchemy
+    from sqlalchemy import Column, Table
+
+
+def _create(*tables: Table) -> Callable[[sqlalchemy.Connection], None]:
+    return lambda connection: metadata.create_all(connection, tables=tables)
+
+
+def _add(column: Column[Any]) -> Callable[[sqlalchemy.Connection], None]:
+    """Add a column to its table; a table that a step of this release has created has it."""
+
+    def step(connection: sqlalchemy.Connection) -> None:
+        table = column.table
+        if column.name in {there["name"] for there in inspect(connection).get_columns(table.name)}:
+            return
+        definition = CreateColumn(column).compile(dialect=connection.dialect)
+        connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {definition}")
+
+    return step
+
+
+_STEPS = (
     # 1: idempotency keys.
-    (meta, calls),
+    _create(meta, calls),
     # 2: limits per number.
-    (starts,),
+    _create(starts),
     # 3: verifications.
-    (verifications,),
+    _create(verifications),
+    # 4: jobs of several machines.
+    _create(jobs, job_outcomes),
+    # 5: all that is known of an answer in one column.
+    _add(calls.c.answer),
 )
 
-SCHEMA_VERSION = len(_TABLES_OF_STEP)
+SCHEMA_VERSION = len(_STEPS)
 """The number of the last step."""
 
 
@@ -66,8 +91,8 @@ def migrate(connection: sqlalchemy.Connection, place: str) -> bool:
     """
     facts = facts_of(connection)
     version = version_of(facts, place)
-    for tables in _TABLES_OF_STEP[version:]:
-        metadata.create_all(connection, tables=tables)
+    for step in _STEPS[version:]:
+        step(connection)
     if not facts:
         connection.execute(
             meta.insert(),

@@ -75,7 +75,14 @@ def _claim() -> str:
 
 
 _CLAIM = _claim()
-_EMPTY = {"state": EntryState.CLAIMED.value, "code": None, "msg": "", "voice_id": None}
+_EMPTY = {
+    "state": EntryState.CLAIMED.value,
+    "answer": None,
+    # As `NO_OLDER_ANSWER`.
+    "code": None,
+    "msg": "",
+    "voice_id": None,
+}
 # The row of a number without one is created, because what does not exist cannot be
 # locked. An update that changes nothing locks the others.
 _INSERT_STARTS = "INSERT INTO ihuyi_voice_starts (number, starts, expires_at) VALUES (%s, %s, %s)"

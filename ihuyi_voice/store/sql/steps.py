@@ -1,4 +1,4 @@
-"""Runs the steps of `store/verifications.py` in a database transaction."""
+"""Runs the steps of verifications and of jobs in a database transaction."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sqlalchemy import bindparam, delete, insert, select, update
 from ...models import VerificationStatus
 from ..limits import KEEP_SECONDS
 from ..verifications import Record
+from .jobs import SqlJobTransaction
 from .tables import decode, encode, verifications
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ _CHANGE = update(verifications).where(_v.id == bindparam("its_id"))
 _ADD = insert(verifications)
 
 
-class SqlTransaction:
-    """See `store.verifications.Transaction`.
+class SqlTransaction(SqlJobTransaction):
+    """See `store.verifications.Transaction` and `store.jobs.values.JobTransaction`.
 
     Args:
         connection: in a transaction, which ends after the step.
@@ -38,7 +39,7 @@ class SqlTransaction:
     def __init__(
         self, connection: sqlalchemy.Connection, backend: Backend, clock: Callable[[], float]
     ) -> None:
-        self._connection = connection
+        super().__init__(connection)
         self._backend = backend
         self._clock = clock
         # What is locked already is not read again.

@@ -16,10 +16,11 @@ import secrets
 import time
 import weakref
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from ..._threads import call_blocking
 from ...errors import InvalidRequestError, StoreError
+from ..answer import NO_ANSWER, StoredAnswer
 from ..entry import (
     DELIVERY_SECONDS,
     REPEATABLE,
@@ -32,6 +33,7 @@ from ..entry import (
     UnknownClaim,
     row_prefix,
 )
+from ..jobs import Jobs
 from ..limits import Limited, Release, Reservation
 from ..store import Store, checked_clock
 from ..verifications import Verifications
@@ -61,8 +63,8 @@ _TURN_TIMEOUT = 30.0
 
 _NOTHING_SENT = "nothing was sent, no phone rang"
 _BY_HAND = {
-    EntryState.ACCEPTED: "recorded by hand: placed",
-    EntryState.NOT_SENT: "recorded by hand: not placed",
+    EntryState.ACCEPTED: StoredAnswer(msg="recorded by hand: placed"),
+    EntryState.NOT_SENT: StoredAnswer(msg="recorded by hand: not placed"),
 }
 
 
@@ -121,6 +123,19 @@ class SqlStore(Store):
         """See `StepRunner`."""
         return await self._writer.run(step, deadline)
 
+    async def run_later(self, step: Callable[[Transaction], object], deadline: float) -> None:  # noqa: ARG002 - it never waits
+        """See `StepRunner`."""
+        self._writer.run_later(step)
+
+    @property
+    def jobs(self) -> Jobs:
+        """See `Store`."""
+        return Jobs(self)
+
+    def run_aside(self, step: Callable[[Transaction], T], *, writing: bool = True) -> T:
+        """See `JobRunner`."""
+        return cast("T", self._aside(lambda c: c.run(step, writing=writing), writing=writing))
+
     @property
     def known_keys(self) -> Self:
         """See `Store`."""
@@ -156,7 +171,7 @@ class SqlStore(Store):
                 entry.mobile,
                 datetime.fromtimestamp(entry.claimed_at, timezone.utc),
                 now - entry.claimed_at,
-                entry.msg,
+                entry.answer.msg,
                 max(0.0, entry.resolvable_at - now),
             )
             for entry in entries
@@ -318,15 +333,13 @@ class SqlStore(Store):
         seconds_left = min(wait_until - time.monotonic(), entry.live_until - self.clock())
         return pause <= seconds_left
 
-    async def settle(  # noqa: PLR0913 - what the gateway said, each with a default
+    async def settle(  # noqa: PLR0913 - an outcome, and what depends on it
         self,
         key: str,
         token: str,
         state: EntryState,
+        answer: StoredAnswer = NO_ANSWER,
         *,
-        code: int | None = None,
-        msg: str = "",
-        voice_id: str | None = None,
         reset: bool = False,
         unrecorded: Unrecorded | None = None,
         number: str | None = None,
@@ -341,11 +354,9 @@ class SqlStore(Store):
         Args:
             key: the idempotency key.
             token: the claim's token.
-            state: the outcome. UNKNOWN, with the reason as `msg`, is left for
-                a person to resolve, and later claims do not wait for it.
-            code: the gateway's code.
-            msg: the gateway's message.
-            voice_id: the gateway's id of the call.
+            state: the outcome. UNKNOWN is left for a person to resolve, and
+                later claims do not wait for it.
+            answer: what a later request with the key gets to know of it.
             reset: whether the request's connection was reset, so that the
                 network can no longer deliver it.
             unrecorded: counts the outcome while it is not recorded and this
@@ -358,15 +369,12 @@ class SqlStore(Store):
                 it is retried.
             RuntimeError: the store is closed.
         """
-        if code is not None and not -(2**63) <= code < 2**63:
-            # No database can store it, and the settlement would fail with its whole batch.
-            code = None
         # Not `self.clock`: a failing clock must not lose the outcome.
         now = self._writer.now()
         live_until = now
         if state is EntryState.UNKNOWN and not reset:
             live_until += DELIVERY_SECONDS
-        settlement = Settlement(key, token, state, code, _storable(msg), voice_id, now, live_until)
+        settlement = Settlement(key, token, state, answer, now, live_until)
         release = None
         if number is not None and state is EntryState.NOT_SENT:
             release = Release(number, token)
@@ -434,8 +442,3 @@ def _check_matches(entry: Entry, fingerprint: Fingerprint, mobile: str) -> None:
             " API key, so that they cannot be compared; nothing was sent, no phone rang"
         )
         raise InvalidRequestError(msg)
-
-
-def _storable(text: str) -> str:
-    """The gateway's message, without NUL and lone surrogates: PostgreSQL refuses them."""
-    return text.encode(errors="backslashreplace").decode().replace("\0", "\\0")

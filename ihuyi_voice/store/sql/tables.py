@@ -32,6 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 
+from ..answer import NO_ANSWER, StoredAnswer
 from ..entry import REPEATABLE, UNSETTLED, Entry, EntryState, Fingerprint
 from ..limits import Start
 
@@ -92,6 +93,7 @@ calls: Table = Table(
     Column("hashed_with", String(8), nullable=False),
     Column("mobile", String(16), nullable=False),
     Column("state", String(8), nullable=False),
+    # Only releases before schema 5 write an answer into these three; see `NO_OLDER_ANSWER`.
     Column("code", BigInteger),
     Column("msg", _LONG_TEXT, nullable=False),
     Column("voice_id", String(32)),
@@ -99,6 +101,8 @@ calls: Table = Table(
     Column("claimed_at", Double, nullable=False),
     Column("live_until", Double, nullable=False),
     Column("changed_at", Double, nullable=False),
+    # A `StoredAnswer` as JSON; null until the claim is settled.
+    Column("answer", _LONG_TEXT),
     **_IN_MYSQL,
 )
 starts: Table = Table(
@@ -132,6 +136,43 @@ verifications: Table = Table(
     Column("token", String(32), nullable=False),
     **_IN_MYSQL,
 )
+jobs: Table = Table(
+    "ihuyi_voice_jobs",
+    metadata,
+    # The fields of `store.jobs.values.JobRecord`.
+    Column("name", String(64), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("rate", Double),
+    Column("next_start", Double, nullable=False),
+    Column("rows_total", BigInteger, nullable=False),
+    Column("rows_done", BigInteger, nullable=False),
+    Column("is_enqueued", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("started_at", Double),
+    Column("finished_at", Double),
+    Column("stopped_by", _LONG_TEXT, nullable=False),
+    Column("canary", String(8), nullable=False),
+    Column("canary_until", Double, nullable=False),
+    Column("canary_token", String(32), nullable=False),
+    **_IN_MYSQL,
+)
+job_outcomes: Table = Table(
+    "ihuyi_voice_job_outcomes",
+    metadata,
+    # The job, and the fields of `store.jobs.values.JobOutcome`.
+    Column("job", String(64), primary_key=True),
+    Column("index", BigInteger, primary_key=True, autoincrement=False),
+    # Of the job, when it was recorded.
+    Column("generation", Integer, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("mobile", String(16), nullable=False),
+    Column("code", BigInteger),
+    Column("msg", _LONG_TEXT, nullable=False),
+    Column("voice_id", String(32)),
+    Column("at", Double, nullable=False),
+    **_IN_MYSQL,
+)
 _c = calls.c
 
 ENTRY = (
@@ -140,15 +181,24 @@ ENTRY = (
     _c.hashed_with,
     _c.mobile,
     _c.state,
-    _c.code,
-    _c.msg,
-    _c.voice_id,
     _c.token,
     _c.claimed_at,
     _c.live_until,
+    _c.answer,
+    _c.code,
+    _c.msg,
+    _c.voice_id,
 )
 IS_UNSETTLED = _c.state.in_([state.value for state in UNSETTLED])
 IS_REPEATABLE = _c.state.in_([state.value for state in REPEATABLE])
+
+# A claim sets these, and a person's record does. So where they contain an answer, a release
+# before schema 5 has settled the last claim; such a process may run on after an upgrade.
+NO_OLDER_ANSWER: dict[str, ColumnElement[Any]] = {
+    "code": null(),
+    "msg": literal_column("''"),
+    "voice_id": null(),
+}
 
 FIND = select(*ENTRY).where(_c.key.in_(bindparam("keys", expanding=True)))
 # The holder of the token knows the outcome, even where a person has recorded another one.
@@ -160,14 +210,17 @@ SETTLE = update(calls).where(
     _c.token == bindparam("its_token"),
     or_(_c.state != _ACCEPTED, bindparam("its_state", type_=String) == _ACCEPTED),
 )
-SETTLED_COLUMNS = ("state", "code", "msg", "voice_id", "changed_at", "live_until")
+SETTLED_COLUMNS = ("state", "answer", "changed_at", "live_until")
 
 
 # A claim whose number turned out to be over its limit: nothing was sent.
 UNDO_CLAIM = (
     update(calls)
     .where(_c.key == bindparam("its_key"), _c.token == bindparam("its_token"))
-    .values(state=EntryState.NOT_SENT.value, msg="over the limit of its number")
+    .values(
+        state=EntryState.NOT_SENT.value,
+        answer=StoredAnswer(msg="over the limit of its number").to_json(),
+    )
 )
 
 
@@ -190,14 +243,23 @@ def claiming(
     new = statement.excluded
     return statement.values(
         state=literal_column(f"'{EntryState.CLAIMED.value}'"),
-        code=null(),
-        msg=literal_column("''"),
-        voice_id=null(),
+        answer=null(),
+        **NO_OLDER_ANSWER,
     ).on_conflict_do_update(
         index_elements=["key"],
         set_={column.name: new[column.name] for column in _c if column is not _c.key},
         where=is_free(dict(new)),
     )
+
+
+def storable_text(text: str) -> str:
+    """The gateway's message, without NUL and lone surrogates: PostgreSQL refuses them."""
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\0")
+
+
+def storable_code(code: int | None) -> int | None:
+    """The gateway's code; None where no database can store it."""
+    return code if code is not None and -(2**63) <= code < 2**63 else None
 
 
 def overtaken(settlement: Settlement, existing: Entry) -> bool:
@@ -209,8 +271,21 @@ def overtaken(settlement: Settlement, existing: Entry) -> bool:
 
 def entry_of(row: Sequence[Any]) -> Entry:
     """The entry of a row that has the columns `ENTRY`."""
-    key, digest, hashed_with, mobile, state, *rest = row
-    return Entry(key, Fingerprint(digest, hashed_with), mobile, EntryState(state), *rest)
+    key, digest, hashed_with, mobile, state, token, claimed_at, live_until, *answer = row
+    fingerprint = Fingerprint(digest, hashed_with)
+    stored = _answer_of(EntryState(state), *answer)
+    return Entry(key, fingerprint, mobile, EntryState(state), stored, token, claimed_at, live_until)
+
+
+def _answer_of(
+    state: EntryState, answer: str | None, code: int | None, msg: str, voice_id: str | None
+) -> StoredAnswer:
+    if code is not None or msg or voice_id is not None:
+        return StoredAnswer(code, msg, voice_id)
+    # A release before schema 5 leaves the answer to the last claim when it claims the key.
+    if answer is None or state is EntryState.CLAIMED:
+        return NO_ANSWER
+    return StoredAnswer.from_json(answer)
 
 
 def encode(of_number: Sequence[Start]) -> str:

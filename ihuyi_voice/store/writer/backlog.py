@@ -11,7 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from . import bounds
-from .operations import LastingOperation, LookupOperation, StepOperation
+from .operations import LastingOperation, LastingStepOperation, LookupOperation, StepOperation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -139,7 +139,14 @@ def split(operations: Iterable[Operation]) -> tuple[list[LastingOperation], list
 
 def divide(batch: Iterable[Operation]) -> list[list[Operation]]:
     """The settlements of a batch, its steps, and the others: each one transaction."""
-    settlements, others = split(batch)
-    steps = [operation for operation in others if isinstance(operation, StepOperation)]
-    rest = [operation for operation in others if not isinstance(operation, StepOperation)]
-    return [[*settlements], rest, [*steps]]
+    settlements: list[Operation] = []
+    steps: list[Operation] = []
+    rest: list[Operation] = []
+    for operation in batch:
+        if isinstance(operation, StepOperation | LastingStepOperation):
+            steps.append(operation)
+        elif isinstance(operation, LastingOperation):
+            settlements.append(operation)
+        else:
+            rest.append(operation)
+    return [settlements, rest, steps]

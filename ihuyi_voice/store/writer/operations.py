@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from ..answer import StoredAnswer
 from ..entry import EntryState, FailureScope, Settlement
 from ..limits import Release, Reservation
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from ..entry import Entry, NewClaim
     from ..verifications import Transaction
 
+
+_GIVEN_UP = StoredAnswer(msg="given up before it was sent")
 
 Step: TypeAlias = "Callable[[Transaction], object]"
 """A function of `verifications.py` that runs as one transaction, or as part of one."""
@@ -214,9 +217,7 @@ class ClaimOperation(StartOperation):
             key=self.key,
             token=self.claim.token,
             state=EntryState.NOT_SENT,
-            code=None,
-            msg="given up before it was sent",
-            voice_id=None,
+            answer=_GIVEN_UP,
             changed_at=now,
             live_until=now,
         )
@@ -286,6 +287,20 @@ class ReleaseOperation(LastingOperation):
 
     def __init__(self, release: Release, future: asyncio.Future[None] | None = None) -> None:
         super().__init__(release.token, future, release)
+
+
+class LastingStepOperation(LastingOperation):
+    """Runs a function of `verifications.py` for which no task waits.
+
+    Attributes:
+        step: the function; a second run of it changes nothing.
+    """
+
+    __slots__ = ("step",)
+
+    def __init__(self, key: str, step: Step) -> None:
+        super().__init__(key, None, None)
+        self.step: Step = step
 
 
 class SettleOperation(LastingOperation):

@@ -13,6 +13,7 @@ from .operations import (
     ClaimOperation,
     Failed,
     LastingOperation,
+    LastingStepOperation,
     ReserveOperation,
     SettleOperation,
     StepOperation,
@@ -135,7 +136,7 @@ def work_of(batch: Iterable[Operation]) -> Work:
             work.claims.append(operation.claim)
             if operation.reservation is not None:
                 work.reservations.append(operation.reservation)
-        elif isinstance(operation, StepOperation):
+        elif isinstance(operation, StepOperation | LastingStepOperation):
             work.steps.append((operation.key, operation.step))
         elif isinstance(operation, ReserveOperation):
             work.reservations.append(operation.reservation)

@@ -20,6 +20,7 @@ from .group_commit import CLOSED, GroupCommit, wake
 from .operations import (
     ClaimOperation,
     Failed,
+    LastingStepOperation,
     LookupOperation,
     ReleaseOperation,
     ReserveOperation,
@@ -167,6 +168,18 @@ class Writer:
         operation = StepOperation(secrets.token_hex(8), step, future)
         committed = await self._execute(operation, deadline)
         return cast("T", committed.results[operation.key])
+
+    def run_later(self, step: Callable[[Transaction], object]) -> None:
+        """Run a step without waiting for it; it is retried until it is recorded.
+
+        The steps and look-ups that are queued after it see what it has changed.
+
+        Raises:
+            StoreError: no thread can be started.
+        """
+        with self._lock:
+            self.check_usable()
+            self.thread.put(LastingStepOperation(secrets.token_hex(8), step))
 
     async def find(self, key: str, deadline: float) -> Entry | None:
         """The entry of a key.

@@ -1,0 +1,220 @@
+"""What `ihuyi-voice job` does: open what knows the job, and show its state."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from contextlib import closing, contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, Protocol
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Table
+
+from ..errors import InvalidRequestError, OutcomeStatus, StoreError
+from ..store.jobs import JobState
+from .account import fail
+from .bulk.file import BulkFile, BulkFileError, FileRow
+from .chosen_store import VARIABLE, fail_of_store, open_store
+from .language import gettext as _
+from .language import local
+from .statuses import EXIT_STATUSES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from ..celery import BulkJobs
+    from ..store.jobs import JobStatus
+
+_ENDED = (JobState.COMPLETED, JobState.STOPPED, JobState.CANCELED)
+# Seconds between two looks at a job.
+_PAUSE = 0.5
+
+
+class KnowsJobs(Protocol):
+    """What `status` and `cancel` need: a store's `Jobs`, or a `BulkJobs`."""
+
+    def status(self, job: str) -> JobStatus:
+        """A job as it is now."""
+
+    def cancel(self, job: str) -> None:
+        """Let no worker start more rows of a job."""
+
+
+def run(  # noqa: PLR0913 - the options of the command
+    name: str,
+    act: Callable[[KnowsJobs], None],
+    *,
+    celery: str | None,
+    store: str | None,
+    follow: bool,
+    as_json: bool,
+) -> NoReturn:
+    """Act on a job, show its state, and end the program with its exit status.
+
+    Args:
+        name: of the job.
+        act: what to do before the state is shown.
+        celery: the application that has the job; None for the store alone.
+        store: where the job is, if there is no application.
+        follow: show the progress until the job has ended.
+        as_json: print JSON.
+    """
+    try:
+        with _opened(celery, store) as jobs:
+            act(jobs)
+            status = _followed(jobs, name) if follow else jobs.status(name)
+    except StoreError as error:
+        fail_of_store(error)
+    except (LookupError, InvalidRequestError, BulkFileError) as error:
+        fail(local(error))
+    _print(status, as_json=as_json)
+    raise typer.Exit(_exit_status(status))
+
+
+def resume(name: str, celery: str, open_file: Callable[[], BulkFile], concurrency: int) -> None:
+    """Enqueue the job's file again."""
+    with closing(open_file()) as rows:
+        rows.check()
+        enqueue(name, lambda: load_jobs(celery).resume(name, pairs(rows), concurrency=concurrency))
+
+
+@contextmanager
+def _opened(celery: str | None, store: str | None) -> Iterator[KnowsJobs]:
+    """What knows the jobs; without an application, the store alone."""
+    if celery is not None:
+        yield load_jobs(celery)
+        return
+    if not store:
+        text = _("name the job's store by --store or {variable}, or its application by --celery")
+        fail(text.format(variable=VARIABLE))
+    with open_store(store, create=False) as opened:
+        yield opened.jobs
+
+
+def load_jobs(target: str) -> BulkJobs:
+    """The `BulkJobs` that `module:name` is, or has; an option that names none ends the program."""
+    try:
+        from ..celery import jobs_of  # noqa: PLC0415 - it needs an extra
+    except ModuleNotFoundError as error:  # pragma: no cover - the tests have it
+        text = _("--celery needs {package}: pip install 'ihuyi-voice[celery]'")
+        fail(text.format(package=error.name))
+    module, name = (target.partition(":"))[::2]
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = jobs_of(getattr(import_module(module), name))
+    except (ImportError, AttributeError, ValueError) as error:
+        fail(f"--celery {target}: {error}")
+    if found is None:
+        text = _("--celery {target} is no Celery application with a BulkJobs")
+        fail(text.format(target=target))
+    return found
+
+
+def enqueue(name: str, act: Callable[[], JobStatus]) -> JobStatus:
+    """Submit or resume a job; a broker that fails ends the program."""
+    from kombu.exceptions import OperationalError  # noqa: PLC0415 - it needs an extra
+
+    try:
+        return act()
+    except OperationalError as error:
+        text = _(
+            "the broker failed: {error}. The rows that were enqueued are sent; resume job {name!r}"
+            " for the others"
+        )
+        fail(text.format(error=error, name=name), EXIT_STATUSES[OutcomeStatus.NOT_SENT])
+
+
+def pairs(rows: Iterable[FileRow]) -> Iterator[tuple[str, str]]:
+    """The good rows of a file, without keys: a job derives the keys of its rows."""
+    return ((row.mobile, row.content) for row in rows if not row.problem)
+
+
+def _followed(jobs: KnowsJobs, name: str) -> JobStatus:
+    """Show the progress until the job has ended, or Ctrl-C; returns its last status."""
+    bar = Progress(
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.description}"),
+        console=Console(stderr=True),
+    )
+    task = bar.add_task("", total=None)
+    status = jobs.status(name)
+    try:
+        with bar:
+            while True:
+                bar.update(
+                    task,
+                    completed=status.done,
+                    # Without rows there is no percentage.
+                    total=status.total or None,
+                    description=_in_one_line(status),
+                )
+                if status.state in _ENDED:
+                    break
+                time.sleep(_PAUSE)
+                status = jobs.status(name)
+    except KeyboardInterrupt:
+        typer.echo(_("ihuyi-voice: job {name!r} goes on").format(name=name), err=True)
+    return status
+
+
+def _in_one_line(status: JobStatus) -> str:
+    counts = status.counts
+    shown = [OutcomeStatus.ACCEPTED, OutcomeStatus.REFUSED, OutcomeStatus.UNKNOWN]
+    others = [one for one, count in counts.items() if count and one not in shown]
+    words = [f"{_(one.value)} {counts[one]}" for one in (*shown, *others)]
+    return "  ".join([_(status.state.value), *words])
+
+
+def _print(status: JobStatus, *, as_json: bool) -> None:
+    counts = {one.value: count for one, count in status.counts.items()}
+    if as_json:
+        report = {
+            "job": status.job,
+            "state": status.state.value,
+            "counts": counts,
+            "total": status.total,
+            "pending": status.pending,
+            "is_enqueued": status.is_enqueued,
+            "rate": status.rate,
+            "started": status.started,
+            "finished": status.finished,
+            "stopped_by": status.stopped_by,
+        }
+        typer.echo(json.dumps(report))
+        return
+    table = Table("", _("rows"), box=box.SIMPLE)
+    for word, count in [
+        *counts.items(),
+        (_("pending"), status.pending),
+        (_("total"), status.total),
+    ]:
+        table.add_row(_(word), str(count))
+    console = Console()
+    console.print(f"{status.job}: {_(status.state.value)}", markup=False, highlight=False)
+    if status.stopped_by is not None:
+        text = _("stopped by {cause}").format(cause=status.stopped_by)
+        console.print(text, markup=False, soft_wrap=True)
+    if not status.is_enqueued:
+        console.print(
+            _("not all rows are enqueued: if no program does that now, resume the job"),
+            soft_wrap=True,
+        )
+    console.print(table)
+
+
+def _exit_status(status: JobStatus) -> int:
+    if status.state not in _ENDED:
+        return 0
+    if status.counts[OutcomeStatus.UNKNOWN]:
+        return EXIT_STATUSES[OutcomeStatus.UNKNOWN]
+    if status.state is JobState.COMPLETED and status.counts[OutcomeStatus.ACCEPTED] == status.total:
+        return 0
+    return EXIT_STATUSES[OutcomeStatus.REFUSED]

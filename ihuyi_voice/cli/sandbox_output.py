@@ -1,0 +1,116 @@
+"""What `ihuyi-voice sandbox` prints: lines about requests, from a thread of their own.
+
+A terminal or a pipe may be slow, or never read. The gateway answers all the same:
+it hands a line over and goes on. Lines beyond a bound are left out and counted.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from queue import SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING
+
+import typer
+
+from .language import gettext as _
+from .language import ngettext
+from .output import LossyFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..sandbox import Attempt, OtherRequest
+
+MOST_HELD = 10_000
+"""Lines that wait to be printed; later ones are left out."""
+
+# At the end, so long without a line printed means that none ever will be.
+_PATIENCE_SECONDS = 1.0
+
+
+class Output:
+    """Prints lines in the order they are given, and never blocks who gives them.
+
+    Args:
+        write: prints one line; by default to standard output.
+    """
+
+    def __init__(self, write: Callable[[str], object] | None = None) -> None:
+        self._write = write or _to_stdout()
+        self._lines = SimpleQueue[str | None]()
+        self._written = 0
+        self._left_out = 0
+        # A daemon: a write that never ends must not keep the process from ending.
+        self._thread = Thread(target=self._run, name="ihuyi-voice-output", daemon=True)
+        self._thread.start()
+
+    def print(self, line: str) -> None:
+        """Print a line soon, or leave it out when too many wait."""
+        if self._lines.qsize() < MOST_HELD:
+            self._lines.put(line)
+        else:
+            self._left_out += 1
+
+    def close(self) -> None:
+        """Wait until all is printed, as long as anything is."""
+        self._lines.put(None)
+        before = -1
+        while self._thread.is_alive() and self._written != before:
+            before = self._written
+            self._thread.join(_PATIENCE_SECONDS)
+
+    def _run(self) -> None:
+        said = 0
+        while (line := self._lines.get()) is not None:
+            self._write(line)
+            self._written += 1
+            if (left_out := self._left_out) != said:
+                count = left_out - said
+                text = ngettext(
+                    "... {count} line was left out: nothing read the output",
+                    "... {count} lines were left out: nothing read the output",
+                    count,
+                )
+                self._write(text.format(count=count))
+                said = left_out
+
+
+def _to_stdout() -> Callable[[str], object]:
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if not isinstance(raw, LossyFile):
+        return typer.echo
+    encoding = sys.stdout.encoding
+
+    # Past the buffer: at its end Python waits for the lock of a buffer that is written.
+    def write(line: str) -> None:
+        data = f"{line}\n".encode(encoding, "backslashreplace")
+        while data:
+            data = data[raw.write(data) :]
+
+    return write
+
+
+def attempt_line(attempt: Attempt) -> str:
+    """A submit as a line."""
+    what = _("placed {id}").format(id=attempt.voice_id)
+    if not attempt.placed:
+        what = _("refused {code}").format(code=attempt.code)
+    # Anyone may have sent the form: as a literal its text cannot control the terminal.
+    text = _("{moment}  {what}  mobile {mobile!a}  content {content!a}")
+    moment = _moment(attempt.time)
+    return text.format(moment=moment, what=what, mobile=attempt.mobile, content=attempt.content)
+
+
+def other_line(other: OtherRequest) -> str:
+    """A request that was no submit as a line."""
+    moment = _moment(other.time)
+    if other.kind == "balance":
+        text = _("{moment}  balance query answered {code}")
+        return text.format(moment=moment, code=other.code)
+    return f"{moment}  {other.kind} {other.line!a}  {other.status}: {other.reason}"
+
+
+def _moment(seconds: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(seconds))

@@ -1,0 +1,206 @@
+"""A broker, a store and workers for the tests of bulk jobs."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from celery import Celery
+
+from ihuyi_voice.celery import BulkJobs, JobState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ihuyi_voice.celery import JobStatus
+    from ihuyi_voice.sandbox import SandboxGateway
+
+ROOT = Path(__file__).parents[2]
+NEEDED = {
+    "Redis's server: apt-get install redis-server": shutil.which("redis-server"),
+    "Celery: pip install 'celery[redis]'": importlib.util.find_spec("celery"),
+}
+MISSING = [what for what, found in NEEDED.items() if found is None]
+ENDED = (JobState.COMPLETED, JobState.STOPPED, JobState.CANCELED)
+CODE = "7351"
+
+
+def check_needs() -> None:
+    """Skip the test where a program is missing; in CI it fails."""
+    if MISSING:  # pragma: no cover - depends on the machine
+        reason = f"not installed: {', '.join(MISSING)}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Wait for what other processes do and offer no event for."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def row(index: int) -> tuple[str, str]:
+    return f"139{index:08d}", CODE
+
+
+def rows(count: int) -> Iterator[tuple[str, str]]:
+    return map(row, range(count))
+
+
+class Broker:
+    """A Redis server, which keeps its messages when it is stopped and started again.
+
+    Attributes:
+        socket: where it is reached.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.socket: Path = folder / "socket"
+        self._folder = folder
+
+    def start(self) -> None:
+        options = ["--port", "0", "--unixsocket", str(self.socket), "--dir", str(self._folder)]
+        self._process = subprocess.Popen(
+            # No test depends on data that survives a crash of the machine.
+            ["redis-server", *options, "--save", "", "--appendonly", "yes", "--appendfsync", "no"],
+            stdout=subprocess.DEVNULL,
+        )
+        until(self.answers)
+
+    def answers(self) -> bool:
+        ask = ["redis-cli", "-s", str(self.socket), "PING"]
+        done = subprocess.run(ask, capture_output=True, check=False)
+        return done.stdout == b"PONG\n"
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(60)
+
+
+@dataclass
+class Site:
+    """A broker, a store, and workers."""
+
+    folder: Path
+    broker: Broker
+    environment: dict[str, str]
+    jobs: BulkJobs
+    gateway: SandboxGateway
+    ended: contextlib.ExitStack
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def worker(self, processes: int = 1) -> subprocess.Popen[bytes]:
+        """Start a worker, with so many processes that send."""
+        number = len(self.workers) + 1
+        program = [sys.executable, "-m", "celery", "-A", "tests.celery.bulk", "worker"]
+        options = ["-n", f"{number}@here", "--without-mingle", "--without-gossip"]
+        with (self.folder / f"worker {number}").open("wb") as log:
+            worker = self.ended.enter_context(
+                subprocess.Popen(
+                    [*program, "-c", str(processes), *options, "-l", "INFO"],
+                    cwd=self.folder,
+                    env=self.environment,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            )
+        self.ended.callback(stop, worker)
+        self.workers.append(worker)
+        return worker
+
+    def status_at_end(self, job: str = "spring") -> JobStatus:
+        until(lambda: self.jobs.status(job).state in ENDED, 100)
+        return self.jobs.status(job)
+
+    def calls(self) -> Counter[str]:
+        """How often the gateway accepted a call to each number."""
+        return Counter(call.mobile for call in self.gateway.calls)
+
+    def said(self) -> str:
+        return "\n".join(path.read_text() for path in self.folder.glob("worker *"))
+
+
+@contextlib.contextmanager
+def running_site(
+    folder: Path, place: str, gateway: SandboxGateway, url: str, visibility_timeout: int = 2
+) -> Iterator[Site]:
+    """A site while the block runs; its workers and its broker end with it.
+
+    Args:
+        folder: for the workers' logs.
+        place: the URL of the store.
+        gateway: is served already.
+        url: where workers reach the gateway.
+        visibility_timeout: seconds after which the broker delivers a chunk again.
+    """
+    check_needs()
+    with contextlib.ExitStack() as ended:
+        # A socket's path has to be short.
+        data = ended.enter_context(tempfile.TemporaryDirectory(prefix="redis-", dir="/tmp"))
+        broker = Broker(Path(data))
+        broker.start()
+        ended.callback(broker.stop)
+        environment = os.environ | {
+            "PYTHONPATH": str(ROOT),
+            "REDIS_URL": f"redis+socket://{broker.socket}",
+            "VISIBILITY_TIMEOUT": str(visibility_timeout),
+            "CALLS_STORE": place,
+            "IHUYI_VOICE_API_ID": "sandbox",
+            "IHUYI_VOICE_API_KEY": "sandbox-key",
+            "IHUYI_VOICE_BASE_URL": url,
+        }
+        app = Celery("bulk", broker=environment["REDIS_URL"])
+        jobs = BulkJobs(app, store=place)
+        yield Site(folder, broker, environment, jobs, gateway, ended)
+
+
+def taken_by(site: Site, count: int) -> None:
+    """Wait until the gateway has taken so many requests."""
+    until(lambda: site.gateway.taken >= count)
+
+
+def kill(worker: subprocess.Popen[bytes]) -> None:
+    """All of its processes at once."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(worker.pid, signal.SIGKILL)
+    worker.wait()
+
+
+def stop(worker: subprocess.Popen[bytes]) -> None:
+    worker.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        worker.wait(20)
+    kill(worker)
+
+
+def waiting_messages(site: Site) -> int:
+    """How many messages are in the broker, delivered ones included."""
+    return _ask_broker(site, "return redis.call('LLEN', 'celery') + redis.call('HLEN', 'unacked')")
+
+
+def all_overdue(site: Site) -> bool:
+    """Whether the broker takes all workers for lost that have a message."""
+    seconds = site.environment["VISIBILITY_TIMEOUT"]
+    since = f"redis.call('TIME')[1] - {seconds}"
+    return not _ask_broker(site, f"return redis.call('ZCOUNT', 'unacked_index', {since}, '+inf')")
+
+
+def _ask_broker(site: Site, script: str) -> int:
+    ask = ["redis-cli", "-s", str(site.broker.socket), "EVAL", script, "0"]
+    return int(subprocess.run(ask, check=True, stdout=subprocess.PIPE).stdout)

@@ -1,0 +1,112 @@
+"""The commands: `bulk --celery` enqueues a file, `job` looks at it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .site import row
+
+if TYPE_CHECKING:
+    from .site import Site
+
+APP = "tests.celery.bulk:app"
+
+
+def command(site: Site, *arguments: str) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ihuyi_voice", *arguments],
+        env=site.environment,
+        cwd=site.folder,
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=100,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def file(site: Site) -> str:
+    text = "".join(f"{mobile},{code}\n" for mobile, code in map(row, range(20)))
+    path = site.folder / "rows.csv"
+    path.write_text(f"mobile,content\n{text}139,12\n", encoding="utf-8")
+    return str(path)
+
+
+def bulk(site: Site, file: str, *more: str) -> tuple[int, str, str]:
+    return command(site, "bulk", file, "--celery", APP, "--job", "spring", "--yes", *more)
+
+
+def test_a_file_from_bulk_to_its_end(site: Site, file: str) -> None:
+    status, _, err = bulk(site, file)
+    assert 0 == status, err
+    assert "job 'spring': 20 rows enqueued" in err
+    status, out, err = command(site, "job", "spring", "--celery", APP)
+    assert (0, "") == (status, err)
+    assert "spring: scheduled" in out
+    site.worker()
+    status, out, err = command(
+        site, "job", "spring", "status", "--follow", "--json", "--celery", APP
+    )
+    assert 0 == status, err
+    report = json.loads(out)
+    assert ("completed", 20, 0) == (
+        report["state"],
+        report["counts"]["accepted"],
+        report["pending"],
+    )
+    assert "completed  accepted 20" in err
+    status, _, err = bulk(site, file)
+    assert 2 == status
+    assert "there is a job 'spring' already" in err
+
+
+def test_cancel_and_resume(site: Site, file: str) -> None:
+    bulk(site, file)
+    status, out, _ = command(site, "job", "spring", "cancel", "--celery", f"{APP[:-3]}jobs")
+    assert 3 == status
+    assert "spring: canceled" in out
+    status, out, err = command(site, "job", "spring", "resume", file, "--celery", APP)
+    assert 0 == status, err
+    site.worker()
+    status, out, _ = command(site, "job", "spring", "status", "--follow", "--celery", APP)
+    assert (0, 20) == (status, site.gateway.placed)
+
+
+def test_a_job_that_the_account_stops(site: Site, file: str) -> None:
+    site.gateway.balance = 0
+    bulk(site, file, "--partial")
+    site.worker()
+    status, out, _ = command(site, "job", "spring", "status", "--follow", "--celery", APP)
+    assert 3 == status
+    assert "stopped by InsufficientBalanceError" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "arguments"),
+    [
+        ("the store has no job 'spring'", ["job", "spring", "--celery", APP]),
+        ("resume needs the job's file", ["job", "spring", "resume", "--celery", APP]),
+        ("No module named 'nothing'", ["job", "spring", "--celery", "nothing:app"]),
+        ("is no Celery application with a BulkJobs", ["job", "x", "--celery", "sys:path"]),
+        ("has no attribute", ["job", "x", "--celery", "sys:nothing"]),
+        ("several BulkJobs", ["job", "x", "--celery", "several:app"]),
+        ("cannot read", ["job", "x", "resume", "nothing.csv", "--celery", APP]),
+        ("--celery takes no --out", ["bulk", "rows.csv", "--celery", APP, "--out", "x.csv"]),
+        ("keys of its own", ["bulk", "keys.csv", "--celery", APP, "--yes"]),
+    ],
+)
+def test_what_is_wrong(site: Site, words: str, arguments: list[str]) -> None:
+    (site.folder / "keys.csv").write_text("mobile,content,idempotency_key\n13912345678,1125,a\n")
+    (site.folder / "several.py").write_text(
+        "from tests.celery.bulk import *\nBulkJobs(app, store='x.db', name='other')\n"
+    )
+    status, _, err = command(site, *arguments)
+    assert 2 == status, err
+    assert words in err.replace("\n", " ")

@@ -1,0 +1,75 @@
+"""What the command imports before it does something: its start is what a user waits for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from ihuyi_voice import __version__
+from ihuyi_voice.cli.app import _Commands
+from ihuyi_voice.cli.commands import load
+
+SCRIPT = """
+import sys
+from ihuyi_voice.__main__ import main
+sys.argv[0] = "ihuyi-voice"
+try:
+    main()
+except SystemExit as end:
+    assert end.code in (0, None), end.code
+print(*sys.modules, file=sys.__stderr__)
+"""
+SLOW = {
+    "aiohttp",
+    "anyio",
+    "asyncio",
+    "ihuyi_voice.client",
+    "ihuyi_voice.sandbox",
+    "ihuyi_voice.sync.client",
+    "orjson",
+    "redis",
+    "sqlalchemy",
+    "ssl",
+    "uvloop",
+    "xmltodict",
+}
+
+
+def imported(*arguments: str) -> tuple[str, set[str]]:
+    """What the command prints, and the modules that it has imported then."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=True,
+    )
+    return done.stdout, set(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], *([name, "--help"] for name in _Commands.table)], ids=" ".join
+)
+def test_help_imports_nothing_slow(arguments: list[str]) -> None:
+    out, modules = imported(*arguments)
+    assert arguments[0].removeprefix("--") in out
+    assert "typer" in modules
+    assert set() == modules & SLOW
+
+
+def test_the_version_imports_no_command() -> None:
+    out, modules = imported("--version")
+    assert f"ihuyi-voice {__version__}\n" == out
+    assert set() == modules & (SLOW | {entry.module for entry in _Commands.table.values()})
+    assert "rich.console" not in modules
+
+
+@pytest.mark.parametrize("name", _Commands.table)
+def test_the_table_agrees_with_each_command(name: str) -> None:
+    """The table states the first line of the help, so that the table needs no import."""
+    entry = _Commands.table[name]
+    command = load(name, entry)
+    assert name == command.name
+    assert entry.summary == str(command.help).partition("\n\n")[0]

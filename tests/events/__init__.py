@@ -1,0 +1,1 @@
+"""What a client reports of its requests, and who reads it."""
