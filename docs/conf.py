@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, get_type_hints
 from sphinx.pycode import ModuleAnalyzer
 
 import ihuyi_voice
-from ihuyi_voice import pytest_plugin
+from ihuyi_voice import celery, pytest_plugin, sandbox
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -28,11 +28,14 @@ OTHERS = (
     "abc",
     "aiohttp",
     "asyncio",
+    "celery",
     "collections",
     "contextlib",
     "datetime",
     "enum",
+    "opentelemetry",
     "os",
+    "prometheus_client",
     "pytest",
     "_pytest",
     "ssl",
@@ -49,6 +52,7 @@ html_theme_options = {"description": "Voice-verification calls through iHuyi", "
 html_show_sourcelink = False
 html_copy_source = False
 
+COMMAND = ("__main__", "cli")
 MADE_BY_THE_PACKAGE = (
     "ihuyi_voice.BulkRun",
     "ihuyi_voice.BlockingBulkRun",
@@ -77,17 +81,26 @@ napoleon_use_ivar = True
 
 def _modules() -> list[ModuleType]:
     found = pkgutil.walk_packages(ihuyi_voice.__path__, "ihuyi_voice.")
-    return [importlib.import_module(it.name) for it in found if not it.name.endswith("__main__")]
+    # The command is no part of the reference.
+    names = (it.name for it in found)
+    return [importlib.import_module(it) for it in names if it.split(".")[1] not in COMMAND]
 
 
 def _for_type_checkers(module: ModuleType) -> list[ast.stmt]:
     """What the module imports and defines for type checkers alone."""
     return [
-        statement
+        _evaluated(statement)
         for node in ast.parse(inspect.getsource(module)).body
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
         for statement in node.body
     ]
+
+
+def _evaluated(statement: ast.stmt) -> ast.stmt:
+    """Define an alias as its type, not as a text that other modules cannot read."""
+    if isinstance(statement, ast.AnnAssign) and isinstance(statement.value, ast.Constant):
+        statement.value = ast.parse(str(statement.value.value), mode="eval").body
+    return ast.fix_missing_locations(statement)
 
 
 def _make_annotations_resolve() -> None:
@@ -99,8 +112,8 @@ def _make_annotations_resolve() -> None:
             code = compile(ast.Module([statement], []), str(module.__file__), "exec")
             try:
                 exec(code, module.__dict__)  # noqa: S102 - the package's own statements
-            except ImportError:
-                # It imports what such a statement of another module defines.
+            except (ImportError, NameError):
+                # It needs what such a statement of another module defines.
                 waiting.append((module, statement))
         if len(waiting) == len(left):
             names = [f"{module.__name__}: {ast.unparse(it)}" for module, it in waiting]
@@ -117,7 +130,9 @@ def _defines(module: ModuleType, thing: type) -> bool:
 def _resolve_fields() -> None:
     """Resolve the annotations of classes where they are defined: they show another module."""
     for module in _modules():
-        for thing in vars(module).values():
+        for name, thing in vars(module).items():
+            if name.startswith("_"):
+                continue
             if inspect.isclass(thing) and thing.__module__.startswith("ihuyi_voice"):
                 fields = vars(thing).get("__annotations__")
                 if fields and _defines(module, thing):
@@ -148,18 +163,30 @@ def _without_constructor(
     return ("", "") if name in MADE_BY_THE_PACKAGE or isinstance(thing, EnumMeta) else None
 
 
+def _name_publicly() -> None:
+    """Let each class show the module from which a program imports it."""
+    for name in ihuyi_voice.__all__:
+        # The package does so itself, at the first use of a name.
+        getattr(ihuyi_voice, name)
+    for package in (celery, sandbox):
+        for name in package.__all__:
+            getattr(package, name).__module__ = package.__name__
+
+
 def _read_sources() -> None:
-    """Let Sphinx find the order of members, and the texts below them, in the public module.
+    """Let Sphinx find the order of members, and the texts below them, in the public modules.
 
     It looks for them in the source of the module that a class shows as its own.
     """
-    public = ModuleAnalyzer.for_module("ihuyi_voice")
-    public.analyze()
+    public = [ModuleAnalyzer.for_module(it.__name__) for it in (ihuyi_voice, celery, sandbox)]
+    for analyzer in public:
+        analyzer.analyze()
     for module in _modules():
         private = ModuleAnalyzer.for_module(module.__name__)
         private.analyze()
-        public.attr_docs.update(private.attr_docs)
-        public.tagorder.update(private.tagorder)
+        for analyzer in public:
+            analyzer.attr_docs.update(private.attr_docs)
+            analyzer.tagorder.update(private.tagorder)
 
 
 def setup(app: Sphinx) -> None:
@@ -168,11 +195,9 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-signature", _without_constructor)
 
 
-for name in ihuyi_voice.__all__:
-    # Each shows the package as its module after its first use.
-    getattr(ihuyi_voice, name)
 _make_annotations_resolve()
 _resolve_fields()
+_name_publicly()
 _read_sources()
 # A fixture is an object of pytest's; the function in it has docstring and annotations.
 for name in ("voice_gateway", "voice_client"):

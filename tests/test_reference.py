@@ -31,14 +31,19 @@ def explained() -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("module", ["", ".sandbox", ".pytest_plugin"])
+@pytest.mark.parametrize("module", ["", ".celery", ".pytest_plugin", ".sandbox"])
 def test_the_reference_explains_each_public_name(module: str) -> None:
     public = import_module(f"ihuyi_voice{module}").__all__
     assert set() == {f"ihuyi_voice{module}.{name}" for name in public} - explained()
 
 
-def test_the_reference_explains_the_gateway_for_tests() -> None:
-    assert "ihuyi_voice.testing.VoiceGateway" in explained()
+def test_the_reference_explains_the_gateway_for_tests_and_the_adapters() -> None:
+    assert {
+        "ihuyi_voice.testing.VoiceGateway",
+        "ihuyi_voice.adapters.prometheus.PrometheusEvents",
+        "ihuyi_voice.adapters.opentelemetry.OpenTelemetryEvents",
+        "ihuyi_voice.adapters.structlog.StructlogEvents",
+    } <= explained()
 
 
 def test_the_names_of_receipts_are_those_of_the_package() -> None:
