@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -127,14 +128,27 @@ class Site:
     @contextmanager
     def without(self, worker: int) -> Iterator[None]:
         """Stop a worker meanwhile, so that the other one serves."""
-        os.kill(worker, signal.SIGSTOP)
         try:
-            # The state is the field after the name, which is in parentheses.
-            stat = Path(f"/proc/{worker}/stat")
-            until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", self.log)
+            until(lambda: self._stops_without_the_store(worker), self.log)
             yield
         finally:
             os.kill(worker, signal.SIGCONT)
+
+    def _stops_without_the_store(self, worker: int) -> bool:
+        """Stop it, unless it is in a transaction: it records a call after it has answered."""
+        os.kill(worker, signal.SIGSTOP)
+        # The state is the field after the name, which is in parentheses.
+        stat = Path(f"/proc/{worker}/stat")
+        until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", self.log)
+        store = sqlite3.connect(self.log_file.with_name("voice.db"), timeout=0)
+        try:
+            store.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:  # pragma: no cover - depends on the moment
+            os.kill(worker, signal.SIGCONT)
+            return False
+        finally:
+            store.close()
+        return True
 
 
 @contextmanager
