@@ -48,7 +48,11 @@ project = "ihuyi-voice"
 release = version = ihuyi_voice.__version__
 html_title = f"ihuyi-voice {release}"
 html_theme = "alabaster"
-html_theme_options = {"description": "Voice-verification calls through iHuyi", "page_width": "70em"}
+html_theme_options = {
+    "description": "Voice-verification calls through iHuyi",
+    "page_width": "70em",
+    "sidebar_width": "16em",
+}
 html_show_sourcelink = False
 html_copy_source = False
 
@@ -63,6 +67,7 @@ extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 # The texts beside the reference are Markdown, to be read as they are.
 exclude_patterns = ["*.md", "_build"]
 default_role = "code"
+maximum_signature_line_length = 88
 nitpicky = True
 nitpick_ignore_regex = [
     # Other packages are explained in their own references, which are not asked: no network.
