@@ -56,7 +56,9 @@ html_theme_options = {
 html_show_sourcelink = False
 html_copy_source = False
 
+# No part of the reference.
 COMMAND = ("__main__", "cli")
+# Their constructors' arguments are the package's own business.
 MADE_BY_THE_PACKAGE = (
     "ihuyi_voice.BulkRun",
     "ihuyi_voice.BlockingBulkRun",
@@ -86,7 +88,6 @@ napoleon_use_ivar = True
 
 def _modules() -> list[ModuleType]:
     found = pkgutil.walk_packages(ihuyi_voice.__path__, "ihuyi_voice.")
-    # The command is no part of the reference.
     names = (it.name for it in found)
     return [importlib.import_module(it) for it in names if it.split(".")[1] not in COMMAND]
 
