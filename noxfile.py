@@ -52,6 +52,7 @@ READ_BY_TESTS = (
     "LICENSE",
     "README.md",
     "README.zh-CN.md",
+    "docs",
     "pyproject.toml",
     "tests",
 )
@@ -128,6 +129,7 @@ NOT_WITH_LOWEST = tuple(
         "test_arrows.py",
         "test_benchmarks.py",
         "test_readme.py",
+        "test_reference.py",
         "test_truth.py",
     )
 )
@@ -181,13 +183,14 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """The sources as we see them, and the types of the installed package as a user does."""
-    session.install(".[test,bench]", *nox.project.dependency_groups(PYPROJECT, "typing"))
+    groups = nox.project.dependency_groups(PYPROJECT, "typing", "docs")
+    session.install(".[test,bench]", *groups)
     # Not editable, because type checkers are to find what a user would, and
     # reinstalled each time: the version does not change with the sources.
     session.install("--force-reinstall", "--no-deps", ".")
     for python in (PYTHONS[0], PYTHONS[-1]):
         checked = ("ihuyi_voice", "tests", "benchmarks", "noxfile.py", ".ci/once_more.py")
-        session.run("mypy", f"--python-version={python}", *checked)
+        session.run("mypy", f"--python-version={python}", *checked, "docs/conf.py")
     # The tests use what only POSIX has; the package may not.
     for platform in ("win32", "darwin"):
         session.run("mypy", f"--platform={platform}", "ihuyi_voice")
@@ -196,6 +199,15 @@ def typing(session: nox.Session) -> None:
         with session.chdir(elsewhere):
             session.run("mypy", f"--config-file={HERE / 'pyproject.toml'}", *copies)
             session.run("pyright", "--verifytypes", "ihuyi_voice", "--ignoreexternal")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The reference, made from the docstrings: docs/_build/index.html. Warnings are errors."""
+    session.install("-e", ".[test]", *nox.project.dependency_groups(PYPROJECT, "docs"))
+    # Everything again each time: the sources of the reference are the package's docstrings.
+    options = ("--fresh-env", "--fail-on-warning", "--keep-going", "--nitpicky", "--quiet")
+    session.run("sphinx-build", *options, "docs", "docs/_build", *session.posargs)
 
 
 @nox.session
@@ -294,7 +306,7 @@ def _pytest(
 
 def _copy(source: Path, target: Path) -> None:
     if source.is_dir():
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "_build"))
     else:
         shutil.copy(source, target)
 
@@ -303,7 +315,7 @@ def _check_sdist(session: nox.Session, sdist: Path) -> None:
     """The sdist has every source file, and nothing but source files and metadata."""
     with tarfile.open(sdist) as archive:
         paths = {member.name.partition("/")[2] for member in archive if member.isfile()}
-    expected = _sources("ihuyi_voice", "tests", "benchmarks", ".ci")
+    expected = _sources("ihuyi_voice", "tests", "benchmarks", "docs", ".ci")
     expected |= {"README.md", "README.zh-CN.md", "CHANGELOG.md", "LICENSE"}
     expected |= {"noxfile.py", "pyproject.toml"}
     _compare(session, sdist, paths, expected | {".gitignore", "PKG-INFO"})
@@ -325,7 +337,7 @@ def _sources(*folders: str) -> set[str]:
         path.relative_to(HERE).as_posix()
         for folder in folders
         for path in (HERE / folder).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and not {"__pycache__", "_build"} & {*path.parts}
     }
 
 

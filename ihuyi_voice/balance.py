@@ -187,7 +187,7 @@ class AsyncBalanceWatch:
         """Ask the gateway if `every` seconds have passed since the last query.
 
         Returns:
-            The new value, or the cached one: also where the query failed, which
+            The new value, or the cached one, also where the query failed, which
             `error` says.
 
         Raises:
@@ -287,7 +287,7 @@ class BalanceWatch:
         """Ask the gateway if `every` seconds have passed since the last query.
 
         Returns:
-            The new value, or the cached one: also where the query failed, which
+            The new value, or the cached one, also where the query failed, which
             `error` says.
 
         Raises:

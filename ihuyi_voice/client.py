@@ -197,7 +197,8 @@ class AsyncVoiceClient:
                 `require_key` is True.
 
         Returns:
-            The gateway accepted the call: the phone rings, usually within 5 s.
+            What the gateway said when it accepted the call. The phone rings, usually
+            within 5 s.
             `replayed` is True if it accepted the call earlier, under the same key.
 
         Raises:

@@ -23,7 +23,7 @@ class SubmitEvent:
     Attributes:
         operation: "submit"; "submit_many" for a row of a bulk run; or
             "query_balance".
-        mobile: masked; "****" where there is no valid number.
+        mobile: masked; `****` where there is no valid number.
         status: how it ended. A balance query ends as accepted, refused,
             not sent or unknown.
         code: the gateway's code, 2 for accepted; None without an answer.

@@ -39,12 +39,11 @@ BUCKETS: tuple[float, ...] = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 
 class PrometheusEvents:
     """Counts events. Create one for each registry, and give it to all clients and verifiers.
 
-    Metrics:
-        ihuyi_voice_requests_total: by operation, status and code. The code is
-            one of the gateway's table, "other", or "" for none.
-        ihuyi_voice_request_seconds: a histogram, by operation and status.
-        ihuyi_voice_verification_events_total: by event and by how the call of
-            the event ended, "" for none.
+    - `ihuyi_voice_requests_total`: by operation, status and code. The code is
+      one of the gateway's table, "other", or "" for none.
+    - `ihuyi_voice_request_seconds`: a histogram, by operation and status.
+    - `ihuyi_voice_verification_events_total`: by event and by how the call of
+      the event ended, "" for none.
 
     Args:
         registry: where the metrics are registered.

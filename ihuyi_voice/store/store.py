@@ -49,11 +49,15 @@ class Store(ABC):
     and event loops may share one object, and a forked child goes on with a
     connection of its own.
 
-    | store | for | limits | idempotency keys |
-    |---|---|---|---|
-    | SQLite file | the processes of one machine, on a local disk | yes | yes |
-    | PostgreSQL, MySQL, MariaDB | several machines | yes | yes |
-    | Redis | several machines | yes | no: a key must survive a crash |
+    ==========================  ========================================  ======  ================
+    store                       for                                       limits  idempotency keys
+    ==========================  ========================================  ======  ================
+    SQLite file                 one machine's processes, on a local disk  yes     yes
+    PostgreSQL, MySQL, MariaDB  several machines                          yes     yes
+    Redis                       several machines                          yes     no
+    ==========================  ========================================  ======  ================
+
+    Redis keeps no keys, because a key must survive a crash.
 
     A store keeps keyed hashes of numbers, their masked form, keys and
     outcomes. It never keeps a code, a whole number or an API key.

@@ -1,4 +1,4 @@
-"""README's recipes for web frameworks, as they are written there.
+"""The recipes for web frameworks, as README.md and docs/frameworks.md show them.
 
 Each is served by two workers of a real server, in processes of their own. Only
 the gateway, and so its record of calls, is the test's.
@@ -6,183 +6,34 @@ the gateway, and so its record of calls, is the test's.
 
 from __future__ import annotations
 
-import http.client
-import json
-import os
-import re
-import signal
-import subprocess
-import sys
-import time
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode
 
 import pytest
 
-from ihuyi_voice.testing import VoiceGateway
+from tests.recipes.site import GUNICORN, GUNICORN_LOG, MOBILE, UVICORN, UVICORN_LOG, Recipe, served
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+    from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS: list[str] = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-MOBILE = "13912345678"
-# A worker that the test has stopped must not be taken for dead.
-UVICORN = ("uvicorn", "--workers", "2", "--port", "0", "--timeout-worker-healthcheck", "100")
-GUNICORN = ("gunicorn", "-w", "2", "-b", "127.0.0.1:0", "-t", "100")
+    from tests.recipes.site import Site
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """One framework's block, and how it is served."""
-
-    mark: str
-    command: tuple[str, ...]
-    address: str
-    worker: str
-    ready: str
-    takes_json: bool = False
-
-    def block(self) -> str:
-        (block,) = (block for block in BLOCKS if self.mark in block)
-        return block
-
-
-_UVICORN_LOG = (
-    r"Uvicorn running on http://127\.0\.0\.1:(\d+)",
-    r"Started server process \[(\d+)\]",
-    "Application startup complete",
-)
-_GUNICORN_LOG = (
-    r"Listening at: http://127\.0\.0\.1:(\d+)",
-    r"Booting worker with pid: (\d+)",
-    "Booting worker",
-)
+FRAMEWORKS = "docs/frameworks.md"
 RECIPES = {
-    "fastapi": Recipe("FastAPI(", (*UVICORN, "site_login:app"), *_UVICORN_LOG, takes_json=True),
-    "django": Recipe("get_asgi_application(", (*UVICORN, "site_login:application"), *_UVICORN_LOG),
-    "flask": Recipe("Flask(", (*GUNICORN, "site_login:app"), *_GUNICORN_LOG),
+    "fastapi": Recipe(
+        "README.md", "FastAPI(", (*UVICORN, "site_login:app"), *UVICORN_LOG, takes_json=True
+    ),
+    "django": Recipe(
+        FRAMEWORKS, "get_asgi_application(", (*UVICORN, "site_login:application"), *UVICORN_LOG
+    ),
+    "flask": Recipe(FRAMEWORKS, "Flask(", (*GUNICORN, "site_login:app"), *GUNICORN_LOG),
 }
-
-
-def until(condition: Callable[[], object], what: Callable[[], str]) -> None:
-    """Wait for what other processes do and offer no event for."""
-    end = time.monotonic() + 90
-    while not condition():
-        assert time.monotonic() < end, what()
-        time.sleep(0.01)
-
-
-@dataclass
-class Site:
-    """A recipe that is being served."""
-
-    recipe: Recipe
-    log_file: Path
-    gateway: VoiceGateway
-    port: int = 0
-    workers: tuple[int, ...] = ()
-
-    def log(self) -> str:
-        return self.log_file.read_text(encoding="utf-8")
-
-    def wait_until_it_serves(self, server: subprocess.Popen[bytes]) -> None:
-        until(
-            lambda: (
-                server.poll() is not None or len(re.findall(self.recipe.ready, self.log())) == 2
-            ),
-            self.log,
-        )
-        assert server.poll() is None, self.log()
-        (port,) = re.findall(self.recipe.address, self.log())
-        self.port = int(port)
-        self.workers = tuple(map(int, re.findall(self.recipe.worker, self.log())))
-        assert len(self.workers) == 2
-
-    def post(self, path: str, **fields: str) -> tuple[int, dict[str, object], str | None]:
-        """Status, body and `Retry-After`; each request has a connection of its own."""
-        if self.recipe.takes_json:
-            body, kind = json.dumps(fields), "application/json"
-        else:
-            body, kind = urlencode(fields), "application/x-www-form-urlencoded"
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        try:
-            connection.request("POST", path, body, {"Content-Type": kind})
-            answer = connection.getresponse()
-            text = answer.read()
-        finally:
-            connection.close()
-        assert answer.getheader("Content-Type") == "application/json", (text, self.log())
-        return answer.status, json.loads(text), answer.getheader("Retry-After")
-
-    def start(self, mobile: str = MOBILE) -> tuple[int, dict[str, object], str | None]:
-        return self.post("/login/start", mobile=mobile)
-
-    def check(self, id_: object, code: str, mobile: str = MOBILE) -> int:
-        status, body, _ = self.post("/login/check", id=str(id_), code=code, mobile=mobile)
-        assert {"approved": status == 200} == body
-        return status
-
-    @contextmanager
-    def without(self, worker: int) -> Iterator[None]:
-        """Stop a worker meanwhile, so that the other one serves."""
-        os.kill(worker, signal.SIGSTOP)
-        try:
-            # The state is the field after the name, which is in parentheses.
-            stat = Path(f"/proc/{worker}/stat")
-            until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", self.log)
-            yield
-        finally:
-            os.kill(worker, signal.SIGCONT)
 
 
 @pytest.fixture(params=RECIPES)
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
-    recipe = RECIPES[request.param]
-    (tmp_path / "site_login.py").write_text(recipe.block(), encoding="utf-8")
-    gateway = VoiceGateway()
-    log_file = tmp_path / "log"
-    with gateway.serve_in_thread() as url, log_file.open("wb") as log:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)]),
-            "IHUYI_VOICE_API_ID": gateway.api_id,
-            "IHUYI_VOICE_API_KEY": gateway.api_key,
-            "IHUYI_VOICE_BASE_URL": url,
-            "IHUYI_VOICE_STORE": str(tmp_path / "voice.db"),
-            "VERIFY_KEY": "k" * 32,
-            "DJANGO_SECRET_KEY": "d" * 50,
-        }
-        server = subprocess.Popen(
-            [sys.executable, "-m", *recipe.command],
-            cwd=tmp_path,
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            # Workers that the server leaves behind are ended with it.
-            start_new_session=True,
-        )
-        try:
-            site = Site(recipe, log_file, gateway)
-            site.wait_until_it_serves(server)
-            yield site
-            server.terminate()
-            server.wait(timeout=60)
-        finally:
-            # Ended here at the latest, with every worker.
-            _kill_group(server.pid)
-            server.wait(timeout=60)
-
-
-def _kill_group(group: int) -> None:
-    try:
-        os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+    with served(RECIPES[request.param], tmp_path) as site:
+        yield site
 
 
 def wrong(code: str) -> str:
