@@ -102,6 +102,7 @@ async def give_up(case: str, number: int, certificate: str, ready: int, go: int)
     exchanges = recorded_exchanges()
     submit: asyncio.Task[object] = asyncio.create_task(voice.submit("13912345678", str(number)))
     while not exchanges:
+        assert not submit.done(), submit
         await asyncio.sleep(0)
     (exchange,) = exchanges
     while not exchange.may_have_been_written:  # pragma: no cover - often it already was

@@ -55,8 +55,8 @@ def recorded_exchanges() -> list[Exchange]:
     exchanges: list[Exchange] = []
 
     class Recorded(Exchange):
-        def __init__(self, deadline: float) -> None:
-            super().__init__(deadline)
+        def __init__(self, deadline: float, began: float | None = None) -> None:
+            super().__init__(deadline, began)
             exchanges.append(self)
 
     pytest.MonkeyPatch().setattr("ihuyi_voice._pipeline.Exchange", Recorded)

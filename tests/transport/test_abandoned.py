@@ -125,8 +125,8 @@ def test_the_connection_is_reset_by_the_time_the_outcome_is_known(
     exchanges: list[Exchange] = []
 
     class Recorded(Exchange):
-        def __init__(self, deadline: float) -> None:
-            super().__init__(deadline)
+        def __init__(self, deadline: float, began: float | None = None) -> None:
+            super().__init__(deadline, began)
             exchanges.append(self)
 
     async def give_up() -> None:
