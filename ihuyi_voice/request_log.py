@@ -29,7 +29,7 @@ from .errors import (
     OutcomeStatus,
 )
 from .events import SUCCESSES, SubmitEvent
-from .models import SubmitRequest, mask_key, mask_mobile
+from .models import SubmitRequest, exact_text, mask_key, mask_mobile
 from .wire import PATH, read_mobile
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ class RequestLog:
             operation=operation,
             mobile=_masked(request),
             status=status,
-            code=ACCEPTED if status is OutcomeStatus.ACCEPTED else getattr(end, "code", None),
+            code=_code_of(end, status),
             voice_id=getattr(end, "voice_id", None),
             seconds=0.0 if exchange is None else time.monotonic() - exchange.began,
             attempts=0 if exchange is None else exchange.attempts,
@@ -270,6 +270,13 @@ class RequestLog:
     def warn(self, message: str, *args: object) -> None:
         """Log a warning about a request."""
         self._sink(Entry(LogEntry(logging.WARNING, message, args)))
+
+
+def _code_of(end: object, status: OutcomeStatus) -> int | None:
+    """The gateway's code. A foreign exception, `SystemExit` for one, has another `code`."""
+    if isinstance(end, GatewayError):
+        return end.code
+    return ACCEPTED if status is OutcomeStatus.ACCEPTED else None
 
 
 def _level(status: OutcomeStatus) -> int:
@@ -295,6 +302,9 @@ def _record(event: SubmitEvent) -> LogEntry:
     return LogEntry(_level(event.status), message, args, extra)
 
 
+_LONG_KEY = 8
+
+
 def _reason(end: object, request: SubmitRequest | None) -> str:
     """What happened, without the advice that the error's text adds, and without the key."""
     if not isinstance(end, IhuyiVoiceError):
@@ -305,9 +315,13 @@ def _reason(end: object, request: SubmitRequest | None) -> str:
         # A balance query has no number and no code, which could be redacted in the text.
         said = "" if request is None else f" ({end.msg!r})"
         reason = f"{end.meaning}{said}" + (f"; {end.hint}" if end.hint else "")
-    key = None if request is None else request.idempotency_key
-    if isinstance(key, str) and key:
-        reason = reason.replace(repr(key), "its key").replace(key, "its key")
+    # A lazy string says that it is a str, and is none.
+    key = None if request is None else exact_text(request.idempotency_key)
+    if key:
+        reason = reason.replace(repr(key), "its key")
+        if len(key) >= _LONG_KEY:
+            # A shorter one may be part of a word.
+            reason = reason.replace(key, "its key")
     return reason
 
 

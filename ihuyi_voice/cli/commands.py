@@ -90,7 +90,7 @@ def load(name: str, entry: Entry) -> TyperCommand:
     """Import a command."""
     module = import_module(entry.module)
     one = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
-    one.command(name, cls=Command, help=_(module.HELP), epilog=_(entry.epilog) or None)(
-        getattr(module, name)
-    )
+    # Some releases of typer join lines that no blank line separates.
+    epilog = _(entry.epilog).replace("\n", "\n\n") if entry.epilog else None
+    one.command(name, cls=Command, help=_(module.HELP), epilog=epilog)(getattr(module, name))
     return get_command(one)  # type: ignore[return-value] # one command is no group

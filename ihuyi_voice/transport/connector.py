@@ -319,7 +319,6 @@ class ResettingConnector(aiohttp.TCPConnector):
         """Return a connection for one request; nothing is written yet."""
         sending = current_sending.get()
         sending.connecting = True
-        sending.phase = Phase.LOOK_UP
         connection = await super().connect(req, traces=traces, timeout=timeout)
         try:
             late = sending.is_late()
@@ -358,6 +357,13 @@ class ResettingConnector(aiohttp.TCPConnector):
         # Without a parser the protocol keeps later bytes, and `should_close` sees them. At
         # once: a moment later another request may have the connection, and a parser on it.
         protocol._parser = None  # noqa: SLF001 - ours
+
+    async def _create_connection(
+        self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> ResponseHandler:
+        # Not for a connection that is used again.
+        current_sending.get().phase = Phase.LOOK_UP
+        return await super()._create_connection(req, traces, timeout)
 
     async def _wrap_create_connection(
         self,

@@ -44,6 +44,7 @@ def test_a_hard_time_limit_loses_no_row(site: Site) -> None:
     killed = site.said().count("Hard time limit (3s) exceeded")
     assert killed > 0
     unknown = status.counts[OutcomeStatus.UNKNOWN]
-    assert 0 < unknown <= concurrency * killed
+    # None, where a process was killed between two requests.
+    assert unknown <= concurrency * killed
     assert 200 == unknown + status.counts[OutcomeStatus.ACCEPTED]
     assert {1} == set(site.calls().values())

@@ -117,7 +117,7 @@ def test_the_first_bulk_run_says_where_too(
     assert 2 == len(gateway.calls)
 
 
-@pytest.mark.parametrize("command", ["submit", "bulk", "store"])
+@pytest.mark.parametrize("command", ["submit", "bulk"])
 def test_help_says_where_it_is(command: str, own_store: Path) -> None:
     done = run_apart(command, "--help", COLUMNS="400")
     assert 0 == done.returncode

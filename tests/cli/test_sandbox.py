@@ -150,8 +150,8 @@ def test_a_port_in_use_names_the_option() -> None:
         result = run("--port", str(port))
     assert 1 == result.exit_code
     assert (
-        f"ihuyi-voice: cannot listen on 127.0.0.1 port {port}: it is in use; give another with"
-        " --port, or --port 0 for any free one\n"
+        f"ihuyi-voice: port {port} of 127.0.0.1 is in use: give another one with --port, or"
+        " --port 0 for a free one\n"
     ) == result.stderr
 
 

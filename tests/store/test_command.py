@@ -170,7 +170,7 @@ def test_purge_deletes_ended_jobs(file: str) -> None:
         store.jobs.cancel("spring")
         store.jobs.create("summer", None)
     # The job, and the three settled keys.
-    assert "forgotten: 4\n" == run(file, "purge", "--older-than", "0s").stdout
+    assert "4 entries deleted\n" == run(file, "purge", "--older-than", "0s").stdout
     with open_store(file) as store:
         assert ["summer"] == store.jobs.names()
 

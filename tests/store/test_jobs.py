@@ -332,7 +332,7 @@ async def work(store):
     total = 0
     for number in itertools.count():
         token = f"{os.getpid()} {number}"
-        lease = await store.jobs.lease("spring", 1, 10, token, 20.0, math.inf)
+        lease = await store.jobs.lease("spring", GENERATION, 10, token, 20.0, math.inf)
         if lease is None:
             return total
         if lease.is_canary:
@@ -340,7 +340,7 @@ async def work(store):
         total += lease.starts
         await store.jobs.record(
             "spring",
-            1,
+            GENERATION,
             [JobOutcome(index, OutcomeStatus.ACCEPTED, "139****5678") for index in range(number)],
             math.inf,
         )
@@ -354,14 +354,17 @@ with open_store(place, create=False) as store:
 
 async def test_processes_that_lease_and_record_at_once(place: str) -> None:
     with open_store(place) as store:
-        store.jobs.create(JOB, 1e6)
-        assert enqueued(store, 12)
-        workers = [start(place, WORKER) for _ in range(3)]
+        generation = store.jobs.create(JOB, 1e6)
+        # Not all rows, so that the job goes on until each worker has begun.
+        assert enqueued(store, 12, generation, all_rows=False)
+        program = WORKER.replace("GENERATION", str(generation))
+        workers = [start(place, program) for _ in range(3)]
         for worker in workers:
             with worker:
                 out, err = await asyncio.to_thread(worker.communicate, timeout=60)
                 assert ("", 0) == (err, worker.returncode)
                 assert int(out) > 10
+        assert enqueued(store, 12, generation)
         status = store.jobs.status(JOB)
         assert (JobState.COMPLETED, 12) == (status.state, status.counts[ACCEPTED])
         assert 12 == len(list(store.jobs.outcomes(JOB)))

@@ -40,6 +40,13 @@ def test_a_host_name_is_looked_up(loop: str) -> None:
     assert SubmitResult("197362477", "ok", MOBILE) == run(loop, submit)
 
 
+@pytest.fixture(autouse=True)
+def _without_greenlets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that a test imported may have loaded them; they keep the first `getaddrinfo`."""
+    for module in ("gevent.monkey", "eventlet.patcher"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+
+
 @pytest.fixture
 def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Look-ups that hang until the event is set, which the test's end does."""

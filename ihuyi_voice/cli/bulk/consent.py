@@ -53,8 +53,8 @@ class Consent:
         )
         return [doubt.format(balance=remaining, count=to_send)]
 
-    def ask(self, console: Console, to_send: int, base_url: str, doubts: list[str]) -> None:
-        """Return if the calls may be placed; otherwise end the program."""
+    def ask(self, console: Console, question: str, doubts: list[str]) -> None:
+        """Return if the answer is yes; otherwise end the program."""
         if self.yes and not doubts:
             return
         if not sys.stdin.isatty():
@@ -63,7 +63,7 @@ class Consent:
             fail(_("nothing was sent: there is no terminal to ask on; give --yes to send"))
         for doubt in doubts:
             say(console, _("Careful: {doubt}.").format(doubt=doubt))
-        if not typer.confirm(question(to_send, base_url), err=True):
+        if not typer.confirm(question, err=True):
             fail(_("nothing was sent"), 0)
 
 
@@ -82,6 +82,18 @@ def question(to_send: int, base_url: str) -> str:
             to_send,
         )
     return text.format(count=to_send, host=parts.netloc)
+
+
+def question_for_workers(to_send: int, application: str) -> str:
+    """The question before rows are enqueued: workers have their own account and gateway."""
+    text = ngettext(
+        "Enqueue {count} call for the workers of {application}? They use the account and gateway"
+        " of their own environment: a real phone may ring.",
+        "Enqueue {count} calls for the workers of {application}? They use the account and gateway"
+        " of their own environment: real phones may ring.",
+        to_send,
+    )
+    return text.format(count=to_send, application=application)
 
 
 def _is_loopback(host: str) -> bool:

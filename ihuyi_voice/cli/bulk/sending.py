@@ -14,13 +14,15 @@ import typer
 from rich.console import Console
 
 from ...client import AsyncVoiceClient
-from ...errors import IhuyiVoiceError, InvalidRequestError, StoreError
+from ...errors import IhuyiVoiceError, InvalidRequestError, OutcomeStatus, StoreError
 from ...sync.client import VoiceClient
 from ..account import EXIT_USAGE, Account, fail, fail_interrupted, run_async
 from ..chosen_store import NONE, fail_of_store, open_chosen
 from ..language import gettext as _
 from ..language import local, ngettext
 from ..signals import Interruptions
+from ..statuses import EXIT_STATUSES
+from .consent import question, question_for_workers
 from .file import BulkFile, BulkFileError, Check
 from .known import Known, look_up
 from .progress import OutFile, SendOptions, Tally, outcome_table, say, send
@@ -169,7 +171,7 @@ class _Run:
         from ..job_actions import enqueue, load_jobs, pairs  # noqa: PLC0415 - it imports the parts of this command
 
         jobs = load_jobs(celery)
-        self._ask(check.good, doubts)
+        self._ask(check.good, doubts, celery)
         sending = self.sending
         try:
             status = enqueue(
@@ -183,6 +185,15 @@ class _Run:
             )
         except InvalidRequestError as error:
             fail(str(error))
+        except (StoreError, BulkFileError, KeyboardInterrupt) as error:
+            # Some chunks may be in the broker.
+            reason = local(error) or type(error).__name__
+            text = _(
+                "enqueueing ended early: {reason}. The rows that were enqueued are sent; resume job"
+                " {name!r} for the others"
+            )
+            ends_with = getattr(error, "status", EXIT_STATUSES[OutcomeStatus.NOT_SENT])
+            fail(text.format(reason=reason, name=self.job), ends_with)
         text = ngettext(
             "job {name!r}: {count} row enqueued",
             "job {name!r}: {count} rows enqueued",
@@ -215,15 +226,18 @@ class _Run:
         for line in self.known.lines(self.rows):
             say(self.console, line)
 
-    def _ask(self, to_send: int, doubts: list[str]) -> None:
-        """Return if the calls may be placed; otherwise end the program."""
+    def _ask(self, to_send: int, doubts: list[str], workers: str | None = None) -> None:
+        """Return if the calls may be placed, by workers or here; otherwise end the program."""
         if not to_send:
             # Without a balance query, so that this works while the gateway is unreachable.
             say(self.console, _("to send 0"))
             return
         remaining = _print_balance(self.console, self.account, to_send)
         doubts = doubts + self.consent.doubts_of_balance(to_send, remaining)
-        self.consent.ask(self.console, to_send, self.account.base_url, doubts)
+        text = question(to_send, self.account.base_url)
+        if workers is not None:
+            text = question_for_workers(to_send, workers)
+        self.consent.ask(self.console, text, doubts)
 
     async def _send_rows(
         self,
