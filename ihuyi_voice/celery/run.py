@@ -265,9 +265,12 @@ class ChunkRun:
 
 
 def in_words(error: BaseException | None) -> str:
-    """Why a job was stopped. The text of a foreign error could show a row."""
+    """Why a job was stopped. The text of a foreign error could show a row.
+
+    That of an ImportError names a module.
+    """
     name = type(error).__name__
-    return f"{name}: {error}" if isinstance(error, IhuyiVoiceError) else name
+    return f"{name}: {error}" if isinstance(error, IhuyiVoiceError | ImportError) else name
 
 
 def _job_outcome(index: int, outcome: Outcome) -> JobOutcome:

@@ -308,7 +308,7 @@ def test_the_store_fails_before_a_chunk_begins(
     monkeypatch.setattr(Jobs, "opening", failing)
     desk.jobs.submit(rows(3), job="spring")
     desk.deliver()
-    assert "tried again in 0 s: the store could not be used: it did not answer" in caplog.text
+    assert "tried again in 0 s: StoreError: the store could not be used" in caplog.text
     assert {ACCEPTED: 3} == counts(desk)
 
 
@@ -375,7 +375,7 @@ def test_a_store_that_cannot_be_opened_loses_no_row(
 
     monkeypatch.setattr(BulkJobs, "_opened_store", failing)
     desk.deliver()
-    assert "tried again in 0 s: this store needs sqlalchemy" in caplog.text
+    assert "tried again in 0 s: ModuleNotFoundError: this store needs sqlalchemy" in caplog.text
     assert {ACCEPTED: 3} == counts(desk)
 
 
@@ -393,7 +393,26 @@ def test_a_fault_of_the_program_stops_the_job_and_shows_no_row(
         status.state,
         status.stopped_by,
     )
-    assert "rows 0-2: the job is stopped" in caplog.text
+    assert "rows 0-2: the job is stopped: ValueError\n" in caplog.text
+    # Where it happened.
+    assert "in faulty" in caplog.text
+    assert row(0)[0] not in caplog.text
+
+
+def test_a_foreign_failure_is_logged_without_its_text(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    opening = Jobs.opening
+
+    async def failing(*_: object) -> None:
+        monkeypatch.setattr(Jobs, "opening", opening)
+        raise OSError(row(0)[0])
+
+    monkeypatch.setattr(Jobs, "opening", failing)
+    desk.jobs.submit(rows(3), job="spring")
+    desk.deliver()
+    assert "rows 0-2: tried again in 0 s: OSError\n" in caplog.text
+    assert row(0)[0] not in caplog.text
 
 
 @pytest.mark.parametrize("with_failure", [False, True])
