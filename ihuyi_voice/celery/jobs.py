@@ -5,19 +5,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 
 from ..bulk.options import BulkOptions
-from ..errors import InvalidRequestError, StoreError
+from ..errors import IhuyiVoiceError, InvalidRequestError, StoreError
 from ..models import check_count
 from ..store.jobs import check_job_name
 from ..store.jobs.steps import NO_JOB
 from ..store.store import Store
 from ..sync.client import VoiceClient
 from .chunks import Chunk, ChunkRows, Plan, RowSource, rows_of_chunk
-from .run import ChunkRun
+from .run import ChunkRun, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -260,7 +261,7 @@ class BulkJobs:
             failure = self._failure_of(chunk)
             if failure is None:
                 return
-            _log.warning("%r: tried again in %d s: %s", chunk, _RETRY_SECONDS, failure)
+            _log.warning("%r: tried again in %d s: %s", chunk, _RETRY_SECONDS, _shown(failure))
             # Not by a countdown: a message that waits in a worker is delivered to others
             # too, once the broker's visibility timeout has passed.
             time.sleep(_RETRY_SECONDS)
@@ -296,7 +297,7 @@ class BulkJobs:
             level = logging.WARNING if run.refusal == NO_JOB else logging.INFO
             _log.log(level, "%r: not sent: %s", chunk, run.refusal)
         if run.fault is not None:
-            _log.error("%r: the job is stopped", chunk, exc_info=run.fault)
+            _log.error("%r: the job is stopped: %s", chunk, _shown(run.fault))
         return run.failure
 
     def _stopped(self, jobs: Jobs, chunk: Chunk, cause: str) -> StoreError | None:
@@ -339,6 +340,13 @@ class BulkJobs:
 
 class _SettingsError(Exception):
     """The environment of this worker makes no client."""
+
+
+def _shown(error: Exception) -> str:
+    """An error for the log. Of a foreign error the text is left out: it could show a row."""
+    if isinstance(error, IhuyiVoiceError):
+        return in_words(error)
+    return "\n".join([in_words(error), *traceback.format_tb(error.__traceback__)]).rstrip()
 
 
 def _back_to_the_broker(chunk: Chunk) -> Reject:

@@ -68,6 +68,10 @@ class ChunkRun:
         self._is_stopping = False
         self._outcomes: list[JobOutcome] = []
         self._earlier: list[_Earlier] = []
+        # The rows that were sent once more, and what is recorded of those that have no
+        # other outcome in the end.
+        self._asked: set[int] = set()
+        self._unknown: dict[int, JobOutcome] = {}
         self._cause: str | None = None
 
     async def in_loop(self, client: AsyncVoiceClient) -> None:
@@ -126,6 +130,8 @@ class ChunkRun:
         while todo and not self._is_stopping:
             await self._send(todo)
             todo = await self._rows_of_others()
+        if not self._is_stopping:
+            self._outcomes += self._unknown.values()
 
     async def _rows_of_others(self) -> list[NumberedRow]:
         """Wait until other processes have ended their requests of rows of this chunk.
@@ -134,7 +140,9 @@ class ChunkRun:
         killed. Until its requests have ended, nothing can be said of them.
 
         Returns:
-            The rows to be tried again: the store knows their outcome now.
+            The rows to be sent once more: the other process may have settled a request
+            after its row came back here. Where its outcome is still unknown, the
+            store sends nothing.
         """
         earlier, self._earlier = self._earlier, []
         keys = [self._chunk.key(one.row[0]) for one in earlier]
@@ -144,10 +152,10 @@ class ChunkRun:
                 return []
             has_waited = True
             await anyio.sleep(min(seconds, _OTHERS_PAUSE))
-        if has_waited:
-            return [one.row for one in earlier]
-        self._outcomes += [one.outcome for one in earlier]
-        return []
+        again = [one.row for one in earlier if has_waited or one.row[0] not in self._asked]
+        self._asked.update(index for index, _ in again)
+        self._unknown.update((one.row[0], one.outcome) for one in earlier)
+        return again if self._cause is None else []
 
     async def _seconds_under_way(self, keys: list[str]) -> float:
         seconds = 0.0
@@ -196,6 +204,7 @@ class ChunkRun:
             return
         if isinstance(error, NotSentError) and error.reason == NOT_STARTED:
             return
+        self._unknown.pop(row[0], None)
         is_earlier = bool(getattr(error, "earlier", False))
         if is_earlier:
             self._earlier.append(_Earlier(row, _job_outcome(row[0], outcome)))
@@ -256,9 +265,12 @@ class ChunkRun:
 
 
 def in_words(error: BaseException | None) -> str:
-    """Why a job was stopped. The text of a foreign error could show a row."""
+    """Why a job was stopped. The text of a foreign error could show a row.
+
+    That of an ImportError names a module.
+    """
     name = type(error).__name__
-    return f"{name}: {error}" if isinstance(error, IhuyiVoiceError) else name
+    return f"{name}: {error}" if isinstance(error, IhuyiVoiceError | ImportError) else name
 
 
 def _job_outcome(index: int, outcome: Outcome) -> JobOutcome:

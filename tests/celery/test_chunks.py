@@ -17,6 +17,7 @@ from celery.exceptions import Reject, SoftTimeLimitExceeded
 
 from ihuyi_voice import InvalidRequestError, OutcomeStatus, StoreError, SubmitRequest
 from ihuyi_voice.celery import BulkJobs, JobState
+from ihuyi_voice.celery.run import ChunkRun
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
 from ihuyi_voice.store.answer import StoredAnswer
 from ihuyi_voice.store.entry import EntryState, Fingerprints
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import FrameType
 
+    from ihuyi_voice.celery.chunks import NumberedRow
     from ihuyi_voice.store.entry import Claim
     from ihuyi_voice.store.sql.store import SqlStore
 
@@ -120,6 +122,48 @@ def test_nothing_is_said_of_a_row_that_another_worker_is_sending(
     assert JobState.COMPLETED is desk.jobs.status("spring").state
     assert row(2)[0] not in calls(desk)
     assert "7" == list(desk.jobs.outcomes("spring"))[2].voice_id
+
+
+@pytest.mark.parametrize("state", [EntryState.REFUSED, EntryState.NOT_SENT, EntryState.ACCEPTED])
+def test_a_request_is_settled_after_its_row_came_back_and_before_the_end_of_the_pass(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, state: EntryState
+) -> None:
+    desk.jobs.submit(rows(4), job="spring")
+    claimed = asyncio.run(claim_row(desk.store, 2, live=60.0))
+    send = ChunkRun._send
+
+    async def then_settle(self: ChunkRun, todo: list[NumberedRow]) -> None:
+        await send(self, todo)
+        answer = StoredAnswer(voice_id="7")
+        await desk.store.settle("job:spring:2", claimed.token, state, answer)
+
+    monkeypatch.setattr(ChunkRun, "_send", then_settle)
+    desk.deliver()
+    assert {ACCEPTED: 4} == counts(desk)
+    is_placed_here = row(2)[0] in calls(desk)
+    assert is_placed_here is (state is not EntryState.ACCEPTED)
+
+
+@pytest.mark.parametrize("ended_by", ["a stop of the job", "a shutdown of the worker"])
+def test_a_row_that_cannot_be_asked_about_once_more(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, ended_by: str
+) -> None:
+    desk.jobs.submit(rows(4), job="spring")
+    asyncio.run(claim_row(desk.store, 2, live=0.01))
+    send = ChunkRun._send
+
+    async def then_end(self: ChunkRun, todo: list[NumberedRow]) -> None:
+        await send(self, todo)
+        if ended_by == "a stop of the job":
+            self._cause = "the account is empty"
+        else:
+            self._is_stopping = True
+
+    monkeypatch.setattr(ChunkRun, "_send", then_end)
+    desk.deliver()
+    # A worker that is shut down gives the row back to the broker.
+    unknown = {UNKNOWN: 1} if ended_by == "a stop of the job" else {}
+    assert {ACCEPTED: 3, **unknown} == counts(desk)
 
 
 def test_the_row_of_a_worker_that_was_killed_is_unknown(desk: Desk) -> None:
@@ -264,7 +308,7 @@ def test_the_store_fails_before_a_chunk_begins(
     monkeypatch.setattr(Jobs, "opening", failing)
     desk.jobs.submit(rows(3), job="spring")
     desk.deliver()
-    assert "tried again in 0 s: the store could not be used: it did not answer" in caplog.text
+    assert "tried again in 0 s: StoreError: the store could not be used" in caplog.text
     assert {ACCEPTED: 3} == counts(desk)
 
 
@@ -331,7 +375,7 @@ def test_a_store_that_cannot_be_opened_loses_no_row(
 
     monkeypatch.setattr(BulkJobs, "_opened_store", failing)
     desk.deliver()
-    assert "tried again in 0 s: this store needs sqlalchemy" in caplog.text
+    assert "tried again in 0 s: ModuleNotFoundError: this store needs sqlalchemy" in caplog.text
     assert {ACCEPTED: 3} == counts(desk)
 
 
@@ -349,7 +393,26 @@ def test_a_fault_of_the_program_stops_the_job_and_shows_no_row(
         status.state,
         status.stopped_by,
     )
-    assert "rows 0-2: the job is stopped" in caplog.text
+    assert "rows 0-2: the job is stopped: ValueError\n" in caplog.text
+    # Where it happened.
+    assert "in faulty" in caplog.text
+    assert row(0)[0] not in caplog.text
+
+
+def test_a_foreign_failure_is_logged_without_its_text(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    opening = Jobs.opening
+
+    async def failing(*_: object) -> None:
+        monkeypatch.setattr(Jobs, "opening", opening)
+        raise OSError(row(0)[0])
+
+    monkeypatch.setattr(Jobs, "opening", failing)
+    desk.jobs.submit(rows(3), job="spring")
+    desk.deliver()
+    assert "rows 0-2: tried again in 0 s: OSError\n" in caplog.text
+    assert row(0)[0] not in caplog.text
 
 
 @pytest.mark.parametrize("with_failure", [False, True])

@@ -122,23 +122,46 @@ async def test_outcomes_that_come_after_a_resume(store: SqlStore) -> None:
     await record(store, first, [5], REFUSED)
     second = store.jobs.reopen(JOB).generation
     assert store.jobs.note_enqueued(JOB, second, 6, all_rows=True)
-    await record(store, second, [1, 4], REFUSED, "second")
+    await record(store, second, [1, 4], REFUSED)
     await record(store, first, [2], ACCEPTED)
     await record(store, first, [0, 1, 3], UNKNOWN, "late")
     # Refused then: the new generation sends it once more.
     await record(store, first, [5], REFUSED)
     await record(store, first, [4], ACCEPTED)
     outcomes = {outcome.index: outcome for outcome in store.jobs.outcomes(JOB)}
-    assert {0: UNKNOWN, 1: REFUSED, 2: ACCEPTED, 3: UNKNOWN, 4: ACCEPTED} == {
+    assert {0: UNKNOWN, 1: UNKNOWN, 2: ACCEPTED, 3: UNKNOWN, 4: ACCEPTED} == {
         index: outcome.status for index, outcome in outcomes.items()
     }
-    assert ("late", "second") == (outcomes[0].msg, outcomes[1].msg)
+    # Its phone may have rung after the refusal.
+    assert ("late", "late") == (outcomes[0].msg, outcomes[1].msg)
+    assert frozenset({1, 2, 4}) == (await store.jobs.opening(JOB, second, 0, 6, math.inf)).ended
     await record(store, second, [3, 5], REFUSED)
     status = store.jobs.status(JOB)
     # Row 0 is not looked at yet in this generation.
     assert (JobState.SCHEDULED, 0) == (status.state, status.pending)
     await record(store, second, [0], UNKNOWN)
     assert JobState.COMPLETED is store.jobs.status(JOB).state
+
+
+@pytest.mark.parametrize(
+    "other",
+    [REFUSED, OutcomeStatus.NOT_SENT, OutcomeStatus.LIMITED, OutcomeStatus.INVALID],
+)
+async def test_of_two_workers_that_sent_a_row_the_one_that_may_have_rung_counts(
+    store: SqlStore, other: OutcomeStatus
+) -> None:
+    generation = store.jobs.create(JOB, None)
+    assert store.jobs.note_enqueued(JOB, generation, 2, all_rows=True)
+    await record(store, generation, [0], UNKNOWN)
+    await record(store, generation, [0, 1], other)
+    await record(store, generation, [1], UNKNOWN)
+    status = store.jobs.status(JOB)
+    assert (JobState.COMPLETED, 2) == (status.state, status.counts[UNKNOWN])
+    generation = store.jobs.reopen(JOB).generation
+    # It was found as not placed, and sent once more.
+    await record(store, generation, [0], other)
+    await record(store, generation, [1], ACCEPTED)
+    assert [other, ACCEPTED] == [outcome.status for outcome in store.jobs.outcomes(JOB)]
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.5, 4.0])

@@ -205,8 +205,13 @@ def record(tx: JobTransaction, job: str, generation: int, outcomes: Sequence[Job
     changed = [outcome for outcome in counts if outcome.index in marks]
     if new:
         tx.add_outcomes(job, generation, new)
-    if changed:
-        tx.change_outcomes(job, generation, changed)
+    # A row that was looked at in the present generation stays so: it has ended in it.
+    present = [one for one in changed if marks[one.index].generation == found.generation]
+    earlier = [one for one in changed if marks[one.index].generation != found.generation]
+    if present:
+        tx.change_outcomes(job, found.generation, present)
+    if earlier:
+        tx.change_outcomes(job, generation, earlier)
     done = found.rows_done
     for outcome in counts:
         mark = marks.get(outcome.index)
@@ -217,15 +222,22 @@ def record(tx: JobTransaction, job: str, generation: int, outcomes: Sequence[Job
 
 
 def _is_news(found: JobRecord, generation: int, status: OutcomeStatus, known: Mark | None) -> bool:
-    """Whether an outcome is recorded."""
+    """Whether an outcome is recorded.
+
+    Two workers may have sent a row one after the other, and record in any order.
+    What may have rung a phone counts: accepted replaces all others, and unknown all
+    but accepted. Unknown is replaced by another outcome in a later generation only,
+    whose worker has asked the store first: it sends where the key is settled.
+    """
     if known is not None and known.status is OutcomeStatus.ACCEPTED:
-        # A call that was accepted stays accepted.
         return False
-    if generation == found.generation or status is OutcomeStatus.ACCEPTED:
+    if status in KEPT:
         return True
-    # Of a worker that was still sending when the job was resumed. Its row is sent once
-    # more, unless the phone may have rung.
-    return status in KEPT and (known is None or known.generation != found.generation)
+    if generation != found.generation:
+        # Of a worker that was still sending when the job was resumed: the row is sent
+        # once more.
+        return False
+    return known is None or known != Mark(OutcomeStatus.UNKNOWN, generation)
 
 
 def end(
