@@ -289,7 +289,8 @@ class BulkJobs:
                 client._call("submit_many", run.in_loop, extra_seconds=_NO_END)
             except BaseException as error:
                 # The worker ends, or its time: what is in flight finishes.
-                run.ended.wait(_WIND_UP_SECONDS)
+                if run.begun:
+                    run.ended.wait(_WIND_UP_SECONDS)
                 if isinstance(error, SoftTimeLimitExceeded) or not isinstance(error, Exception):
                     raise
                 return error

@@ -50,6 +50,7 @@ class ChunkRun:
     """Sends the rows of one chunk.
 
     Attributes:
+        begun: whether it has begun: a call may fail before.
         ended: whether it has ended, for the thread that waits.
         refusal: why no row may start; "" where they may.
         failure: why the rows without outcome are to be tried again; None where
@@ -58,6 +59,7 @@ class ChunkRun:
     """
 
     def __init__(self, jobs: Jobs, chunk: Chunk) -> None:
+        self.begun: bool = False
         self.ended: Event = Event()
         self.refusal: str = ""
         self.failure: Exception | None = None
@@ -76,6 +78,7 @@ class ChunkRun:
 
     async def in_loop(self, client: AsyncVoiceClient) -> None:
         """Run to the end. A cancellation starts no more rows; what is in flight finishes."""
+        self.begun = True
         work = asyncio.ensure_future(self._to_the_end(client))
         work.add_done_callback(lambda _: self.ended.set())
         try:

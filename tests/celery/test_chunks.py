@@ -16,6 +16,7 @@ from celery import Celery
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 
 from ihuyi_voice import InvalidRequestError, OutcomeStatus, StoreError, SubmitRequest
+from ihuyi_voice._threads import Event
 from ihuyi_voice.celery import BulkJobs, JobState
 from ihuyi_voice.celery.run import ChunkRun
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
@@ -506,9 +507,14 @@ class AlarmAfter:
 
 def test_a_client_that_was_closed_loses_no_row(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     let_the_broker_take_nothing(desk, monkeypatch)
+    waited: list[object] = []
     desk.jobs.submit(rows(3), job="spring")
     desk.jobs._opened_client().close()
-    assert "REJECTED" == desk.deliver()
+    with monkeypatch.context() as spied:
+        spied.setattr(Event, "wait", lambda *arguments: waited.append(arguments))
+        assert "REJECTED" == desk.deliver()
+    # Not for a run that has not begun.
+    assert [] == waited
     assert 3 == desk.jobs.status("spring").pending
 
 
