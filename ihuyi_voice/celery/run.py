@@ -36,7 +36,12 @@ _LAST_SECONDS = 10.0
 # Seconds between two looks at requests that other processes have under way.
 _OTHERS_PAUSE = 1.0
 
-_NOT_SENT_NOW = (OutcomeStatus.REPLAYED, OutcomeStatus.LIMITED, OutcomeStatus.INVALID)
+_NOT_SENT_NOW = (
+    OutcomeStatus.NOT_SENT,
+    OutcomeStatus.REPLAYED,
+    OutcomeStatus.LIMITED,
+    OutcomeStatus.INVALID,
+)
 
 
 class _Earlier(NamedTuple):

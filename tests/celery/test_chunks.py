@@ -256,6 +256,25 @@ def test_a_resumed_row_with_another_code_ends_as_invalid_and_holds_no_row_up(des
     assert time.monotonic() - began < 20
 
 
+def test_a_canary_that_could_not_be_sent_is_followed_by_another(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note_canary = Jobs.note_canary
+    were_sent: list[bool] = []
+
+    async def noted(self: Jobs, *arguments: Any, was_sent: bool) -> None:
+        were_sent.append(was_sent)
+        await note_canary(self, *arguments, was_sent=was_sent)
+
+    monkeypatch.setattr(Jobs, "note_canary", noted)
+    # No gateway has this address.
+    monkeypatch.setenv("IHUYI_VOICE_BASE_URL", "http://127.0.0.1:1")
+    desk.jobs.submit(rows(2), job="spring")
+    desk.deliver()
+    assert {OutcomeStatus.NOT_SENT: 2} == counts(desk)
+    assert [False, False] == were_sent
+
+
 def test_a_job_with_a_slow_rate_has_small_chunks(desk: Desk) -> None:
     desk.jobs.submit(rows(25), job="spring", rate=0.2)
     assert [12, 12, 1] == [len(message[3]) for message in desk.messages]
