@@ -50,7 +50,11 @@ class BulkJobs:
         app: the Celery application.
         store: the URL of a store in PostgreSQL or MySQL; in SQLite for the
             workers of one machine. It is the same for all of them.
-        name: the first part of the task's name.
+        name: the first part of the task's name; each `BulkJobs` of an application
+            has another one.
+
+    Raises:
+        ValueError: the application has a `BulkJobs` of this name.
     """
 
     def __init__(self, app: Celery, *, store: str, name: str = "ihuyi_voice") -> None:
@@ -61,9 +65,18 @@ class BulkJobs:
         self._sending = threading.Lock()
         self._store: Store | None = None
         self._client: VoiceClient | None = None
+        self._name = name
+        # Also for `jobs_of`.
+        others: list[BulkJobs] = vars(app).setdefault(_ATTRIBUTE, [])
+        if any(other._name == name for other in others):
+            msg = (
+                f"this application has a BulkJobs with the name {name!r} already, and Celery"
+                " would send the rows of both with the store of the first: give this one"
+                " another name"
+            )
+            raise ValueError(msg)
         self._task = self._registered(app, name)
-        # For `jobs_of`.
-        vars(app).setdefault(_ATTRIBUTE, []).append(self)
+        others.append(self)
 
     # --- for the program that submits -------------------------------------------
 

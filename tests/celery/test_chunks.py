@@ -18,6 +18,7 @@ from celery.exceptions import Reject, SoftTimeLimitExceeded
 from ihuyi_voice import InvalidRequestError, OutcomeStatus, StoreError, SubmitRequest
 from ihuyi_voice._threads import Event
 from ihuyi_voice.celery import BulkJobs, JobState
+from ihuyi_voice.celery.jobs import jobs_of
 from ihuyi_voice.celery.run import ChunkRun
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
 from ihuyi_voice.store.answer import StoredAnswer
@@ -599,3 +600,13 @@ def test_no_variable_of_a_bulk_jobs_shows_the_password_of_its_store() -> None:
     jobs = BulkJobs(Celery("desk", broker="memory://"), store="mysql://a:password@h/d", name="one")
     assert "password" not in repr(vars(jobs))
     assert "one.chunk" == jobs._task.name
+
+
+def test_two_bulk_jobs_of_an_application_have_two_names() -> None:
+    app = Celery("desk", broker="memory://")
+    first = BulkJobs(app, store="sqlite:///one.db", name="one")
+    with pytest.raises(ValueError, match="this application has a BulkJobs with the name 'one'"):
+        BulkJobs(app, store="sqlite:///two.db", name="one")
+    assert first is jobs_of(app)
+    BulkJobs(app, store="sqlite:///two.db", name="two")
+    assert {"one.chunk", "two.chunk"} <= set(app.tasks)
