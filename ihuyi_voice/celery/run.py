@@ -107,7 +107,7 @@ class ChunkRun:
         except Exception as error:  # noqa: BLE001 - the thread that waits looks at it
             self.failure = error
             return
-        self._pace = LeasedPace(client, self._jobs, self._chunk, len(todo))
+        self._pace = LeasedPace(client, self._jobs, self._chunk)
         async with anyio.create_task_group() as recording:
             recording.start_soon(self._record_now_and_then)
             try:
@@ -174,6 +174,7 @@ class ChunkRun:
 
     async def _send(self, todo: list[NumberedRow]) -> None:
         settings = self._client._settings
+        self._pace.begin(len(todo))
         self._run = run = BulkRun(
             self._client._opened,
             # Not a request: `None` becomes an invalid row.

@@ -16,21 +16,24 @@ from celery import Celery
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 
 from ihuyi_voice import InvalidRequestError, OutcomeStatus, StoreError, SubmitRequest
+from ihuyi_voice._limits import Limits
 from ihuyi_voice._threads import Event
 from ihuyi_voice.celery import BulkJobs, JobState
+from ihuyi_voice.celery.chunks import Chunk, ChunkRows, Plan
 from ihuyi_voice.celery.jobs import jobs_of
+from ihuyi_voice.celery.pace import LeasedPace
 from ihuyi_voice.celery.run import ChunkRun
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
 from ihuyi_voice.store.answer import StoredAnswer
 from ihuyi_voice.store.entry import EntryState, Fingerprints
-from ihuyi_voice.store.jobs import Jobs
+from ihuyi_voice.store.jobs import Jobs, Lease
 from tests.store.support import claim, open_store
 
 from .desk import open_desk
 from .site import CODE, row, rows, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import FrameType
 
@@ -465,7 +468,8 @@ def test_a_soft_time_limit_ends_a_chunk_and_puts_it_back(desk: Desk, when: str) 
     (message,) = desk.messages
     if when != "sending":
         asyncio.run(claim_row(desk.store, 7, live=60.0))
-    with AlarmAfter(desk, 3 if when == "sending" else 7):
+    taken = 3 if when == "sending" else 7
+    with AlarmOnce(lambda: desk.gateway.taken >= taken):
         assert "REJECTED" == desk.deliver()
     status = desk.jobs.status("spring")
     # What was in flight has ended, and the rest is pending.
@@ -475,6 +479,60 @@ def test_a_soft_time_limit_ends_a_chunk_and_puts_it_back(desk: Desk, when: str) 
         assert "SUCCESS" == desk.deliver(message)
         assert {ACCEPTED: 8} == counts(desk)
         assert 8 == len(calls(desk))
+
+
+@pytest.mark.parametrize("when", ["during a lease", "between two leases"])
+def test_a_run_that_is_stopped_takes_no_more_leases(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """The canary is out in another process."""
+    leases: list[bool] = []
+    waiting, stopped = threading.Event(), threading.Event()
+    stop = LeasedPace.stop
+
+    def noted(self: LeasedPace) -> None:
+        stop(self)
+        stopped.set()
+
+    async def leased(*_: object) -> Lease | None:
+        leases.append(stopped.is_set())
+        waiting.set()
+        if when == "during a lease":
+            await asyncio.to_thread(stopped.wait, 60)
+        # The first one is the last one.
+        return Lease(0, 60.0) if len(leases) == 1 else None
+
+    monkeypatch.setattr(LeasedPace, "stop", noted)
+    monkeypatch.setattr(Jobs, "lease", leased)
+    desk.jobs.submit(rows(3), job="spring")
+    began = time.monotonic()
+    with AlarmOnce(waiting.is_set):
+        assert "REJECTED" == desk.deliver()
+    assert [False] == leases
+    # Not the wait of the lease.
+    assert time.monotonic() - began < 50
+    assert 3 == desk.jobs.status("spring").pending
+
+
+async def test_a_run_uses_no_lease_of_the_run_before() -> None:
+    leases = iter([Lease(5), Lease(5)])
+
+    async def lease(*_: object) -> Lease:
+        return next(leases)
+
+    settings = SimpleNamespace(limits=Limits(), timeout=1.0)
+    client: Any = SimpleNamespace(_settings=settings)
+    jobs: Any = SimpleNamespace(lease=lease)
+    chunk = Chunk("spring", Plan(1, 5, None), 0, ChunkRows())
+    pace = LeasedPace(client, jobs, chunk)
+    pace.begin(5)
+    assert not pace.take_start()
+    assert await pace.wait_for_start(0)
+    assert pace.take_start()
+    pace.stop()
+    pace.begin(5)
+    assert not pace.take_start()
+    assert await pace.wait_for_start(0)
 
 
 @pytest.mark.parametrize("when", ["opening", "pausing"])
@@ -498,12 +556,11 @@ def test_a_soft_time_limit_before_a_chunk_begins(
     )
 
 
-class AlarmAfter:
-    """Raise `SoftTimeLimitExceeded` in the main thread once so many rows were taken."""
+class AlarmOnce:
+    """Raise `SoftTimeLimitExceeded` in the main thread once a condition is true."""
 
-    def __init__(self, desk: Desk, taken: int) -> None:
-        self._desk = desk
-        self._taken = taken
+    def __init__(self, is_time: Callable[[], bool]) -> None:
+        self._is_time = is_time
 
     def __enter__(self) -> None:
         signal.signal(signal.SIGUSR1, self._limit)
@@ -515,10 +572,7 @@ class AlarmAfter:
         signal.signal(signal.SIGUSR1, signal.SIG_DFL)
 
     def _watch(self) -> None:
-        def is_time() -> bool:
-            return self._desk.gateway.taken >= self._taken
-
-        until(is_time)
+        until(self._is_time)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
     def _limit(self, _number: int, _frame: FrameType | None) -> None:
