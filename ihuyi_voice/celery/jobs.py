@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 import traceback
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 
@@ -21,7 +21,7 @@ from .chunks import Chunk, ChunkRows, Plan, RowSource, rows_of_chunk
 from .run import ChunkRun, in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from celery import Celery, Task
 
@@ -45,6 +45,10 @@ class BulkJobs:
     Create it in the module of the application, after the application, so that
     the workers register its task `<name>.chunk`. Each worker process opens the
     store, and a client by `VoiceClient.from_env`, at its first chunk.
+
+    A message holds the numbers and codes of its rows as base64. That keeps them
+    out of logs, where Celery writes a message whose task a worker does not have.
+    It is no encryption: a reader of the broker can decode them.
 
     Args:
         app: the Celery application.
@@ -252,13 +256,13 @@ class BulkJobs:
             job: str,
             generation: int,
             first: int,
-            rows: Sequence[Any],
+            rows: str,
             concurrency: int,
             rate: float | None,
         ) -> None:
             """Send the rows of one chunk."""
             plan = Plan(generation, concurrency, rate)
-            work = Chunk(job, plan, first, ChunkRows(list(rows)))
+            work = Chunk(job, plan, first, ChunkRows.unpacked(rows))
             del rows
             self._work(task, work)
 

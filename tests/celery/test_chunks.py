@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import signal
 import threading
@@ -281,7 +282,7 @@ def test_a_canary_that_could_not_be_sent_is_followed_by_another(
 
 def test_a_job_with_a_slow_rate_has_small_chunks(desk: Desk) -> None:
     desk.jobs.submit(rows(25), job="spring", rate=0.2)
-    assert [12, 12, 1] == [len(message[3]) for message in desk.messages]
+    assert [12, 12, 1] == [len(ChunkRows.unpacked(message[3])) for message in desk.messages]
 
 
 @pytest.mark.parametrize("code_probability", [1.0])
@@ -635,6 +636,17 @@ def test_no_frame_shows_the_rows_that_were_taken(
     desk.jobs.resume("spring", rows(3))
     desk.deliver_all()
     assert {ACCEPTED: 3} == counts(desk)
+
+
+def test_no_message_shows_its_rows(desk: Desk) -> None:
+    """Celery logs a whole message that has reached a worker without its task."""
+    desk.jobs.submit(rows(2), job="spring")
+    # Without the generation, whose digits are random.
+    shown = json.dumps([message[2:] for message in desk.messages])
+    assert CODE not in shown
+    assert row(0)[0] not in shown
+    desk.deliver()
+    assert {ACCEPTED: 2} == counts(desk)
 
 
 def test_the_rows_after_those_that_were_enqueued_are_resumed(desk: Desk) -> None:
