@@ -75,7 +75,7 @@ class Pace:
         return not self.is_limited
 
     async def wait_for_start(self, index: int) -> bool:  # noqa: ARG002 - a subclass's
-        """Take the next start and wait for it, or until `pause.end`.
+        """Take the next start and wait for it, or until `stop`.
 
         Args:
             index: the number of the row that starts, in its run.
@@ -88,6 +88,10 @@ class Pace:
         self._next_start = start + self._interval
         await self.pause.wait(start - now)
         return True
+
+    def stop(self) -> None:
+        """End the wait for a start: the run starts no more rows."""
+        self.pause.end()
 
 
 class Turn:

@@ -158,7 +158,7 @@ class BulkRun:
         """Start no more; what is in flight finishes and is reported, then iteration ends."""
         self._progress.stop()
         self._intake.stop()
-        self._pace.pause.end()
+        self._pace.stop()
 
     def abort(self) -> None:
         """Stop at once: what is in flight is cancelled and reported, as unknown or not sent."""

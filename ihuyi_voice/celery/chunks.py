@@ -6,6 +6,8 @@ tools that report an exception show the variables of its frames.
 
 from __future__ import annotations
 
+import base64
+import json
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -36,7 +38,7 @@ class Plan(NamedTuple):
 
 
 class ChunkRows:
-    """The rows of one chunk as JSON values; no repr shows them.
+    """The rows of one chunk as JSON values; no repr shows them, and no log a message of them.
 
     Attributes:
         plain: [mobile, content] each; None for what is not a row.
@@ -49,6 +51,18 @@ class ChunkRows:
 
     def __len__(self) -> int:
         return len(self.plain)
+
+    @classmethod
+    def unpacked(cls, text: str) -> ChunkRows:
+        """The rows of a message."""
+        return cls(json.loads(base64.b64decode(text)))
+
+    def packed(self) -> str:
+        """The rows as one text for a message.
+
+        A worker that has no such task logs the message as it is, by Celery.
+        """
+        return base64.b64encode(json.dumps(self.plain).encode()).decode()
 
     def add(self, row: Row) -> str:
         """Add a row; returns why it cannot be in a job, or ""."""
@@ -127,8 +141,8 @@ class Chunk:
         return self.first + len(self.rows)
 
     def arguments(self) -> tuple[Any, ...]:
-        """What the message holds, for `from_arguments`."""
-        return (self.job, self.plan.generation, self.first, self.rows.plain, *self.plan[1:])
+        """What the message holds."""
+        return (self.job, self.plan.generation, self.first, self.rows.packed(), *self.plan[1:])
 
     def shown(self) -> str:
         """What Celery shows instead of the arguments."""

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 import traceback
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 
@@ -21,7 +21,7 @@ from .chunks import Chunk, ChunkRows, Plan, RowSource, rows_of_chunk
 from .run import ChunkRun, in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from celery import Celery, Task
 
@@ -46,11 +46,19 @@ class BulkJobs:
     the workers register its task `<name>.chunk`. Each worker process opens the
     store, and a client by `VoiceClient.from_env`, at its first chunk.
 
+    A message holds the numbers and codes of its rows as base64. That keeps them
+    out of logs, where Celery writes a message whose task a worker does not have.
+    It is no encryption: a reader of the broker can decode them.
+
     Args:
         app: the Celery application.
         store: the URL of a store in PostgreSQL or MySQL; in SQLite for the
             workers of one machine. It is the same for all of them.
-        name: the first part of the task's name.
+        name: the first part of the task's name; each `BulkJobs` of an application
+            has another one.
+
+    Raises:
+        ValueError: the application has a `BulkJobs` of this name.
     """
 
     def __init__(self, app: Celery, *, store: str, name: str = "ihuyi_voice") -> None:
@@ -61,9 +69,18 @@ class BulkJobs:
         self._sending = threading.Lock()
         self._store: Store | None = None
         self._client: VoiceClient | None = None
+        self._name = name
+        # Also for `jobs_of`.
+        others: list[BulkJobs] = vars(app).setdefault(_ATTRIBUTE, [])
+        if any(other._name == name for other in others):
+            msg = (
+                f"this application has a BulkJobs with the name {name!r} already, and Celery"
+                " would send the rows of both with the store of the first: give this one"
+                " another name"
+            )
+            raise ValueError(msg)
         self._task = self._registered(app, name)
-        # For `jobs_of`.
-        vars(app).setdefault(_ATTRIBUTE, []).append(self)
+        others.append(self)
 
     # --- for the program that submits -------------------------------------------
 
@@ -239,13 +256,13 @@ class BulkJobs:
             job: str,
             generation: int,
             first: int,
-            rows: Sequence[Any],
+            rows: str,
             concurrency: int,
             rate: float | None,
         ) -> None:
             """Send the rows of one chunk."""
             plan = Plan(generation, concurrency, rate)
-            work = Chunk(job, plan, first, ChunkRows(list(rows)))
+            work = Chunk(job, plan, first, ChunkRows.unpacked(rows))
             del rows
             self._work(task, work)
 
@@ -289,7 +306,8 @@ class BulkJobs:
                 client._call("submit_many", run.in_loop, extra_seconds=_NO_END)
             except BaseException as error:
                 # The worker ends, or its time: what is in flight finishes.
-                run.ended.wait(_WIND_UP_SECONDS)
+                if run.begun:
+                    run.ended.wait(_WIND_UP_SECONDS)
                 if isinstance(error, SoftTimeLimitExceeded) or not isinstance(error, Exception):
                     raise
                 return error

@@ -39,12 +39,14 @@ class CanaryRow:
 class LeasedPace(Pace):
     """Lets rows start that the store has leased to this process.
 
+    A chunk has one for all its runs, which begin with `begin`.
+
     Attributes:
         canary: the row of this run that is the canary and has not ended; None
             where there is none.
     """
 
-    def __init__(self, client: AsyncVoiceClient, jobs: Jobs, chunk: Chunk, rows: int) -> None:
+    def __init__(self, client: AsyncVoiceClient, jobs: Jobs, chunk: Chunk) -> None:
         settings = client._settings
         rate = chunk.plan.rate
         super().__init__(rate, settings.limits)
@@ -55,13 +57,22 @@ class LeasedPace(Pace):
         self._jobs = jobs
         self._chunk = chunk
         self._canary_seconds = settings.timeout + _CANARY_GRACE
-        self._left = 0
         self._next = 0.0
-        starts = max(MOST_STARTS, chunk.plan.concurrency)
+        self._most = max(MOST_STARTS, chunk.plan.concurrency)
         if rate is not None:
-            starts = max(1, min(MOST_STARTS, int(rate * _LEASE_SECONDS)))
+            self._most = max(1, min(MOST_STARTS, int(rate * _LEASE_SECONDS)))
+
+    def begin(self, rows: int) -> None:
+        """Begin a run of so many rows. It uses no lease of the run before."""
+        self._is_stopped = False
+        self._left = 0
         # A start that no row uses is lost to the other processes.
-        self._starts = min(starts, rows)
+        self._starts = min(self._most, rows)
+
+    def stop(self) -> None:
+        """See `Pace`."""
+        self._is_stopped = True
+        super().stop()
 
     def take_start(self) -> bool:
         """See `Pace`."""
@@ -73,14 +84,19 @@ class LeasedPace(Pace):
     async def wait_for_start(self, index: int) -> bool:
         """See `Pace`."""
         while not self._left:
-            if not await self._lease(index):
+            if self._is_stopped or not await self._lease(index):
                 return False
         self._left -= 1
         now = time.monotonic()
         wait, self._next = self._next - now, self._next + self._interval
         if wait > 0.0:
-            await self.pause.wait(wait)
+            await self._wait(wait)
         return True
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait, or until `stop`, which may have been called during the step of the store."""
+        if not self._is_stopped:
+            await self.pause.wait(seconds)
 
     async def _lease(self, index: int) -> bool:
         """Ask for starts; False where there will be no more."""
@@ -98,7 +114,7 @@ class LeasedPace(Pace):
         if lease.is_canary:
             self.canary = CanaryRow(token, index)
         if not lease.starts:
-            await self.pause.wait(lease.wait)
+            await self._wait(lease.wait)
         self._left, self._interval = lease.starts, lease.interval
         self._next = time.monotonic() + lease.wait
         return True

@@ -36,7 +36,12 @@ _LAST_SECONDS = 10.0
 # Seconds between two looks at requests that other processes have under way.
 _OTHERS_PAUSE = 1.0
 
-_NOT_SENT_NOW = (OutcomeStatus.REPLAYED, OutcomeStatus.LIMITED, OutcomeStatus.INVALID)
+_NOT_SENT_NOW = (
+    OutcomeStatus.NOT_SENT,
+    OutcomeStatus.REPLAYED,
+    OutcomeStatus.LIMITED,
+    OutcomeStatus.INVALID,
+)
 
 
 class _Earlier(NamedTuple):
@@ -50,6 +55,7 @@ class ChunkRun:
     """Sends the rows of one chunk.
 
     Attributes:
+        begun: whether it has begun: a call may fail before.
         ended: whether it has ended, for the thread that waits.
         refusal: why no row may start; "" where they may.
         failure: why the rows without outcome are to be tried again; None where
@@ -58,6 +64,7 @@ class ChunkRun:
     """
 
     def __init__(self, jobs: Jobs, chunk: Chunk) -> None:
+        self.begun: bool = False
         self.ended: Event = Event()
         self.refusal: str = ""
         self.failure: Exception | None = None
@@ -76,6 +83,7 @@ class ChunkRun:
 
     async def in_loop(self, client: AsyncVoiceClient) -> None:
         """Run to the end. A cancellation starts no more rows; what is in flight finishes."""
+        self.begun = True
         work = asyncio.ensure_future(self._to_the_end(client))
         work.add_done_callback(lambda _: self.ended.set())
         try:
@@ -99,7 +107,7 @@ class ChunkRun:
         except Exception as error:  # noqa: BLE001 - the thread that waits looks at it
             self.failure = error
             return
-        self._pace = LeasedPace(client, self._jobs, self._chunk, len(todo))
+        self._pace = LeasedPace(client, self._jobs, self._chunk)
         async with anyio.create_task_group() as recording:
             recording.start_soon(self._record_now_and_then)
             try:
@@ -166,6 +174,7 @@ class ChunkRun:
 
     async def _send(self, todo: list[NumberedRow]) -> None:
         settings = self._client._settings
+        self._pace.begin(len(todo))
         self._run = run = BulkRun(
             self._client._opened,
             # Not a request: `None` becomes an invalid row.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import signal
 import threading
@@ -16,19 +17,24 @@ from celery import Celery
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 
 from ihuyi_voice import InvalidRequestError, OutcomeStatus, StoreError, SubmitRequest
+from ihuyi_voice._limits import Limits
+from ihuyi_voice._threads import Event
 from ihuyi_voice.celery import BulkJobs, JobState
+from ihuyi_voice.celery.chunks import Chunk, ChunkRows, Plan
+from ihuyi_voice.celery.jobs import jobs_of
+from ihuyi_voice.celery.pace import LeasedPace
 from ihuyi_voice.celery.run import ChunkRun
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
 from ihuyi_voice.store.answer import StoredAnswer
 from ihuyi_voice.store.entry import EntryState, Fingerprints
-from ihuyi_voice.store.jobs import Jobs
+from ihuyi_voice.store.jobs import Jobs, Lease
 from tests.store.support import claim, open_store
 
 from .desk import open_desk
 from .site import CODE, row, rows, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import FrameType
 
@@ -255,9 +261,28 @@ def test_a_resumed_row_with_another_code_ends_as_invalid_and_holds_no_row_up(des
     assert time.monotonic() - began < 20
 
 
+def test_a_canary_that_could_not_be_sent_is_followed_by_another(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note_canary = Jobs.note_canary
+    were_sent: list[bool] = []
+
+    async def noted(self: Jobs, *arguments: Any, was_sent: bool) -> None:
+        were_sent.append(was_sent)
+        await note_canary(self, *arguments, was_sent=was_sent)
+
+    monkeypatch.setattr(Jobs, "note_canary", noted)
+    # No gateway has this address.
+    monkeypatch.setenv("IHUYI_VOICE_BASE_URL", "http://127.0.0.1:1")
+    desk.jobs.submit(rows(2), job="spring")
+    desk.deliver()
+    assert {OutcomeStatus.NOT_SENT: 2} == counts(desk)
+    assert [False, False] == were_sent
+
+
 def test_a_job_with_a_slow_rate_has_small_chunks(desk: Desk) -> None:
     desk.jobs.submit(rows(25), job="spring", rate=0.2)
-    assert [12, 12, 1] == [len(message[3]) for message in desk.messages]
+    assert [12, 12, 1] == [len(ChunkRows.unpacked(message[3])) for message in desk.messages]
 
 
 @pytest.mark.parametrize("code_probability", [1.0])
@@ -444,7 +469,8 @@ def test_a_soft_time_limit_ends_a_chunk_and_puts_it_back(desk: Desk, when: str) 
     (message,) = desk.messages
     if when != "sending":
         asyncio.run(claim_row(desk.store, 7, live=60.0))
-    with AlarmAfter(desk, 3 if when == "sending" else 7):
+    taken = 3 if when == "sending" else 7
+    with AlarmOnce(lambda: desk.gateway.taken >= taken):
         assert "REJECTED" == desk.deliver()
     status = desk.jobs.status("spring")
     # What was in flight has ended, and the rest is pending.
@@ -454,6 +480,60 @@ def test_a_soft_time_limit_ends_a_chunk_and_puts_it_back(desk: Desk, when: str) 
         assert "SUCCESS" == desk.deliver(message)
         assert {ACCEPTED: 8} == counts(desk)
         assert 8 == len(calls(desk))
+
+
+@pytest.mark.parametrize("when", ["during a lease", "between two leases"])
+def test_a_run_that_is_stopped_takes_no_more_leases(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """The canary is out in another process."""
+    leases: list[bool] = []
+    waiting, stopped = threading.Event(), threading.Event()
+    stop = LeasedPace.stop
+
+    def noted(self: LeasedPace) -> None:
+        stop(self)
+        stopped.set()
+
+    async def leased(*_: object) -> Lease | None:
+        leases.append(stopped.is_set())
+        waiting.set()
+        if when == "during a lease":
+            await asyncio.to_thread(stopped.wait, 60)
+        # The first one is the last one.
+        return Lease(0, 60.0) if len(leases) == 1 else None
+
+    monkeypatch.setattr(LeasedPace, "stop", noted)
+    monkeypatch.setattr(Jobs, "lease", leased)
+    desk.jobs.submit(rows(3), job="spring")
+    began = time.monotonic()
+    with AlarmOnce(waiting.is_set):
+        assert "REJECTED" == desk.deliver()
+    assert [False] == leases
+    # Not the wait of the lease.
+    assert time.monotonic() - began < 50
+    assert 3 == desk.jobs.status("spring").pending
+
+
+async def test_a_run_uses_no_lease_of_the_run_before() -> None:
+    leases = iter([Lease(5), Lease(5)])
+
+    async def lease(*_: object) -> Lease:
+        return next(leases)
+
+    settings = SimpleNamespace(limits=Limits(), timeout=1.0)
+    client: Any = SimpleNamespace(_settings=settings)
+    jobs: Any = SimpleNamespace(lease=lease)
+    chunk = Chunk("spring", Plan(1, 5, None), 0, ChunkRows())
+    pace = LeasedPace(client, jobs, chunk)
+    pace.begin(5)
+    assert not pace.take_start()
+    assert await pace.wait_for_start(0)
+    assert pace.take_start()
+    pace.stop()
+    pace.begin(5)
+    assert not pace.take_start()
+    assert await pace.wait_for_start(0)
 
 
 @pytest.mark.parametrize("when", ["opening", "pausing"])
@@ -477,12 +557,11 @@ def test_a_soft_time_limit_before_a_chunk_begins(
     )
 
 
-class AlarmAfter:
-    """Raise `SoftTimeLimitExceeded` in the main thread once so many rows were taken."""
+class AlarmOnce:
+    """Raise `SoftTimeLimitExceeded` in the main thread once a condition is true."""
 
-    def __init__(self, desk: Desk, taken: int) -> None:
-        self._desk = desk
-        self._taken = taken
+    def __init__(self, is_time: Callable[[], bool]) -> None:
+        self._is_time = is_time
 
     def __enter__(self) -> None:
         signal.signal(signal.SIGUSR1, self._limit)
@@ -494,10 +573,7 @@ class AlarmAfter:
         signal.signal(signal.SIGUSR1, signal.SIG_DFL)
 
     def _watch(self) -> None:
-        def is_time() -> bool:
-            return self._desk.gateway.taken >= self._taken
-
-        until(is_time)
+        until(self._is_time)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
     def _limit(self, _number: int, _frame: FrameType | None) -> None:
@@ -506,9 +582,14 @@ class AlarmAfter:
 
 def test_a_client_that_was_closed_loses_no_row(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     let_the_broker_take_nothing(desk, monkeypatch)
+    waited: list[object] = []
     desk.jobs.submit(rows(3), job="spring")
     desk.jobs._opened_client().close()
-    assert "REJECTED" == desk.deliver()
+    with monkeypatch.context() as spied:
+        spied.setattr(Event, "wait", lambda *arguments: waited.append(arguments))
+        assert "REJECTED" == desk.deliver()
+    # Not for a run that has not begun.
+    assert [] == waited
     assert 3 == desk.jobs.status("spring").pending
 
 
@@ -557,6 +638,17 @@ def test_no_frame_shows_the_rows_that_were_taken(
     assert {ACCEPTED: 3} == counts(desk)
 
 
+def test_no_message_shows_its_rows(desk: Desk) -> None:
+    """Celery logs a whole message that has reached a worker without its task."""
+    desk.jobs.submit(rows(2), job="spring")
+    # Without the generation, whose digits are random.
+    shown = json.dumps([message[2:] for message in desk.messages])
+    assert CODE not in shown
+    assert row(0)[0] not in shown
+    desk.deliver()
+    assert {ACCEPTED: 2} == counts(desk)
+
+
 def test_the_rows_after_those_that_were_enqueued_are_resumed(desk: Desk) -> None:
     with pytest.raises(OSError, match="in the middle"):
         desk.jobs.submit(raising_rows(), job="spring", chunk_size=2)
@@ -574,3 +666,13 @@ def test_no_variable_of_a_bulk_jobs_shows_the_password_of_its_store() -> None:
     jobs = BulkJobs(Celery("desk", broker="memory://"), store="mysql://a:password@h/d", name="one")
     assert "password" not in repr(vars(jobs))
     assert "one.chunk" == jobs._task.name
+
+
+def test_two_bulk_jobs_of_an_application_have_two_names() -> None:
+    app = Celery("desk", broker="memory://")
+    first = BulkJobs(app, store="sqlite:///one.db", name="one")
+    with pytest.raises(ValueError, match="this application has a BulkJobs with the name 'one'"):
+        BulkJobs(app, store="sqlite:///two.db", name="one")
+    assert first is jobs_of(app)
+    BulkJobs(app, store="sqlite:///two.db", name="two")
+    assert {"one.chunk", "two.chunk"} <= set(app.tasks)
