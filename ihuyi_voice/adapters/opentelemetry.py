@@ -16,9 +16,9 @@ from . import code_label, missing
 
 try:
     from opentelemetry import metrics, trace
-except ModuleNotFoundError as error:
+except ModuleNotFoundError as _error:
     msg = "opentelemetry"
-    raise missing(msg, error) from None
+    raise missing(msg, _error) from None
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider

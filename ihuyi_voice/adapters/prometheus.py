@@ -21,9 +21,9 @@ from . import code_label, missing
 
 try:
     from prometheus_client import REGISTRY, Counter, Histogram
-except ModuleNotFoundError as error:
+except ModuleNotFoundError as _error:
     msg = "prometheus"
-    raise missing(msg, error) from None
+    raise missing(msg, _error) from None
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

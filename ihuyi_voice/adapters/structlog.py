@@ -14,9 +14,9 @@ from . import missing
 
 try:
     import structlog
-except ModuleNotFoundError as error:
+except ModuleNotFoundError as _error:
     msg = "structlog"
-    raise missing(msg, error) from None
+    raise missing(msg, _error) from None
 
 if TYPE_CHECKING:
     from ..verification.values import VerificationEvent

@@ -43,7 +43,7 @@ class Call:
     """
 
     def __init__(self, mobile: str, content: str | None, key: str | None) -> None:
-        self.sending = False
+        self.sending: bool = False
         self._mobile = mobile
         self._key = key
         # Where the key is kept, once it may be.

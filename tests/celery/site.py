@@ -124,6 +124,21 @@ class Site:
         self.workers.append(worker)
         return worker
 
+    def wait_until_lost(self) -> None:
+        """Wait until the broker may deliver again what dead workers have not acknowledged.
+
+        Workers look for such messages when they start, and then every 100 seconds only.
+        """
+        seconds = int(self.environment["VISIBILITY_TIMEOUT"])
+        ask = ["redis-cli", "-s", str(self.broker.socket), "ZCOUNT", "unacked_index"]
+
+        def is_lost() -> bool:
+            since = time.time() - seconds
+            done = subprocess.run([*ask, f"({since}", "+inf"], capture_output=True, check=True)
+            return done.stdout == b"0\n"
+
+        until(is_lost)
+
     def status_at_end(self, job: str = "spring") -> JobStatus:
         until(lambda: self.jobs.status(job).state in ENDED, 100)
         return self.jobs.status(job)

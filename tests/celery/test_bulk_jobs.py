@@ -58,6 +58,7 @@ def test_workers_are_killed_and_no_phone_rings_twice(site: Site) -> None:
         status = site.jobs.status("spring")
         assert status.total == status.done + status.pending
         assert status.counts[ACCEPTED] <= site.gateway.placed
+    site.wait_until_lost()
     site.worker()
     site.worker()
     status = site.status_at_end()

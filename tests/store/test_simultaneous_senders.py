@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .postgres import PostgresServer
 
-ROWS = 500
+ROWS = 1000
 MOBILES = [f"139{n:08d}" for n in range(ROWS)]
 
 
@@ -43,7 +43,7 @@ def test_four_runs_of_the_same_file_place_each_row_once(place: str, tmp_path: Pa
     file.write_text("\n".join(lines), encoding="ascii")
     # Slow enough that all four runs overlap.
     # More than the rows, because each run checks the balance while the others use it.
-    gateway = SandboxGateway(balance=4 * ROWS, chaos=Chaos(latency=0.5, latency_jitter=0.5))
+    gateway = SandboxGateway(balance=4 * ROWS, chaos=Chaos(latency=0.1, latency_jitter=0.1))
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(gateway.serve_in_thread())
         runs = [stack.enter_context(bulk(file, place, url)) for _ in range(4)]
