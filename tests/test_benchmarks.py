@@ -294,15 +294,14 @@ def test_the_start_of_the_command_is_measured() -> None:
     assert "ihuyi-voice --help" in done.stdout
 
 
-@unless_missing("httpx")
-@unless_missing("requests")
 def test_the_latency_of_every_candidate_is_measured_over_tls(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     done = run("benchmarks.latency", "--rounds=1", "--count=100", f"--json={figures}")
     assert (0, "") == (done.returncode, done.stderr)
     assert "p99 at 100 in flight, submit / aiohttp-best: " in done.stdout
     measured = json.loads(figures.read_text(encoding="utf-8"))
-    assert ["submit", "aiohttp-best", "aiohttp", "httpx", "requests"] == list(measured)
+    # Peers that are not installed are left out.
+    assert ["submit", "aiohttp-best", "aiohttp"] == list(measured)[:3]
     for by_number in measured.values():
         assert ["1", "10", "100"] == list(by_number)
         for took in by_number.values():

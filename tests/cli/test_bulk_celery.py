@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 from ihuyi_voice import StoreError
 from ihuyi_voice.cli.app import app
 from ihuyi_voice.cli.bulk.consent import question_for_workers
+from ihuyi_voice.store.jobs import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,6 +30,27 @@ class Desk:
     def submit(self, rows: Iterable[Any], **_: object) -> None:
         self.rows.append(next(iter(rows)))
         raise self.error
+
+
+class CanceledDesk:
+    """A `BulkJobs` whose job another person cancels while rows are enqueued."""
+
+    def submit(self, rows: Iterable[Any], **_: object) -> SimpleNamespace:
+        return SimpleNamespace(total=len(list(rows)), is_enqueued=False, state=JobState.CANCELED)
+
+
+def test_a_job_that_was_canceled_meanwhile(
+    voice_gateway: VoiceGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("mobile,content\n13912345678,1125\n", encoding="ascii")
+    monkeypatch.setattr("ihuyi_voice.cli.job_actions.load_jobs", lambda _: CanceledDesk())
+    options = ["--celery", "shop:app", "--job", "spring", "--yes"]
+    result = CliRunner().invoke(app, ["bulk", str(file), *options])
+    assert 0 == result.exit_code, result.stderr
+    assert "job 'spring': 1 row enqueued" in result.stderr
+    assert "the job was canceled meanwhile: resume it" in result.stderr
+    assert not voice_gateway.calls
 
 
 @pytest.mark.parametrize(
