@@ -75,11 +75,11 @@ def test_the_browser_decides_the_language(chinese: Inbox) -> None:
     page = chinese.page
     expect(page).to_have_title("沙箱网关")
     assert "zh-CN" == page.evaluate("document.documentElement.lang")
-    chinese.call(account="nobody")
+    chinese.call(account="stranger")
     chinese.call()
     expect(page.locator(".attempt").first).to_contain_text("已受理")
     page.locator(".attempt").last.click()
-    expect(chinese.details).to_contain_text("账号“nobody”不存在")
+    expect(chinese.details).to_contain_text("账号“stranger”不存在")
     expect(chinese.details).to_contain_text("如何修改")
 
 
