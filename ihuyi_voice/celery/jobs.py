@@ -12,6 +12,7 @@ from celery.exceptions import Reject, SoftTimeLimitExceeded
 
 from ..bulk.options import BulkOptions
 from ..errors import IhuyiVoiceError, InvalidRequestError, StoreError
+from ..events import checked_on_event
 from ..models import check_count
 from ..store.jobs import check_job_name
 from ..store.jobs.steps import NO_JOB
@@ -21,11 +22,12 @@ from .chunks import Chunk, ChunkRows, Plan, RowSource, rows_of_chunk
 from .run import ChunkRun, in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from celery import Celery, Task
 
     from ..bulk.run import Row
+    from ..events import OnSubmit
     from ..store.jobs import JobOutcome, Jobs, JobStatus
 
 _log = logging.getLogger("ihuyi_voice")
@@ -56,14 +58,26 @@ class BulkJobs:
             workers of one machine. It is the same for all of them.
         name: the first part of the task's name; each `BulkJobs` of an application
             has another one.
+        on_event: as the client's. The workers call these functions with the
+            `SubmitEvent` of each row that they send, when its chunk has ended.
+            A worker process that is killed reports nothing of its chunk.
 
     Raises:
         ValueError: the application has a `BulkJobs` of this name.
+        TypeError: `on_event` is no list of functions.
     """
 
-    def __init__(self, app: Celery, *, store: str, name: str = "ihuyi_voice") -> None:
+    def __init__(
+        self,
+        app: Celery,
+        *,
+        store: str,
+        name: str = "ihuyi_voice",
+        on_event: Sequence[OnSubmit] = (),
+    ) -> None:
         self._url = _Url(store)
         del store
+        self._on_event = checked_on_event(on_event)
         self._lock = threading.Lock()
         # One chunk of each process at a time, also in a pool of threads.
         self._sending = threading.Lock()
@@ -349,7 +363,7 @@ class BulkJobs:
         with self._lock:
             if self._client is None:
                 try:
-                    self._client = VoiceClient.from_env(store=store)
+                    self._client = VoiceClient.from_env(store=store, on_event=self._on_event)
                 except (ValueError, TypeError) as error:
                     msg = f"{type(error).__name__}: {error}"
                     raise _SettingsError(msg) from None

@@ -147,6 +147,19 @@ class Site:
         """How often the gateway accepted a call to each number."""
         return Counter(call.mobile for call in self.gateway.calls)
 
+    def events(self) -> list[tuple[float, str, str]]:
+        """What the workers reported of the rows of the chunks that ended.
+
+        Returns:
+            When each row began, in seconds since the epoch, its outcome, and its number.
+        """
+        lines = [
+            line.split()
+            for path in self.folder.glob("events of *")
+            for line in path.read_text().splitlines()
+        ]
+        return [(float(began), status, mobile) for began, status, mobile in lines]
+
     def said(self) -> str:
         return "\n".join(path.read_text() for path in self.folder.glob("worker *"))
 

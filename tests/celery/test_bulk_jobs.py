@@ -40,6 +40,11 @@ def test_a_job_from_its_submission_to_its_end(site: Site) -> None:
     assert "139****0007" == outcomes[7].mobile
     ids = {attempt.mobile: attempt.voice_id for attempt in site.gateway.attempts}
     assert ids["13900000007"] == outcomes[7].voice_id
+    # A process reports the rows of a chunk when the chunk has ended, which the status precedes.
+    until(lambda: len(site.events()) == 250)
+    assert {("accepted", outcome.mobile) for outcome in outcomes} == {
+        (status, mobile) for _, status, mobile in site.events()
+    }
     said = site.said()
     assert "ihuyi_voice.chunk" in said
     assert CODE not in said

@@ -668,6 +668,13 @@ def test_no_variable_of_a_bulk_jobs_shows_the_password_of_its_store() -> None:
     assert "one.chunk" == jobs._task.name
 
 
+def test_events_of_rows_need_a_list_of_functions() -> None:
+    app = Celery("desk", broker="memory://")
+    with pytest.raises(TypeError, match="on_event takes a list of functions"):
+        BulkJobs(app, store="sqlite:///one.db", on_event=print)  # type: ignore[arg-type]
+    assert jobs_of(app) is None
+
+
 def test_two_bulk_jobs_of_an_application_have_two_names() -> None:
     app = Celery("desk", broker="memory://")
     first = BulkJobs(app, store="sqlite:///one.db", name="one")
