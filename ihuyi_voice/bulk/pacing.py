@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import anyio
 
 from ..models import SubmitRequest
-from .rows import READ_AHEAD, REFILL, Nothing, Source, Taken
+from .rows import READ_AHEAD, Nothing, Source, Taken, read_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -173,7 +173,7 @@ class _WaitingRow(NamedTuple):
 class Intake:
     """Decides which row is next: a new row of the source, or one that waited for its quota.
 
-    A row is taken only where there is room: at most `in_flight + READ_AHEAD`
+    A row is taken only where there is room: at most `in_flight + read_ahead(taken)`
     rows are in flight, read ahead, or have an outcome that was not read. Rows
     that wait for their quota are not counted.
 
@@ -187,7 +187,8 @@ class Intake:
         self.taken: int = 0
         self._source = source
         self._outcomes = outcomes
-        self._most_unread = in_flight + READ_AHEAD
+        self._in_flight = in_flight
+        self._read_ahead = READ_AHEAD
         self._waiting: list[_WaitingRow] = []
         self._most_waiting = limits.most_waiting
         self._stopped = False
@@ -229,7 +230,7 @@ class Intake:
     async def next(self) -> BulkRow | None:
         """Wait for the next row. None: there are no more, or the intake was stopped."""
         while not self._stopped:
-            if self._source.wants():
+            if self._source.wants(self._read_ahead):
                 self._refill()
             until_due = self._waiting[0].due - time.monotonic() if self._waiting else math.inf
             # A row that was read ahead has its room already.
@@ -275,18 +276,24 @@ class Intake:
     def _free(self) -> int:
         """How many more rows may be taken or read ahead."""
         unread = self.taken - len(self._waiting) - self._outcomes.read
-        return self._most_unread - unread - self._source.ahead
+        return self._in_flight + self._read_ahead - unread - self._source.ahead
 
     def _refill(self) -> None:
         """Let the source read ahead as far as there is room."""
-        wanted, free = self._source.wants(), self._free()
-        if free >= REFILL:
+        self._read_ahead = read_ahead(self.taken)
+        wanted, free = self._source.wants(self._read_ahead), self._free()
+        if free >= self._chunk:
             self._source.grant(min(wanted, free))
         else:
-            self._outcomes.call_after(REFILL - free, self._make_use_of_room)
+            self._outcomes.call_after(self._chunk - free, self._make_use_of_room)
+
+    @property
+    def _chunk(self) -> int:
+        """How many rows are granted to the source at once, at least: each grant wakes it up."""
+        return self._read_ahead // 2
 
     def _make_use_of_room(self) -> None:
-        if self._source.wants():
+        if self._source.wants(self._read_ahead):
             self._refill()
         if self._room is not None:
             self._room.set()
@@ -301,5 +308,5 @@ class Intake:
         while not (self._free() > 0 or self._stopped):
             self._room = anyio.Event()
             # For some rows together, not for each row.
-            self._outcomes.call_after(REFILL - self._free(), self._make_use_of_room)
+            self._outcomes.call_after(self._chunk - self._free(), self._make_use_of_room)
             await self._room.wait()

@@ -3,7 +3,7 @@
 A list, tuple, set or deque is in memory and is read in place. Any other
 iterable may block (a generator over a file, a database cursor), so a thread of
 the run pulls it. A task pulls an async iterable. Thread and task read ahead as
-many rows as they are granted, at most `READ_AHEAD`. The thread hands rows over
+many rows as they are granted, at most `read_ahead`. The thread hands rows over
 in chunks, because a switch between threads costs more than a row.
 
 A row becomes a `SubmitRequest` as soon as it is taken, so that no frame holds
@@ -38,11 +38,19 @@ if sys.version_info < (3, 11):  # pragma: no cover - built in since 3.11
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-READ_AHEAD = 32
-"""How many rows may have been read from a source without having been taken."""
+READ_AHEAD, MOST_READ_AHEAD = 32, 256
+"""How many rows may have been read from a source without having been taken: at first, and at
+most."""
 
-REFILL = READ_AHEAD // 2
-"""How many rows are granted to a source at once, at least: each grant wakes it up."""
+
+def read_ahead(taken: int) -> int:
+    """How many rows a source may read ahead once so many were taken.
+
+    Half of them are granted at once. Each grant to a thread may cost two switches
+    between threads, so a long run gets larger ones; a short one stays lazy.
+    """
+    return min(max(taken // 8, READ_AHEAD), MOST_READ_AHEAD)
+
 
 # Seconds in which a thread may gather rows before the ones it has are taken.
 _GATHER = 0.002
@@ -77,8 +85,8 @@ class Source(Protocol):
     def ready(self) -> int:
         """How many rows can be taken without waiting, as far as is known."""
 
-    def wants(self) -> int:
-        """How many more rows the source can read ahead."""
+    def wants(self, most: int) -> int:
+        """How many more rows the source can read ahead, of at most so many in all."""
 
     def grant(self, count: int) -> None:
         """Let the source read so many more rows ahead."""
@@ -173,7 +181,7 @@ class _MemorySource:
         self._rows = rows
         self._requests: Iterator[Taken] | None = None
 
-    def wants(self) -> int:
+    def wants(self, most: int) -> int:  # noqa: ARG002 - it reads nothing ahead
         return 0
 
     def grant(self, count: int) -> None:
@@ -227,10 +235,10 @@ class _BufferedSource:
     def ready(self) -> int:
         return len(self._buffer)
 
-    def wants(self) -> int:
+    def wants(self, most: int) -> int:
         # Half a buffer at a time, not each row.
-        wanted = READ_AHEAD - self._granted
-        return 0 if wanted < REFILL or self._ended or self._stopped else wanted
+        wanted = most - self._granted
+        return 0 if wanted < most // 2 or self._ended or self._stopped else wanted
 
     def take(self) -> Taken | Nothing:
         # Read first: the pump may end meanwhile, and adds no row after that.

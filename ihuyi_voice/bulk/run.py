@@ -5,7 +5,7 @@ takes a row, checks it, waits for the quota and the rate, and passes the turn
 on before it sends. So rows are taken no faster than they can be sent, and the
 failure of one row affects no other row.
 
-At most `concurrency + READ_AHEAD` rows are taken beyond what the consumer has
+At most `concurrency + read_ahead(taken)` rows are taken beyond what the consumer has
 read: in flight, read ahead, or with an outcome that waits for the consumer.
 
 This module does not decide how one request is sent (`_pipeline.py`), where

@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from ihuyi_voice import OutcomeStatus, SubmitRequest
-from ihuyi_voice.bulk.rows import READ_AHEAD, _ThreadSource, open_source
+from ihuyi_voice.bulk.rows import READ_AHEAD, _ThreadSource, open_source, read_ahead
 from tests.bulk.spies import (
     IN_MEMORY,
     READ_AHEAD_OF,
@@ -82,6 +82,29 @@ async def test_nothing_is_taken_while_the_gateway_holds_everything(
         assert 4 + ahead >= spy.taken
         gateway.release()
         assert 70 == (await run.finish()).total
+
+
+@pytest.mark.parametrize(
+    ("taken", "ahead"), [(0, 32), (263, 32), (264, 33), (2047, 255), (2048, 256), (10**6, 256)]
+)
+def test_a_long_run_reads_further_ahead(taken: int, ahead: int) -> None:
+    assert ahead == read_ahead(taken)
+
+
+@pytest.mark.parametrize("kind", READ_AHEAD_OF)
+async def test_a_consumer_that_pauses_in_a_long_run_bounds_the_rows_read_ahead(
+    gateway: Gateway, kind: str
+) -> None:
+    spy = Spy(pairs(1000))
+    rows: Rows = source(kind, spy)
+    async with client(gateway.url) as voice, voice.submit_many(rows, concurrency=4) as run:
+        async for _ in run:
+            if run.report.total == 800:
+                break
+        await until(lambda: spy.taken >= 800 + 4 + read_ahead(800) // 2)
+        await turns()
+        assert 800 + 4 + read_ahead(spy.taken) >= spy.taken > 800 + 4 + READ_AHEAD
+        assert 1000 == (await run.finish()).total
 
 
 @pytest.mark.parametrize("rows", [set(pairs(9)), frozenset(pairs(9)), deque(pairs(9)), {}.values()])
