@@ -91,20 +91,20 @@ def test_a_long_run_reads_further_ahead(taken: int, ahead: int) -> None:
     assert ahead == read_ahead(taken)
 
 
-@pytest.mark.parametrize("kind", READ_AHEAD_OF)
+@pytest.mark.parametrize("kind", ["generator", "async_generator"])
 async def test_a_consumer_that_pauses_in_a_long_run_bounds_the_rows_read_ahead(
     gateway: Gateway, kind: str
 ) -> None:
-    spy = Spy(pairs(1000))
+    spy = Spy(pairs(600))
     rows: Rows = source(kind, spy)
     async with client(gateway.url) as voice, voice.submit_many(rows, concurrency=4) as run:
         async for _ in run:
-            if run.report.total == 800:
+            if run.report.total == 480:
                 break
-        await until(lambda: spy.taken >= 800 + 4 + read_ahead(800) // 2)
+        await until(lambda: spy.taken >= 480 + 4 + read_ahead(480) // 2)
         await turns()
-        assert 800 + 4 + read_ahead(spy.taken) >= spy.taken > 800 + 4 + READ_AHEAD
-        assert 1000 == (await run.finish()).total
+        assert 480 + 4 + read_ahead(spy.taken) >= spy.taken > 480 + 4 + READ_AHEAD
+        assert 600 == (await run.finish()).total
 
 
 @pytest.mark.parametrize("rows", [set(pairs(9)), frozenset(pairs(9)), deque(pairs(9)), {}.values()])
