@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .models import AnswerFormat
     from .quota import QuotaDefault, RecipientQuota
     from .store.store import Store
+    from .transport.base import Transport
 
     class ClientOptions(TypedDict, total=False):
         """The keyword arguments of the clients, for `from_env`."""
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         store: Store | None
         require_key: bool
         on_event: Sequence[OnSubmit]
+        transport: Callable[[], Transport] | None
         clock: Callable[[], float]
 
 

@@ -81,6 +81,12 @@ class AsyncVoiceClient:
         on_event: called with the `SubmitEvent` of each request that ends, rows
             of bulk runs included. What they raise is logged and ignored. In
             an event loop they must not block.
+        transport: opens another transport than aiohttp's, in the client's event
+            loop: a `Transport` class without arguments, or a function that
+            returns one, see `ihuyi_voice.transport.base`. What
+            `connect_timeout`, `ssl_context`, `proxy` and `trace_configs` say is
+            then for it to decide, and `base_url` names the gateway in events
+            only.
         clock: returns the seconds since 1970 that each request is signed with.
             It must be right within the gateway's tolerance, which is not
             published.
@@ -109,6 +115,7 @@ class AsyncVoiceClient:
         store: Store | None = None,
         require_key: bool = False,
         on_event: Sequence[OnSubmit] = (),
+        transport: Callable[[], Transport] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         # An exception raised below must not find the plain strings in this frame.
@@ -134,10 +141,11 @@ class AsyncVoiceClient:
             dynamic_password=dynamic_password,
             answer_format=answer_format,
         )
-        self._open_transport: Callable[[Settings], Transport] = partial(
-            AiohttpTransport,
-            ssl_context=ssl_context,
-            trace_configs=tuple(trace_configs),
+        _check_transport(transport)
+        self._open_transport: Callable[[Settings], Transport] = (
+            partial(AiohttpTransport, ssl_context=ssl_context, trace_configs=tuple(trace_configs))
+            if transport is None
+            else lambda _: transport()
         )
         self._quota = RecipientQuota() if isinstance(quota, QuotaDefault) else quota
         self._store = store
@@ -347,15 +355,6 @@ class AsyncVoiceClient:
         state = "closed" if self._closed else "open" if self._transport else "not yet used"
         return f"<{type(self).__name__} {self.base_url} {state}>"
 
-    def _over(self, open_transport: Callable[[Settings], Transport]) -> Self:
-        """Use another transport than aiohttp. For tests.
-
-        Args:
-            open_transport: called in the client's event loop at the first use.
-        """
-        self._open_transport = open_transport
-        return self
-
     def _within(self, limits: Limits) -> Self:
         """Use other limits, from the first use on. For tests."""
         self._settings = replace(self._settings, limits=limits)
@@ -416,6 +415,15 @@ class AsyncVoiceClient:
             )
             raise RuntimeError(msg)
         return self._pipeline
+
+
+def _check_transport(transport: object) -> None:
+    if transport is not None and not callable(transport):
+        msg = (
+            "transport is called in the client's event loop to open one: pass a class, or a"
+            f" function without arguments, not a {type(transport).__name__}"
+        )
+        raise TypeError(msg)
 
 
 def _check_store(store: object, quota: RecipientQuota | None, *, require_key: bool) -> None:

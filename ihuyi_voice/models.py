@@ -7,9 +7,11 @@ code, and only masked numbers. Nothing here sends, signs or waits.
 from __future__ import annotations
 
 import base64
+import re
 import secrets
 import sys
 from dataclasses import dataclass, field
+from datetime import timedelta, timezone
 from enum import Enum
 from typing import Literal
 from urllib.parse import quote_plus, unquote, urlsplit
@@ -19,9 +21,10 @@ from .errors import BulkReport, IhuyiVoiceError, InvalidRequestError, OutcomeSta
 
 # `BulkReport` and `OutcomeStatus` are defined beside the errors, which hold them.
 __all__ = [
-    "CONTENT_PATTERN",
+    "BEIJING",
     "DEFAULT_BASE_URL",
     "MOBILE_PATTERN",
+    "MOBILE_PREFIX",
     "Answer",
     "AnswerFormat",
     "Balance",
@@ -39,6 +42,8 @@ __all__ = [
     "check_count",
     "exact_text",
     "generate_code",
+    "is_content",
+    "is_mobile",
     "mask_key",
     "mask_mobile",
 ]
@@ -50,8 +55,15 @@ DEFAULT_BASE_URL = "https://api.voice.ihuyi.com"
 # [0-9], not \d: in a str pattern \d also matches the digits of other scripts.
 MOBILE_PATTERN = r"1[3-9][0-9]{9}"
 """A mainland mobile number as the gateway takes it."""
-CONTENT_PATTERN = r"[0-9]{4,6}"
-"""A verification code as the gateway takes it."""
+MOBILE_PREFIX = r"(?:\+86|0086|86)"
+"""What people write before it."""
+is_mobile = re.compile(MOBILE_PATTERN).fullmatch
+"""Whether a text is a number as the gateway takes it."""
+is_content = re.compile(r"[0-9]{4,6}").fullmatch
+"""Whether a text is a verification code as the gateway takes it."""
+
+BEIJING = timezone(timedelta(hours=8), "UTC+8")
+"""The zone of the gateway's times; China has had no summer time since 1991."""
 
 
 def exact_text(value: object) -> str | None:

@@ -44,13 +44,15 @@ from .errors import (
     gateway_error,
 )
 from .models import (
-    CONTENT_PATTERN,
     MOBILE_PATTERN,
+    MOBILE_PREFIX,
     Balance,
     SignedBody,
     SubmitResult,
     charset_of,
     exact_text,
+    is_content,
+    is_mobile,
 )
 
 if TYPE_CHECKING:
@@ -69,9 +71,7 @@ MAX_ANSWER_BYTES = 64 * 1024
 
 # --- checks -----------------------------------------------------------------
 
-_is_mobile = re.compile(MOBILE_PATTERN).fullmatch
-_is_content = re.compile(CONTENT_PATTERN).fullmatch
-_is_prefixed_mobile = re.compile(rf"(?:\+86|0086|86)({MOBILE_PATTERN})").fullmatch
+_is_prefixed_mobile = re.compile(rf"{MOBILE_PREFIX}({MOBILE_PATTERN})").fullmatch
 _blanks_and_hyphens = re.compile(r"[\s-]+")
 
 
@@ -98,7 +98,7 @@ def normalize_mobile(mobile: object) -> str:
 
 def read_mobile(mobile: object) -> str | InvalidRequestError:
     """As `normalize_mobile`, but return the error: the caller's frame must not hold the number."""
-    if type(mobile) is str and _is_mobile(mobile):
+    if type(mobile) is str and is_mobile(mobile):
         return mobile
     text = exact_text(mobile)
     if text is None:
@@ -107,7 +107,7 @@ def read_mobile(mobile: object) -> str | InvalidRequestError:
             "; submit once per number"
         )
     bare = _blanks_and_hyphens.sub("", text)
-    if _is_mobile(bare):
+    if is_mobile(bare):
         return bare
     if match := _is_prefixed_mobile(bare):
         return match[1]
@@ -147,7 +147,7 @@ def check_content(content: object) -> str:
 
 def read_content(content: object) -> str | InvalidRequestError:
     """Like `check_content`, but return the error: the caller's frame must not hold the code."""
-    if type(content) is str and _is_content(content):
+    if type(content) is str and is_content(content):
         return content
     text = exact_text(content)
     if text is None:
@@ -155,7 +155,7 @@ def read_content(content: object) -> str | InvalidRequestError:
         # Not isinstance: a lazy object's `__class__` may raise.
         if issubclass(type(content), int):
             why += ": an int loses leading zeros, write '0042' in quotes"
-    elif _is_content(text):
+    elif is_content(text):
         return text
     elif not text:
         why = "; it is empty"

@@ -21,20 +21,17 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
-from ..models import MOBILE_PATTERN, charset_of, mask_mobile
+from ..models import BEIJING, MOBILE_PATTERN, MOBILE_PREFIX, charset_of, mask_mobile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DELIVERED = frozenset({"2", "DELIVRD"})
 """The codes that mean delivered: the vendor's and the SMPP standard's."""
-
-BEIJING = timezone(timedelta(hours=8), "UTC+8")
-"""The zone of a receipt's time; China has had no summer time since 1991."""
 
 _MAX_FIELDS = 100
 
@@ -49,7 +46,7 @@ _MOBILE_NAMES = ("mobilephone", "mobile")
 
 # Other products of the family name a task with 32 hex digits, or a UUID.
 _is_id = re.compile(r"[!-~]{1,64}").fullmatch
-_is_mainland_mobile = re.compile(rf"(?:\+86|0086|86)?({MOBILE_PATTERN})").fullmatch
+_is_mainland_mobile = re.compile(rf"{MOBILE_PREFIX}?({MOBILE_PATTERN})").fullmatch
 _mainland_mobiles = re.compile(MOBILE_PATTERN).findall
 _blanks_and_hyphens = re.compile(r"[ -]+")
 _is_time = re.compile(

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus
 
-from ihuyi_voice.models import CONTENT_PATTERN, MOBILE_PATTERN
+from ihuyi_voice.models import is_content, is_mobile
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -24,8 +24,6 @@ LONGEST_TEXT = 2_000
 _LONGEST_LINE = 400
 _HARMLESS = ("method", "account", "mobile", "content", "time", "format")
 
-_is_mobile = re.compile(MOBILE_PATTERN).fullmatch
-_is_content = re.compile(CONTENT_PATTERN).fullmatch
 _names_a_secret = re.compile(r"pass|pwd|key|secret|token|sign", re.IGNORECASE).search
 # A whole form or JSON in one name or value.
 _holds_a_secret = re.compile(
@@ -52,7 +50,7 @@ def masked_value(name: str, value: str, keys: Collection[str]) -> str:
     if _names_a_secret(name) or _holds_a_secret(value):
         return MASK if value else ""
     # A number or a code stays readable even if it contains a very short key.
-    if any(key in value for key in keys) and not _is_mobile(value) and not _is_content(value):
+    if any(key in value for key in keys) and not is_mobile(value) and not is_content(value):
         return MASK
     return cut(value)
 
@@ -87,7 +85,7 @@ def _masked_pair(pair: str, keys: Collection[str]) -> str:
 def _without(text: str, keys: Collection[str]) -> str:
     decoded = unquote_plus(text)
     if any(key in text or key in decoded for key in keys):
-        if _is_mobile(text) or _is_content(text):
+        if is_mobile(text) or is_content(text):
             return text
         return MASK
     return _digests.sub(MASK, text)

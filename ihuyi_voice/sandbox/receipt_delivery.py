@@ -15,12 +15,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar
 
 from ihuyi_voice.errors import ACCEPTED
+from ihuyi_voice.models import BEIJING
 
 from .history import PushTry, ReceiptPush
 
@@ -39,7 +40,6 @@ UNDELIVERED = (0, "未接听")
 _CONCURRENT = 8
 _MOST_WAITING = 10_000
 
-_BEIJING = timezone(timedelta(hours=8), "Beijing")
 _MOST_SHOWN = 60
 
 
@@ -159,7 +159,7 @@ class Pusher:
 
 def receipt_form(push: ReceiptPush, id_field: str) -> dict[str, str]:
     """The fields that are pushed; `report_time` is Beijing's wall time."""
-    reported = datetime.fromtimestamp(push.reported_at, _BEIJING)
+    reported = datetime.fromtimestamp(push.reported_at, BEIJING)
     return {
         "code": str(push.code),
         "msg": push.msg,

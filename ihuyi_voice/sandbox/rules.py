@@ -14,7 +14,6 @@ for a wrong clock; 40501, "expired", is known of a sibling product only.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
@@ -22,7 +21,7 @@ from xml.sax.saxutils import escape
 import orjson
 
 from ihuyi_voice.errors import ACCEPTED, CODES
-from ihuyi_voice.models import CONTENT_PATTERN, MOBILE_PATTERN
+from ihuyi_voice.models import is_content, is_mobile
 from ihuyi_voice.wire import BALANCE_TARGET
 
 from .faults import NOTHING_HAPPENS, as_sent
@@ -59,8 +58,6 @@ _MINUTE = 60.0
 _DAY = 86_400.0
 
 # [0-9], not \d: in a str pattern \d also takes the digits of other scripts.
-_is_mobile = re.compile(MOBILE_PATTERN).fullmatch
-_is_content = re.compile(CONTENT_PATTERN).fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +264,7 @@ class GatewayState:
         mobile, content = form.get("mobile", ""), form.get("content", "")
         if not mobile:
             yield 403
-        if not _is_mobile(mobile):
+        if not is_mobile(mobile):
             yield 406
         if mobile in settings.blacklist:
             yield 4030
@@ -276,7 +273,7 @@ class GatewayState:
         # Before the check for digits, so that a banned word gets its own code.
         if content in settings.banned_contents:
             yield 407
-        if not _is_content(content):
+        if not is_content(content):
             yield 4070
         if settings.frequency_limit:
             yield from self._frequency_refusals(mobile, now)

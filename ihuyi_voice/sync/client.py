@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from ..models import AnswerFormat, Balance, SubmitResult
     from ..quota import RecipientQuota
     from ..store.store import Store
+    from ..transport.base import Transport
     from .loop_thread import LoopThread
 
 T = TypeVar("T")
@@ -136,6 +137,12 @@ class VoiceClient:
         on_event: called with the `SubmitEvent` of each request that ends, rows
             of bulk runs included. What they raise is logged and ignored. In
             an event loop they must not block.
+        transport: opens another transport than aiohttp's, in the client's event
+            loop: a `Transport` class without arguments, or a function that
+            returns one, see `ihuyi_voice.transport.base`. What
+            `connect_timeout`, `ssl_context`, `proxy` and `trace_configs` say is
+            then for it to decide, and `base_url` names the gateway in events
+            only.
         clock: returns the seconds since 1970 that each request is signed with.
             It must be right within the gateway's tolerance, which is not
             published.
@@ -166,6 +173,7 @@ class VoiceClient:
         store: Store | None = None,
         require_key: bool = False,
         on_event: Sequence[OnSubmit] = (),
+        transport: Callable[[], Transport] | None = None,
         clock: Callable[[], float] = time.time,
         allow_running_loop: bool = False,
     ) -> None:
@@ -189,6 +197,7 @@ class VoiceClient:
             store=store,
             require_key=require_key,
             on_event=on_event,
+            transport=transport,
             clock=clock,
         )
         # Opened by `from_env`, and closed with this client.

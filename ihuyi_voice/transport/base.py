@@ -1,7 +1,8 @@
 """What a transport is, and what it shares with the pipeline about one request.
 
 To send over another HTTP library, write a class with the two methods of
-`Transport`. Nothing here sends, and nothing here knows an HTTP library.
+`Transport`, and pass it to a client: `AsyncVoiceClient(..., transport=Mine)`.
+Nothing here sends, and nothing here knows an HTTP library.
 """
 
 from __future__ import annotations

@@ -328,7 +328,7 @@ def test_lengths_of_codes_are_counted(path: Path) -> None:
     assert ({4: 1}, False) == (found.lengths, found.mixed_lengths)
 
 
-def test_a_key_that_stands_twice_names_the_earlier_line(path: Path) -> None:
+def test_a_repeated_key_names_the_earlier_line(path: Path) -> None:
     path.write_text(
         f"mobile,content,idempotency_key\n{A},1125,one\n{B},1125,\n{C},1125,\n{A},1125,one\n"
         f"{B},1125,two\n{C},1125,one\n"
@@ -586,7 +586,7 @@ def test_any_bytes_are_rows_or_one_clear_error(
         assert bool(before.mobile) == bool(before.content) == (not before.problem)
 
 
-def test_rows_that_outlive_their_file_harm_nobody(tmp_path: Path) -> None:
+def test_rows_can_be_collected_after_their_file_is_closed(tmp_path: Path) -> None:
     """As those of a run that was stopped, whenever the collector comes to them."""
     path = tmp_path / "rows.csv"
     path.write_text("13912345678,1125\n13912345679,1126\n", encoding="ascii")

@@ -139,7 +139,7 @@ def test_nothing_sent(monkeypatch: pytest.MonkeyPatch, gateway: SandboxGateway) 
     assert "nothing was written, no phone rang" in one_line(result.stderr)
 
 
-def test_the_outcome_is_unknown_and_the_drawn_code_is_told(gateway: SandboxGateway) -> None:
+def test_an_unknown_outcome_prints_the_drawn_code(gateway: SandboxGateway) -> None:
     gateway.chaos = Chaos(close_after_placing=1.0)
     result = run("submit", MOBILE)
     assert (6, "") == (result.exit_code, result.stdout)

@@ -192,7 +192,7 @@ async def test_a_replay_takes_no_place_in_the_quota(gateway: Gateway, store: Sql
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_the_store_is_asked_before_a_limit_is_told(
+async def test_the_store_is_read_before_a_limit_is_reported(
     gateway: Gateway, store: SqlStore, kind: str
 ) -> None:
     quota = one_a_minute()
@@ -393,7 +393,7 @@ async def test_cancelled_while_it_claims_it_is_not_sent(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_refusal_may_be_sent_anew(gateway: Gateway, store: SqlStore, kind: str) -> None:
+async def test_a_refusal_may_be_sent_again(gateway: Gateway, store: SqlStore, kind: str) -> None:
     gateway.answer = lambda _: REFUSED
     for _ in range(2):
         with pytest.raises(GatewayError):
@@ -406,7 +406,7 @@ async def test_a_refusal_may_be_sent_anew(gateway: Gateway, store: SqlStore, kin
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_what_was_not_sent_may_be_sent_anew(
+async def test_what_was_not_sent_may_be_sent_again(
     gateway: Gateway, store: SqlStore, kind: str
 ) -> None:
     quota = one_a_minute()
@@ -458,7 +458,7 @@ async def test_a_key_that_a_person_resolved_is_replayed_or_sent_again(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("mobile", "content"), [(OTHER, CODE), (MOBILE, "4321")])
-async def test_a_key_stands_for_one_number_and_content(
+async def test_a_key_belongs_to_one_number_and_content(
     gateway: Gateway, store: SqlStore, kind: str, mobile: str, content: str
 ) -> None:
     quota = one_a_minute()
@@ -771,7 +771,7 @@ async def test_what_could_not_be_recorded_is_recorded_once_the_store_recovers(
     assert [MOBILE] == gateway.mobiles
 
 
-async def test_a_settlement_that_somebody_overtook_is_told_without_its_key(
+async def test_a_settlement_that_another_overtook_is_logged_without_its_key(
     gateway: Gateway, store: SqlStore, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """For example the machine slept, a person resolved the claim, and it was claimed again."""
@@ -979,7 +979,7 @@ async def test_of_two_tasks_one_rings(gateway: Gateway, store: SqlStore) -> None
     assert [MOBILE] == gateway.mobiles
 
 
-async def test_of_two_tasks_one_rings_and_who_cannot_wait_is_told(
+async def test_of_two_tasks_one_rings_and_the_one_that_cannot_wait_gets_an_error(
     gateway: Gateway, impatient: SqlStore
 ) -> None:
     gateway.hold()
@@ -994,7 +994,9 @@ async def test_of_two_tasks_one_rings_and_who_cannot_wait_is_told(
     assert [MOBILE] == gateway.mobiles
 
 
-async def test_whoever_waits_for_a_refusal_sends_it_anew(gateway: Gateway, store: SqlStore) -> None:
+async def test_a_task_that_waits_for_a_refusal_sends_again(
+    gateway: Gateway, store: SqlStore
+) -> None:
     gateway.hold()
     gateway.answer = lambda _: REFUSED if len(gateway.mobiles) == 1 else b'{"code":2,"msg":"ok"}'
     async with client(gateway.url, store) as voice:
@@ -1175,7 +1177,7 @@ async def test_no_secret_reaches_the_file_the_log_or_an_error(
     assert 1 <= rogue.submits
 
 
-async def test_no_secret_is_told_when_the_store_fails(
+async def test_no_secret_is_shown_when_the_store_fails(
     gateway: Gateway, store: SqlStore, broken: Broken, witness: Witness
 ) -> None:
     await submit("asyncio", gateway.url, store, "earlier", api_key=KEY)

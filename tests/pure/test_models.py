@@ -74,7 +74,7 @@ def test_a_generated_code_has_the_length_asked_for(length: int) -> None:
     assert 40 < len(codes)
 
 
-def test_a_generated_code_has_six_digits_unless_told_otherwise() -> None:
+def test_a_generated_code_has_six_digits_by_default() -> None:
     assert 6 == len(generate_code())
 
 

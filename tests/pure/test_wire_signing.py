@@ -88,7 +88,7 @@ def test_the_form_of_a_balance_query_holds_its_signature(
     } == dict(fields(encoder.balance(int(v.time)).reveal()))
 
 
-def test_one_encoder_signs_every_request_anew() -> None:
+def test_one_encoder_signs_each_request_separately() -> None:
     first, second = (v for v in SUBMITS if v.content in {"1125", "001125"} and v.account[0] == "V")
     encoder = FormEncoder(first.account, first.api_key)
     bodies = [

@@ -175,7 +175,7 @@ class CancellingStore(Limits):
         raise asyncio.CancelledError
 
 
-async def test_a_store_that_cancels_itself_cancels_nobody_else() -> None:
+async def test_a_store_that_cancels_itself_cancels_no_other_task() -> None:
     async with client(CancellingStore(), timeout=10.0) as voice:
         with pytest.raises(NotSentError, match=r"the quota's store failed \(CancelledError\)"):
             await voice.submit(MOBILE, CODE)

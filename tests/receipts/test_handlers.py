@@ -263,7 +263,7 @@ async def test_a_receipt_is_one_short_log_line_without_numbers(
 # --- once for each id and code ----------------------------------------------
 
 
-async def test_a_receipt_that_is_pushed_again_is_answered_and_not_told_again(
+async def test_a_receipt_that_is_pushed_again_is_answered_without_a_second_call(
     serving: Serving,
 ) -> None:
     seen = Seen()

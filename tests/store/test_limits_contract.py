@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 MOBILE = "13912345678"
 CODE = "112578"
-NOBODY_HOME = "http://127.0.0.1:9"
+NOT_LISTENING = "http://127.0.0.1:9"
 
 # The fixtures of the servers, each of which has an empty database.
 SERVERS = {"postgresql": "postgres", "mariadb": "mariadb", "redis": "redis_server"}
@@ -465,7 +465,7 @@ async def test_what_was_not_sent_leaves_its_place_free(caller: Caller) -> None:
     gateway = SandboxGateway()
     async with gateway.serve() as url:
         for _ in range(3):
-            assert ["NotSentError"] * 2 == await caller.submits(NOBODY_HOME, 2)
+            assert ["NotSentError"] * 2 == await caller.submits(NOT_LISTENING, 2)
         assert ["", "", "QuotaExceededError"] == await caller.submits(url, 3)
     assert 2 == len(gateway.calls)
 

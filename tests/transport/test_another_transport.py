@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,6 +15,7 @@ from ihuyi_voice import (
     OutcomeUnknownError,
     SubmitRequest,
     SubmitResult,
+    VoiceClient,
 )
 from ihuyi_voice.models import Answer, SignedBody
 
@@ -59,8 +60,9 @@ def fake() -> FakeTransport:
 @pytest.fixture
 async def voice(fake: FakeTransport) -> AsyncIterator[AsyncVoiceClient]:
     transport: Transport = fake
-    voice = AsyncVoiceClient("id", "key", connect_attempts=1)._over(lambda _: transport)
-    async with voice:
+    async with AsyncVoiceClient(
+        "id", "key", connect_attempts=1, transport=lambda: transport
+    ) as voice:
         yield voice
     assert fake.closed
 
@@ -98,3 +100,16 @@ async def test_a_bulk_run(voice: AsyncVoiceClient) -> None:
         2: OutcomeStatus.UNKNOWN,
         3: OutcomeStatus.REFUSED,
     } == statuses
+
+
+def test_of_the_blocking_client() -> None:
+    with VoiceClient("id", "key", transport=FakeTransport) as voice:
+        assert "197362477" == voice.submit(MOBILE, "1125").voice_id
+        with pytest.raises(BlockedMobileError):
+            voice.submit(MOBILE, "0003")
+
+
+def test_one_that_is_open_already_is_refused() -> None:
+    opened: Any = FakeTransport()
+    with pytest.raises(TypeError, match=r"pass a class, or a function .* not a FakeTransport"):
+        AsyncVoiceClient("id", "key", transport=opened)
