@@ -35,8 +35,6 @@ BALANCE = "https://api.voice.ihuyi.com/webservice/voice.php?method=GetNum"
 ACCEPTED = {"code": 2, "msg": "提交成功", "voiceid": "197362477"}
 PEER = ConnectionKey("api.voice.ihuyi.com", 443, True, True, None, None, None)
 
-WANTS_WRITER = "stream_writer" in inspect.signature(aiohttp.ClientResponse).parameters
-
 
 class Response(aiohttp.ClientResponse):
     """aioresponses 0.7.9 does not pass the `stream_writer` that aiohttp 3.14 requires."""

@@ -354,8 +354,8 @@ async def test_stop_right_after_entering_sends_nothing(
         async with client(gateway.url) as voice, voice.submit_many(source(kind, spy)) as run:
             getattr(run, ending)()
             report = await run.finish()
-    assert set(counted(report)) <= {S.NOT_SENT}
-    assert spy.taken == report.total <= READ_AHEAD
+    assert ({S.NOT_SENT: spy.taken} if spy.taken else {}) == counted(report)
+    assert READ_AHEAD >= spy.taken
     assert [] == gateway.mobiles
 
 

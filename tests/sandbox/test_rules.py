@@ -425,15 +425,7 @@ def test_the_checks_have_a_fixed_order() -> None:
 # --- forms --------------------------------------------------------------------
 
 
-def test_a_form_is_read_as_utf_8_and_its_last_value_counts() -> None:
-    assert {"a": "2", "b": "", "c": "语 音"} == parse_form("a=1&b=&a=2&c=%E8%AF%AD+%E9%9F%B3")
-
-
-def test_lone_surrogates_are_replaced() -> None:
-    assert {"a?": "?1"} == parse_form("a\udcff=\udc801")
-
-
-def test_bytes_that_are_not_utf_8_are_replaced() -> None:
+def test_a_number_that_is_not_utf_8_is_malformed() -> None:
     form = parse_form("mobile=%ff%fe&content=%d6")
     signed = submit_form(form["mobile"], form["content"])
     assert 406 == submit(GatewayState(Settings()), signed).code
