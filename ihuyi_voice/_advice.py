@@ -1,6 +1,6 @@
 """What to do after a request that failed: the end of an error's text, by the call that made it.
 
-An error without advice of its own has that for a submit without a key.
+The default is the advice for a submit without a key.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ READ_UNKNOWN = "no phone was involved, repeating is safe"
 
 
 def advised(error: IhuyiVoiceError, *, not_sent: str = "", unknown: str = "") -> IhuyiVoiceError:
-    """The error with this advice, by its kind; any other error, and one with advice, as it is."""
+    """A copy with the advice for its class; any other error, and one with advice, unchanged."""
     if isinstance(error, StoreError):
         return error
     changed: IhuyiVoiceError

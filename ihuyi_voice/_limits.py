@@ -1,4 +1,4 @@
-"""The times and counts that are not settings: no user needs other ones, some tests do."""
+"""Times and counts that users cannot change, and tests can."""
 
 from __future__ import annotations
 

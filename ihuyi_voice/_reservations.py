@@ -72,7 +72,7 @@ class Reservations:
     Args:
         quota: the limits.
         timeout: seconds for a reservation without a deadline of its own.
-        log: for what the quota's store does not give back.
+        log: gets a warning when a reservation cannot be given back.
     """
 
     def __init__(self, quota: RecipientQuota, timeout: float, log: RequestLog) -> None:
@@ -196,7 +196,7 @@ class Reservations:
 
 
 def named(exception: BaseException) -> str:
-    """A foreign exception by its class, and in the system's words where they say more.
+    """The class of an exception from outside the package, with the system's text of an OSError.
 
     The rest of its text is not shown: it may hold anything.
     """

@@ -110,7 +110,7 @@ def destroy_hub() -> None:
             hub.destroy(destroy_loop=True)
     if (hubs := sys.modules.get("eventlet.hubs")) is not None:
         hub = getattr(hubs._threadlocal, "hub", None)  # noqa: SLF001 - get_hub() creates one
-        # `abort` would run a hub that never ran, for ever.
+        # `abort` would start a hub that never ran, and would not return.
         if hub is not None and hub.running:
             hub.abort(wait=True)
 

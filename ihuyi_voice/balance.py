@@ -89,7 +89,7 @@ class _Watched:
         self._is_low = False
         self._error = ""
         self._asked_at = -math.inf
-        # Never waited for: who does not get it reads the cached value. A fork may copy it taken.
+        # Tried, never waited for: other callers read the cached value. A fork may copy it locked.
         self._turn = threading.Lock()
         self._pid = os.getpid()
 

@@ -216,8 +216,8 @@ class AsyncVoiceClient:
             NotSentError: nothing was written; repeating is safe. A StoreError
                 where it was the store that failed.
             OutcomeUnknownError: something may have been written and no readable
-                answer came, or the store knows so of an earlier request with
-                this key: the phone may have rung, do not repeat it blindly.
+                answer came, or the store holds an earlier request with this key
+                whose outcome is unknown: the phone may have rung, do not repeat it blindly.
             GatewayError: the gateway refused; its subclass and code say why.
             RuntimeError: the client is closed, or used where it cannot run.
         """

@@ -315,7 +315,7 @@ def _reason(end: object, request: SubmitRequest | None) -> str:
         # A balance query has no number and no code, which could be redacted in the text.
         said = "" if request is None else f" ({end.msg!r})"
         reason = f"{end.meaning}{said}" + (f"; {end.hint}" if end.hint else "")
-    # A lazy string says that it is a str, and is none.
+    # A lazy string gives `str` as its class without being one.
     key = None if request is None else exact_text(request.idempotency_key)
     if key:
         reason = reason.replace(repr(key), "its key")

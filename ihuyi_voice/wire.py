@@ -537,7 +537,7 @@ def _msg(
 def _voice_id(
     fields: Mapping[str, object], redaction: Redaction, mobile: str, content: str
 ) -> str | None:
-    """The answer's id; None if there is none, or none that can be read and shown."""
+    """The answer's id; None if it is missing, unreadable, or contains a secret."""
     for name in _ID_NAMES:
         value = fields.get(name)
         text = str(value).strip() if type(value) in (str, int) else ""

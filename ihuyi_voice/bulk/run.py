@@ -407,7 +407,7 @@ def _cut_off(error: BaseException, exchange: Exchange | None = None) -> IhuyiVoi
     if not _is_cancellation(error):
         reason = f"an unexpected exception ({type(error).__name__})"
     elif written:
-        reason = "the run was stopped while this was on its way"
+        reason = "the run was stopped while the request was in flight"
     else:
         return _not_started()
     end: IhuyiVoiceError = OutcomeUnknownError(reason) if written else NotSentError(reason)

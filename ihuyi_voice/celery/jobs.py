@@ -297,7 +297,7 @@ class BulkJobs:
             # too, once the broker's visibility timeout has passed.
             time.sleep(_RETRY_SECONDS)
         except SoftTimeLimitExceeded:
-            _log.warning("%r: its time limit has ended it: the rest goes back to the broker", chunk)
+            _log.warning("%r: time limit reached: the other rows go back to the broker", chunk)
             raise _back_to_the_broker(chunk) from None
         self._try_again(task, chunk)
 
@@ -309,7 +309,7 @@ class BulkJobs:
         except SoftTimeLimitExceeded:
             raise
         except _SettingsError as error:
-            # This worker's environment: every chunk would end so.
+            # The error is in this worker's environment: every chunk would fail so.
             _log.error("%r: the job is stopped: %s", chunk, error)
             return self._stopped(jobs, chunk, str(error))
         except Exception as error:  # noqa: BLE001 - another worker may open the store
@@ -319,7 +319,7 @@ class BulkJobs:
             try:
                 client._call("submit_many", run.in_loop, extra_seconds=_NO_END)
             except BaseException as error:
-                # The worker ends, or its time: what is in flight finishes.
+                # The worker ends, or its time limit is reached: requests in flight finish.
                 if run.begun:
                     run.ended.wait(_WIND_UP_SECONDS)
                 if isinstance(error, SoftTimeLimitExceeded) or not isinstance(error, Exception):

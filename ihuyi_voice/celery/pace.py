@@ -63,7 +63,7 @@ class LeasedPace(Pace):
             self._most = max(1, min(MOST_STARTS, int(rate * _LEASE_SECONDS)))
 
     def begin(self, rows: int) -> None:
-        """Begin a run of so many rows. It uses no lease of the run before."""
+        """Begin a run of so many rows. What is left of an earlier run's lease is not used."""
         self._is_stopped = False
         self._left = 0
         # A start that no row uses is lost to the other processes.

@@ -89,7 +89,7 @@ def job(  # noqa: PLR0913 - one argument per option
         fail(_("resume needs the job's file, and no other action takes one"))
     if file is not None and celery is None:
         fail(_("resume needs --celery: the application whose workers send the rows"))
-    # No help needs the client.
+    # Imported here, because `--help` must not load the client.
     from .bulk.columns import ColumnOptions  # noqa: PLC0415 - see above
     from .bulk.file import BulkFile  # noqa: PLC0415 - see above
     from .job_actions import KnowsJobs, resume, run  # noqa: PLC0415 - see above

@@ -3,11 +3,11 @@
 Programs put raw UTF-8 and blanks into a query, and the real host's php-fpm takes
 them; aiohttp's parser answers 400, with the line and the password in it. Here
 the target of such a line is percent-encoded before the parser sees it. What is
-still no HTTP gets a page that repeats nothing of it, and is recorded.
+still no HTTP is answered without any part of it, and recorded.
 
 Not known of the real gateway: whether the web server before its php-fpm takes
 these lines. Here they are accepted. Of requests that are sent without waiting for
-the answer (pipelining), only the first in a piece of data is mended.
+the answer (pipelining), only the first in a piece of data is encoded.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _NO_LINE = b"-\r\n"
 BAD_REQUEST = "Bad Request: "
 
 
-def mended(line: bytes) -> bytes:
+def with_encoded_target(line: bytes) -> bytes:
     """A request line with the target percent-encoded; any other line unchanged."""
     if _is_plain(line):
         return line
@@ -69,7 +69,7 @@ def mended(line: bytes) -> bytes:
 
 
 def has_bad_target(line: bytes) -> bool:
-    """Whether the target of a request line, as `mended` returns it, is no path and no URL."""
+    """Whether the encoded target of a request line is neither a path nor a URL."""
     parts = _parts_of(line)
     if parts is None or parts[1] == b"CONNECT" or parts[2].startswith((b"/", b"*")):
         return False
@@ -81,7 +81,7 @@ def has_bad_target(line: bytes) -> bool:
 
 
 class Connection(web.RequestHandler):
-    """aiohttp's protocol of a server's connection, which mends each request line.
+    """aiohttp's protocol of a server's connection, which encodes the target of each request line.
 
     Args:
         server: as aiohttp's.
@@ -120,7 +120,7 @@ class Connection(web.RequestHandler):
             if not self._held or (not end and self._may_become_a_line()):
                 return
             data, self._held = self._held, b""
-            self._line = mended(data[:end] if end else data)
+            self._line = with_encoded_target(data[:end] if end else data)
             if has_bad_target(self._line):
                 data = _NO_LINE + data[end:]
             elif end:
@@ -135,7 +135,7 @@ class Connection(web.RequestHandler):
         return len(self._held) < _LONGEST_LINE and not _is_tls(self._held)
 
     def log_exception(self, *args: object, **kwargs: object) -> None:
-        """Log an error of ours; a body that cannot be decoded is the caller's, and recorded."""
+        """Log an error of the sandbox itself; a body that cannot be decoded is only recorded."""
         if not isinstance(kwargs.get("exc_info"), web.RequestPayloadError):
             super().log_exception(*args, **kwargs)
 

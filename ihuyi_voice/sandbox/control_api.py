@@ -190,7 +190,7 @@ class ControlApi:
 
 
 def _number_in(request: web.Request) -> int:
-    """The number in the path; 0, which is none, when it is no number."""
+    """The number in the path; 0, which no request has, where it is not a number."""
     number = request.match_info["number"]
     return int(number) if number.isascii() and number.isdigit() and len(number) < 16 else 0
 

@@ -38,9 +38,8 @@ Given = TypeVar("Given")
 def draw_first_id() -> int:
     """Where a gateway's voice ids begin: 16 digits, drawn at random.
 
-    Receipt handlers live on when a sandbox is started again, and drop a known id as
-    a repetition. The real gateway's ids have 9 to 20 digits; these are exact in
-    JavaScript too.
+    A receipt handler that outlives a restart of the sandbox ignores ids that it knows.
+    The real gateway's ids have 9 to 20 digits; these are exact in JavaScript too.
     """
     return 10**15 + secrets.randbelow(8 * 10**15)
 

@@ -67,7 +67,7 @@ class Chaos:
 
     Each answer of the gateway, to a Submit or a GetNum, has its own draw. The
     faults are drawn one by one in the order of the table in this module, each
-    with its own probability, and the first that strikes is the only one.
+    with its own probability. At most one applies: the first that is drawn.
 
     Attributes:
         latency: seconds by which every answer is late. A submit is taken and
@@ -156,7 +156,7 @@ def checked_chaos(chaos: object) -> Chaos:
         ValueError: it is no `Chaos`.
     """
     if not isinstance(chaos, Chaos):
-        msg = f"chaos must be a Chaos, not {chaos!r}; Chaos() is none"
+        msg = f"chaos must be a Chaos, not {chaos!r}; Chaos() has no faults"
         raise ValueError(msg)  # noqa: TRY004 - every wrong setting is a ValueError
     return chaos
 

@@ -321,7 +321,7 @@ async def test_abort_reports_each_row_in_flight_through_the_iteration(
         if outcome.status is S.UNKNOWN:
             assert isinstance(outcome.error, OutcomeUnknownError)
             assert outcome.error.may_have_rung
-            assert "the run was stopped while this was on its way" == outcome.error.reason
+            assert "the run was stopped while the request was in flight" == outcome.error.reason
         else:
             assert isinstance(outcome.error, NotSentError)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ihuyi_voice.sandbox import OtherRequest, SandboxGateway
-from ihuyi_voice.sandbox.connection import has_bad_target, mended
+from ihuyi_voice.sandbox.connection import has_bad_target, with_encoded_target
 from ihuyi_voice.wire import CONTENT_TYPE, PATH, SUBMIT_TARGET
 from tests.sandbox.forms import MOBILE
 from tests.sandbox.http import (
@@ -121,10 +121,10 @@ async def test_requests_that_do_not_wait_for_answers_are_all_taken() -> None:
 
 def test_a_line_that_needs_nothing_is_unchanged() -> None:
     line = f"GET {TARGET} HTTP/1.1\r\n".encode()
-    assert line is mended(line)
+    assert line is with_encoded_target(line)
     assert not has_bad_target(b"CONNECT localhost:80 HTTP/1.1\r\n")
     assert not has_bad_target(f"GET http://localhost{TARGET} HTTP/1.1\r\n".encode())
-    assert b"GET /a%20b HTTP/1.0\n" == mended(b"GET  /a b  HTTP/1.0\n")
+    assert b"GET /a%20b HTTP/1.0\n" == with_encoded_target(b"GET  /a b  HTTP/1.0\n")
 
 
 # --- refused ----------------------------------------------------------------------

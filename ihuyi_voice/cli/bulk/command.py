@@ -64,7 +64,7 @@ def bulk(  # noqa: PLR0913 - one argument per option
                 " --key-column"
             )
         )
-    # No help needs the client.
+    # Imported here, because `--help` must not load the client.
     from .columns import ColumnOptions  # noqa: PLC0415 - see above
     from .consent import Consent  # noqa: PLC0415 - see above
     from .progress import SendOptions  # noqa: PLC0415 - see above

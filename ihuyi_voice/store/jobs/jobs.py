@@ -47,7 +47,7 @@ class Jobs:
     async def opening(
         self, job: str, generation: int, first: int, end: int, deadline: float
     ) -> Opening:
-        """Which rows of a message, from one on, before another, are to be sent."""
+        """Which rows of a message are to be sent, of those from `first` to before `end`."""
         return await self._run(lambda tx: steps.opening(tx, job, generation, first, end), deadline)
 
     async def lease(  # noqa: PLR0913, PLR0917 - the job, its generation, and how much
@@ -176,7 +176,7 @@ class Jobs:
             first = page[-1].index + 1
 
     def some_outcomes(self, job: str, first: int, end: int, most: int) -> list[JobOutcome]:
-        """The outcomes from a row on, before another, by row; at most so many."""
+        """At most `most` outcomes of the rows from `first` to before `end`, in their order."""
         return self._aside(lambda tx: tx.outcomes(job, first, end, most), writing=False)
 
     async def _run(self, step: Callable[[JobTransaction], T], deadline: float) -> T:

@@ -244,7 +244,7 @@ class JobTransaction(Protocol):
         """What is known of those rows that have an outcome, counting or not."""
 
     def ended(self, job: str, generation: int, first: int, end: int) -> list[int]:
-        """The rows from one on, before another, whose mark is final."""
+        """The rows from `first` to before `end` whose mark is final."""
 
     def add_outcomes(self, job: str, generation: int, outcomes: Sequence[JobOutcome]) -> None:
         """Write outcomes of rows without one."""
@@ -253,7 +253,7 @@ class JobTransaction(Protocol):
         """Replace outcomes."""
 
     def outcomes(self, job: str, first: int, end: int, most: int) -> list[JobOutcome]:
-        """The outcomes that count, from a row on, before another, by row; at most so many."""
+        """At most `most` outcomes that count of the rows from `first` to before `end`."""
 
     def live_until(self, keys: Sequence[str]) -> float:
         """Until when a claim of these keys may be sent or settled; 0.0 where none is claimed."""

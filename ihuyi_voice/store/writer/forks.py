@@ -4,9 +4,9 @@ A child must not inherit an open SQLite connection. SQLite locks the file with
 POSIX locks, which a fork does not pass on, but the connection's memory still
 says that it holds them: the child would write without a lock, or delete the
 write-ahead log while the parent uses it. Closing the inherited file descriptor
-in the child is no way out either, because SQLite would clean up what the parent
-still needs. So every connection is closed before the fork, under the lock that
-is held during each transaction, and parent and child each open their own.
+in the child does not help: SQLite would clean up what the parent still needs.
+So every connection is closed before the fork, under the lock that is held
+during each transaction, and parent and child each open their own.
 
 A PostgreSQL connection that could not be closed in time is left to the parent:
 the child keeps the object, so that it is never closed, and opens another.

@@ -94,7 +94,7 @@ class GroupCommit:
             self.ended.wait(timeout, greenlets_run=greenlets_run)
 
     def give_up(self, operation: Operation) -> None:
-        """Wait no more for an operation; what was made, or is being made, is reverted.
+        """Stop waiting for an operation; its claim or reservation is reverted.
 
         The thread reverts it, and not the cancelled task. A task that awaited
         its claim and settled it as not sent would delay its cancellation by the

@@ -155,7 +155,7 @@ class LookupOperation(Operation):
 
 
 class StartOperation(Operation):
-    """Makes something that is undone where no task uses it: a claim, a reservation."""
+    """Creates a claim or a reservation, which is reverted if its caller stopped waiting."""
 
     __slots__ = ()
 
