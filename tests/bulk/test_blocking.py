@@ -247,7 +247,7 @@ def test_the_users_exception_leaves_the_block_unwrapped(
 def test_leaving_early_awaits_what_is_in_flight(
     voice: VoiceClient, gateway: SandboxGateway
 ) -> None:
-    gateway.chaos = Chaos(latency=0.1)
+    gateway.chaos = Chaos(latency=1.0)
     rows: Any = iter(pairs(500))
     with voice.submit_many(rows, concurrency=5) as run:
         in_flight(gateway, 5)
