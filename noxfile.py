@@ -46,6 +46,8 @@ PINNED_EXTRAS = (
     "speed",
 )
 
+SOURCES = ("ihuyi_voice", "tests", "benchmarks")
+
 # What the tests read besides the package.
 READ_BY_TESTS = (
     "CHANGELOG.md",
@@ -90,47 +92,42 @@ TELLS_PYTHONS_APART = tuple(
 # Nor does the SQL of a database that is a server.
 NO_SERVERS = ("-k", "not postgresql and not mariadb")
 
-# The lowest versions are those of aiohttp, orjson, xmltodict, SQLAlchemy, psycopg, typer and
-# rich, so parsers, handlers, store and command line belong to it. Browsers, brokers, gevent,
-# long runs, pytest's own runs, generated inputs, reports of exceptions, the README, the
-# benchmark and CI itself do not; nor what repeats a question to these versions with many
-# inputs or processes.
-NOT_WITH_LOWEST = tuple(
-    f"--ignore=tests/{name}"
+# What meets the libraries whose lowest versions we support: aiohttp, anyio, orjson, xmltodict,
+# SQLAlchemy, psycopg, PyMySQL, redis, typer and rich, and those of the adapters. With what tells
+# Pythons apart this is the lowest session. The rest asks the same of these libraries with more
+# inputs, rows or processes.
+MEETS_LIBRARIES = tuple(
+    f"tests/{name}"
     for name in (
-        "inbox",
-        "celery",
-        "programs",
-        "recipes",
-        "soak",
-        "ci",
-        "plugin/test_runs.py",
-        "plugin/test_cost.py",
-        "pure/test_wire_fuzz.py",
-        "bulk/test_store.py",
-        "bulk/test_pace.py",
-        "bulk/test_record.py",
-        "bulk/test_stop_rule.py",
-        "client/test_captured_variables.py",
-        "quota/test_quota.py",
-        "sync/test_greenlets.py",
-        "store/test_killed_workers.py",
-        "store/test_model.py",
-        "store/test_several_processes.py",
-        "store/test_simultaneous_senders.py",
-        "store/test_worker_pools.py",
-        "cli/test_bulk_store.py",
-        "cli/test_output.py",
-        "cli/test_own_store.py",
-        "verification/test_crashes.py",
-        "verification/test_guesses.py",
-        "verification/test_model.py",
-        "verification/test_secrets.py",
-        "test_arrows.py",
-        "test_benchmarks.py",
-        "test_readme.py",
-        "test_reference.py",
-        "test_truth.py",
+        "sandbox",
+        "receipts",
+        "test_aioresponses.py",
+        "bulk/test_endings.py",
+        "bulk/test_sources.py",
+        "cli/test_bulk_columns.py",
+        "cli/test_bulk_command.py",
+        "cli/test_bulk_file.py",
+        "cli/test_commands.py",
+        "cli/test_sandbox.py",
+        "client/test_idempotency.py",
+        "client/test_secrets.py",
+        "client/test_settings_of_client.py",
+        "client/test_store.py",
+        "events/test_adapters.py",
+        "pure/test_models.py",
+        "pure/test_wire_checks.py",
+        "pure/test_wire_decoding.py",
+        "pure/test_wire_signing.py",
+        "store/test_command.py",
+        "store/test_limits_contract.py",
+        "store/test_mysql.py",
+        "store/test_opening.py",
+        "store/test_redis.py",
+        "store/test_retries.py",
+        "store/test_secrets.py",
+        "verification/test_redis_steps.py",
+        "verification/test_rules.py",
+        "verification/test_transactions.py",
     )
 )
 
@@ -169,7 +166,7 @@ def tests(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """The lowest Python with the lowest versions that we support."""
     session.install("-e", ".[test]", *_lowest_pins(), *BESIDE_THE_LOWEST)
-    _pytest(session, *NOT_WITH_LOWEST)
+    _pytest(session, *([] if session.posargs else (*TELLS_PYTHONS_APART, *MEETS_LIBRARIES)))
 
 
 @nox.session
@@ -188,12 +185,12 @@ def typing(session: nox.Session) -> None:
     # Not editable, because type checkers are to find what a user would, and
     # reinstalled each time: the version does not change with the sources.
     session.install("--force-reinstall", "--no-deps", ".")
-    for python in (PYTHONS[0], PYTHONS[-1]):
-        checked = ("ihuyi_voice", "tests", "benchmarks", "noxfile.py", ".ci/once_more.py")
-        session.run("mypy", f"--python-version={python}", *checked, "docs/conf.py")
+    programs = ("noxfile.py", ".ci/once_more.py", "docs/conf.py")
+    session.run("mypy", f"--python-version={PYTHONS[0]}", *SOURCES, *programs)
     # The tests use what only POSIX has; the package may not.
+    newest = f"--python-version={PYTHONS[-1]}"
     for platform in ("win32", "darwin"):
-        session.run("mypy", f"--platform={platform}", "ihuyi_voice")
+        session.run("mypy", newest, f"--platform={platform}", "ihuyi_voice")
     with tempfile.TemporaryDirectory() as elsewhere:
         copies = [shutil.copy(path, elsewhere) for path in HERE.glob("tests/typing/*.py")]
         with session.chdir(elsewhere):
