@@ -165,9 +165,15 @@ function answer(details) {
   return details.answer ? [status, copied(details.answer, t("answer_body"), t("answer"))] : [status];
 }
 
+/** What the receiver answered to a push, or why there was no answer. */
+function result({ kind: name, facts: known, result: english }) {
+  if (!name) return el("span", { lang: "en" }, visible(english));
+  return el("span", {}, visible(t(`result_${name}`, Object.fromEntries(known))));
+}
+
 function receipt(push) {
   const tries = push.tries.map((tried) =>
-    el("li", { className: tried.accepted ? "taken" : "failed" }, time(tried.time), " ", el("span", { lang: "en" }, visible(tried.result))),
+    el("li", { className: tried.accepted ? "taken" : "failed" }, time(tried.time), " ", result(tried)),
   );
   return el(
     "div",
