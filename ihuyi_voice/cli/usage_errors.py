@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 UsageError: Any = typer.BadParameter.__bases__[0]
 """The class of all usage errors: typer exports only this one below it."""
 
-_extra = re.compile(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", re.DOTALL).fullmatch
+_EXTRA = r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)"
 
 
 class _Explained(typer.BadParameter):
@@ -104,7 +104,7 @@ def _bad_option(error: Any, ctx: Any) -> str | None:  # noqa: ANN401 - typer's o
 
 def _unexpected(error: Any, _ctx: Any) -> str | None:  # noqa: ANN401 - typer's or click's
     # Neither library keeps the arguments in an attribute.
-    found = _extra(error.message)
+    found = re.fullmatch(_EXTRA, error.message, re.DOTALL)
     return found and _sentence(_("unexpected argument: {what}").format(what=found[1]))
 
 

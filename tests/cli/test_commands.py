@@ -320,7 +320,7 @@ def test_the_sandbox_prints_its_url_and_logs_each_call() -> None:
     assert re.fullmatch(r"\d\d:\d\d:\d\d  balance query answered 2", asked)
     assert re.fullmatch(r"\d\d:\d\d:\d\d  placed \d+  mobile '13912345678'  content '1125'", placed)
     assert re.fullmatch(
-        r"\d\d:\d\d:\d\d  refused 4030  mobile '13800000000'  content '1125'", refused
+        r"\d\d:\d\d:\d\d  refused 4030: blacklisted  mobile '13800000000'  content '1125'", refused
     )
     assert total == "1 placed of 2 submits"
 

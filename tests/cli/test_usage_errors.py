@@ -104,7 +104,7 @@ def takes_text(key: str = "") -> None:
     assert key == ""
 
 
-class OfAnotherReleaseError(UsageError):  # type: ignore[misc, valid-type] # which typer decides
+class OfAnotherReleaseError(UsageError):  # type: ignore[misc] # which typer decides
     """A kind of error that is not known here."""
 
 
