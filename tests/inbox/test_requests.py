@@ -57,6 +57,8 @@ def test_a_digest_of_another_key_is_nowhere_on_the_page(inbox: Inbox) -> None:
     inbox.call(password=real)
     inbox.rows.first.click()
     expect(inbox.details.locator(".why")).to_contain_text("0123********")
+    expect(inbox.details.get_by_role("button", name="Copy: Expected")).to_be_visible()
+    expect(inbox.details.get_by_role("button", name="Copy: Received")).to_have_count(0)
     assert real[4:] not in inbox.page.content()
     with urlopen(f"{inbox.url}/_sandbox/attempts", timeout=20) as answer:
         assert real[4:] not in answer.read().decode()

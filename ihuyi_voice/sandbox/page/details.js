@@ -119,7 +119,9 @@ function why({ kind: name, facts: known }) {
   for (const each of ["expected", "received", "signed"]) {
     if (known[each] === undefined) continue;
     const shown = el("span", { className: "mono" }, visible(known[each]));
-    const button = each === "signed" ? null : copyButton(shown, t(each));
+    // A digest of which only the beginning is known is of no use elsewhere.
+    const isWhole = each !== "signed" && !known[each].includes("*");
+    const button = isWhole ? copyButton(shown, t(each)) : null;
     list.append(el("dt", {}, t(each)), el("dd", {}, shown, " ", button ?? ""));
   }
   return el(
