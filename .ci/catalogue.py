@@ -39,13 +39,14 @@ def extracted() -> Catalog:
 
 
 def spoken_values() -> list[str]:
-    """What the tables show of the library: outcomes, states of jobs, and the meanings of codes."""
+    """What the command shows of the library: outcomes, states, meanings of codes, and advice."""
     sys.path.insert(0, str(PACKAGE.parent))
-    from ihuyi_voice.errors import CODES, OutcomeStatus  # noqa: PLC0415 - found by the line above
+    from ihuyi_voice._extras import INSTALL  # noqa: PLC0415 - found by the line above
+    from ihuyi_voice.errors import CODES, OutcomeStatus  # noqa: PLC0415 - as above
     from ihuyi_voice.store.jobs import JobState  # noqa: PLC0415 - as above
 
     states = [one.value for one in (*OutcomeStatus, *JobState)]
-    return states + [code.meaning for code in CODES.values()]
+    return [*states, *(code.meaning for code in CODES.values()), INSTALL]
 
 
 def read() -> Catalog:

@@ -5,6 +5,7 @@ Apart from `cli/app.py`, so that a missing extra is one clear line.
 
 import sys
 
+from ._extras import INSTALL
 from .cli.language import gettext as _
 from .cli.language import use_locale
 from .cli.output import guard_streams, report_loss
@@ -20,7 +21,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich", "platformdirs"):
             raise
-        sys.exit(_("the command line needs an extra: pip install 'ihuyi-voice[cli]'"))
+        text = _("the command line needs an extra: {install}")
+        sys.exit(text.format(install=_(INSTALL).format(extra="cli")))
     Interruptions.process_ends = True
     try:
         app(prog_name="ihuyi-voice")

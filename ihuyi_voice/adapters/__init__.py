@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .._extras import needs_extra
 from ..errors import is_listed
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def missing(extra: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
     """The error for a library that is not installed."""
-    msg = f"ihuyi_voice.adapters.{extra} needs {error.name}: pip install 'ihuyi-voice[{extra}]'"
+    msg = needs_extra(f"ihuyi_voice.adapters.{extra}", str(error.name), extra)
     return ModuleNotFoundError(msg, name=error.name)
 
 

@@ -12,8 +12,8 @@ import typer
 
 from .. import __version__
 from .commands import Entry, Group
+from .exit_help import EXIT_HELP
 from .language import mark
-from .statuses import EXIT_HELP
 
 
 class _Commands(Group):

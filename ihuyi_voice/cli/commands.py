@@ -13,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from .language import gettext as _
+from .usage_errors import UsageError, explained, unknown_command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +35,15 @@ class Entry(NamedTuple):
 
 
 class _Translated:
-    """Shows help in the language of the command."""
+    """Shows help and usage errors in the language of the command."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer's or click's
+        """Read the arguments."""
+        try:
+            rest: list[str] = super().parse_args(ctx, args)  # type: ignore[misc] # of typer's class
+        except UsageError as error:
+            raise explained(error, ctx) from None
+        return rest
 
     def get_params(self, ctx: Any) -> list[Any]:  # noqa: ANN401 - typer's or click's
         """The parameters, `--help` included."""
@@ -48,7 +57,7 @@ class _Translated:
 
     def format_usage(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - typer's or click's
         """Write the line about the usage."""
-        pieces = self.collect_usage_pieces(ctx)  # type: ignore[attr-defined] # of typer's class
+        pieces = map(_, self.collect_usage_pieces(ctx))  # type: ignore[attr-defined] # as above
         formatter.write_usage(ctx.command_path, " ".join(pieces), prefix=_("Usage: "))
 
 
@@ -82,7 +91,10 @@ class Group(_Translated, TyperGroup):
         args: Sequence[str],
     ) -> tuple[str | None, Any, list[str]]:
         """The command that the arguments name, loaded, and the rest of the arguments."""
-        name, command, rest = super().resolve_command(ctx, list(args))
+        try:
+            name, command, rest = super().resolve_command(ctx, list(args))
+        except UsageError as error:
+            raise unknown_command(error, ctx, args[0], self.table) from None
         return name, command and load(str(name), self.table[str(name)]), rest
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
+from .._extras import INSTALL
 from ..errors import InvalidRequestError, OutcomeStatus, StoreError
 from ..store.jobs import JobState
 from .account import fail
@@ -102,8 +103,8 @@ def load_jobs(target: str) -> BulkJobs:
     try:
         from ..celery import jobs_of  # noqa: PLC0415 - it needs an extra
     except ModuleNotFoundError as error:  # pragma: no cover - the tests have it
-        text = _("--celery needs {package}: pip install 'ihuyi-voice[celery]'")
-        fail(text.format(package=error.name))
+        text = _("--celery needs {package}: {install}")
+        fail(text.format(package=error.name, install=_(INSTALL).format(extra="celery")))
     module, name = (target.partition(":"))[::2]
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))

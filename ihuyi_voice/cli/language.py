@@ -34,6 +34,11 @@ def use_locale() -> None:
     os.environ["LANGUAGE"] = _CHINESE
 
 
+def is_english() -> bool:
+    """Whether the command speaks English."""
+    return _Language.catalogue is _ENGLISH
+
+
 def gettext(message: str) -> str:
     """The message in the language of the command."""
     return _Language.catalogue.gettext(message)

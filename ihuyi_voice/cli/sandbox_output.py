@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ..errors import ACCEPTED
 from .language import gettext as _
-from .language import ngettext
+from .language import is_english, mark, ngettext
 from .output import LossyFile
+from .sandbox_reasons import short_reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 MOST_HELD = 10_000
 """Lines that wait to be printed; later ones are left out."""
+
+_KINDS = {"unknown": mark("unknown"), "unreadable": mark("unreadable"), "closed": mark("closed")}
 
 # At the end, so long without a line printed means that none ever will be.
 _PATIENCE_SECONDS = 1.0
@@ -96,7 +100,7 @@ def attempt_line(attempt: Attempt) -> str:
     """A submit as a line."""
     what = _("placed {id}").format(id=attempt.voice_id)
     if not attempt.placed:
-        what = _("refused {code}").format(code=attempt.code)
+        what = _with_reason(_("refused {code}").format(code=attempt.code), attempt)
     # Anyone may have sent the form: as a literal its text cannot control the terminal.
     text = _("{moment}  {what}  mobile {mobile!a}  content {content!a}")
     moment = _moment(attempt.time)
@@ -107,9 +111,23 @@ def other_line(other: OtherRequest) -> str:
     """A request that was no submit as a line."""
     moment = _moment(other.time)
     if other.kind == "balance":
-        text = _("{moment}  balance query answered {code}")
-        return text.format(moment=moment, code=other.code)
-    return f"{moment}  {other.kind} {other.line!a}  {other.status}: {other.reason}"
+        what = _("balance query answered {code}").format(code=other.code)
+        return f"{moment}  {what if other.code == ACCEPTED else _with_reason(what, other)}"
+    from ..sandbox.page_files import problem_in  # noqa: PLC0415 - no help needs the sandbox
+
+    reason = problem_in("en" if is_english() else "zh", other.reason)
+    if other.kind == "closed":
+        reason = _("chaos closed it before it was read")
+    text = _("{moment}  {kind} {line!a}  {status}: {reason}")
+    kind = _(_KINDS[other.kind])
+    return text.format(
+        moment=moment, kind=kind, line=other.line, status=other.status, reason=reason
+    )
+
+
+def _with_reason(what: str, refused: Attempt | OtherRequest) -> str:
+    reason = short_reason(refused)
+    return _("{what}: {reason}").format(what=what, reason=reason) if reason else what
 
 
 def _moment(seconds: float) -> str:

@@ -1,9 +1,8 @@
-"""The exit statuses of the commands, and their table for people."""
+"""The exit statuses of the commands; `exit_help.py` has their table for people."""
 
 from __future__ import annotations
 
 from ..errors import OutcomeStatus
-from .language import mark
 
 EXIT_STATUSES = {
     OutcomeStatus.ACCEPTED: 0,
@@ -16,17 +15,3 @@ EXIT_STATUSES = {
 EXIT_USAGE = 2
 EXIT_BELOW = 7
 EXIT_CTRL_C = 130
-
-# Lines of at most 78 columns: the help is indented by one.
-EXIT_HELP = mark(
-    """Exit status
-  0  done: accepted, now or earlier; with --dry-run: the file can be sent
-  1  sandbox: it cannot listen on its port
-  2  a bad number, code, key, option, file or account: nothing was sent
-  3  refused by the gateway; bulk: some rows failed, none of them is unknown
-  4  not sent, or the store failed; repeating is safe
-  5  over the limit of calls to this number: nothing was sent
-  6  [bold]unknown: a phone may have rung[/bold], do not repeat blindly
-  7  balance: fewer calls are left than --fail-below
-130  Ctrl-C before anything was sent (other signals: 128 plus their number)"""
-)

@@ -17,6 +17,8 @@ WORDS: tuple[str, ...] = (
     mark("Try [blue]'{command_path} {help_option}'[/] for help."),
     mark("Missing command."),
     mark("No such command {name!r}."),
+    mark("[OPTIONS]"),
+    mark("COMMAND [ARGS]..."),
     # Not looked up by every typer that we allow; `commands.py` translates these.
     mark("Show this message and exit."),
     mark("Install completion for the current shell."),

@@ -25,6 +25,8 @@ from aiohttp.http_exceptions import (
 )
 from yarl import URL
 
+from .page_files import problem
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
@@ -40,17 +42,17 @@ _not_in_a_target = re.compile(rb"[^!-~]")
 _is_tls = re.compile(rb"\x16\x03[\x00-\x04]").match
 
 _REASONS: dict[type[BaseException | None], str] = {
-    BadHttpMethod: "the method in its first line is not one of HTTP",
-    ContentLengthError: "its Content-Length is not a number",
-    InvalidHeader: "one of its headers is malformed",
-    LineTooLong: "its first line or one of its headers is too long",
-    TransferEncodingError: "its Transfer-Encoding is broken",
+    BadHttpMethod: problem("http_word"),
+    ContentLengthError: problem("length"),
+    InvalidHeader: problem("header"),
+    LineTooLong: problem("line_too_long"),
+    TransferEncodingError: problem("transfer_encoding"),
 }
-NOT_HTTP = "it is not HTTP: its first line is not METHOD TARGET HTTP/1.1"
-_MALFORMED = "its first line, one of its headers or its chunked body is malformed"
-_TLS = "it begins like TLS, and the sandbox speaks plain HTTP: use http:// in the URL"
+NOT_HTTP = problem("not_http")
+_MALFORMED = problem("malformed")
+_TLS = problem("tls")
 
-_BAD_TARGET = "the target in its first line is not a path or URL"
+_BAD_TARGET = problem("target")
 # What aiohttp's parser gets instead of a line with such a target: older ones never answer it.
 _NO_LINE = b"-\r\n"
 

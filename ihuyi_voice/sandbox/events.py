@@ -14,7 +14,7 @@ import orjson
 
 from ihuyi_voice.errors import CODES
 
-from .page_files import TEXTS
+from .page_files import TEXTS, problem_name
 from .settings import DEFAULT_KEEP, DEFAULTS
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ def other_summary(other: OtherRequest) -> dict[str, object]:
         "kind": other.kind,
         "line": other.line,
         "reason": other.reason,
+        "problem": problem_name(other.reason),
         "code": other.code,
         "msg": other.msg,
         "status": other.status,

@@ -53,7 +53,8 @@ class Reason:
         kind: names the sentence in `page/texts.json`, as `reason_{kind}`.
         code: the code that is answered for it.
         facts: what the sentence mentions, by name. No key and no password is among
-            them, except a dynamic password that was wrong and the one expected instead.
+            them, except dynamic passwords that were computed with the sandbox's own key:
+            the one expected, and a received one that a known mistake makes of it.
     """
 
     kind: str
@@ -186,11 +187,15 @@ class PushTry:
         time: when it ended, in seconds since 1970 by the gateway's clock.
         accepted: True when the receiver answered the bare text `success`.
         result: what it answered instead, or why there was no answer.
+        kind: names the sentence of the result in `page/texts.json`, as `result_{kind}`.
+        facts: what the sentence mentions, by name.
     """
 
     time: float
     accepted: bool
     result: str
+    kind: str = ""
+    facts: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,3 +44,25 @@ FILES: dict[str, tuple[str, bytes]] = {
 
 TEXTS: dict[str, dict[str, str]] = orjson.loads(FILES["texts.json"][1])
 """The texts of the page, by language and key; `{name}` in a text takes a value."""
+
+_PROBLEM = "problem_"
+_PROBLEMS = {
+    text: key.removeprefix(_PROBLEM)
+    for key, text in TEXTS["en"].items()
+    if key.startswith(_PROBLEM)
+}
+
+
+def problem(name: str) -> str:
+    """What is wrong with a request, in English: the text of the key `problem_{name}`."""
+    return TEXTS["en"][_PROBLEM + name]
+
+
+def problem_in(language: str, english: str) -> str:
+    """The same problem in a language; the English as it is when it is none of the table."""
+    return TEXTS[language][_PROBLEM + _PROBLEMS[english]] if english in _PROBLEMS else english
+
+
+def problem_name(english: str) -> str | None:
+    """The name of a problem; None when it is none of the table."""
+    return _PROBLEMS.get(english)

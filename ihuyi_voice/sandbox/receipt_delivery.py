@@ -24,6 +24,7 @@ from ihuyi_voice.errors import ACCEPTED
 from ihuyi_voice.models import BEIJING
 
 from .history import PushTry, ReceiptPush
+from .page_files import TEXTS
 
 if TYPE_CHECKING:
     from .core import GatewayCore
@@ -39,6 +40,9 @@ UNDELIVERED = (0, "未接听")
 # Running at once, and waiting: for their time or for their turn.
 _CONCURRENT = 8
 _MOST_WAITING = 10_000
+
+_ACCEPTED = "success"
+_Facts = tuple[tuple[str, str], ...]
 
 _MOST_SHOWN = 60
 
@@ -81,7 +85,7 @@ class Pusher:
         push = ReceiptPush(attempt.number, call.voice_id, call.mobile, code, msg, call.time + delay)
         pending = _Pending(gateway.history, push, url, gateway.receipt_id)
         if len(self._timers) + len(self._due) >= _MOST_WAITING:
-            self._note(pending, "not pushed: too many others wait", ended=True)
+            self._note(pending, "too_many", ended=True)
         elif gateway.put_receipt(pending.history, push):
             self._later(delay, pending)
 
@@ -116,21 +120,21 @@ class Pusher:
                 await self._push(pending)
 
     async def _push(self, pending: _Pending) -> None:
-        result = await self._post(pending)
+        kind, facts = await self._post(pending)
         tries = len(pending.push.tries) + 1
-        accepted = result is None
-        ended = accepted or tries == MOST_TRIES
-        kept = self._note(pending, result or "success", accepted=accepted, ended=ended)
+        ended = kind == _ACCEPTED or tries == MOST_TRIES
+        kept = self._note(pending, kind, facts, ended=ended)
         if kept and not ended:
             self._later(tries * self._gateway.receipt_interval, pending)
 
-    def _note(self, pending: _Pending, result: str, *, accepted: bool = False, ended: bool) -> bool:
-        attempted = PushTry(self._gateway.clock(), accepted, result)
+    def _note(self, pending: _Pending, kind: str, facts: _Facts = (), *, ended: bool) -> bool:
+        result = TEXTS["en"][f"result_{kind}"].format_map(dict(facts))
+        attempted = PushTry(self._gateway.clock(), kind == _ACCEPTED, result, kind, facts)
         pending.push = pending.push.tried(attempted, ended=ended)
         return self._gateway.put_receipt(pending.history, pending.push)
 
-    async def _post(self, pending: _Pending) -> str | None:
-        """Push once; None when it was accepted, otherwise what went wrong."""
+    async def _post(self, pending: _Pending) -> tuple[str, _Facts]:
+        """Push once; the kind of the result and its facts."""
         timeout = self._gateway.receipt_timeout
         if self._session is None:
             self._session = ClientSession(cookie_jar=DummyCookieJar())
@@ -145,16 +149,17 @@ class Pusher:
                 while len(body) <= _MOST_SHOWN and (chunk := await response.content.readany()):
                     body += chunk
         except asyncio.TimeoutError:
-            return f"no answer within {timeout:g} s"
+            return "no_answer", (("seconds", f"{timeout:g}"),)
         except (ClientError, OSError, ValueError) as error:
-            return f"not delivered: {error or type(error).__name__}"[:200]
+            return "not_delivered", (("error", str(error or type(error).__name__)[:200]),)
         if response.status == 200 and body == RECEIPT_REPLY:
-            return None
+            return _ACCEPTED, ()
+        status = ("status", str(response.status))
         if 300 <= response.status < 400:
-            return f"answered {response.status}, a redirect, which is not followed"
+            return "redirect", (status,)
         text = body.decode("utf-8", "backslashreplace")
         cut = "…" if len(body) > _MOST_SHOWN else ""
-        return f"answered {response.status} {text[:_MOST_SHOWN]!r}{cut}, not 'success'"
+        return "wrong", (status, ("text", f"{text[:_MOST_SHOWN]!r}{cut}"))
 
 
 def receipt_form(push: ReceiptPush, id_field: str) -> dict[str, str]:

@@ -28,6 +28,7 @@ from .control_api import CONTROL_PATH, ControlApi, error
 from .faults import as_sent
 from .forms import method_in, read_fields
 from .guard import is_from_browser, refusal
+from .page_files import problem
 from .receipt_delivery import Pusher
 from .received import received
 
@@ -47,15 +48,17 @@ logger: logging.Logger = logging.getLogger("ihuyi_voice.sandbox")
 MAX_BODY_BYTES = 64 * 1024
 """No form of a submit comes near it; a longer body is refused with 413."""
 
-_TOO_LARGE = f"Content Too Large: more than {MAX_BODY_BYTES} bytes"
-
-_BAD_METHOD = "?method= must be Submit or GetNum"
+_TOO_LARGE = problem("too_large")
+_BAD_METHOD = problem("bad_method")
+_BAD_EXPECTATION = problem("expectation")
 _WORDS = {
-    400: "Bad Request: the body is broken",
-    404: f"Not Found: the gateway answers at {PATH}",
-    405: "Method Not Allowed: GET or POST",
+    400: problem("broken_body"),
+    404: problem("unknown_path"),
+    405: problem("http_method"),
     413: _TOO_LARGE,
 }
+# With these, the body was not read as a whole.
+_UNREADABLE = (400, 413, 417)
 
 _METHODS: dict[str, Method] = {"submit": "Submit", "getnum": "GetNum"}
 
@@ -104,7 +107,11 @@ async def _listening(
 
     loop = asyncio.get_running_loop()
     # Not by a site of the runner: it would make aiohttp's own connections.
-    connect = partial(Connection, cast("web.Server", runner.server), loop, record)
+    http_server = cast("web.Server", runner.server)
+    # The runner's requests are all of this class, which aiohttp's annotation does not say.
+    handler = cast("Handler", http_server.request_handler)
+    http_server.request_handler = _expecting(gateway, handler)  # type: ignore[assignment]
+    connect = partial(Connection, http_server, loop, record)
     server = await loop.create_server(connect, host, port, backlog=_BACKLOG)
     try:
         yield server.sockets[0].getsockname()[:2]
@@ -150,7 +157,7 @@ def _explaining(gateway: GatewayCore) -> Middleware:
             words = refused.text if refused.text == _BAD_METHOD else _WORDS.get(status)
             words = words or refused.text or ""
             if not is_from_browser(request.headers):
-                kind: Kind = "unreadable" if status in (400, 413) else "unknown"
+                kind: Kind = "unreadable" if status in _UNREADABLE else "unknown"
                 line = f"{request.method} {request.rel_url}"
                 shown = _received(request, await _body_of(request, refused), gateway)
                 ip = request.remote or ""
@@ -166,6 +173,24 @@ def _control_words(status: int, allowed: list[str]) -> str | None:
         405: f"use {' or '.join(allowed)}",
         413: _TOO_LARGE,
     }.get(status)
+
+
+def _expecting(gateway: GatewayCore, handler: Handler) -> Handler:
+    """Refuse any `Expect` but 100-continue; aiohttp's own page repeats the header's value.
+
+    Around the whole application, because aiohttp looks at the header before any middleware.
+    """
+    explain = _explaining(gateway)
+
+    async def refuse(_request: web.Request) -> web.StreamResponse:
+        raise web.HTTPExpectationFailed(text=_BAD_EXPECTATION)
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if request.headers.get("Expect", "").lower() in ("", "100-continue"):
+            return await handler(request)
+        return await explain(request, refuse)
+
+    return handle
 
 
 def _guarded(host: str) -> Middleware:
@@ -272,8 +297,11 @@ class _GatewayPath:
 
 
 async def _body_of(request: web.Request, refused: web.HTTPException) -> bytes:
-    """The body of a request that was refused for something else; b"" when it is the body."""
-    if refused.status in (400, 413):
+    """The body of a request that was refused for something else.
+
+    b"" when the body is what is wrong, or when the caller may wait before it sends one.
+    """
+    if refused.status in _UNREADABLE:
         return b""
     try:
         return await request.read()

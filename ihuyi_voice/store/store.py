@@ -11,6 +11,7 @@ import os
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+from .._extras import needs_extra
 from ..errors import InvalidRequestError, StoreError
 from ..models import Secret
 
@@ -306,7 +307,5 @@ def _opener(url: Secret) -> Callable[..., Store] | Exception:
         missing = (error.name or "").partition(".")[0]
         if missing not in ("sqlalchemy", "redis"):
             return error.with_traceback(None)
-        return ModuleNotFoundError(
-            f"this store needs {missing}: pip install 'ihuyi-voice[{extra}]'", name=missing
-        )
+        return ModuleNotFoundError(needs_extra("this store", missing, extra), name=missing)
     return SqlStore.at

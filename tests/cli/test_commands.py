@@ -320,7 +320,7 @@ def test_the_sandbox_prints_its_url_and_logs_each_call() -> None:
     assert re.fullmatch(r"\d\d:\d\d:\d\d  balance query answered 2", asked)
     assert re.fullmatch(r"\d\d:\d\d:\d\d  placed \d+  mobile '13912345678'  content '1125'", placed)
     assert re.fullmatch(
-        r"\d\d:\d\d:\d\d  refused 4030  mobile '13800000000'  content '1125'", refused
+        r"\d\d:\d\d:\d\d  refused 4030: blacklisted  mobile '13800000000'  content '1125'", refused
     )
     assert total == "1 placed of 2 submits"
 
@@ -513,18 +513,34 @@ def test_help(command: str) -> None:
     assert len(result.stdout) > 100
 
 
-def test_without_its_extra_the_command_says_what_it_needs() -> None:
+@pytest.mark.parametrize(
+    ("expected", "locale"),
+    [
+        (
+            (
+                "the command line needs an extra: pip install 'ihuyi-voice[cli]', or '.[cli]' in a"
+                " checkout\n"
+            ),
+            "C.UTF-8",
+        ),
+        (
+            "命令行需要附加组件：pip install 'ihuyi-voice[cli]'，或在克隆目录中安装 '.[cli]'\n",
+            "zh_CN.UTF-8",
+        ),
+    ],
+)
+def test_without_its_extra_the_command_says_what_it_needs(expected: str, locale: str) -> None:
     script = (
         "import sys; sys.modules['typer'] = None; from ihuyi_voice.__main__ import main; main()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=False
+        [sys.executable, "-c", script],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        env={**os.environ, "LC_ALL": locale, "PYTHONUTF8": "1"},
     )
-    assert (1, "", "the command line needs an extra: pip install 'ihuyi-voice[cli]'\n") == (
-        done.returncode,
-        done.stdout,
-        done.stderr,
-    )
+    assert (1, "", expected) == (done.returncode, done.stdout, done.stderr)
 
 
 def test_a_module_of_its_own_that_is_missing_is_not_taken_for_the_extra() -> None:

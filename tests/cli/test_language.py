@@ -21,8 +21,9 @@ from rich.cells import cell_len
 import ihuyi_voice
 from ihuyi_voice.cli import language
 from ihuyi_voice.cli.app import _Commands
+from ihuyi_voice.cli.exit_help import EXIT_HELP
 from ihuyi_voice.cli.language import Phrase, local, mark, ngettext, use_locale
-from ihuyi_voice.cli.statuses import EXIT_BELOW, EXIT_CTRL_C, EXIT_HELP, EXIT_STATUSES
+from ihuyi_voice.cli.statuses import EXIT_BELOW, EXIT_CTRL_C, EXIT_STATUSES
 from ihuyi_voice.cli.typer_words import WORDS
 from ihuyi_voice.sandbox import SandboxGateway
 

@@ -187,7 +187,7 @@ def test_every_request_is_printed_without_its_secrets() -> None:
             " the gateway answers at /webservice/voice.php"
         ),
         "unreadable ''  400: it is not HTTP: its first line is not METHOD TARGET HTTP/1.1",
-        r"refused 405  mobile '13912345678'  content '\u8bed \u97f3'",
+        r"refused 405: wrong API key  mobile '13912345678'  content '\u8bed \u97f3'",
         "0 placed of 1 submit",
     ] == printed
 

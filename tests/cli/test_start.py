@@ -59,6 +59,13 @@ def test_help_imports_nothing_slow(arguments: list[str]) -> None:
     assert set() == modules & SLOW
 
 
+def test_the_help_of_all_commands_imports_no_part_of_the_library() -> None:
+    ours = {name for name in imported("--help")[1] if name.startswith("ihuyi_voice.")}
+    assert {"ihuyi_voice._extras"} == {
+        name for name in ours if not name.startswith("ihuyi_voice.cli")
+    } - {"ihuyi_voice.__main__"}
+
+
 def test_the_version_imports_no_command() -> None:
     out, modules = imported("--version")
     assert f"ihuyi-voice {__version__}\n" == out

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ihuyi_voice import sandbox
-from ihuyi_voice.sandbox import SandboxGateway
+from ihuyi_voice.sandbox import PushTry, ReceiptPush, SandboxGateway
 from ihuyi_voice.sandbox.page_files import TEXTS
 from tests.inbox.inbox import Inbox
 from tests.inbox.needs import expect
@@ -94,6 +94,31 @@ def test_nothing_of_the_page_stays_in_english(chinese: Inbox) -> None:
     without = [text for text in texts if not CHINESE.search(text) and text not in programs]
     assert ["English（英文）"] == [text for text in texts if "English" in text]
     assert ["✕"] == [*without, "✕"]
+
+
+def test_pushes_and_unknown_paths_are_in_chinese(chinese: Inbox) -> None:
+    chinese.gateway.receipt_delay = chinese.gateway.receipt_interval = 0
+    chinese.gateway.receipt_url = f"{chinese.url}/nothing-here"
+    chinese.call()
+    row = chinese.page.locator(".attempt").filter(has_text="已受理")
+    expect(row.locator(".receipt")).to_have_text("处理程序没有接收回执")
+    row.click()
+    expect(chinese.details.locator(".tries li").first).to_contain_text("应答 404 '<html>")
+    expect(chinese.details.locator(".tries li").first).to_contain_text("，不是 'success'")
+    chinese.page.keyboard.press("Escape")
+    # The pushes themselves came to a path that the gateway does not have.
+    expect(chinese.page.locator(".attempt").filter(has_text="未知请求").first).to_contain_text(
+        "没有此路径：网关的路径是 /webservice/voice.php"
+    )
+
+
+def test_a_result_without_a_kind_is_shown_as_it_is(chinese: Inbox) -> None:
+    chinese.call_unseen()
+    push = ReceiptPush(1, "1", "13912345678", 2, "已接听", 0.0)
+    tried = push.tried(PushTry(0.0, accepted=False, result="of another release"), ended=True)
+    assert chinese.gateway.put_receipt(chinese.gateway.history, tried)
+    chinese.page.locator(".attempt").click()
+    expect(chinese.details.locator(".tries")).to_contain_text("of another release")
 
 
 def test_the_switch_changes_the_language_and_is_remembered(chinese: Inbox) -> None:

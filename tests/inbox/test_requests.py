@@ -51,6 +51,19 @@ def test_a_wrong_digest_is_shown_with_the_one_expected_and_what_to_change(inbox:
     assert KEY not in inbox.details.inner_html()
 
 
+def test_a_digest_of_another_key_is_nowhere_on_the_page(inbox: Inbox) -> None:
+    # It has the form of a digest, and may be the key of a real account.
+    real = "0123456789abcdef0123456789abcdef"
+    inbox.call(password=real)
+    inbox.rows.first.click()
+    expect(inbox.details.locator(".why")).to_contain_text("0123********")
+    expect(inbox.details.get_by_role("button", name="Copy: Expected")).to_be_visible()
+    expect(inbox.details.get_by_role("button", name="Copy: Received")).to_have_count(0)
+    assert real[4:] not in inbox.page.content()
+    with urlopen(f"{inbox.url}/_sandbox/attempts", timeout=20) as answer:
+        assert real[4:] not in answer.read().decode()
+
+
 @pytest.mark.parametrize(
     ("said", "fields"),
     [
@@ -165,7 +178,9 @@ COPIED = """() => { window.copied = [];
 
 def test_what_a_developer_needs_is_copied(inbox: Inbox) -> None:
     answer = inbox.call(content="7777").decode()
-    inbox.call(password=md5("wrong"), content="8888")
+    # A mistake that the sandbox knows: any other digest may be a real key.
+    wrong = md5(f"{ACCOUNT}{MOBILE}8888{KEY}1700000000")
+    inbox.call(password=wrong, content="8888", time="1700000000")
     inbox.settle()
     inbox.page.evaluate(COPIED)
     inbox.rows.last.click()
@@ -179,7 +194,7 @@ def test_what_a_developer_needs_is_copied(inbox: Inbox) -> None:
     inbox.page.keyboard.press("Escape")
     inbox.rows.first.click()
     inbox.details.get_by_role("button", name="Copy: Received").click()
-    inbox.page.wait_for_function("wrong => copied.at(-1) === wrong", arg=md5("wrong"))
+    inbox.page.wait_for_function("wrong => copied.at(-1) === wrong", arg=wrong)
 
 
 def test_without_a_clipboard_the_text_is_selected(inbox: Inbox) -> None:

@@ -211,6 +211,25 @@ async def test_a_caller_that_expects_100_continue_gets_it() -> None:
     assert b"<code>2</code>" in response.body
 
 
+@pytest.mark.parametrize("expect", ["s3cret", "100-continue, s3cret", "password=s3cret"])
+@pytest.mark.parametrize("path", [SUBMIT_TARGET, "/another", "/_sandbox/calls", "/"])
+async def test_another_expectation_is_refused_and_not_repeated(path: str, expect: str) -> None:
+    gateway = sandbox()
+    # The body is never sent: who waits for an answer before it must get one.
+    head = {"Expect": expect, "Content-Length": "9"}
+    async with gateway.serve() as url, connected(url) as (reader, writer):
+        writer.write(request_bytes("POST", path, headers=FORM | head))
+        answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE)
+        answer += await asyncio.wait_for(reader.readuntil(b"100-continue"), DEADLINE)
+    assert answer.startswith(b"HTTP/1.1 417 ")
+    assert b"s3cret" not in answer
+    assert [] == gateway.attempts
+    is_control = path in ("/", "/_sandbox/calls")
+    kinds = [] if is_control else ["unreadable"]
+    assert kinds == [other.kind for other in gateway.others]
+    assert (b"application/json" in answer) is is_control
+
+
 async def test_the_date_header_shows_the_gateways_clock() -> None:
     times = [NOW, NOW, NOW + 3600]
     gateway = SandboxGateway(clock=lambda: times.pop(0), time_window=None)

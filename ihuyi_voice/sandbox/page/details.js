@@ -119,7 +119,9 @@ function why({ kind: name, facts: known }) {
   for (const each of ["expected", "received", "signed"]) {
     if (known[each] === undefined) continue;
     const shown = el("span", { className: "mono" }, visible(known[each]));
-    const button = each === "signed" ? null : copyButton(shown, t(each));
+    // A digest of which only the beginning is known is of no use elsewhere.
+    const isWhole = each !== "signed" && !known[each].includes("*");
+    const button = isWhole ? copyButton(shown, t(each)) : null;
     list.append(el("dt", {}, t(each)), el("dd", {}, shown, " ", button ?? ""));
   }
   return el(
@@ -165,9 +167,15 @@ function answer(details) {
   return details.answer ? [status, copied(details.answer, t("answer_body"), t("answer"))] : [status];
 }
 
+/** What the receiver answered to a push, or why there was no answer. */
+function result({ kind: name, facts: known, result: english }) {
+  if (!name) return el("span", { lang: "en" }, visible(english));
+  return el("span", {}, visible(t(`result_${name}`, Object.fromEntries(known))));
+}
+
 function receipt(push) {
   const tries = push.tries.map((tried) =>
-    el("li", { className: tried.accepted ? "taken" : "failed" }, time(tried.time), " ", el("span", { lang: "en" }, visible(tried.result))),
+    el("li", { className: tried.accepted ? "taken" : "failed" }, time(tried.time), " ", result(tried)),
   );
   return el(
     "div",

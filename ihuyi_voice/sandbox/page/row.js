@@ -57,7 +57,8 @@ function words(entry) {
 export function reason(entry) {
   if (entry.why) return el("span", { className: "reason" }, visible(t(`reason_${entry.why.kind}`, entry.why.facts)));
   if (entry.kind === "closed") return el("span", { className: "reason" }, t("kind_closed_help"));
-  // What the sandbox itself found is in English.
+  if (entry.problem) return el("span", { className: "reason" }, t(`problem_${entry.problem}`));
+  // What the sandbox has no text for is in English.
   return entry.reason ? el("span", { className: "reason", lang: "en" }, visible(entry.reason)) : null;
 }
 

@@ -15,6 +15,7 @@ from sqlalchemy import create_engine, event, func, literal_column, select, text
 from sqlalchemy.dialects import mysql
 from sqlalchemy.pool import NullPool
 
+from ..._extras import needs_extra
 from ...errors import StoreError
 from ..entry import EntryState
 from .backend import FIND_STARTS
@@ -123,7 +124,7 @@ class MySql:
             )
         except ImportError as error:
             needed = error.name or f"PyMySQL, which fails: {error}"
-            msg = f"a store in MySQL or MariaDB needs {needed}: pip install 'ihuyi-voice[mysql]'"
+            msg = needs_extra("a store in MySQL or MariaDB", needed, "mysql")
             return ModuleNotFoundError(msg, name=error.name)
         event.listen(self._engine, "connect", _set_up)
         return None

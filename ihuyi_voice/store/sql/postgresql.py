@@ -9,6 +9,7 @@ from sqlalchemy import create_engine, event, func, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.pool import NullPool
 
+from ..._extras import needs_extra
 from ...errors import StoreError
 from .backend import SAVE_STARTS, milliseconds
 from .tables import SETTLE, calls, claiming, starts
@@ -82,7 +83,7 @@ class PostgreSql:
             )
         except ImportError as error:
             needed = error.name or f"psycopg, which fails: {error}"
-            msg = f"a store in PostgreSQL needs {needed}: pip install 'ihuyi-voice[postgresql]'"
+            msg = needs_extra("a store in PostgreSQL", needed, "postgresql")
             return ModuleNotFoundError(msg, name=error.name)
         event.listen(self._engine, "connect", _set_up)
         return None
