@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Part of a client's `Settings`; a test gives others with `client._within(Limits(...))`.
+    """A client's, part of its `Settings`; a test gives others with `client._within(Limits(...))`.
 
     Attributes:
         first_backoff: seconds between attempts to connect: random, below a
@@ -27,6 +27,8 @@ class Limits:
             first wait.
         exit: seconds that the interpreter's exit waits for the calls that it
             has canceled.
+        release: seconds that a request which has its outcome waits for the
+            quota's store.
     """
 
     first_backoff: float = 0.1
@@ -38,3 +40,41 @@ class Limits:
     grace: float = 5.0
     grace_with_store: float = 15.0
     exit: float = 12.0
+    release: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class JobLimits:
+    """Those of a `BulkJobs`; a test gives others with `jobs._within(JobLimits(...))`.
+
+    Attributes:
+        retry: seconds until a chunk is tried again that a failure ended.
+        linger: seconds after which fewer outcomes are recorded than wake the
+            recording task.
+        last: seconds for the last outcomes of a chunk.
+    """
+
+    retry: float = 5.0
+    linger: float = 0.5
+    last: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxLimits:
+    """Those of a sandbox gateway's server; a test passes others to `serving`.
+
+    Attributes:
+        turn: seconds between two looks for events of the page: it gets at most
+            ten events a second.
+        quiet_turns: after so many turns without an event the page gets a sign
+            that the server still runs.
+        receipts_waiting: receipts that may wait to be pushed; further ones are
+            given up at once.
+        shutdown: seconds for requests whose body is still being received when
+            the server stops.
+    """
+
+    turn: float = 0.1
+    quiet_turns: int = 150
+    receipts_waiting: int = 10_000
+    shutdown: float = 0.25

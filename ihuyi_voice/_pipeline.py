@@ -163,7 +163,7 @@ class Pipeline:
         self._transport = transport
         self.reservations: Reservations | None = None
         if quota is not None:
-            self.reservations = Reservations(quota, settings.timeout, log)
+            self.reservations = Reservations(quota, settings.timeout, settings.limits, log)
         self._guard = guard
         self._clock = clock
         self._redaction = Redaction(secret.reveal() for secret in settings.never_shown())

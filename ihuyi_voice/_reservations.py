@@ -19,11 +19,10 @@ from .quota import never_waits
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from ._limits import Limits
     from .quota import RecipientQuota
     from .request_log import RequestLog
 
-# Seconds that a request which has its outcome waits for the quota's store.
-_RELEASE_SECONDS = 2.0
 NO_MORE_THREADS = ("can't start new thread",)
 """The text of the RuntimeError at the system's limit of threads; it has no class of its own."""
 
@@ -72,13 +71,17 @@ class Reservations:
     Args:
         quota: the limits.
         timeout: seconds for a reservation without a deadline of its own.
+        limits: has the seconds for giving a reservation back.
         log: gets a warning when a reservation cannot be given back.
     """
 
-    def __init__(self, quota: RecipientQuota, timeout: float, log: RequestLog) -> None:
+    def __init__(
+        self, quota: RecipientQuota, timeout: float, limits: Limits, log: RequestLog
+    ) -> None:
         self._quota = quota
         self._waits = not never_waits(quota)
         self._timeout = timeout
+        self._release_seconds = limits.release
         self._log = log
         # Calls to the quota's store that may outlive their request.
         self._calls: set[asyncio.Task[Any]] = set()
@@ -165,10 +168,10 @@ class Reservations:
             return
         released = self._release(admitted, admitted.reserved)
         with anyio.CancelScope(shield=True):
-            await asyncio.wait((released,), timeout=_RELEASE_SECONDS)
+            await asyncio.wait((released,), timeout=self._release_seconds)
         if not released.done():
             released.cancel()
-            self._warn_of_kept_slot(admitted, f"no answer within {_RELEASE_SECONDS:g} s")
+            self._warn_of_kept_slot(admitted, f"no answer within {self._release_seconds:g} s")
             return
         failed = None if released.cancelled() else released.result()
         # SystemExit and KeyboardInterrupt reach the caller.

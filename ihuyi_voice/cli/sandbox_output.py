@@ -30,18 +30,20 @@ MOST_HELD = 10_000
 
 _KINDS = {"unknown": mark("unknown"), "unreadable": mark("unreadable"), "closed": mark("closed")}
 
-# At the end, so long without a line printed means that none ever will be.
-_PATIENCE_SECONDS = 1.0
-
 
 class Output:
     """Prints lines in the order they are given, and never blocks who gives them.
 
     Args:
         write: prints one line; by default to standard output.
+        patience: at the end, so many seconds without a line printed mean that
+            none ever will be.
     """
 
-    def __init__(self, write: Callable[[str], object] | None = None) -> None:
+    def __init__(
+        self, write: Callable[[str], object] | None = None, *, patience: float = 1.0
+    ) -> None:
+        self._patience = patience
         self._write = write or _to_stdout()
         self._lines = SimpleQueue[str | None]()
         self._written = 0
@@ -63,7 +65,7 @@ class Output:
         before = -1
         while self._thread.is_alive() and self._written != before:
             before = self._written
-            self._thread.join(_PATIENCE_SECONDS)
+            self._thread.join(self._patience)
 
     def _run(self) -> None:
         said = 0

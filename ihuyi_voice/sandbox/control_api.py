@@ -22,14 +22,12 @@ if TYPE_CHECKING:
 
     from aiohttp.typedefs import Handler
 
+    from ihuyi_voice._limits import SandboxLimits
+
     from .core import GatewayCore
 
 CONTROL_PATH = "/_sandbox/"
 
-# The page gets at most ten events a second, and after 15 quiet seconds a sign that
-# the server still runs.
-_TURN_SECONDS = 0.1
-_TURNS_UNTIL_A_SIGN = 150
 _SIGN_OF_LIFE = b":\n\n"
 _RECONNECT = b"retry: 1000\n\n"
 
@@ -47,8 +45,11 @@ def _json(body: bytes, status: int = 200, headers: Mapping[str, str] | None = No
 class ControlApi:
     """The handlers for one gateway, until `stopping` is set."""
 
-    def __init__(self, gateway: GatewayCore, stopping: asyncio.Event) -> None:
+    def __init__(
+        self, gateway: GatewayCore, stopping: asyncio.Event, limits: SandboxLimits
+    ) -> None:
         self._gateway = gateway
+        self._limits = limits
         self._stopping = stopping
 
     def routes(self) -> list[web.RouteDef]:
@@ -101,12 +102,12 @@ class ControlApi:
             while not self._stopping.is_set():
                 event = events.next()
                 quiet_turns = 0 if event else quiet_turns + 1
-                if quiet_turns == _TURNS_UNTIL_A_SIGN:
+                if quiet_turns == self._limits.quiet_turns:
                     event, quiet_turns = _SIGN_OF_LIFE, 0
                 if event:
                     await stream.write(event)
                 with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), _TURN_SECONDS)
+                    await asyncio.wait_for(self._stopping.wait(), self._limits.turn)
         return stream
 
     # --- the history

@@ -27,6 +27,8 @@ from .history import PushTry, ReceiptPush
 from .page_files import TEXTS
 
 if TYPE_CHECKING:
+    from ihuyi_voice._limits import SandboxLimits
+
     from .core import GatewayCore
     from .history import History
     from .rules import Reply
@@ -37,9 +39,8 @@ RECEIPT_REPLY = b"success"
 DELIVERED = (ACCEPTED, "已接听")
 UNDELIVERED = (0, "未接听")
 
-# Running at once, and waiting: for their time or for their turn.
+# Running at once.
 _CONCURRENT = 8
-_MOST_WAITING = 10_000
 
 _ACCEPTED = "success"
 _Facts = tuple[tuple[str, str], ...]
@@ -67,8 +68,9 @@ class _Pending:
 class Pusher:
     """Pushes the receipts of one server's calls, in that server's loop."""
 
-    def __init__(self, gateway: GatewayCore) -> None:
+    def __init__(self, gateway: GatewayCore, limits: SandboxLimits) -> None:
         self._gateway = gateway
+        self._most_waiting = limits.receipts_waiting
         self._session: ClientSession | None = None
         self._timers: set[asyncio.TimerHandle] = set()
         self._due: deque[_Pending] = deque()
@@ -84,7 +86,7 @@ class Pusher:
         delay = gateway.receipt_delay
         push = ReceiptPush(attempt.number, call.voice_id, call.mobile, code, msg, call.time + delay)
         pending = _Pending(gateway.history, push, url, gateway.receipt_id)
-        if len(self._timers) + len(self._due) >= _MOST_WAITING:
+        if len(self._timers) + len(self._due) >= self._most_waiting:
             self._note(pending, "too_many", ended=True)
         elif gateway.put_receipt(pending.history, push):
             self._later(delay, pending)

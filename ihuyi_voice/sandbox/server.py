@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, cast
 
 from aiohttp import web
 
+from ihuyi_voice._limits import SandboxLimits
 from ihuyi_voice.wire import PATH
 
 from .connection import Connection
@@ -65,22 +66,23 @@ _METHODS: dict[str, Method] = {"submit": "Submit", "getnum": "GetNum"}
 # Connections of a load run arrive faster than aiohttp's 128 allow for.
 _BACKLOG = 1024
 
-# For requests whose body is still being received when the server stops.
-_SHUTDOWN_SECONDS = 0.25
+_USUAL = SandboxLimits()
 
 
 @asynccontextmanager
-async def serving(gateway: GatewayCore, host: str, port: int) -> AsyncIterator[str]:
+async def serving(
+    gateway: GatewayCore, host: str, port: int, limits: SandboxLimits = _USUAL
+) -> AsyncIterator[str]:
     """Serve `gateway` over HTTP and yield the base URL; stop promptly at the end."""
     stopping = asyncio.Event()
-    pusher = Pusher(gateway)
+    pusher = Pusher(gateway, limits)
     middlewares = [_explaining(gateway), _guarded(host)]
     app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY_BYTES)
-    app.add_routes(ControlApi(gateway, stopping).routes())
+    app.add_routes(ControlApi(gateway, stopping, limits).routes())
     app.add_routes(_GatewayPath(gateway, pusher, stopping).routes())
     # handler_cancellation: the fault `no_answer` ends when its caller disconnects.
     runner = web.AppRunner(
-        app, handler_cancellation=True, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS
+        app, handler_cancellation=True, access_log=None, shutdown_timeout=limits.shutdown
     )
     await runner.setup()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import pty
@@ -21,6 +22,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from fcntl import ioctl
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -804,7 +806,8 @@ def test_a_full_disk_stops_the_run(gateway: Gateway, path: Path, name: str) -> N
 def test_plain_lines_now_and_then(
     monkeypatch: pytest.MonkeyPatch, gateway: Gateway, path: Path
 ) -> None:
-    monkeypatch.setattr(bulk_progress, "_REFRESH_PLAIN", 0.0)
+    now = itertools.count(0.0, 5.0)
+    monkeypatch.setattr(bulk_progress, "time", SimpleNamespace(monotonic=lambda: next(now)))
     write(path, many(20))
     result = bulk(path, "--yes", "--concurrency", "1")
     lines = re.findall(

@@ -260,15 +260,17 @@ def test_one_line_is_counted_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ["2", "... 1 line was left out: nothing read the output"] == written
 
 
-def test_the_end_does_not_wait_for_a_write_that_does_not_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(sandbox_output, "_PATIENCE_SECONDS", 0.01)
-    read = Event()
-    output = Output(lambda _: read.wait(DEADLINE))
+def test_the_end_does_not_wait_for_a_write_that_does_not_end() -> None:
+    read, written = Event(), Event()
+
+    def write(_: str) -> None:
+        read.wait(DEADLINE)
+        written.set()
+
+    output = Output(write, patience=0.01)
     output.print("1")
     output.close()
-    assert output._thread.is_alive()
+    assert not written.is_set()
     read.set()
+    assert written.wait(DEADLINE)
     output.close()
-    output._thread.join(DEADLINE)

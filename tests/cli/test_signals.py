@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
-from ihuyi_voice.cli import signals as cli_signals
 from ihuyi_voice.cli.app import app
 from ihuyi_voice.cli.bulk.progress import Tally, _without_advice
 from ihuyi_voice.cli.bulk.summary import Summary
@@ -446,14 +445,16 @@ async def test_collected_signals_come_in_order_and_can_be_forgotten() -> None:
 
 def test_a_platform_without_hang_up() -> None:
     script = (
-        "import signal; del signal.SIGHUP\n"
-        "from ihuyi_voice.cli import signals as cli_signals\n"
-        "from ihuyi_voice.cli.bulk import progress as bulk_progress\n"
-        "assert bulk_progress._SIGHUP is None\n"
-        "assert cli_signals._NUMBERS == (signal.SIGINT, signal.SIGTERM)\n"
+        "import signal; hang_up = signal.SIGHUP; del signal.SIGHUP\n"
+        "from ihuyi_voice.cli.bulk import progress\n"
+        "from ihuyi_voice.cli.signals import Interruptions\n"
+        "numbers = [signal.SIGINT, signal.SIGTERM, hang_up]\n"
+        "before = [signal.getsignal(number) for number in numbers]\n"
+        "with Interruptions():\n"
+        "    now = [signal.getsignal(number) for number in numbers]\n"
+        "assert [False, False, True] == [a == b for a, b in zip(before, now)]\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
-    assert signal.SIGHUP in cli_signals._NUMBERS
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -19,10 +19,12 @@ from ihuyi_voice import (
     Store,
     SubmitRequest,
     VoiceClient,
+    _limits,
 )
 from ihuyi_voice.quota import never_waits
 from ihuyi_voice.sandbox import SandboxGateway
 from ihuyi_voice.store.memory import MemoryLimits
+from tests.inside import calls_of_store, pipeline_of, slots_of, thread_of, within
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 MOBILE, CODE = "13912345678", "1125"
 NOWHERE = "http://127.0.0.1:1"
 DID_NOT_ANSWER = r"^not sent: the quota's store did not answer within 0\.05 s; nothing was written"
+
+
+IMPATIENT = _limits.Limits(release=0.01)
 
 
 class Limits:
@@ -88,7 +93,7 @@ def client(limits: Limits, base_url: str = NOWHERE, **options: Any) -> AsyncVoic
 
 
 def reservations(voice: AsyncVoiceClient) -> Reservations:
-    opened = voice._opened().reservations
+    opened = pipeline_of(voice).reservations
     assert opened is not None
     return opened
 
@@ -122,7 +127,7 @@ async def test_a_reservation_that_is_made_late_is_given_back() -> None:
         store.go.set()
         await asyncio.wait_for(store.released.wait(), 10)
         assert store.reserved == store.given_back
-        while reservations(voice)._calls:
+        while calls_of_store(voice):
             await asyncio.sleep(0)
 
 
@@ -131,7 +136,7 @@ async def test_a_store_that_honours_the_cancellation_is_asked_nothing_more() -> 
     async with client(store) as voice:
         with pytest.raises(NotSentError, match=DID_NOT_ANSWER):
             await voice.submit(MOBILE, CODE)
-        while reservations(voice)._calls:
+        while calls_of_store(voice):
             await asyncio.sleep(0)
     assert [] == store.given_back
 
@@ -155,7 +160,7 @@ async def test_the_wait_for_a_slot_has_what_the_store_leaves_of_the_time() -> No
     """One deadline for the request, not one for each thing that it waits for."""
     store = Limits(reserving=True)
     async with client(store, timeout=0.3, max_connections=1) as voice:
-        voice._opened().slots.acquire_nowait()
+        slots_of(voice).acquire_nowait()
         began = time.monotonic()
         task = asyncio.create_task(voice.submit(MOBILE, CODE))
         await asyncio.sleep(0.2)
@@ -163,7 +168,7 @@ async def test_the_wait_for_a_slot_has_what_the_store_leaves_of_the_time() -> No
         with pytest.raises(NotSentError, match="no slot came free"):
             await task
         waited = time.monotonic() - began
-        voice._opened().slots.release()
+        slots_of(voice).release()
     # With a deadline of its own for the slot it would be half a second.
     assert 0.29 < waited < 0.48
 
@@ -212,8 +217,7 @@ def test_a_blocking_submit_is_not_held_up_either() -> None:
     ) as voice:
         with pytest.raises(NotSentError, match=DID_NOT_ANSWER):
             voice.submit(MOBILE, CODE)
-        assert voice._thread is not None
-        voice._thread.calls.loop.call_soon_threadsafe(store.go.set)
+        thread_of(voice).calls.loop.call_soon_threadsafe(store.go.set)
 
 
 async def test_a_row_of_a_bulk_run_is_not_held_up_either() -> None:
@@ -239,24 +243,18 @@ async def test_a_claim_whose_store_hangs_is_settled_as_not_sent(tmp_path: Path) 
 # --- releasing ---------------------------------------------------------------
 
 
-@pytest.fixture
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ihuyi_voice._reservations._RELEASE_SECONDS", 0.01)
-
-
-@pytest.mark.usefixtures("_impatient")
 @pytest.mark.parametrize("stubborn", [False, True])
 async def test_a_release_is_waited_for_shortly_and_changes_no_outcome(
     stubborn: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = Limits(releasing=True, stubborn=stubborn)
-    async with client(store, timeout=10.0) as voice:
+    async with within(client(store, timeout=10.0), IMPATIENT) as voice:
         with pytest.raises(NotSentError, match="the connection could not be made"):
             await voice.submit(MOBILE, CODE)
         await asyncio.sleep(0)
         assert 1 == store.cancelled
         store.go.set()
-        while reservations(voice)._calls:
+        while calls_of_store(voice):
             await asyncio.sleep(0)
     warning, failure = warnings_of(caplog)
     assert failure.startswith("submit 139****5678 not_sent ")
@@ -286,9 +284,9 @@ async def test_a_release_that_fails_is_said_and_changes_no_outcome(
 async def test_a_second_cancellation_does_not_wait_for_the_release() -> None:
     store = Limits(releasing=True)
     async with client(store, timeout=60.0, max_connections=1) as voice:
-        voice._opened().slots.acquire_nowait()
+        slots_of(voice).acquire_nowait()
         task = asyncio.create_task(voice.submit(MOBILE, CODE))
-        while not voice._opened().slots.statistics().tasks_waiting:
+        while not slots_of(voice).statistics().tasks_waiting:
             await asyncio.sleep(0)
         store.asked.clear()
         for _ in range(2):
@@ -329,7 +327,7 @@ async def test_only_this_processs_memory_never_waits(
     """A task for each reservation would cost more than all the rest of it."""
     assert expected is never_waits(quota)
     async with AsyncVoiceClient("id", "key", base_url=NOWHERE, quota=quota) as voice:
-        admitted = voice._opened().check(SubmitRequest(MOBILE, CODE))
+        admitted = pipeline_of(voice).check(SubmitRequest(MOBILE, CODE))
         loop = asyncio.get_running_loop()
         made: list[object] = []
         create_task = loop.create_task

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ihuyi_voice.sandbox import PushTry, ReceiptPush, SandboxGateway, control_api
+from ihuyi_voice._limits import SandboxLimits
+from ihuyi_voice.sandbox import PushTry, ReceiptPush, SandboxGateway
 from ihuyi_voice.sandbox import events as events_module
 from ihuyi_voice.sandbox.events import Events
 from ihuyi_voice.sandbox.history import History
+from ihuyi_voice.sandbox.server import serving
 from tests.sandbox.forms import MOBILE, NOW, submit_form
 from tests.sandbox.http import (
     DEADLINE,
@@ -177,19 +179,17 @@ async def test_the_stream_says_what_happens() -> None:
         assert (True, [1]) == (said["snapshot"], numbers(said))
 
 
-async def test_a_quiet_stream_sends_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control_api, "_TURN_SECONDS", 0.001)
-    monkeypatch.setattr(control_api, "_TURNS_UNTIL_A_SIGN", 3)
-    async with sandbox().serve() as url, stream(url) as reader:
+async def test_a_quiet_stream_sends_a_sign_of_life() -> None:
+    limits = SandboxLimits(turn=0.001, quiet_turns=3)
+    async with serving(sandbox(), "127.0.0.1", 0, limits) as url, stream(url) as reader:
         await read_event(reader)
         assert [b":\n\n"] * 3 == [await read_event(reader) for _ in range(3)]
 
 
-async def test_a_page_that_leaves_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control_api, "_TURN_SECONDS", 0.001)
+async def test_a_page_that_leaves_is_no_error() -> None:
     gateway = sandbox()
     tasks = asyncio.all_tasks()
-    async with gateway.serve() as url:
+    async with serving(gateway, "127.0.0.1", 0, SandboxLimits(turn=0.001)) as url:
         for _ in range(5):
             async with stream(url):
                 submit(gateway)

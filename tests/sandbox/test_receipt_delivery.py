@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from ihuyi_voice._limits import SandboxLimits
 from ihuyi_voice.sandbox import Chaos, ReceiptPush, SandboxGateway, receipt_delivery
 from ihuyi_voice.sandbox.history import History
+from ihuyi_voice.sandbox.server import serving
 from tests.sandbox.forms import MOBILE, NOW, submit_form
 from tests.sandbox.http import DEADLINE, ask, exchange, submit_bytes
 from tests.sandbox.receiver import Receiver
@@ -156,13 +158,18 @@ async def test_a_receipt_is_given_up_after_the_third_try() -> None:
 
 async def test_the_wait_grows_by_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     delays = []
-    later = receipt_delivery.Pusher._later
+    loop = asyncio.get_running_loop()
+    call_later = loop.call_later
 
-    def at_once(self: Any, delay: float, pending: Any) -> None:
-        delays.append(delay)
-        later(self, 0.0, pending)
+    def at_once(
+        delay: float, callback: Any, *arguments: Any, **options: Any
+    ) -> asyncio.TimerHandle:
+        if callback.__module__ == receipt_delivery.__name__:
+            delays.append(delay)
+            delay = 0.0
+        return call_later(delay, callback, *arguments, **options)
 
-    monkeypatch.setattr(receipt_delivery.Pusher, "_later", at_once)
+    monkeypatch.setattr(loop, "call_later", at_once)
     async with Receiver((200, "no")).listening() as receiver:
         gateway = sandbox(receiver, receipt_delay=1.0, receipt_interval=60.0)
         async with gateway.serve() as url:
@@ -232,13 +239,10 @@ async def test_answers_do_not_wait_for_deliveries_and_few_deliveries_run_at_once
     assert 8 == receiver.most_running
 
 
-async def test_beyond_a_bound_a_receipt_is_given_up_at_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(receipt_delivery, "_MOST_WAITING", 1)
+async def test_beyond_a_bound_a_receipt_is_given_up_at_once() -> None:
     async with Receiver().listening() as receiver:
         gateway = sandbox(receiver, receipt_delay=3600)
-        async with gateway.serve() as url:
+        async with serving(gateway, "127.0.0.1", 0, SandboxLimits(receipts_waiting=1)) as url:
             await place(url)
             await place(url)
     first, second = gateway.receipts
@@ -300,7 +304,7 @@ async def test_the_receipts_can_be_read_over_http() -> None:
 
 async def test_an_answer_given_without_http_sends_no_receipt() -> None:
     gateway = SandboxGateway(clock=lambda: NOW, receipt_url="http://127.0.0.1:9/")
-    pusher = receipt_delivery.Pusher(gateway)
+    pusher = receipt_delivery.Pusher(gateway, SandboxLimits())
     refused = gateway.answer("Submit", {}, "127.0.0.1", gateway.roll())
     pusher.schedule(refused)
     await pusher.close()
