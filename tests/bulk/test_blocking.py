@@ -23,9 +23,8 @@ from ihuyi_voice import (
 from ihuyi_voice.bulk.rows import READ_AHEAD
 from ihuyi_voice.bulk.run import BulkRun
 from ihuyi_voice.sandbox import Chaos
-from ihuyi_voice.sync.bulk import _ThreadOutcomes
 from tests.bulk.spies import Pair, Spy, counted, mobile, pair, pairs, sandbox, source, threads
-from tests.inside import shorten, unread
+from tests.inside import ThreadOutcomes, running_thread_of, shorten, unread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,13 +130,13 @@ def test_a_waiting_consumer_is_woken_for_several_outcomes_at_once(
     voice: VoiceClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[int] = []
-    wait = _ThreadOutcomes.wait_in_thread
+    wait = ThreadOutcomes.wait_in_thread
 
-    def counting(self: _ThreadOutcomes) -> None:
+    def counting(self: ThreadOutcomes) -> None:
         wait(self)
         waits.append(len(self))
 
-    monkeypatch.setattr(_ThreadOutcomes, "wait_in_thread", counting)
+    monkeypatch.setattr(ThreadOutcomes, "wait_in_thread", counting)
     with voice.submit_many(pairs(1000)) as run:
         assert 1000 == run.finish().total
     # In practice 16 and more at a time; a switch of threads per row would be 1,000.
@@ -161,7 +160,7 @@ def test_an_outcome_does_not_wait_for_a_batch_to_fill(
 
 
 def test_wait_returns_at_once_if_an_outcome_came_just_before() -> None:
-    outcomes, outcome = _ThreadOutcomes(), Outcome(0, None, S.NOT_SENT, None, None)
+    outcomes, outcome = ThreadOutcomes(), Outcome(0, None, S.NOT_SENT, None, None)
     outcomes.put(outcome)
     outcomes.wait_in_thread()
     assert [outcome] == [next(outcomes.taking)]
@@ -380,7 +379,7 @@ def test_wrong_arguments_raise_at_once() -> None:
     with pytest.raises(TypeError, match="requests must be an iterable or async iterable"):
         voice.submit_many("13912345678")  # type: ignore[arg-type]
     # No thread was started.
-    assert voice._thread is None
+    assert running_thread_of(voice) is None
 
 
 def test_used_before_it_is_entered_and_twice(voice: VoiceClient) -> None:

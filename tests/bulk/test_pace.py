@@ -24,7 +24,7 @@ from tests.bulk.spies import (
     turns,
     until,
 )
-from tests.inside import make_due, shorten, unread
+from tests.inside import make_due, shorten, unread, within
 
 if TYPE_CHECKING:
     from ihuyi_voice.bulk.run import BulkRun
@@ -138,7 +138,7 @@ async def test_after_a_delay_only_a_short_burst_catches_up(gateway: Gateway) -> 
     assert 0 < Limits().catch_up <= 1
     gateway.held = lambda number: number == mobile(0)
     async with (
-        client(gateway.url)._within(Limits(catch_up=0.01)) as voice,
+        within(client(gateway.url), Limits(catch_up=0.01)) as voice,
         voice.submit_many(pairs(50), rate=200, concurrency=1) as run,
     ):
         await gateway.arrived(1)

@@ -119,8 +119,9 @@ def test_ctrl_c_while_the_block_waits_for_requests_in_flight(
     """The block is left early, and the wait for the rest is interrupted."""
     gateway.chaos = Chaos(no_answer=1.0)
     script = """
+    from tests.inside import is_left
     def interrupt():
-        while not run._leave_block.is_set():
+        while not is_left(run):
             time.sleep(0)
         press_ctrl_c()
     signal.signal(signal.SIGINT, heard_once)

@@ -11,7 +11,7 @@ import pytest
 from ihuyi_voice import Outcome, OutcomeStatus, QuotaExceededError, RecipientQuota
 from ihuyi_voice._limits import Limits
 from tests.bulk.spies import Asked, Gateway, Spy, client, counted, mobile, pair, pairs, turns, until
-from tests.inside import has_ended, shorten, waiting_for_quota
+from tests.inside import has_ended, shorten, waiting_for_quota, within
 
 S = OutcomeStatus
 
@@ -82,7 +82,7 @@ async def test_a_limited_number_of_rows_wait(gateway: Gateway) -> None:
     waiting: list[int] = []
     spy.look = lambda: waiting.append(waiting_for_quota(run))
     async with (
-        client(gateway.url, quota=short(0.15))._within(Limits(most_waiting=5)) as voice,
+        within(client(gateway.url, quota=short(0.15)), Limits(most_waiting=5)) as voice,
         voice.submit_many(spy.as_list(), wait_for_quota=True) as run,
     ):
         assert {S.ACCEPTED: 9} == counted(await run.finish())

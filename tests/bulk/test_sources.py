@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import csv
 import threading
@@ -13,7 +12,7 @@ import anyio
 import pytest
 
 from ihuyi_voice import OutcomeStatus, SubmitRequest
-from ihuyi_voice.bulk.rows import READ_AHEAD, _ThreadSource, open_source, read_ahead
+from ihuyi_voice.bulk.rows import READ_AHEAD, open_source, read_ahead
 from tests.bulk.spies import (
     IN_MEMORY,
     READ_AHEAD_OF,
@@ -30,6 +29,7 @@ from tests.bulk.spies import (
     turns,
     until,
 )
+from tests.inside import pull_without_loop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterator
@@ -293,12 +293,9 @@ async def test_a_stopped_thread_reads_no_further_row(watched: None) -> None:
 
 
 async def test_a_thread_whose_loop_is_closed_ends() -> None:
-    rows = _ThreadSource(pairs(3))
-    rows._loop, rows._pull_ended = asyncio.new_event_loop(), anyio.Event()
-    rows._loop.close()
-    rows._news = anyio.Event()
+    rows = open_source(iter(pairs(3)))
     rows.grant(READ_AHEAD)
-    thread = threading.Thread(target=rows._pull)
+    thread = threading.Thread(target=pull_without_loop(rows))
     thread.start()
     thread.join()
     # Rows are there, although the loop was not notified: no wait.

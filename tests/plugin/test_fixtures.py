@@ -24,13 +24,13 @@ from ihuyi_voice import (
     VoiceClient,
 )
 from ihuyi_voice.sandbox import SandboxGateway
+from tests import inside
 from tests.sandbox.http import DEADLINE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ihuyi_voice.pytest_plugin import VoiceGateway
-    from ihuyi_voice.sandbox import Call
 
 MOBILE = "13912345678"
 OTHER = "13800000000"
@@ -175,14 +175,7 @@ def test_a_wait_ends_when_the_call_is_placed(
 def when_looked(gateway: VoiceGateway) -> tuple[threading.Event, threading.Event]:
     """Set once a wait has looked: the first when it found no call, the second when it did."""
     waiting, found = threading.Event(), threading.Event()
-    look = gateway._next_call
-
-    def looked(number: str) -> Call | None:
-        call = look(number)
-        (found if call else waiting).set()
-        return call
-
-    gateway._next_call = looked  # type: ignore[method-assign]
+    inside.when_looked(gateway, lambda call: (found if call else waiting).set())
     return waiting, found
 
 

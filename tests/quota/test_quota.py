@@ -23,6 +23,7 @@ from ihuyi_voice import LimitStore, QuotaExceededError, RecipientQuota
 from ihuyi_voice.quota import HOUR, MINUTE, QuotaDefault
 from ihuyi_voice.store.limits import DAY
 from ihuyi_voice.store.memory import MemoryLimits
+from tests.inside import lock_of, starts_of
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Sequence
@@ -352,7 +353,7 @@ def test_a_lock_that_was_held_when_the_process_forked_is_renewed() -> None:
     limits = MemoryLimits(Clock())
     quota = RecipientQuota(1, 1, limits)
     now(quota.reserve(MOBILE))
-    with limits._lock:
+    with lock_of(limits):
         ihuyi_voice.store.memory._renew_locks()
         # What was reserved before is known in the child too.
         assert [DAY, None] == [granted(quota, MOBILE), granted(quota, OTHER)]
@@ -362,9 +363,10 @@ FORK = """
 import os
 from ihuyi_voice import RecipientQuota
 from ihuyi_voice.store.memory import MemoryLimits
+from tests.inside import lock_of
 limits = MemoryLimits()
 quota = RecipientQuota(1, 1, limits)
-with limits._lock:
+with lock_of(limits):
     pid = os.fork()
     if pid == 0:
         try:
@@ -452,7 +454,7 @@ def test_starts_that_no_window_can_hold_are_dropped() -> None:
     memory = Memory()
     for minute in range(100):
         assert 0.0 == memory.asked(MOBILE, 60.0 * minute, ((1, MINUTE),))
-    assert 1 == len(memory.limits._starts[MOBILE])
+    assert 1 == len(starts_of(memory.limits)[MOBILE])
 
 
 def bytes_per_number(starts: int) -> float:
@@ -594,12 +596,15 @@ def test_a_token_is_short_and_never_used_twice() -> None:
 
 TOKENS_OF_A_FORK = """
 import os
-from ihuyi_voice.quota import _tokens
+from ihuyi_voice import RecipientQuota
 pid = os.fork()
 if pid:
     # Both write to one pipe: the child first.
     os.waitpid(pid, 0)
-print(_tokens.new(), flush=True)
+try:
+    RecipientQuota().reserve("13912345678").send(None)
+except StopIteration as reserved:
+    print(reserved.value, flush=True)
 os._exit(0)
 """
 
@@ -631,7 +636,7 @@ def test_the_clock_in_memory_is_the_monotonic_one() -> None:
     quota = RecipientQuota(store=limits)
     before = time.monotonic()
     now(quota.reserve(MOBILE))
-    (start,) = limits._starts[MOBILE]
+    (start,) = starts_of(limits)[MOBILE]
     assert before <= start.at <= time.monotonic()
 
 

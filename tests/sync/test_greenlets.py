@@ -254,12 +254,13 @@ def test_an_interrupted_greenlet_cancels_its_call(gateway: SandboxGateway) -> No
     gateway.chaos = Chaos(no_answer=1.0)
     script = """
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+    from tests.inside import free_slots
     try:
         with gevent.Timeout(0.3):
             submit()
     except gevent.Timeout:
         print("interrupted")
-    while client._thread.calls.client._pipeline.slots.value < 100:
+    while free_slots(client) < 100:
         gevent.sleep(0.01)
     client.close()
     """

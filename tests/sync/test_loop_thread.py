@@ -22,12 +22,12 @@ from ihuyi_voice import (
     _threads,
 )
 from ihuyi_voice._limits import Limits
-from ihuyi_voice._threads import Event
+from ihuyi_voice._threads import Event, start_thread
 from ihuyi_voice.sandbox import Chaos
 from ihuyi_voice.sync import loop_thread
 from ihuyi_voice.sync.calls import Call
 from ihuyi_voice.sync.life_cycle import State, Stop
-from tests.inside import exit_interpreter, running_thread_of, thread_of
+from tests.inside import exit_interpreter, not_closed, running_thread_of, thread_of, waiters, within
 from tests.sync.processes import gateway_url
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def make(gateway: SandboxGateway) -> Iterator[Callable[..., VoiceClient]]:
         def make(limits: Limits = USUAL, **options: Any) -> VoiceClient:
             options = {"base_url": gateway_url[gateway], "quota": None, **options}
             voice = VoiceClient("sandbox", "sandbox-key", **options)
-            return opened.enter_context(voice._within(limits))
+            return opened.enter_context(within(voice, limits))
 
         yield make
 
@@ -275,22 +275,21 @@ def test_an_interrupted_start_in_another_thread_does_not_block_a_call(
     voice = make(timeout=30.0)
     first = thread_of(voice)
     waits, given_up = threading.Event(), []
-    launch = loop_thread.LoopThread._launch
 
-    def interrupted(self: Any) -> None:
-        if self is not first:
-            return launch(self)
+    def interrupted(run: Any, name: str, fail: Any) -> object:
+        if fail.__self__ is not first:
+            return start_thread(run, name, fail)
         assert waits.wait(10)
-        given_up.append(self)
+        given_up.append(first)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop_thread.LoopThread, "_launch", interrupted)
+    monkeypatch.setattr(loop_thread, "start_thread", interrupted)
     with ThreadPoolExecutor(2) as pool:
         one = pool.submit(voice.query_balance)
         while first.life.state is State.NEW:  # pragma: no cover - its rounds are a race
             pass
         two = pool.submit(voice.query_balance)
-        while not first.life.started._waiters:  # pragma: no cover - its rounds are a race
+        while not waiters(first.life.started):  # pragma: no cover - its rounds are a race
             pass
         waits.set()
         with pytest.raises(KeyboardInterrupt):
@@ -343,10 +342,10 @@ def test_an_event_is_set_cleared_and_waited_for() -> None:
     event = Event()
     assert not event.is_set()
     assert not event.wait(0.01)
-    assert not event._waiters
+    assert not waiters(event)
     with ThreadPoolExecutor(3) as pool:
         waits = [pool.submit(event.wait) for _ in range(3)]
-        while len(event._waiters) < 3:  # pragma: no cover - its rounds are a race
+        while waiters(event) < 3:  # pragma: no cover - its rounds are a race
             pass
         event.set()
         assert [True] * 3 == [wait.result() for wait in waits]
@@ -379,10 +378,8 @@ def test_a_call_cannot_begin_in_a_thread_that_has_ended(make: Callable[..., Voic
     call: Call[None] = Call(lambda _: asyncio.sleep(0))
     with pytest.raises(RuntimeError, match="this client is closed"):
         thread.calls.begin(call)
-    thread.life._closed = False
-    with pytest.raises(RuntimeError, match="this client is closed"):
+    with not_closed(thread), pytest.raises(RuntimeError, match="this client is closed"):
         thread.calls.begin(call)
-    thread.life._closed = True
     # A new use gets a new thread.
     assert 1000 == voice.query_balance().remaining
 

@@ -16,6 +16,7 @@ from ihuyi_voice._loops import fast_loop_factory
 from ihuyi_voice.sandbox import Chaos
 from ihuyi_voice.sync.calls import Call
 from ihuyi_voice.sync.life_cycle import Stop
+from tests.inside import thread_of
 from tests.sync.processes import gateway_url, run, start
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ def test_an_interrupted_close_can_be_repeated(gateway: SandboxGateway) -> None:
     while b"139" not in urlopen(client.base_url + "/_sandbox/attempts").read():
         pass
     from ihuyi_voice._threads import Event
-    wait, loop_thread = Event.wait, client._thread
+    from tests.inside import thread_of
+    wait, loop_thread = Event.wait, thread_of(client)
     def interrupted(*_, **__):
         Event.wait = wait
         raise KeyboardInterrupt
@@ -215,12 +217,13 @@ def test_ctrl_c_during_a_call_returns_at_once_and_cancels(gateway: SandboxGatewa
     gateway.chaos = Chaos(no_answer=1.0)
     script = """
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+    from tests.inside import free_slots
     print("calling")
     try:
         submit()
     except KeyboardInterrupt:
         print("interrupted")
-    while client._thread.calls.client._pipeline.slots.value < 100:
+    while free_slots(client) < 100:
         time.sleep(0)
     client.close()
     """
@@ -329,8 +332,9 @@ def test_ctrl_c_before_a_call_has_begun_places_no_call(gateway: SandboxGateway) 
     script = """
     submit()
     hold = threading.Event()
-    client._thread.calls.loop.call_soon_threadsafe(hold.wait)
-    calls = client._thread.calls
+    from tests.inside import thread_of
+    calls = thread_of(client).calls
+    calls.loop.call_soon_threadsafe(hold.wait)
     begin = calls.begin
     def interrupted(*arguments):
         begin(*arguments)
@@ -352,12 +356,13 @@ def test_a_call_canceled_before_its_first_step_ends(gateway: SandboxGateway) -> 
     script = """
     from concurrent.futures import CancelledError
     from ihuyi_voice.sync.calls import Call
+    from tests.inside import start_at_once, thread_of
     submit()
-    call, calls = Call(lambda client: client.query_balance()), client._thread.calls
+    call, thread = Call(lambda client: client.query_balance()), thread_of(client)
     def begin_and_cancel():
-        calls._start(call)
-        calls.cancel()
-    calls.loop.call_soon_threadsafe(begin_and_cancel)
+        start_at_once(thread, call)
+        thread.calls.cancel()
+    thread.calls.loop.call_soon_threadsafe(begin_and_cancel)
     print(call.wait(10))
     try:
         call.result()
@@ -372,13 +377,14 @@ def test_the_result_of_a_canceled_call_is_dropped(
 ) -> None:
     script = """
     from ihuyi_voice.sync.calls import Call
+    from tests.inside import thread_of
     submit()
     ended = threading.Event()
     async def start(_):
         call.cancel()
-        client._thread.calls.loop.call_soon(ended.set)
+        thread_of(client).calls.loop.call_soon(ended.set)
     call = Call(start)
-    client._thread.calls.begin(call)
+    thread_of(client).calls.begin(call)
     print(ended.wait(10), call.cancelled())
     """
     assert (0, "True True\n", "") == run(gateway, script)
@@ -387,16 +393,14 @@ def test_the_result_of_a_canceled_call_is_dropped(
 def test_a_finalizer_may_run_in_the_loop_thread(gateway: SandboxGateway) -> None:
     client = VoiceClient("sandbox", "sandbox-key", base_url=gateway_url[gateway])
     client.query_balance()
-    thread = client._thread
-    assert thread is not None
+    thread = thread_of(client)
 
     async def finalize(_: object) -> None:
         thread.stop(Stop.CANCEL, 10)
 
     thread.calls.begin(Call(finalize))
     assert thread.life.ended.wait(10)
-    assert client._finalizer is not None
-    client._finalizer.detach()
+    client.close()
 
 
 def test_the_faster_loop_looks_up_names_without_the_threads_of_libuv() -> None:

@@ -21,6 +21,7 @@ import anyio
 
 from ihuyi_voice import AsyncVoiceClient, IhuyiVoiceError, OutcomeUnknownError
 from ihuyi_voice._limits import Limits
+from tests.inside import within
 from tests.transport.loops import LOOPS, recorded_exchanges
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ async def give_up(case: str, number: int, certificate: str, ready: int, go: int)
         timeout=0.5 if way == "deadline" else 60.0,
     )
     # A busy machine may need more than four seconds until all are ready.
-    voice._within(Limits(keepalive=600.0))
+    within(voice, Limits(keepalive=600.0))
     answered = False
     while not answered:
         # A busy machine may need more than one try.

@@ -149,7 +149,7 @@ def test_the_connection_is_reset_by_the_time_the_outcome_is_known(
 
 FORKING = """
 import asyncio, gc, os, select, socket, ssl, sys
-from ihuyi_voice.transport.connector import _resetting_socket
+from tests.inside import resetting_socket
 from tests.transport.loops import MOBILE, client, run
 
 loop, url, trusted = sys.argv[1:]
@@ -157,7 +157,7 @@ loop, url, trusted = sys.argv[1:]
 async def main():
     # Below those of the connections; closed, its number is free for the child.
     below = open(os.devnull)
-    closed = _resetting_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ()))
+    closed = resetting_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ()))
     closed.close()
     voice = client(url, ssl_context=ssl.create_default_context(cafile=trusted), timeout=60.0)
     submits = [asyncio.create_task(voice.submit(MOBILE, content)) for content in ("1125", "1126")]

@@ -13,6 +13,7 @@ import pytest
 
 from ihuyi_voice import NotSentError
 from ihuyi_voice._loops import fast_loop_factory
+from tests.inside import refuse_sockets
 from tests.transport.loops import LOOPS, MOBILE, client, run
 
 HERE = Path(__file__).parents[2]
@@ -65,7 +66,7 @@ def test_no_socket_left(loop: str, number: int, monkeypatch: pytest.MonkeyPatch)
         async with client("http://127.0.0.1:9", connect_attempts=1) as voice:
             await voice.submit(MOBILE, "1125")
 
-    monkeypatch.setattr("ihuyi_voice.transport.connector._resetting_socket", refuse)
+    refuse_sockets(monkeypatch, refuse)
     with pytest.raises(NotSentError, match="could not be made") as caught:
         run(loop, submit)
     assert isinstance(caught.value.__cause__, OSError)

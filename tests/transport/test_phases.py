@@ -38,6 +38,7 @@ from tests.inside import (
     slots_of,
     submit_that_waits_for_a_slot,
     transport_of,
+    within,
 )
 from tests.rogue import ACCEPTED, Connection, Rogue, http_answer
 
@@ -63,7 +64,7 @@ class CountingClock:
 
 def client(url: str, limits: Limits = QUICK, **options: object) -> AsyncVoiceClient:
     voice = AsyncVoiceClient("id", KEY, **{"base_url": url, "timeout": 5.0, **options})  # type: ignore[arg-type]
-    return voice._within(limits)
+    return within(voice, limits)
 
 
 # --- nothing was written -----------------------------------------------------

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ihuyi_voice import NotSentError, SubmitResult
+from ihuyi_voice._threads import start_raw_thread
 from ihuyi_voice.transport import resolver as resolver_module
 from ihuyi_voice.transport.resolver import DaemonResolver
 from tests.rogue import ACCEPTED, Connection, Rogue, http_answer
 from tests.transport.loops import LOOPS, MOBILE, client, run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 HERE = Path(__file__).parents[2]
 
@@ -96,16 +97,18 @@ async def test_a_loop_that_closed_during_the_look_up(hanging: threading.Event) -
         loop.close()
 
     ended = threading.Event()
-    in_thread = resolver_module._look_up
 
-    def signaled(*arguments: object) -> list[object]:
-        try:
-            return in_thread(*arguments)  # type: ignore[arg-type, return-value]
-        finally:
-            ended.set()
+    def signaled(run: Callable[[], None]) -> None:
+        def run_to_the_end() -> None:
+            try:
+                run()
+            finally:
+                ended.set()
+
+        start_raw_thread(run_to_the_end)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resolver_module, "_look_up", signaled)
+        patch.setattr(resolver_module, "start_raw_thread", signaled)
         await asyncio.to_thread(look_up_and_close)
         hanging.set()
         assert await asyncio.to_thread(ended.wait, 60)

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from ihuyi_voice import NotSentError
-from ihuyi_voice.transport import connector
+from tests.inside import without_meminfo
 from tests.rogue import http_answer
 from tests.transport.blocking_server import BlockingServer, accepted, serving
 from tests.transport.loops import LOOPS, MOBILE, client, contexts, run
@@ -33,7 +33,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[BlockingServer]:
 def _system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Linux says what a socket's memory is used for; elsewhere it is polled."""
     if request.param != "Linux":
-        monkeypatch.setattr(connector, "_SO_MEMINFO", 0x7FFF)
+        without_meminfo(monkeypatch)
 
 
 REFUSED = http_answer(b'{"code":4050,"msg":"frozen"}')

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ihuyi_voice import _loops
-from ihuyi_voice.transport import connector
+from tests.inside import quiet_check, without_meminfo
 from tests.transport.blocking_server import serving
 from tests.transport.loops import LOOPS, MOBILE, client, run
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connector, "_SO_MEMINFO", 0x7FFF)
+    without_meminfo(monkeypatch)
     monkeypatch.delattr(select, "poll")
 
 
@@ -61,7 +61,7 @@ def test_a_connection_is_quiet_until(
 ) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        is_quiet = connector._quiet_check(ours)
+        is_quiet = quiet_check(ours)
         assert is_quiet()
         disturb(ours, theirs)
         assert not is_quiet()

@@ -30,8 +30,11 @@ class Clock:
 
     def __init__(self) -> None:
         self.time = 1_700_000_000.0
+        self.fault: Exception | None = None
 
     def __call__(self) -> float:
+        if self.fault is not None:
+            raise self.fault
         return self.time
 
     def pass_(self, seconds: float) -> None:
@@ -131,11 +134,14 @@ class Face:
         return self._loop.run_until_complete(all_of_them())
 
     def close(self) -> None:
+        self.close_client()
+        self.close_loop()
+
+    def close_client(self) -> None:
         if isinstance(self.client, AsyncVoiceClient):
             self._loop.run_until_complete(self.client.aclose())
         else:
             self.client.close()
-        self.close_loop()
 
     def reopen_loop(self) -> None:
         """To call what is closed."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ihuyi_voice import CheckResult, Store, VerificationStatus
+from tests.inside import store_of
 
 from .conftest import STORES
 from .faces import ATTEMPTS, MEMORY, MOBILE, Face, codes_heard, opened, wrong
@@ -227,7 +228,7 @@ def test_the_limit_of_guesses_holds_for_both_classes_and_all_verifiers(
     make: Callable[..., Face], gateway: VoiceGateway
 ) -> None:
     one = make(attempts=10)
-    two = make(kept_in=one.verifier._flow._store)
+    two = make(kept_in=store_of(one.verifier))
     started = one.start()
     code = gateway.last_code(MOBILE)
     results = [face.check(started.id, wrong(code)) for face in (one, two) * 5]

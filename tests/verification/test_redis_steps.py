@@ -32,6 +32,7 @@ from ihuyi_voice.store.verifications import (
     guesses_of,
 )
 from ihuyi_voice.store.writer.operations import Work
+from tests.inside import server_of
 from tests.store.redis_server import running_redis
 
 from .faces import KEY, MOBILE, Clock, wrong
@@ -296,7 +297,7 @@ async def test_a_connection_that_breaks_is_no_other_client_that_was_faster(
     store: RedisStore, server: RedisServer, writes: bool
 ) -> None:
     await create(store)
-    connection = store._server.connect()
+    connection = server_of(store).connect()
 
     def step(tx: Transaction) -> None:
         record = tx.find(ID)
@@ -382,7 +383,7 @@ async def test_everything_expires(store: RedisStore, server: RedisServer) -> Non
     assert {RECORD, GUESSES, "ihuyi_voice:starts:subject"} == set(lives)
     assert math.isclose(300 + DAY, lives.pop(RECORD), abs_tol=30)
     assert all(math.isclose(DAY, life, abs_tol=30) for life in lives.values())
-    connection = store._server.connect()
+    connection = server_of(store).connect()
     # So there is nothing that the writer must delete.
     assert not connection.forget_expired()
     connection.close()

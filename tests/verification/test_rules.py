@@ -38,6 +38,7 @@ from ihuyi_voice.store.redis import RedisStore
 from ihuyi_voice.store.sql.store import SqlStore
 from ihuyi_voice.store.verifications import NewRecord, Verifications
 from ihuyi_voice.verification.codes import Person, SigningKey
+from tests.inside import records_of, runner_of, starts_of, store_of
 
 from . import faces
 from .faces import (
@@ -119,7 +120,7 @@ def test_a_key_of_another_type_is_refused(in_memory: Face, key: Any) -> None:
 
 def test_rotation(make: Callable[..., Face], gateway: VoiceGateway, clock: Clock) -> None:
     before = make()
-    kept_in = before.verifier._flow._store
+    kept_in = store_of(before.verifier)
     old = before.start()
     old_code = gateway.last_code(MOBILE)
     after = make(key=[OTHER_KEY, KEY], kept_in=kept_in)
@@ -607,7 +608,7 @@ def test_a_record_that_is_deleted_meanwhile(
 def test_what_ends_between_a_guess_and_its_approval_is_not_approved(
     verifier: Face, clock: Clock, end: str
 ) -> None:
-    store, soon = verifier.verifier._flow._store, time.monotonic() + 60
+    store, soon = store_of(verifier.verifier), time.monotonic() + 60
     key, person = SigningKey(KEY), Person(MOBILE, "login")
     started = verifier.start()
     bindings = {key.name: key.binding(started.id, person)}
@@ -621,7 +622,7 @@ def test_what_ends_between_a_guess_and_its_approval_is_not_approved(
 
 
 def test_purge_and_guesses(verifier: Face, gateway: VoiceGateway, clock: Clock) -> None:
-    store, soon = verifier.verifier._flow._store, time.monotonic() + 60
+    store, soon = store_of(verifier.verifier), time.monotonic() + 60
     subject = SigningKey(KEY).subject(Person(MOBILE, "login"))
     started = verifier.start()
     verifier.check(started.id, "")
@@ -630,7 +631,7 @@ def test_purge_and_guesses(verifier: Face, gateway: VoiceGateway, clock: Clock) 
     assert 0 == verifier.run(store.purge, timedelta(0), soon)
     clock.pass_(1)
     assert 0 == verifier.run(store.purge, timedelta(seconds=2), soon)
-    if isinstance(store._runner, RedisStore):
+    if isinstance(runner_of(verifier.verifier), RedisStore):
         # Redis deletes it a day after it expired.
         assert 0 == verifier.run(store.purge, timedelta(0), soon)
         assert VerificationStatus.EXPIRED is verifier.get(started.id).status
@@ -644,14 +645,14 @@ def test_purge_and_guesses(verifier: Face, gateway: VoiceGateway, clock: Clock) 
 
 
 def test_memory_forgets_what_has_expired(in_memory: Face, clock: Clock) -> None:
-    memory = in_memory.verifier._flow._store._runner
+    memory = runner_of(in_memory.verifier)
     ids = [in_memory.start(purpose=f"p{n}").id for n in range(50)]
     for id_ in ids:
         in_memory.check(id_, "")
     clock.pass_(86_400 + TTL + 1)
     for n in range(50):
         in_memory.start(purpose=f"q{n}")
-    assert (50, True) == (len(memory._records), len(memory._starts) <= 75)
+    assert (50, True) == (len(records_of(memory)), len(starts_of(memory)) <= 75)
     with pytest.raises(LookupError):
         in_memory.get(ids[-1])
 

@@ -37,6 +37,7 @@ from ihuyi_voice import (
 from ihuyi_voice.sandbox import Chaos
 from ihuyi_voice.verification.codes import Person, SigningKey, typed_code
 from tests.client.captured import in_variables, leaks_of
+from tests.inside import flow_of, runner_of
 
 from .faces import KEY, MEMORY, MOBILE, Clock, Face, opened, wrong
 
@@ -115,7 +116,7 @@ def test_a_whole_life_shows_no_secret(
     clock.pass_(60)
     other = face.start(purpose="pay", decoy=True)
     ends += [other, face.check(other.id, code, purpose="pay"), face.cancel(other.id)]
-    ends += [face.verifier, face.client, face.verifier._flow, *face.events]
+    ends += [face.verifier, face.client, flow_of(face.verifier), *face.events]
     secrets = Secrets(code, wrong(code))
     assert 11 == len(face.events)
     assert {MASKED} == {event.mobile for event in face.events}
@@ -203,9 +204,7 @@ def cooling(face: Face, gateway: VoiceGateway, clock: Clock) -> None:
 
 
 def closed(face: Face, gateway: VoiceGateway, clock: Clock) -> None:
-    face.client._closed = True
-    if not isinstance(face.client, AsyncVoiceClient):
-        face.client._client._closed = True
+    face.close_client()
 
 
 def store_down(face: Face, gateway: VoiceGateway, clock: Clock) -> None:
@@ -213,14 +212,11 @@ def store_down(face: Face, gateway: VoiceGateway, clock: Clock) -> None:
         msg = "it is down"
         raise StoreError(msg)
 
-    face.verifier._flow._store = type("Down", (), {"__getattr__": lambda *_: fail})()
+    runner_of(face.verifier).run = fail
 
 
 def clock_broken(face: Face, gateway: VoiceGateway, clock: Clock) -> None:
-    def fail() -> float:
-        raise Broken
-
-    face.verifier._flow._store._runner._clock = fail
+    clock.fault = Broken()
 
 
 FAILURES: dict[str, tuple[Callable[[Face, VoiceGateway, Clock], None], type[Exception]]] = {
@@ -257,10 +253,6 @@ def test_no_failure_shows_a_secret_in_its_frames(
             in_memory.check(started.id, code)
     if caught is not None:
         check_hides_everything(caught.value, code)
-    if how == "the client is closed":
-        in_memory.client._closed = False
-        if not isinstance(in_memory.client, AsyncVoiceClient):
-            in_memory.client._client._closed = False
 
 
 def check_hides_everything(error: BaseException, code: str) -> None:
