@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 
+from .._limits import JobLimits
 from ..bulk.options import BulkOptions
 from ..errors import IhuyiVoiceError, InvalidRequestError, StoreError
 from ..events import checked_on_event
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("ihuyi_voice")
 
-# Seconds until a chunk is tried again that a failure ended.
-_RETRY_SECONDS = 5
 # Seconds for a chunk to finish what is in flight, once the worker has to end it.
 _WIND_UP_SECONDS = 60.0
 # A chunk has no deadline of its own: each of its requests has one.
@@ -84,6 +83,7 @@ class BulkJobs:
         self._store: Store | None = None
         self._client: VoiceClient | None = None
         self._name = name
+        self._limits = JobLimits()
         # Also for `jobs_of`.
         others: list[BulkJobs] = vars(app).setdefault(_ATTRIBUTE, [])
         if any(other._name == name for other in others):
@@ -292,10 +292,11 @@ class BulkJobs:
             failure = self._failure_of(chunk)
             if failure is None:
                 return
-            _log.warning("%r: tried again in %d s: %s", chunk, _RETRY_SECONDS, _shown(failure))
+            seconds = self._limits.retry
+            _log.warning("%r: tried again in %d s: %s", chunk, seconds, _shown(failure))
             # Not by a countdown: a message that waits in a worker is delivered to others
             # too, once the broker's visibility timeout has passed.
-            time.sleep(_RETRY_SECONDS)
+            time.sleep(seconds)
         except SoftTimeLimitExceeded:
             _log.warning("%r: time limit reached: the other rows go back to the broker", chunk)
             raise _back_to_the_broker(chunk) from None
@@ -314,7 +315,7 @@ class BulkJobs:
             return self._stopped(jobs, chunk, str(error))
         except Exception as error:  # noqa: BLE001 - another worker may open the store
             return error
-        run = ChunkRun(jobs, chunk)
+        run = ChunkRun(jobs, chunk, self._limits)
         with self._sending:
             try:
                 client._call("submit_many", run.in_loop, extra_seconds=_NO_END)
@@ -347,6 +348,10 @@ class BulkJobs:
         except Reject:
             # The broker did not take it.
             raise _back_to_the_broker(chunk) from None
+
+    def _within(self, limits: JobLimits) -> None:
+        """Use other limits, from the next chunk on. For tests."""
+        self._limits = limits
 
     @property
     def _jobs(self) -> Jobs:

@@ -23,16 +23,14 @@ from .chunks import masked
 from .pace import LeasedPace, step_deadline
 
 if TYPE_CHECKING:
+    from .._limits import JobLimits
     from ..client import AsyncVoiceClient
     from ..models import Outcome
     from ..store.jobs import Jobs
     from .chunks import Chunk, NumberedRow
 
-# Outcomes that wake the recording task, outcomes of one step, and seconds after which
-# fewer are recorded.
-_BATCH, _MOST, _LINGER = 100, 500, 0.5
-# Seconds for the last outcomes of a chunk.
-_LAST_SECONDS = 10.0
+# Outcomes that wake the recording task, and outcomes of one step.
+_BATCH, _MOST = 100, 500
 # Seconds between two looks at requests that other processes have under way.
 _OTHERS_PAUSE = 1.0
 
@@ -63,7 +61,7 @@ class ChunkRun:
         fault: an error of the program, which has stopped the job.
     """
 
-    def __init__(self, jobs: Jobs, chunk: Chunk) -> None:
+    def __init__(self, jobs: Jobs, chunk: Chunk, limits: JobLimits) -> None:
         self.begun: bool = False
         self.ended: Event = Event()
         self.refusal: str = ""
@@ -71,6 +69,7 @@ class ChunkRun:
         self.fault: Exception | None = None
         self._jobs = jobs
         self._chunk = chunk
+        self._limits = limits
         self._run: BulkRun | None = None
         self._is_stopping = False
         self._outcomes: list[JobOutcome] = []
@@ -233,13 +232,13 @@ class ChunkRun:
 
     async def _record_now_and_then(self) -> None:
         while True:
-            with anyio.move_on_after(_LINGER):
+            with anyio.move_on_after(self._limits.linger):
                 await self._news.wait()
             self._news = anyio.Event()
             try:
                 await self._record()
             except Exception:  # noqa: BLE001 - the end of the chunk tries again, and says it
-                await anyio.sleep(_LINGER)
+                await anyio.sleep(self._limits.linger)
 
     async def _record(self) -> None:
         chunk, generation = self._chunk, self._chunk.plan.generation
@@ -253,9 +252,9 @@ class ChunkRun:
 
     async def _record_the_rest(self) -> None:
         """Record all there is before the message is acknowledged."""
-        end = time.monotonic() + _LAST_SECONDS
+        end = time.monotonic() + self._limits.last
         while not await self._recorded_all(end):  # noqa: ASYNC110 - it waits for the store
-            await anyio.sleep(_LINGER)
+            await anyio.sleep(self._limits.linger)
 
     async def _recorded_all(self, end: float) -> bool:
         """Record all; False where that fails before `end`."""

@@ -16,18 +16,25 @@ import pytest
 from celery import Celery
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 
-from ihuyi_voice import InvalidRequestError, OutcomeStatus, StoreError, SubmitRequest
-from ihuyi_voice._limits import Limits
+from ihuyi_voice import (
+    InvalidRequestError,
+    OutcomeStatus,
+    Store,
+    StoreError,
+    SubmitRequest,
+    VoiceClient,
+)
+from ihuyi_voice._limits import JobLimits, Limits
 from ihuyi_voice._threads import Event
 from ihuyi_voice.celery import BulkJobs, JobState
 from ihuyi_voice.celery.chunks import Chunk, ChunkRows, Plan
 from ihuyi_voice.celery.jobs import jobs_of
 from ihuyi_voice.celery.pace import LeasedPace
-from ihuyi_voice.celery.run import ChunkRun
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
 from ihuyi_voice.store.answer import StoredAnswer
 from ihuyi_voice.store.entry import EntryState, Fingerprints
 from ihuyi_voice.store.jobs import Jobs, Lease
+from tests.inside import after_sending, client_of, close_jobs, within
 from tests.store.support import claim, open_store
 
 from .desk import open_desk
@@ -38,7 +45,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import FrameType
 
-    from ihuyi_voice.celery.chunks import NumberedRow
+    from ihuyi_voice.celery.run import ChunkRun
     from ihuyi_voice.store.entry import Claim
     from ihuyi_voice.store.sql.store import SqlStore
 
@@ -57,13 +64,11 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
         monkeypatch.setenv("IHUYI_VOICE_API_KEY", "sandbox-key")
         monkeypatch.setenv("IHUYI_VOICE_BASE_URL", url)
         monkeypatch.delenv("IHUYI_VOICE_STORE", raising=False)
-        monkeypatch.setattr("ihuyi_voice.celery.jobs._RETRY_SECONDS", 0)
         opened = open_desk(str(tmp_path / "calls.db"), gateway, monkeypatch)
+        within(opened.jobs, JobLimits(retry=0))
         with opened.store:
             yield opened
-            if opened.jobs._client is not None:
-                opened.jobs._client.close()
-            opened.jobs._opened_store().close()
+            close_jobs(opened.jobs)
 
 
 def calls(desk: Desk) -> list[str]:
@@ -136,14 +141,12 @@ def test_a_request_is_settled_after_its_row_came_back_and_before_the_end_of_the_
 ) -> None:
     desk.jobs.submit(rows(4), job="spring")
     claimed = asyncio.run(claim_row(desk.store, 2, live=60.0))
-    send = ChunkRun._send
 
-    async def then_settle(self: ChunkRun, todo: list[NumberedRow]) -> None:
-        await send(self, todo)
+    async def then_settle(_: ChunkRun) -> None:
         answer = StoredAnswer(voice_id="7")
         await desk.store.settle("job:spring:2", claimed.token, state, answer)
 
-    monkeypatch.setattr(ChunkRun, "_send", then_settle)
+    after_sending(monkeypatch, then_settle)
     desk.deliver()
     assert {ACCEPTED: 4} == counts(desk)
     is_placed_here = row(2)[0] in calls(desk)
@@ -156,16 +159,14 @@ def test_a_row_that_cannot_be_asked_about_once_more(
 ) -> None:
     desk.jobs.submit(rows(4), job="spring")
     asyncio.run(claim_row(desk.store, 2, live=0.01))
-    send = ChunkRun._send
 
-    async def then_end(self: ChunkRun, todo: list[NumberedRow]) -> None:
-        await send(self, todo)
+    async def then_end(self: ChunkRun) -> None:
         if ended_by == "a stop of the job":
             self._cause = "the account is empty"
         else:
             self._is_stopping = True
 
-    monkeypatch.setattr(ChunkRun, "_send", then_end)
+    after_sending(monkeypatch, then_end)
     desk.deliver()
     # A worker that is shut down gives the row back to the broker.
     unknown = {UNKNOWN: 1} if ended_by == "a stop of the job" else {}
@@ -350,7 +351,7 @@ def test_outcomes_are_recorded_once_the_store_works_again(
         await record(self, *arguments)
 
     monkeypatch.setattr(Jobs, "record", failing)
-    monkeypatch.setattr("ihuyi_voice.celery.run._LINGER", 0.01)
+    within(desk.jobs, JobLimits(retry=0, linger=0.01))
     desk.gateway.chaos = Chaos(latency=0.1)
     desk.jobs.submit(rows(6), job="spring", concurrency=2)
     assert "SUCCESS" == desk.deliver()
@@ -365,7 +366,7 @@ def test_outcomes_that_cannot_be_recorded_are_found_by_the_next_delivery(
         raise StoreError(msg)
 
     let_the_broker_take_nothing(desk, monkeypatch)
-    monkeypatch.setattr("ihuyi_voice.celery.run._LAST_SECONDS", 0.0)
+    within(desk.jobs, JobLimits(retry=0, last=0.0))
     desk.jobs.submit(rows(3), job="spring")
     (message,) = desk.messages
     with monkeypatch.context() as failure:
@@ -391,14 +392,15 @@ def test_a_store_that_cannot_be_opened_loses_no_row(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     desk.jobs.submit(rows(3), job="spring")
-    opened = BulkJobs._opened_store
+    close_jobs(desk.jobs)
+    opened = Store.open
 
-    def failing(_: BulkJobs) -> None:
-        monkeypatch.setattr(BulkJobs, "_opened_store", opened)
+    def failing(*_: object) -> None:
+        monkeypatch.setattr(Store, "open", opened)
         msg = "this store needs sqlalchemy"
         raise ModuleNotFoundError(msg)
 
-    monkeypatch.setattr(BulkJobs, "_opened_store", failing)
+    monkeypatch.setattr(Store, "open", failing)
     desk.deliver()
     assert "tried again in 0 s: ModuleNotFoundError: this store needs sqlalchemy" in caplog.text
     assert {ACCEPTED: 3} == counts(desk)
@@ -410,7 +412,7 @@ def test_a_fault_of_the_program_stops_the_job_and_shows_no_row(
     def faulty(*_: object) -> None:
         raise ValueError(row(0)[0])
 
-    monkeypatch.setattr("ihuyi_voice.celery.run._job_outcome", faulty)
+    monkeypatch.setattr("ihuyi_voice.celery.run.masked", faulty)
     desk.jobs.submit(rows(3), job="spring")
     assert "SUCCESS" == desk.deliver()
     status = desk.jobs.status("spring")
@@ -540,15 +542,15 @@ async def test_a_run_uses_no_lease_of_the_run_before() -> None:
 def test_a_soft_time_limit_before_a_chunk_begins(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    def limit(*_: object) -> None:
+    def limit(*_: object, **__: object) -> None:
         raise SoftTimeLimitExceeded
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         msg = "it did not answer in time"
         raise StoreError(msg)
 
     desk.jobs.submit(rows(3), job="spring")
-    monkeypatch.setattr(BulkJobs, "_opened_client", limit if when == "opening" else fail)
+    monkeypatch.setattr(VoiceClient, "from_env", limit if when == "opening" else fail)
     monkeypatch.setattr("ihuyi_voice.celery.jobs.time", SimpleNamespace(sleep=limit))
     assert "REJECTED" == desk.deliver()
     assert (3, JobState.SCHEDULED) == (
@@ -584,7 +586,7 @@ def test_a_client_that_was_closed_loses_no_row(desk: Desk, monkeypatch: pytest.M
     let_the_broker_take_nothing(desk, monkeypatch)
     waited: list[object] = []
     desk.jobs.submit(rows(3), job="spring")
-    desk.jobs._opened_client().close()
+    client_of(desk.jobs).close()
     with monkeypatch.context() as spied:
         spied.setattr(Event, "wait", lambda *arguments: waited.append(arguments))
         assert "REJECTED" == desk.deliver()
@@ -663,9 +665,10 @@ def test_the_rows_after_those_that_were_enqueued_are_resumed(desk: Desk) -> None
 
 
 def test_no_variable_of_a_bulk_jobs_shows_the_password_of_its_store() -> None:
-    jobs = BulkJobs(Celery("desk", broker="memory://"), store="mysql://a:password@h/d", name="one")
+    app = Celery("desk", broker="memory://")
+    jobs = BulkJobs(app, store="mysql://a:password@h/d", name="one")
     assert "password" not in repr(vars(jobs))
-    assert "one.chunk" == jobs._task.name
+    assert "one.chunk" in app.tasks
 
 
 def test_events_of_rows_need_a_list_of_functions() -> None:
