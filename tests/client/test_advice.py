@@ -22,6 +22,7 @@ from ihuyi_voice import (
 from ihuyi_voice._advice import CHECK_UNKNOWN, advised
 from ihuyi_voice._limits import Limits
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
+from tests.inside import call, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -159,9 +160,9 @@ def test_a_call_that_the_loop_thread_does_not_answer(
 ) -> None:
     request = SubmitRequest(MOBILE, "1125", "order-1") if "key" in name else None
     with client_of("http://127.0.0.1:9", timeout=0.01) as client:
-        client._within(Limits(grace=0.05, exit=0.1))
+        within(client, Limits(grace=0.05, exit=0.1))
         with pytest.raises(OutcomeUnknownError, match=expected) as caught:
-            client._call(name.partition(" ")[0], lambda _: anyio.sleep_forever(), request)
+            call(client, name.partition(" ")[0], lambda _: anyio.sleep_forever(), request)
     assert may_have_rung is caught.value.may_have_rung
 
 

@@ -49,7 +49,7 @@ from tests.client.test_secrets import (
     proxied,
     say_nothing,
 )
-from tests.inside import QUICK, submit_that_waits_for_a_slot
+from tests.inside import QUICK, submit_that_waits_for_a_slot, within
 from tests.rogue import Connection, Rogue, http_answer
 
 if TYPE_CHECKING:
@@ -108,9 +108,9 @@ async def submitted(
 ) -> object:
     arguments = cast("Any", (mobile, content))
     if kind == "asyncio":
-        async with AsyncVoiceClient("id", KEY, **options)._within(QUICK) as voice:
+        async with within(AsyncVoiceClient("id", KEY, **options), QUICK) as voice:
             return await voice.submit(*arguments, idempotency_key=key)
-    with closing(VoiceClient("id", KEY, **options)._within(QUICK)) as blocking:
+    with closing(within(VoiceClient("id", KEY, **options), QUICK)) as blocking:
         return await in_a_thread(lambda: blocking.submit(*arguments, idempotency_key=key))
 
 
@@ -120,7 +120,7 @@ async def ran(
     outcomes: list[Outcome] = []
     if kind == "asyncio":
         async with (
-            AsyncVoiceClient("id", KEY, **options)._within(QUICK) as voice,
+            within(AsyncVoiceClient("id", KEY, **options), QUICK) as voice,
             voice.submit_many(rows, **bulk) as run,
         ):
             outcomes = [outcome async for outcome in run]
@@ -128,7 +128,7 @@ async def ran(
 
     def block() -> BulkReport:
         with (
-            closing(VoiceClient("id", KEY, **options)._within(QUICK)) as blocking,
+            closing(within(VoiceClient("id", KEY, **options), QUICK)) as blocking,
             blocking.submit_many(rows, **bulk) as run,
         ):
             outcomes.extend(run)

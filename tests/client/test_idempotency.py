@@ -59,7 +59,7 @@ from tests.client.test_secrets import (
     leaks,
     shown,
 )
-from tests.inside import slots_of
+from tests.inside import at_each_connection, slots_of, writer_of
 from tests.rogue import Connection as Socket
 from tests.rogue import Rogue
 from tests.store.support import Clock, open_store
@@ -346,7 +346,7 @@ async def test_cancelled_just_when_it_is_claimed_it_is_not_sent(
     quota = one_a_minute()
     async with client(gateway.url, store, quota=quota) as voice:
         task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key="k"))
-        await until(lambda: store._writer.thread.started)
+        await until(lambda: writer_of(store).thread.started)
         while state(store) is not EntryState.CLAIMED:
             # The loop is blocked meanwhile.
             pass
@@ -384,7 +384,7 @@ async def test_cancelled_while_it_claims_it_is_not_sent(
     async with client(gateway.url, store, quota=quota) as voice:
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            await cancelled(voice, lambda: until(store._writer.at_work.locked), native=True)
+            await cancelled(voice, lambda: until(writer_of(store).at_work.locked), native=True)
         assert not (await voice.submit(MOBILE, CODE, idempotency_key="k")).replayed
     assert [MOBILE] == gateway.mobiles
 
@@ -604,15 +604,9 @@ class Broken:
         return "the disk is full"
 
     def _at_each_connection(self, statement: str) -> None:
-        set_up = store_file._set_up_sqlite
-
-        def and_more(connection: sqlite3.Connection) -> None:
-            set_up(connection)
-            connection.execute(statement).fetchall()
-
-        self._monkeypatch.setattr(store_file, "_set_up_sqlite", and_more)
+        at_each_connection(self._monkeypatch, statement)
         # As a fork does, so that the next transaction reconnects; in no loop's thread.
-        writer = self._store._writer
+        writer = writer_of(self._store)
         with writer.at_work, ThreadPoolExecutor(1) as pool:
             pool.submit(writer.thread.transactions.close).result()
 

@@ -47,7 +47,14 @@ from ihuyi_voice import (
     VoiceClient,
 )
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
-from tests.inside import QUICK, encoder_of, settings_of, submit_that_waits_for_a_slot, transport_of
+from tests.inside import (
+    QUICK,
+    encoder_of,
+    settings_of,
+    submit_that_waits_for_a_slot,
+    transport_of,
+    within,
+)
 from tests.rogue import Connection, Rogue, http_answer
 
 if TYPE_CHECKING:
@@ -400,12 +407,12 @@ async def ended(
     key = case.idempotency_key
     try:
         if kind == "asyncio":
-            async with AsyncVoiceClient("id", KEY, **options)._within(QUICK) as voice:
+            async with within(AsyncVoiceClient("id", KEY, **options), QUICK) as voice:
                 try:
                     return await voice.submit(*arguments, idempotency_key=key)
                 finally:
                     looked_at(voice)
-        with closing(VoiceClient("id", KEY, **options)._within(QUICK)) as blocking:
+        with closing(within(VoiceClient("id", KEY, **options), QUICK)) as blocking:
             try:
                 return await asyncio.to_thread(blocking.submit, *arguments, idempotency_key=key)
             finally:
@@ -721,7 +728,7 @@ async def test_no_repr_or_dump_of_a_client_shows_a_secret(dynamic_password: bool
 
 def test_the_walk_finds_a_secret() -> None:
     voice = AsyncVoiceClient("id", KEY)
-    voice._clock = cast("Any", {"deep": [(KEY,)]})
+    vars(voice)["kept"] = {"deep": [(KEY,)]}
     assert {"key"} == leaks(*walked(voice))
 
 

@@ -23,7 +23,7 @@ from ihuyi_voice import (
     VoiceClient,
 )
 from ihuyi_voice.sandbox import SandboxGateway
-from tests.inside import QUICK, submit_that_waits_for_a_slot
+from tests.inside import QUICK, submit_that_waits_for_a_slot, within
 from tests.rogue import ACCEPTED, Connection, Rogue, http_answer
 
 if TYPE_CHECKING:
@@ -325,9 +325,12 @@ async def test_connecting_is_retried_and_then_the_call_is_placed_once(
     rogue = Rogue(answer_accepted)
     async with (
         rogue.running(),
-        AsyncVoiceClient(
-            "id", "key", base_url=rogue.url, trace_configs=[trace], connect_attempts=attempts
-        )._within(QUICK) as voice,
+        within(
+            AsyncVoiceClient(
+                "id", "key", base_url=rogue.url, trace_configs=[trace], connect_attempts=attempts
+            ),
+            QUICK,
+        ) as voice,
     ):
         assert PLACED == await voice.submit(MOBILE, "1125")
     assert (attempts, 1) == (tried, rogue.submits)

@@ -25,6 +25,7 @@ from ihuyi_voice.quota import HOUR, MINUTE
 from ihuyi_voice.sandbox import SandboxGateway
 from ihuyi_voice.store.entry import EntryState
 from ihuyi_voice.store.store import Store
+from tests.inside import slots_of, writer_of
 from tests.store.support import Clock, open_store
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ async def test_a_submit_that_is_cancelled_before_the_write_gives_its_place_back(
 ) -> None:
     quota = RecipientQuota(per_minute=1, per_day=None)
     async with client(gateway.url, store, quota=quota, max_connections=1) as voice:
-        slots = voice._opened().slots
+        slots = slots_of(voice)
         slots.acquire_nowait()
         task = asyncio.create_task(voice.submit(MOBILE, CODE, idempotency_key=key))
         while not slots.statistics().tasks_waiting:
@@ -349,6 +350,19 @@ def is_there(path: Path) -> bool:
     return path.exists()
 
 
+def remembered(monkeypatch: pytest.MonkeyPatch) -> list[Store]:
+    """Fills with the stores that are opened from now on."""
+    opened: list[Store] = []
+    open_it = Store.open
+
+    def remember(*arguments: Any, **options: Any) -> Store:
+        opened.append(open_it(*arguments, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(Store, "open", remember)
+    return opened
+
+
 def is_closed(store: Store) -> bool:
     try:
         store.summary()
@@ -367,10 +381,11 @@ async def close(voice: AsyncVoiceClient | VoiceClient) -> None:
 @BOTH_CLIENTS
 @pytest.mark.parametrize("used", [False, True])
 async def test_a_store_that_the_environment_names_is_closed_with_the_client(
-    kind: Any, used: bool, named: Path, gateway: Served
+    kind: Any, used: bool, named: Path, gateway: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    opened = remembered(monkeypatch)
     voice = kind.from_env(base_url=gateway.url)
-    store = voice._owned_store
+    (store,) = opened
     assert not is_closed(store)
     if used and kind is AsyncVoiceClient:
         await voice.submit(MOBILE, CODE, idempotency_key="k")
@@ -413,14 +428,7 @@ async def test_an_empty_variable_names_no_store(
 def test_a_client_that_is_not_made_closes_the_store(
     kind: Any, named: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened: list[Store] = []
-    open_it = Store.open
-
-    def remember(*arguments: Any, **options: Any) -> Store:
-        opened.append(open_it(*arguments, **options))
-        return opened[0]
-
-    monkeypatch.setattr(Store, "open", remember)
+    opened = remembered(monkeypatch)
     with pytest.raises(ValueError, match="timeout"):
         kind.from_env(timeout=-1.0)
     assert [True] == [is_closed(store) for store in opened]
@@ -526,7 +534,7 @@ async def test_the_store_has_until_the_deadline_of_the_request(
     gateway: Served, store: SqlStore
 ) -> None:
     async with client(gateway.url, store, timeout=0.05) as voice:
-        with store._writer.at_work:
+        with writer_of(store).at_work:
             for key in (None, "k"):
                 with pytest.raises(StoreError, match="did not answer in time"):
                     await voice.submit(MOBILE, CODE, idempotency_key=key)

@@ -24,6 +24,7 @@ import pytest
 from ihuyi_voice.cli.bulk.keys import RowKeys
 from ihuyi_voice.store.entry import UNSETTLED, Entry, EntryState, Fingerprints
 from ihuyi_voice.store.writer.operations import Work
+from tests.inside import database_of
 from tests.soak.gateway import Sandbox, sandbox
 from tests.store.support import open_store, unmeasured
 
@@ -139,7 +140,7 @@ class Job:
         with (
             contextlib.suppress(LookupError),
             open_store(copy / "calls.db", create=False) as store,
-            store._database.connect(writing=False) as connection,
+            database_of(store).connect(writing=False) as connection,
         ):
             return connection.counts().get(EntryState.CLAIMED, 0)
         return 0
@@ -149,7 +150,7 @@ class Job:
         with open_store(self.folder / "calls.db") as store:
             keys = RowKeys(Fingerprints(API_KEY), store.id, "rows.csv")
             by_key = {keys.key(*row): row for row in ALL}
-            with store._database.connect(writing=False) as connection:
+            with database_of(store).connect(writing=False) as connection:
                 found = connection.apply(Work([], [], list(by_key), [], [])).found
             assert sum(store.summary().values()) == len(found), "some keys are of no row"
         return {by_key[key]: entry for key, entry in found.items()}

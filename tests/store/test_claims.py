@@ -13,6 +13,7 @@ from ihuyi_voice.errors import InvalidRequestError, StoreError
 from ihuyi_voice.store.answer import StoredAnswer
 from ihuyi_voice.store.entry import Entry, EntryState, Fingerprints
 from ihuyi_voice.store.sql.connection import Connection
+from tests.inside import writer_of
 
 from .support import (
     CONTENT,
@@ -109,7 +110,7 @@ async def test_a_claim_waits_for_another_no_longer_than_its_deadline(
     store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The last look-up is early enough before the deadline for a busy database.
-    monkeypatch.setattr("ihuyi_voice.store.sql.store._MAX_PAUSE", 10.0)
+    monkeypatch.setattr("ihuyi_voice.store.writer.bounds.MAX_PAUSE", 10.0)
     store.patience = 60.0
     await claimed(store)
     again = await claim(store, timeout=3.0)
@@ -160,7 +161,7 @@ async def test_a_waiting_claim_succeeds_when_the_key_is_purged(
 ) -> None:
     store.patience = 60.0
     token = await claimed(store, live=3600.0)
-    find_in_database = store._writer.find
+    find_in_database = writer_of(store).find
 
     async def find_after_purge(key: str, deadline: float) -> Entry | None:
         # Only settled keys are purged, so the key was settled in between.
@@ -169,7 +170,7 @@ async def test_a_waiting_claim_succeeds_when_the_key_is_purged(
         assert 1 == store.purge(timedelta(0))
         return await find_in_database(key, deadline)
 
-    monkeypatch.setattr(store._writer, "find", find_after_purge)
+    monkeypatch.setattr(writer_of(store), "find", find_after_purge)
     assert (await claim(store)).entry is None
 
 

@@ -18,6 +18,7 @@ from ihuyi_voice.store.entry import EntryState, FailureScope
 from ihuyi_voice.store.sql import connection as store_connection
 from ihuyi_voice.store.sql import file as store_file
 from ihuyi_voice.store.sql.connection import Connection
+from tests.inside import after_each_check, at_each_connection, transaction_in
 
 from .support import Clock, claim, claimed, ended, find, open_store
 
@@ -65,14 +66,8 @@ async def test_a_full_disk(small_disk: Path) -> None:
 
 
 async def test_a_database_that_cannot_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    set_up = store_file._set_up_sqlite
-
-    def limited(connection: sqlite3.Connection) -> None:
-        set_up(connection)
-        connection.execute("PRAGMA max_page_count = 12").fetchone()
-
     with open_store(tmp_path / "calls.db") as store:
-        monkeypatch.setattr(store_file, "_set_up_sqlite", limited)
+        at_each_connection(monkeypatch, "PRAGMA max_page_count = 12")
         results = await asyncio.gather(
             *(claim(store, f"{i:0>200}") for i in range(300)), return_exceptions=True
         )
@@ -211,15 +206,9 @@ async def test_a_lost_file(
 async def test_a_file_that_is_lost_during_a_commit(
     in_file: SqlStore, lose: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    check = Connection._check_files
-
-    def lose_it_after_the_first_check(connection: Connection) -> None:
-        # The second check, after the commit, finds that the file is lost.
-        check(connection)
-        lose("moved")
-
     await claimed(in_file)
-    monkeypatch.setattr(Connection, "_check_files", lose_it_after_the_first_check)
+    # The second check, after the commit, finds that the file is lost.
+    after_each_check(monkeypatch, lambda: lose("moved"))
     await failure(in_file)
     monkeypatch.undo()
     # The claim was committed all the same; once the file is back, it is reverted.
@@ -238,10 +227,10 @@ async def test_another_store_in_the_same_file(in_file: SqlStore, tmp_path: Path)
 
 async def test_dropped_tables(store: SqlStore, place: str) -> None:
     await claimed(store)
-    with contextlib.closing(store._database.connect()) as other, other._transaction() as raw:
+    with transaction_in(store) as raw:
         raw.exec_driver_sql("DROP TABLE ihuyi_voice_calls")
     assert "ihuyi_voice_calls" in (await failure(store)).reason
-    with contextlib.closing(store._database.connect()) as other, other._transaction() as raw:
+    with transaction_in(store) as raw:
         raw.exec_driver_sql("DROP TABLE ihuyi_voice_meta")
     assert "was replaced by another store since it was opened" in (await failure(store)).reason
 

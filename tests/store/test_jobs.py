@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import math
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,8 +34,9 @@ tokens = map("token {}".format, itertools.count())
 @pytest.fixture(autouse=True)
 def _numbered(monkeypatch: pytest.MonkeyPatch) -> None:
     """The generations of the jobs of a test are 1, 2, ... instead of random."""
-    numbers = itertools.count(1)
-    monkeypatch.setattr("ihuyi_voice.store.jobs.jobs._new_generation", lambda: next(numbers))
+    numbers = itertools.count()
+    random = SimpleNamespace(randbelow=lambda _: next(numbers))
+    monkeypatch.setattr("ihuyi_voice.store.jobs.jobs.secrets", random)
 
 
 async def lease(

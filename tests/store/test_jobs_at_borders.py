@@ -240,7 +240,7 @@ async def test_the_time_until_the_requests_of_others_have_ended(
 async def test_purge_deletes_jobs_that_ended_long_ago(
     store: SqlStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ihuyi_voice.store.sql.jobs._DELETED_AT_ONCE", 2)
+    monkeypatch.setattr("ihuyi_voice.store.writer.bounds.DELETED_AT_ONCE", 2)
     generation = store.jobs.create(JOB, None)
     assert store.jobs.note_enqueued(JOB, generation, 5, all_rows=True)
     await record(store, generation, range(5))

@@ -26,7 +26,7 @@ from ihuyi_voice.sandbox import Chaos, SandboxGateway
 from ihuyi_voice.store.limits import DAY, KEEP_SECONDS
 from ihuyi_voice.store.memory import MemoryLimits
 from ihuyi_voice.store.redis import RedisStore
-from ihuyi_voice.store.sql.store import SqlStore
+from tests.inside import tokens_of
 
 from .redis_server import running_redis
 from .support import run
@@ -300,29 +300,18 @@ async def test_starts_that_no_window_needs_are_deleted(
     place: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ihuyi_voice.store.writer.bounds.CLEANING_PAUSE", 0.0)
-    monkeypatch.setattr("ihuyi_voice.store.sql.connection._CLEANED_AT_ONCE", 1)
+    monkeypatch.setattr("ihuyi_voice.store.writer.bounds.CLEANED_AT_ONCE", 1)
     with Store.open(place, clock=clock) as store:
         for number in ("n", "quiet"):
             assert 0.0 == await store.limits.reserve(number, f"old {number}", DEFAULT)
-            assert [f"old {number}"] == tokens(store, number)
+            assert [f"old {number}"] == tokens_of(store, number)
         clock.time += KEEP_SECONDS + 1.0
         assert 0.0 == await store.limits.reserve("n", "new", DEFAULT)
     # At its end the thread has cleaned.
-    assert ["new"] == tokens(store, "n")
+    assert ["new"] == tokens_of(store, "n")
     # Redis deletes by its own clock, which has not moved.
     left = ["old quiet"] if isinstance(store, RedisStore) else []
-    assert left == tokens(store, "quiet")
-
-
-def tokens(store: Store, number: str) -> list[str]:
-    """The tokens that a store keeps for a number."""
-    if isinstance(store, RedisStore):
-        with contextlib.closing(store._server.connect()) as connection:
-            members: Any = connection._client.zrange(f"ihuyi_voice:starts:{number}", 0, -1)
-            return [member.decode() for member in members]
-    assert isinstance(store, SqlStore)
-    with store._database.connect() as connection:
-        return [start.token for start in connection._lock_starts({number})[number]]
+    assert left == tokens_of(store, "quiet")
 
 
 # --- at once ---------------------------------------------------------------------

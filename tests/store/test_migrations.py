@@ -13,6 +13,7 @@ from ihuyi_voice.errors import StoreError
 from ihuyi_voice.store.answer import NO_ANSWER, StoredAnswer
 from ihuyi_voice.store.entry import EntryState
 from ihuyi_voice.store.sql.migrations import SCHEMA_VERSION
+from tests.inside import database_of
 
 from .support import claim, claimed, ended, find, open_store, start
 
@@ -153,7 +154,7 @@ async def test_two_processes_that_upgrade_at_once_still_know_the_keys(
         assert NO_ANSWER == under_way.answer
         assert (await claim(store, "refused")).token
         assert await find(store, "never") is None
-        with store._database.connect() as connection:
+        with database_of(store).connect() as connection:
             assert SCHEMA_VERSION == connection.version
 
 

@@ -15,6 +15,7 @@ from ihuyi_voice.errors import StoreError
 from ihuyi_voice.store.entry import FailureScope
 from ihuyi_voice.store.sql import mysql
 from ihuyi_voice.store.sql.failures import describe, scope_of
+from tests.inside import database_of, raw
 
 from .support import open_store, start
 
@@ -61,10 +62,14 @@ def test_two_processes_over_the_same_numbers_and_keys(place: str) -> None:
 def test_the_clock_and_the_settings_are_the_servers(mariadb_url: str) -> None:
     with open_store(mariadb_url.replace("mysql+pymysql", "mariadb+pymysql")) as store:
         assert abs(time.time() - store.clock()) < 5
-        with store._database.connect() as connection:
-            rows = connection._connection.exec_driver_sql(
-                "SELECT @@sql_mode, @@time_zone, @@character_set_connection, @@tx_isolation"
-            ).one()
+        with database_of(store).connect() as connection:
+            rows = (
+                raw(connection)
+                .exec_driver_sql(
+                    "SELECT @@sql_mode, @@time_zone, @@character_set_connection, @@tx_isolation"
+                )
+                .one()
+            )
         assert ("STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION", "+00:00", "utf8mb4") == tuple(rows)[:3]
         assert "READ-COMMITTED" == rows[3]
 

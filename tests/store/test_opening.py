@@ -18,6 +18,7 @@ from ihuyi_voice.errors import NotSentError, StoreError
 from ihuyi_voice.store.entry import EntryState
 from ihuyi_voice.store.sql import file as store_file
 from ihuyi_voice.store.sql.migrations import SCHEMA_VERSION
+from tests.inside import database_of, raw
 
 from .support import Clock, claim, claimed, ended, find, open_store, run, start
 
@@ -195,10 +196,10 @@ def test_a_servers_own_setting_does_not_weaken_a_commit(postgres: PostgresServer
     with contextlib.closing(postgres.connect()) as connection:
         connection.execute("ALTER DATABASE postgres SET synchronous_commit = off")
         try:
-            with open_store(postgres.url) as store, store._database.connect() as opened:
+            with open_store(postgres.url) as store, database_of(store).connect() as opened:
                 # A rollback must not undo the setting.
-                opened._connection.rollback()
-                setting = opened._connection.exec_driver_sql("SHOW synchronous_commit").scalar_one()
+                raw(opened).rollback()
+                setting = raw(opened).exec_driver_sql("SHOW synchronous_commit").scalar_one()
         finally:
             connection.execute("ALTER DATABASE postgres RESET synchronous_commit")
     assert "on" == setting

@@ -17,6 +17,7 @@ from ihuyi_voice.store.entry import EntryState, NewClaim, Settlement
 from ihuyi_voice.store.sql.connection import Connection
 from ihuyi_voice.store.writer import bounds
 from ihuyi_voice.store.writer.operations import Committed, Work
+from tests.inside import database_of, writer_of
 
 from .support import (
     API_KEY,
@@ -216,7 +217,7 @@ async def test_a_fork_that_cannot_wait_for_a_transaction(
             return error.reason
         return "claimed"
 
-    lock = store._writer.at_work_aside if aside else store._writer.at_work
+    lock = writer_of(store).at_work_aside if aside else writer_of(store).at_work
     with lock:
         message = await asyncio.to_thread(in_child, try_it)
     if "://" in place:
@@ -313,7 +314,7 @@ async def test_rows_are_locked_in_key_order_so_that_machines_do_not_deadlock(
     keys = ["b", "a"]
     with (
         open_store(postgres.empty()) as store,
-        store._database.connect() as connection,
+        database_of(store).connect() as connection,
         contextlib.closing(postgres.connect()) as other,
     ):
         tokens = [await claimed(store, key) for key in keys]

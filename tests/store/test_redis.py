@@ -28,6 +28,7 @@ from ihuyi_voice.store import redis_connection, redis_server
 from ihuyi_voice.store.limits import KEEP_SECONDS, Release, Reservation
 from ihuyi_voice.store.redis import RedisStore
 from ihuyi_voice.store.writer.operations import Work
+from tests.inside import server_of
 
 from .redis_server import free_port, running_redis
 from .support import Clock, run
@@ -404,7 +405,7 @@ def test_a_reservation_that_arrives_after_its_release_is_refused(
     server: RedisServer, url: str
 ) -> None:
     connection = connected(url)
-    connection._server.doubtful_until = time.monotonic() + redis_connection.DOUBT_SECONDS
+    server_of(connection).doubtful_until = time.monotonic() + redis_connection.DOUBT_SECONDS
     connection.apply(Work([], [Release("n", "late")], [], [], []))
     late = Work([], [], [], [], [Reservation("n", "late", ONE_A_MINUTE)])
     with pytest.raises(StoreError, match="RELEASED this reservation was given back"):
@@ -507,7 +508,7 @@ async def test_a_batch_whose_server_crashed_may_have_been_executed(
     finally:
         server.start()
     assert (True, "connection") == (connection.committing, connection.failure_scope.value)
-    assert connection._server.doubtful_until > time.monotonic()
+    assert server_of(connection).doubtful_until > time.monotonic()
     connection.close()
 
 
@@ -558,7 +559,7 @@ def test_a_store_shows_no_password(server: RedisServer, url: str) -> None:
         with Store.open(server.url(login=f":{PASSWORD}@")) as store:
             assert isinstance(store, RedisStore)
             assert 0.0 == asyncio.run(store.limits.reserve("n", "t", ONE_A_MINUTE))
-            assert PASSWORD not in repr(store) + repr(vars(store)) + repr(store._server)
+            assert PASSWORD not in repr(store) + repr(vars(store)) + repr(server_of(store))
             server.restart("--requirepass", "another")
             with pytest.raises(StoreError, match="invalid username-pass") as caught:
                 asyncio.run(store.limits.reserve("n", "u", ONE_A_MINUTE))

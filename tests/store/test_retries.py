@@ -21,6 +21,7 @@ from ihuyi_voice.store.entry import EntryState
 from ihuyi_voice.store.sql import file as store_file
 from ihuyi_voice.store.sql import postgresql
 from ihuyi_voice.store.writer import bounds
+from tests.inside import writer_of
 
 from .support import claim, claimed, ended, find, open_store, start, until
 from .test_processes import in_child
@@ -94,7 +95,7 @@ async def test_a_settlement_is_recorded_after_a_long_lock(
         assert 1 == unrecorded.count
         if patient:
             # The settlement fails more than once.
-            await until(lambda: in_file._writer.thread.transactions.back_off > 0.1)
+            await until(lambda: writer_of(in_file).thread.transactions.back_off > 0.1)
         assert EntryState.CLAIMED is state(in_file)
     await until(lambda: state(in_file) is EntryState.ACCEPTED)
     await until(lambda: not unrecorded.count)
@@ -179,7 +180,7 @@ async def test_a_cancelled_settlement_counts_until_it_is_recorded(
     unrecorded = Unrecorded()
     with locked(tmp_path / "calls.db"):
         settling = asyncio.create_task(settle(in_file, "k", token, unrecorded))
-        await until(in_file._writer.at_work.locked)
+        await until(writer_of(in_file).at_work.locked)
         settling.cancel()
         await asyncio.wait([settling])
         assert 1 == unrecorded.count
@@ -199,7 +200,7 @@ async def test_an_overtaken_settlement_stays_unrecorded(
         await settle(in_file, "k", token, unrecorded)
         other.execute("UPDATE ihuyi_voice_calls SET token = 'another'")
         other.execute("COMMIT")
-    await until(lambda: not in_file._writer.thread.backlog.retries)
+    await until(lambda: not writer_of(in_file).thread.backlog.retries)
     await find(in_file)
     assert (1, EntryState.CLAIMED) == (unrecorded.count, state(in_file))
 
@@ -228,7 +229,7 @@ async def test_a_failing_clock_loses_no_outcome(in_file: SqlStore) -> None:
     def fail() -> float:
         raise ZeroDivisionError
 
-    in_file._writer.thread.clock = fail
+    writer_of(in_file).thread.clock = fail
     await in_file.settle("k", token, EntryState.ACCEPTED)
     assert EntryState.ACCEPTED is state(in_file)
 
@@ -298,7 +299,7 @@ async def test_a_locked_row_delays_no_other_claim(
             assert {None} == {answer.entry for answer in await asyncio.gather(*others)}
             assert await looking is not None
             cancelled = asyncio.create_task(claim(store, timeout=60.0))
-            await until(lambda: len(store._writer.thread.backlog.singles) > 0)
+            await until(lambda: len(writer_of(store).thread.backlog.singles) > 0)
             cancelled.cancel()
             await asyncio.wait([cancelled])
             assert not any(task.done() for task in waiting)
@@ -340,7 +341,7 @@ async def test_many_locked_rows_delay_no_other_key(
                 asyncio.create_task(settle(store, key, token, unrecorded))
                 for key, token in zip(keys, tokens, strict=True)
             ]
-            await until(lambda: len(store._writer.thread.backlog.singles) >= 19)
+            await until(lambda: len(writer_of(store).thread.backlog.singles) >= 19)
             await claimed(store, "another")
         await asyncio.gather(*settling)
         await until(lambda: not unrecorded.count)
@@ -361,7 +362,7 @@ async def test_a_server_that_stops_while_keys_are_tried_alone(
             assert 1 == unrecorded.count
             postgres.stop()
         try:
-            await until(lambda: store._writer.thread.transactions.away_until > 0)
+            await until(lambda: writer_of(store).thread.transactions.away_until > 0)
         finally:
             postgres.start()
         await until(lambda: not unrecorded.count)
@@ -428,9 +429,9 @@ async def test_closing_retries_failed_settlements(
     with locked(tmp_path / "calls.db"):
         await settle(in_file, "k", token, unrecorded)
         monkeypatch.setattr(bounds, "FIRST_BACK_OFF", 0.01)
-        in_file._writer.thread.transactions.back_off = 0.0
+        writer_of(in_file).thread.transactions.back_off = 0.0
         closing = asyncio.create_task(asyncio.to_thread(in_file.close))
-        await until(lambda: in_file._writer.thread.transactions.back_off > 0)
+        await until(lambda: writer_of(in_file).thread.transactions.back_off > 0)
     await closing
     assert 0 == unrecorded.count
     with open_store(tmp_path / "calls.db") as again:
@@ -447,7 +448,7 @@ async def test_closing_waits_a_bounded_time_for_a_failing_database(
     with locked(tmp_path / "calls.db"):
         await settle(in_file, "k", token, unrecorded)
         in_file.close()
-        assert in_file._writer.thread.ended.is_set()
+        assert writer_of(in_file).thread.ended.is_set()
     assert 1 == unrecorded.count
 
 
@@ -460,7 +461,7 @@ async def test_closing_fails_claims_that_wait_for_a_row(
         await ended(store, EntryState.REFUSED)
         with row_locked(postgres, "k"):
             waiting = asyncio.create_task(claim(store, timeout=60.0))
-            await until(lambda: len(store._writer.thread.backlog.singles) > 0)
+            await until(lambda: len(writer_of(store).thread.backlog.singles) > 0)
             await asyncio.to_thread(store.close)
             with pytest.raises(StoreError, match="closed; nothing was sent"):
                 await waiting
@@ -524,7 +525,7 @@ async def test_a_forked_child_leaves_settlements_to_its_parent(
     def try_it() -> str:
         asyncio.new_event_loop().run_until_complete(claimed(in_file, "child"))
         in_file.close()
-        return str(in_file._writer.thread.backlog.retries)
+        return str(writer_of(in_file).thread.backlog.retries)
 
     assert "deque([])" == await asyncio.to_thread(in_child, try_it)
     assert EntryState.CLAIMED is state(in_file)
@@ -538,9 +539,9 @@ async def test_a_forked_child_leaves_settlements_to_its_parent(
 def test_a_blocking_call_waits_a_bounded_time_for_another(
     in_file: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ihuyi_voice.store.sql.store._TURN_TIMEOUT", 0.01)
+    monkeypatch.setattr("ihuyi_voice.store.writer.bounds.TURN_TIMEOUT", 0.01)
     with (
-        in_file._writer.at_work_aside,
+        writer_of(in_file).at_work_aside,
         pytest.raises(StoreError, match=r"another call has used it for more than 0\.01 s"),
     ):
         in_file.summary()

@@ -14,6 +14,7 @@ import pytest
 from ihuyi_voice.errors import StoreError
 from ihuyi_voice.store.entry import EntryState, FailureScope
 from ihuyi_voice.store.sql.connection import Connection
+from tests.inside import writer_of
 
 from .support import Clock, claim, claimed, ended, find, open_store, until
 
@@ -37,7 +38,7 @@ class Block:
 
     async def reached(self) -> None:
         """Wait until a transaction is blocked: it has all operations queued so far."""
-        await until(self._store._writer.at_work.locked)
+        await until(writer_of(self._store).at_work.locked)
 
 
 @pytest.fixture
@@ -114,10 +115,10 @@ async def test_a_claim_whose_commit_was_lost_is_reverted_although_the_retry_fail
     store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first try may have committed the claim although the retry found no server."""
-    apply, connect = Connection.apply, store._writer.thread.transactions.connect
+    apply, connect = Connection.apply, writer_of(store).thread.transactions.connect
 
     def fail_to_connect() -> Connection:
-        store._writer.thread.transactions.connect = connect
+        writer_of(store).thread.transactions.connect = connect
         msg = "the server is still down"
         raise StoreError(msg)
 
@@ -125,7 +126,7 @@ async def test_a_claim_whose_commit_was_lost_is_reverted_although_the_retry_fail
         monkeypatch.undo()
         apply(connection, *operations)
         connection.failure_scope = FailureScope.CONNECTION
-        store._writer.thread.transactions.connect = fail_to_connect
+        writer_of(store).thread.transactions.connect = fail_to_connect
         msg = "the connection was lost at the commit"
         raise StoreError(msg)
 
@@ -253,7 +254,7 @@ async def test_a_claim_cancelled_while_the_store_closes_is_reverted(
     await block.reached()
     closing = threading.Thread(target=store.close)
     closing.start()
-    await until(lambda: store._writer.closed)
+    await until(lambda: writer_of(store).closed)
     waiting.cancel()
     await asyncio.wait([waiting])
     block.release()
@@ -299,7 +300,7 @@ async def test_closing_in_the_stores_own_thread_does_not_deadlock(
     store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A finalizer may run in any thread."""
-    writer = store._writer
+    writer = writer_of(store)
     closed_in: list[str] = []
 
     def close_inside() -> float:

@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ...errors import StoreError
 from ..entry import DELIVERY_SECONDS, Entry, EntryState, FailureScope
 from ..limits import KEEP_SECONDS, Start, release, reserve
+from ..writer import bounds
 from ..writer.operations import Committed
 from .failures import (
     DATABASE_ERRORS,
@@ -60,9 +61,6 @@ if TYPE_CHECKING:
     from ..limits import Release
     from ..writer.operations import Step, Work
     from .database import Database
-
-# Rows that are deleted at once when they have expired.
-_CLEANED_AT_ONCE = 500
 
 _c = calls.c
 
@@ -143,7 +141,8 @@ class Connection:
         """Delete some hundred rows that have expired; returns whether there may be more."""
         before = self._database.clock()
         old = delete(verifications).where(verifications.c.expires_at < before - KEEP_SECONDS)
-        query = select(starts.c.number).where(starts.c.expires_at < before).limit(_CLEANED_AT_ONCE)
+        most = bounds.CLEANED_AT_ONCE
+        query = select(starts.c.number).where(starts.c.expires_at < before).limit(most)
         with self._transaction() as connection:
             connection.execute(old)
             numbers = list(connection.execute(query).scalars())
@@ -152,7 +151,7 @@ class Connection:
                     # Once more, because another transaction may have reserved meanwhile.
                     delete(starts).where(starts.c.number.in_(numbers), starts.c.expires_at < before)
                 )
-        return len(numbers) == _CLEANED_AT_ONCE
+        return len(numbers) == most
 
     def unsettled(self) -> list[Entry]:
         """The claims without settlement, the oldest first."""

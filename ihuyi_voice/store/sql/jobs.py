@@ -11,15 +11,13 @@ from sqlalchemy.exc import IntegrityError
 from ...models import OutcomeStatus
 from ..entry import EntryState
 from ..jobs.values import KEPT, JobOutcome, JobRecord, JobState, Mark
+from ..writer import bounds
 from .tables import calls, job_outcomes, jobs, storable_code, storable_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import sqlalchemy
-
-# Outcomes that one statement deletes: it must end within a server's time limit.
-_DELETED_AT_ONCE = 50_000
 
 _j, _o = jobs.c, job_outcomes.c
 _READ = select(jobs).where(_j.name == bindparam("its_name"))
@@ -168,13 +166,14 @@ class SqlJobTransaction:
 
     def purge_jobs(self, before: float) -> int:
         """Delete the jobs that ended before a Unix time, with their outcomes; returns how many."""
+        most = bounds.DELETED_AT_ONCE
         # Locked, so that none is resumed meanwhile.
         over = self._connection.execute(_OVER, {"before": before}).all()
         for name, rows_total in over:
-            for first in range(0, rows_total, _DELETED_AT_ONCE):
+            for first in range(0, rows_total, most):
                 self._connection.execute(
                     delete(job_outcomes).where(_IN_RANGE),
-                    {"its_job": name, "first": first, "end": first + _DELETED_AT_ONCE},
+                    {"its_job": name, "first": first, "end": first + most},
                 )
             self._connection.execute(delete(jobs).where(_j.name == name))
         return len(over)

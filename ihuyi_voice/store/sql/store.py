@@ -37,6 +37,7 @@ from ..jobs import Jobs
 from ..limits import Limited, Release, Reservation
 from ..store import Store, checked_clock
 from ..verifications import Verifications
+from ..writer import bounds
 from ..writer.operations import Work
 from ..writer.writer import Writer
 from .database import Database
@@ -54,12 +55,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Seconds between two look-ups for another request's settlement.
-_FIRST_PAUSE, _MAX_PAUSE = 0.02, 0.1
 # Seconds to wait for the last transaction: in `close`, and at the end of the program.
 _CLOSE_TIMEOUT, _EXIT_TIMEOUT = 30.0, 10.0
-# Seconds that a blocking call waits for another one to end.
-_TURN_TIMEOUT = 30.0
 
 _NOTHING_SENT = "nothing was sent, no phone rang"
 _BY_HAND = {
@@ -248,8 +245,8 @@ class SqlStore(Store):
     def _in_turn(self, act: Callable[[Connection], T], *, writing: bool) -> T:
         # One at a time, so that a fork waits for one lock.
         turn = self._writer.at_work_aside
-        if not turn.acquire(timeout=_TURN_TIMEOUT):
-            msg = f"another call has used it for more than {_TURN_TIMEOUT:g} s"
+        if not turn.acquire(timeout=bounds.TURN_TIMEOUT):
+            msg = f"another call has used it for more than {bounds.TURN_TIMEOUT:g} s"
             raise StoreError(msg)
         try:
             self._writer.check_usable()
@@ -308,12 +305,12 @@ class SqlStore(Store):
             return Claim(token, None) if blocked is None else Claim("", blocked)
 
         wait_until = min(time.monotonic() + self.patience, deadline)
-        pause = _FIRST_PAUSE
+        pause = bounds.FIRST_PAUSE
         try:
             claim = await attempt()
             while claim.entry is not None and self._may_settle(claim.entry, pause, wait_until):
                 await asyncio.sleep(pause)
-                pause = min(pause * 1.5, _MAX_PAUSE)
+                pause = min(pause * 1.5, bounds.MAX_PAUSE)
                 entry = await self._writer.find(key, deadline)
                 if entry is None or entry.state in REPEATABLE:
                     claim = await attempt()

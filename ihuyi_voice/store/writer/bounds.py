@@ -1,4 +1,4 @@
-"""The writer's limits: batch sizes, timeouts and back-off. All times are in seconds."""
+"""The limits of the writer and of the stores in SQL. All times are in seconds."""
 
 from __future__ import annotations
 
@@ -34,3 +34,14 @@ FORK_TIMEOUT: float = 10.0
 
 CLEANING_PAUSE: float = 60.0
 """How often expired rows are deleted."""
+CLEANED_AT_ONCE: int = 500
+"""Numbers whose expired starts one transaction deletes."""
+DELETED_AT_ONCE: int = 50_000
+"""Outcomes of a job that one statement deletes: it must end within a server's time limit."""
+
+FIRST_PAUSE: float = 0.02
+"""Before the first look-up for another request's settlement. It grows up to `MAX_PAUSE`."""
+MAX_PAUSE: float = 0.1
+"""Between two such look-ups."""
+TURN_TIMEOUT: float = 30.0
+"""How long a blocking call waits for another one to end."""
