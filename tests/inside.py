@@ -11,19 +11,28 @@ import contextlib
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
+from aiohttp import ClientSession
 
 from ihuyi_voice import AsyncVoiceClient, VoiceClient
 from ihuyi_voice._limits import Limits
-from ihuyi_voice.bulk.progress import RunState
+from ihuyi_voice._pipeline import Pipeline
+from ihuyi_voice.bulk.outcomes import OutcomeQueue
+from ihuyi_voice.bulk.pacing import Intake
+from ihuyi_voice.bulk.progress import Progress, RunState
+from ihuyi_voice.models import Settings
+from ihuyi_voice.store.writer.writer import Writer
 from ihuyi_voice.sync.bulk import _ThreadOutcomes
+from ihuyi_voice.sync.threads import LoopThreads
 from ihuyi_voice.transport import connector
 from ihuyi_voice.transport.aiohttp import AiohttpTransport
+from ihuyi_voice.verification.flow import Flow
+from ihuyi_voice.wire import FormEncoder
 
 if TYPE_CHECKING:
     import socket
     import sqlite3
     import threading
-    from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     import pytest
     import sqlalchemy
@@ -31,14 +40,12 @@ if TYPE_CHECKING:
 
     from ihuyi_voice import BulkRun, RecipientQuota, SubmitRequest, SubmitResult
     from ihuyi_voice._limits import JobLimits
-    from ihuyi_voice._pipeline import Pipeline
     from ihuyi_voice._threads import Event
     from ihuyi_voice.balance import BalanceWatch
-    from ihuyi_voice.bulk.pacing import Intake
     from ihuyi_voice.celery import BulkJobs
     from ihuyi_voice.celery.chunks import NumberedRow
     from ihuyi_voice.celery.run import ChunkRun
-    from ihuyi_voice.models import Settings
+    from ihuyi_voice.cli.commands import Entry
     from ihuyi_voice.store.limits import Start
     from ihuyi_voice.store.memory import MemoryLimits, MemoryVerifications
     from ihuyi_voice.store.redis import RedisStore
@@ -47,21 +54,26 @@ if TYPE_CHECKING:
     from ihuyi_voice.store.sql.connection import Connection
     from ihuyi_voice.store.sql.database import Database
     from ihuyi_voice.store.sql.store import SqlStore
-    from ihuyi_voice.store.verifications import Record
-    from ihuyi_voice.store.writer.writer import Writer
     from ihuyi_voice.sync.bulk import BlockingBulkRun
     from ihuyi_voice.sync.calls import Call
     from ihuyi_voice.sync.loop_thread import LoopThread
     from ihuyi_voice.testing import VoiceGateway
-    from ihuyi_voice.wire import FormEncoder, Redaction
+    from ihuyi_voice.wire import Redaction
 
 Limited = TypeVar("Limited")
+Part = TypeVar("Part")
 
 # The outcomes that another thread waits for: tests count how often it does.
 ThreadOutcomes = _ThreadOutcomes
 
 # For a client whose attempts to connect fail, so that its test need not wait for the next one.
 QUICK = Limits(first_backoff=0.001)
+
+
+def part(thing: object, kind: type[Part]) -> Part:
+    """The one attribute of this type, whatever its name."""
+    (found,) = (value for value in vars(thing).values() if isinstance(value, kind))
+    return found
 
 
 # --- a client ---------------------------------------------------------------------
@@ -75,11 +87,11 @@ def within(limited: Limited, limits: Limits | JobLimits) -> Limited:
 
 
 def settings_of(voice: AsyncVoiceClient | VoiceClient) -> Settings:
-    return _inner(voice)._settings
+    return part(_inner(voice), Settings)
 
 
 def encoder_of(voice: AsyncVoiceClient | VoiceClient) -> FormEncoder:
-    return _inner(voice)._encoder
+    return part(_inner(voice), FormEncoder)
 
 
 def _inner(voice: AsyncVoiceClient | VoiceClient) -> AsyncVoiceClient:
@@ -95,22 +107,13 @@ def slots_of(voice: AsyncVoiceClient) -> anyio.Semaphore:
 
 
 def transport_of(voice: AsyncVoiceClient) -> AiohttpTransport:
-    transport = pipeline_of(voice)._transport
-    assert isinstance(transport, AiohttpTransport)
-    return transport
+    return part(pipeline_of(voice), AiohttpTransport)
 
 
 def connector_of(voice: AsyncVoiceClient) -> BaseConnector:
-    connector = transport_of(voice)._session.connector
+    connector = part(transport_of(voice), ClientSession).connector
     assert connector is not None
     return connector
-
-
-def calls_of_store(voice: AsyncVoiceClient) -> Collection[object]:
-    """The calls of the quota's store that go on in the background."""
-    reservations = pipeline_of(voice).reservations
-    assert reservations is not None
-    return reservations._calls
 
 
 async def submit_that_waits_for_a_slot(
@@ -157,7 +160,7 @@ def quiet_check(sock: socket.socket) -> Callable[[], bool]:
 
 
 def intake_of(run: BulkRun) -> Intake:
-    return run._intake
+    return part(run, Intake)
 
 
 def taken(run: BulkRun) -> int:
@@ -172,17 +175,17 @@ def waiting_for_quota(run: BulkRun) -> int:
 
 def unread(run: BulkRun | BlockingBulkRun) -> int:
     """How many outcomes of the run can be read at once."""
-    return len(run._outcomes)
+    return len(part(run, OutcomeQueue))
 
 
 def bells(run: BlockingBulkRun) -> int:
     """How many threads wait for an outcome of the run."""
-    return len(run._outcomes._bells)
+    return len(part(run, ThreadOutcomes)._bells)
 
 
 def has_ended(run: BulkRun) -> bool:
     """Whether nothing of the run goes on in the background."""
-    return run._progress.state is RunState.ENDED
+    return part(run, Progress).state is RunState.ENDED
 
 
 def make_due(run: BulkRun) -> None:
@@ -214,7 +217,7 @@ def pull_without_loop(source: Any) -> Callable[[], None]:
 
 def thread_of(voice: VoiceClient) -> LoopThread:
     """The loop thread of a client, whatever its state."""
-    return voice._threads.current
+    return part(voice, LoopThreads).current
 
 
 def running_thread_of(voice: VoiceClient) -> LoopThread | None:
@@ -224,14 +227,12 @@ def running_thread_of(voice: VoiceClient) -> LoopThread | None:
 
 def exit_interpreter(voice: VoiceClient) -> None:
     """Do what the interpreter's exit does to a client that is not closed."""
-    voice._threads.exit()
+    part(voice, LoopThreads).exit()
 
 
 def free_slots(voice: VoiceClient) -> int:
     """How many requests more the client could have in flight, seen from any thread."""
-    pipeline = thread_of(voice).calls.client._pipeline
-    assert pipeline is not None
-    return pipeline.slots.value
+    return part(thread_of(voice).calls.client, Pipeline).slots.value
 
 
 def start_at_once(thread: LoopThread, call: Call[Any]) -> None:
@@ -264,18 +265,20 @@ def call(
 
 def writer_of(store: SqlStore) -> Writer:
     """The thread that commits: tests hold its locks, and wait for its states."""
-    return store._writer
+    return part(store, Writer)
 
 
 def database_of(store: SqlStore) -> Database:
     """What opens a connection beside the writer's."""
-    return store._database
+    from ihuyi_voice.store.sql.database import Database  # noqa: PLC0415 - it needs SQLAlchemy
+
+    return part(store, Database)
 
 
 @contextlib.contextmanager
 def transaction_in(store: SqlStore) -> Iterator[sqlalchemy.Connection]:
     """A transaction for statements of the test's own, in any of the databases."""
-    with store._database.connect() as other, other._transaction() as connection:
+    with database_of(store).connect() as other, other._transaction() as connection:
         yield connection
 
 
@@ -287,16 +290,6 @@ def raw(connection: Connection) -> sqlalchemy.Connection:
 def server_of(kept: RedisStore | RedisConnection) -> Server:
     """The Redis server that a store or a connection uses: what it knows of the server's clock."""
     return kept._server
-
-
-def tokens_of(store: Any, number: str) -> list[str]:
-    """The starts that a store keeps for a number: outside, only too few of them could be seen."""
-    if hasattr(store, "_server"):
-        with contextlib.closing(server_of(store).connect()) as connection:
-            members: Any = connection._client.zrange(f"ihuyi_voice:starts:{number}", 0, -1)
-            return [member.decode() for member in members]
-    with database_of(store).connect() as connection:
-        return [start.token for start in connection._lock_starts({number})[number]]
 
 
 def at_each_connection(patch: pytest.MonkeyPatch, statement: str) -> None:
@@ -333,11 +326,6 @@ def starts_of(memory: MemoryLimits | MemoryVerifications) -> Mapping[str, tuple[
     return memory._starts
 
 
-def records_of(memory: MemoryVerifications) -> Mapping[str, Record]:
-    """The verifications that are in memory."""
-    return memory._records
-
-
 def lock_of(limits: MemoryLimits) -> threading.Lock:
     """The lock that another thread may hold when the process forks."""
     return limits._lock
@@ -359,7 +347,7 @@ def asking(watch: BalanceWatch) -> Iterator[None]:
 
 def flow_of(verifier: Any) -> Any:
     """The steps of a verifier, whose repr may show no secret."""
-    return verifier._flow
+    return part(verifier, Flow)
 
 
 def store_of(verifier: Any) -> Any:
@@ -373,11 +361,6 @@ def runner_of(verifier: Any) -> Any:
 
 
 # --- bulk jobs of Celery ----------------------------------------------------------
-
-
-def client_of(jobs: BulkJobs) -> VoiceClient:
-    """The client of a worker, which `BulkJobs` opens and a worker never closes."""
-    return jobs._opened_client()
 
 
 def close_jobs(jobs: BulkJobs) -> None:
@@ -419,3 +402,23 @@ def when_looked(gateway: VoiceGateway, note: Callable[[object], None]) -> None:
         return found
 
     gateway._next_call = and_note  # type: ignore[method-assign]
+
+
+# --- the command ------------------------------------------------------------------
+
+
+def command_table() -> dict[str, Entry]:
+    """The commands, with what their help says before they are imported."""
+    from typer.main import get_command  # noqa: PLC0415 - only for tests of the command
+
+    from ihuyi_voice.cli.app import app  # noqa: PLC0415 - as above
+
+    table: dict[str, Entry] = vars(type(get_command(app)))["table"]
+    return table
+
+
+def keep_language(patch: pytest.MonkeyPatch) -> None:
+    """Let the command speak the language again that it speaks now, at the end of the test."""
+    from ihuyi_voice.cli.language import _Language  # noqa: PLC0415 - as above
+
+    patch.setattr(_Language, "catalogue", _Language.catalogue)

@@ -34,7 +34,7 @@ from ihuyi_voice.sandbox import Chaos, SandboxGateway
 from ihuyi_voice.store.answer import StoredAnswer
 from ihuyi_voice.store.entry import EntryState, Fingerprints
 from ihuyi_voice.store.jobs import Jobs, Lease
-from tests.inside import after_sending, client_of, close_jobs, within
+from tests.inside import after_sending, close_jobs, within
 from tests.store.support import claim, open_store
 
 from .desk import open_desk
@@ -586,7 +586,9 @@ def test_a_client_that_was_closed_loses_no_row(desk: Desk, monkeypatch: pytest.M
     let_the_broker_take_nothing(desk, monkeypatch)
     waited: list[object] = []
     desk.jobs.submit(rows(3), job="spring")
-    client_of(desk.jobs).close()
+    client = VoiceClient.from_env(store=desk.store)
+    client.close()
+    monkeypatch.setattr(VoiceClient, "from_env", lambda **_: client)
     with monkeypatch.context() as spied:
         spied.setattr(Event, "wait", lambda *arguments: waited.append(arguments))
         assert "REJECTED" == desk.deliver()

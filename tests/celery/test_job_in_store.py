@@ -13,7 +13,6 @@ from kombu.exceptions import OperationalError
 from typer.testing import CliRunner
 
 from ihuyi_voice import OutcomeStatus
-from ihuyi_voice.celery import BulkJobs
 from ihuyi_voice.cli.app import app
 from ihuyi_voice.store.jobs import JobOutcome, JobState
 from tests.store.support import open_store
@@ -135,10 +134,11 @@ def test_a_broker_that_fails_has_its_exit_status(
     (tmp_path / "rows.csv").write_text("tel;pin\n13912345678;1125\n")
     monkeypatch.chdir(tmp_path)
 
-    def away(*_: object) -> OperationalError:
-        return OperationalError("connection refused")
+    def away(*_: object, **__: object) -> None:
+        msg = "connection refused"
+        raise OperationalError(msg)
 
-    monkeypatch.setattr(BulkJobs, "_send", away)
+    monkeypatch.setattr("celery.app.task.Task.apply_async", away)
     columns = ["--mobile-column", "tel", "--content-column", "pin"]
     app_option = ["--celery", "calls_of_the_shop:jobs"]
     done = run("spring", "resume", "rows.csv", *columns, *app_option)

@@ -20,18 +20,18 @@ from rich.cells import cell_len
 
 import ihuyi_voice
 from ihuyi_voice.cli import language
-from ihuyi_voice.cli.app import _Commands
 from ihuyi_voice.cli.exit_help import EXIT_HELP
 from ihuyi_voice.cli.language import Phrase, local, mark, ngettext, use_locale
 from ihuyi_voice.cli.statuses import EXIT_BELOW, EXIT_CTRL_C, EXIT_STATUSES
 from ihuyi_voice.cli.typer_words import WORDS
 from ihuyi_voice.sandbox import SandboxGateway
+from tests.inside import command_table, keep_language
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
 
-COMMANDS = list(_Commands.table)
+COMMANDS = list(command_table())
 HELPS = [["--help"], *([name, "--help"] for name in COMMANDS)]
 TOOL = Path(__file__).parents[2] / ".ci" / "catalogue.py"
 MO = Path(ihuyi_voice.__file__).parent / "locale/zh_CN/LC_MESSAGES/ihuyi_voice.mo"
@@ -58,7 +58,7 @@ def chinese(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("LANGUAGE", "")
     for stream in ("stdout", "stderr"):
         monkeypatch.setattr(sys, stream, io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
-    monkeypatch.setattr(language._Language, "catalogue", language._ENGLISH)
+    keep_language(monkeypatch)
     domain = gettext.textdomain()
     use_locale()
     yield
@@ -145,11 +145,13 @@ def test_typers_words_are_in_the_catalogue() -> None:
 def test_the_locale_decides(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], *, expected: bool
 ) -> None:
+    keep_language(monkeypatch)
     for name in ("LC_ALL", "LC_MESSAGES", "LANG", "LANGUAGE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert expected is language._is_chinese()
+        monkeypatch.setenv(name, variables.get(name, ""))
+    domain = gettext.textdomain()
+    use_locale()
+    gettext.textdomain(domain)
+    assert expected is not language.is_english()
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "nothing"])

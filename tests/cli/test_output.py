@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ihuyi_voice import OutcomeUnknownError, Store, VoiceClient
-from ihuyi_voice.cli.output import LossyFile, _guarded
+from ihuyi_voice.cli.output import LossyFile, guard_streams
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
 
 if TYPE_CHECKING:
@@ -244,10 +244,13 @@ class _WindowsConsoleIO(io.RawIOBase):
         return len(bytes(data))
 
 
-def test_a_windows_console_keeps_its_own_file() -> None:
+def test_a_windows_console_keeps_its_own_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of bytes would be read in the console's code page."""
     raw = _WindowsConsoleIO()
     stream = io.TextIOWrapper(io.BufferedWriter(raw), encoding="ascii")
-    assert stream is _guarded(stream, 1)
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    guard_streams()
+    assert stream is sys.stdout
     stream.write("a \N{BALLOT BOX}\n")
     assert b"a \\u2610\n" == raw.written

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from ihuyi_voice import __version__
-from ihuyi_voice.cli.app import _Commands
 from ihuyi_voice.cli.commands import load
+from tests.inside import command_table
 
 SCRIPT = """
 import sys
@@ -50,7 +50,7 @@ def imported(*arguments: str) -> tuple[str, set[str]]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], *([name, "--help"] for name in _Commands.table)], ids=" ".join
+    "arguments", [["--help"], *([name, "--help"] for name in command_table())], ids=" ".join
 )
 def test_help_imports_nothing_slow(arguments: list[str]) -> None:
     out, modules = imported(*arguments)
@@ -69,13 +69,13 @@ def test_the_help_of_all_commands_imports_no_part_of_the_library() -> None:
 def test_the_version_imports_no_command() -> None:
     out, modules = imported("--version")
     assert f"ihuyi-voice {__version__}\n" == out
-    assert set() == modules & (SLOW | {entry.module for entry in _Commands.table.values()})
+    assert set() == modules & (SLOW | {entry.module for entry in command_table().values()})
 
 
-@pytest.mark.parametrize("name", _Commands.table)
+@pytest.mark.parametrize("name", command_table())
 def test_the_table_agrees_with_each_command(name: str) -> None:
     """The table states the first line of the help, so that the table needs no import."""
-    entry = _Commands.table[name]
+    entry = command_table()[name]
     command = load(name, entry)
     assert name == command.name
     assert entry.summary == str(command.help).partition("\n\n")[0]

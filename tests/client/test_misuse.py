@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import re
 from contextlib import closing
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -203,11 +204,17 @@ def test_a_use_of_the_blocking_client_after_close_raises(url: str, gateway: Sand
     assert ["1125"] == [attempt.content for attempt in gateway.attempts]
 
 
-def test_the_blocking_client_is_closed_by_another_thread_just_before_the_call() -> None:
+def test_the_blocking_client_is_closed_by_another_thread_just_before_the_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     voice = VoiceClient("id", "key")
 
-    # Another thread may close the client right after this check.
-    voice._check_usable = lambda name: voice.close()  # type: ignore[method-assign]
+    def close() -> None:
+        voice.close()
+        raise RuntimeError
+
+    # The last that a call looks at before it uses the thread.
+    monkeypatch.setattr("ihuyi_voice.sync.client.asyncio", SimpleNamespace(get_running_loop=close))
     with pytest.raises(RuntimeError, match=f"^{CLOSED}$"):
         voice.query_balance()
 

@@ -24,7 +24,7 @@ from ihuyi_voice import (
 from ihuyi_voice.quota import never_waits
 from ihuyi_voice.sandbox import SandboxGateway
 from ihuyi_voice.store.memory import MemoryLimits
-from tests.inside import calls_of_store, pipeline_of, slots_of, thread_of, within
+from tests.inside import pipeline_of, slots_of, thread_of, within
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,6 +98,12 @@ def reservations(voice: AsyncVoiceClient) -> Reservations:
     return opened
 
 
+async def until_alone() -> None:
+    """Wait until no call of the store goes on in the background."""
+    while len(asyncio.all_tasks()) > 1:
+        await asyncio.sleep(0)
+
+
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
 
@@ -127,8 +133,7 @@ async def test_a_reservation_that_is_made_late_is_given_back() -> None:
         store.go.set()
         await asyncio.wait_for(store.released.wait(), 10)
         assert store.reserved == store.given_back
-        while calls_of_store(voice):
-            await asyncio.sleep(0)
+        await until_alone()
 
 
 async def test_a_store_that_honours_the_cancellation_is_asked_nothing_more() -> None:
@@ -136,8 +141,7 @@ async def test_a_store_that_honours_the_cancellation_is_asked_nothing_more() -> 
     async with client(store) as voice:
         with pytest.raises(NotSentError, match=DID_NOT_ANSWER):
             await voice.submit(MOBILE, CODE)
-        while calls_of_store(voice):
-            await asyncio.sleep(0)
+        await until_alone()
     assert [] == store.given_back
 
 
@@ -254,8 +258,7 @@ async def test_a_release_is_waited_for_shortly_and_changes_no_outcome(
         await asyncio.sleep(0)
         assert 1 == store.cancelled
         store.go.set()
-        while calls_of_store(voice):
-            await asyncio.sleep(0)
+        await until_alone()
     warning, failure = warnings_of(caplog)
     assert failure.startswith("submit 139****5678 not_sent ")
     assert (

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 import threading
+import time
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,7 +27,7 @@ from ihuyi_voice.sandbox import Chaos, SandboxGateway
 from ihuyi_voice.store.limits import DAY, KEEP_SECONDS
 from ihuyi_voice.store.memory import MemoryLimits
 from ihuyi_voice.store.redis import RedisStore
-from tests.inside import tokens_of
+from ihuyi_voice.store.sql.store import SqlStore
 
 from .redis_server import running_redis
 from .support import run
@@ -304,14 +305,22 @@ async def test_starts_that_no_window_needs_are_deleted(
     with Store.open(place, clock=clock) as store:
         for number in ("n", "quiet"):
             assert 0.0 == await store.limits.reserve(number, f"old {number}", DEFAULT)
-            assert [f"old {number}"] == tokens_of(store, number)
+            assert [f"old {number}"] == await tokens(store, number)
         clock.time += KEEP_SECONDS + 1.0
         assert 0.0 == await store.limits.reserve("n", "new", DEFAULT)
     # At its end the thread has cleaned.
-    assert ["new"] == tokens_of(store, "n")
-    # Redis deletes by its own clock, which has not moved.
-    left = ["old quiet"] if isinstance(store, RedisStore) else []
-    assert left == tokens_of(store, "quiet")
+    with Store.open(place, clock=clock) as store:
+        assert ["new"] == await tokens(store, "n")
+        # Redis deletes by its own clock, which has not moved.
+        left = ["old quiet"] if isinstance(store, RedisStore) else []
+        assert left == await tokens(store, "quiet")
+
+
+async def tokens(store: Store, number: str) -> list[str]:
+    """The tokens that a store keeps for a number."""
+    assert isinstance(store, SqlStore | RedisStore)
+    starts = await store.run(lambda tx: tx.starts(number), time.monotonic() + 60)
+    return [start.token for start in starts]
 
 
 # --- at once ---------------------------------------------------------------------

@@ -309,14 +309,13 @@ def test_an_sqlite_version_that_is_too_old(path: Path, monkeypatch: pytest.Monke
     assert "needs SQLite 3.35 or newer, and this Python has" in refusal(path)
 
 
-def test_a_database_without_a_write_ahead_log() -> None:
-    with (
-        contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection,
-        pytest.raises(
-            sqlite3.NotSupportedError, match=r"cannot use a write-ahead log there, only memory"
-        ),
+def test_a_database_without_a_write_ahead_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_memory = sqlite3.connect(":memory:", isolation_level=None)
+    monkeypatch.setattr(sqlite3, "connect", lambda *_, **__: in_memory)
+    with pytest.raises(
+        sqlite3.NotSupportedError, match=r"cannot use a write-ahead log there, only memory"
     ):
-        store_file._set_up_sqlite(connection)
+        store_file.open_for_writing("/a/share", create=True)
 
 
 @pytest.mark.parametrize(

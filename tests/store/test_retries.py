@@ -550,7 +550,7 @@ def test_a_blocking_call_waits_a_bounded_time_for_another(
 
 def test_a_server_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The wait is bounded; the shortest timeout of libpq is two seconds."""
-    monkeypatch.setitem(postgresql._OPTIONS, "connect_timeout", 2)
+    monkeypatch.setattr(postgresql, "CONNECT_TIMEOUT", 2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         began = time.monotonic()

@@ -318,8 +318,9 @@ def test_a_call_runs_in_the_callers_context(gateway: SandboxGateway) -> None:
 def test_calls_after_the_finalizer_ran(gateway: SandboxGateway) -> None:
     """Each call then has its own thread, because only the call can end it."""
     script = """
+    from tests.inside import exit_interpreter
     print(submit())
-    client._finalizer()
+    exit_interpreter(client)
     print(submit(1), threading.active_count())
     print(submit(2), threading.active_count())
     """

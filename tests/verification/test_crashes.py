@@ -33,14 +33,15 @@ if TYPE_CHECKING:
 PENDING = VerificationStatus.PENDING
 
 WORKER = """
-import ihuyi_voice._pipeline, ihuyi_voice.store.verifications
+import ihuyi_voice.store.verifications
+from ihuyi_voice._pipeline import Pipeline
 
 def die(*args, **more):
     os.kill(os.getpid(), signal.SIGKILL)
 
 place, url, id_, point, kind = sys.argv[1:]
 if point == "before the call":
-    ihuyi_voice._pipeline.Pipeline.submit = die
+    Pipeline.submit = die
 elif point == "before its outcome is recorded":
     ihuyi_voice.store.verifications.Verifications.note_call = die
 settings = {"base_url": url, "quota": None, "store": Store.open(place)}

@@ -27,14 +27,6 @@ CONNECT_TIMEOUT = 5
 LOCK_TIMEOUT = 5.0
 STATEMENT_TIMEOUT = 10
 
-_OPTIONS: dict[str, object] = {
-    "application_name": "ihuyi_voice",
-    "client_encoding": "utf8",
-    "connect_timeout": CONNECT_TIMEOUT,
-    "keepalives_idle": STATEMENT_TIMEOUT,
-    "keepalives_interval": CONNECT_TIMEOUT,
-    "tcp_user_timeout": STATEMENT_TIMEOUT * 1000,
-}
 # Any number, the same in every release: it serialises processes that create or change the tables.
 _ADVISORY_LOCK = 4_805_719_362
 
@@ -48,6 +40,18 @@ def _lock_starts() -> sqlalchemy.Executable:
     return new.on_conflict_do_update(
         index_elements=["number"], set_={"number": new.excluded.number}
     ).returning(starts.c.number, starts.c.starts)
+
+
+def _options() -> dict[str, object]:
+    """Those of libpq, where the URL does not set them."""
+    return {
+        "application_name": "ihuyi_voice",
+        "client_encoding": "utf8",
+        "connect_timeout": CONNECT_TIMEOUT,
+        "keepalives_idle": STATEMENT_TIMEOUT,
+        "keepalives_interval": CONNECT_TIMEOUT,
+        "tcp_user_timeout": STATEMENT_TIMEOUT * 1000,
+    }
 
 
 _LOCK_STARTS = _lock_starts()
@@ -72,7 +76,7 @@ class PostgreSql:
     def prepare(self) -> ModuleNotFoundError | None:
         """Make the engine; without psycopg, returns an error that the caller raises."""
         url = self._url
-        options = {name: value for name, value in _OPTIONS.items() if name not in url.query}
+        options = {name: value for name, value in _options().items() if name not in url.query}
         try:
             self._engine = create_engine(
                 url,
