@@ -161,7 +161,7 @@ def test_a_row_that_cannot_be_asked_about_once_more(
     async def then_end(self: ChunkRun, todo: list[NumberedRow]) -> None:
         await send(self, todo)
         if ended_by == "a stop of the job":
-            self._cause = "the account is empty"
+            self._recording.stop_job("the account is empty")
         else:
             self._is_stopping = True
 
@@ -350,7 +350,7 @@ def test_outcomes_are_recorded_once_the_store_works_again(
         await record(self, *arguments)
 
     monkeypatch.setattr(Jobs, "record", failing)
-    monkeypatch.setattr("ihuyi_voice.celery.run._LINGER", 0.01)
+    monkeypatch.setattr("ihuyi_voice.celery.recording._LINGER", 0.01)
     desk.gateway.chaos = Chaos(latency=0.1)
     desk.jobs.submit(rows(6), job="spring", concurrency=2)
     assert "SUCCESS" == desk.deliver()
@@ -365,7 +365,7 @@ def test_outcomes_that_cannot_be_recorded_are_found_by_the_next_delivery(
         raise StoreError(msg)
 
     let_the_broker_take_nothing(desk, monkeypatch)
-    monkeypatch.setattr("ihuyi_voice.celery.run._LAST_SECONDS", 0.0)
+    monkeypatch.setattr("ihuyi_voice.celery.recording._LAST_SECONDS", 0.0)
     desk.jobs.submit(rows(3), job="spring")
     (message,) = desk.messages
     with monkeypatch.context() as failure:
