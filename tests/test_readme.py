@@ -103,7 +103,7 @@ def test_the_python_runs(block: str, tmp_path: Path) -> None:
     with gateway.serve_in_thread() as url:
         done = subprocess.run(
             [*command, str(script)],
-            env=environment(url, tmp_path),
+            env=environment("http://nowhere.invalid" if is_set else url, tmp_path),
             cwd=tmp_path,
             capture_output=True,
             encoding="utf-8",
