@@ -103,7 +103,7 @@ def test_the_python_runs(block: str, tmp_path: Path) -> None:
     with gateway.serve_in_thread() as url:
         done = subprocess.run(
             [*command, str(script)],
-            env=environment("http://nowhere.invalid" if is_set else url, tmp_path),
+            env=environment(url, tmp_path),
             cwd=tmp_path,
             capture_output=True,
             encoding="utf-8",
@@ -127,10 +127,7 @@ def test_the_shell_commands_run(block: str, tmp_path: Path) -> None:
         is_set = "export IHUYI_VOICE_BASE_URL" in block
         done = subprocess.run(
             ["bash", "-eu", "-c", block.replace("http://127.0.0.1:8765", url)],
-            env=environment(
-                "http://nowhere.invalid" if "export IHUYI_VOICE_BASE_URL" in block else url,
-                tmp_path,
-            ),
+            env=environment("http://nowhere.invalid" if is_set else url, tmp_path),
             cwd=tmp_path,
             capture_output=True,
             encoding="utf-8",
