@@ -121,21 +121,31 @@ place = sys.argv[1]
 """
 
 
-def start(place: str, script: str) -> subprocess.Popen[str]:
-    """Start an interpreter that runs a script on the place of a store; warnings are errors."""
+def start(place: str, script: str, *, measured: bool = False) -> subprocess.Popen[str]:
+    """Start an interpreter that runs a script on the place of a store; warnings are errors.
+
+    Args:
+        place: of the store.
+        script: follows the prelude.
+        measured: whether coverage counts what it runs, because no test does so in its own process.
+    """
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", PRELUDE + textwrap.dedent(script), place],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.getcwd()},  # noqa: PTH109
+        env={
+            **(os.environ if measured else unmeasured()),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONPATH": os.getcwd(),  # noqa: PTH109
+        },
     )
 
 
 def run(place: str, script: str) -> tuple[int, str, str]:
     """Run a script; returns its exit status, stdout and stderr."""
-    with start(place, script) as process:
+    with start(place, script, measured=True) as process:
         try:
             out, err = process.communicate(timeout=60)
         finally:
