@@ -113,7 +113,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--count", type=int, default=3000, help="sends of one run")
     parser.add_argument(
-        "--in-flight", type=int, nargs="+", default=IN_FLIGHT, help="sends at once; 100 is needed"
+        "--in-flight",
+        type=int,
+        nargs="+",
+        default=IN_FLIGHT,
+        help="sends at once; 1 comes first, 100 is needed",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     options = parser.parse_args()
