@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -220,6 +221,11 @@ def stop(worker: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(subprocess.TimeoutExpired):
         worker.wait(20)
     kill(worker)
+
+
+def shows_code(said: str) -> bool:
+    """Whether the code of all rows is there, and not as a part of a masked number or an id."""
+    return re.search(rf"(?<![\d*]){CODE}(?!\d)", said) is not None
 
 
 def waiting_messages(site: Site) -> int:

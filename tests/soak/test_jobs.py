@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import re
 import signal
 import time
 from bisect import bisect_left
@@ -24,13 +23,13 @@ from ihuyi_voice import OutcomeStatus
 from ihuyi_voice.celery import JobState
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
 from tests.celery.site import (
-    CODE,
     ENDED,
     all_overdue,
     kill,
     row,
     rows,
     running_site,
+    shows_code,
     taken_by,
     until,
     waiting_messages,
@@ -123,11 +122,6 @@ def is_over(site: Site) -> bool:
 
 def wait_for_end(site: Site) -> None:
     until(lambda: is_over(site), PATIENCE, every=0.1)
-
-
-def shows_code(said: str) -> bool:
-    """Whether the code of all rows is there, and not as a part of a masked number or an id."""
-    return re.search(rf"(?<![\d*]){CODE}(?!\d)", said) is not None
 
 
 def sending_processes(worker: subprocess.Popen[bytes]) -> list[int]:
