@@ -42,7 +42,7 @@ class Watch:
 
     def ask(self) -> None:
         """Ask until the block is left."""
-        while not self._over.wait(0.005):
+        while not self._over.wait(0.03):
             try:
                 status = self._site.jobs.status(self._job)
             except (StoreError, LookupError):
