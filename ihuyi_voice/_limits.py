@@ -49,12 +49,13 @@ class JobLimits:
 
     Attributes:
         retry: seconds until a chunk is tried again that a failure ended.
-        linger: seconds after which fewer outcomes are recorded than wake the
-            recording task.
+        batch: outcomes that wake the recording task.
+        linger: seconds after which fewer are recorded.
         last: seconds for the last outcomes of a chunk.
     """
 
     retry: float = 5.0
+    batch: int = 100
     linger: float = 0.5
     last: float = 10.0
 

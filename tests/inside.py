@@ -48,9 +48,9 @@ if TYPE_CHECKING:
     from ihuyi_voice.cli.commands import Entry
     from ihuyi_voice.store.limits import Start
     from ihuyi_voice.store.memory import MemoryLimits, MemoryVerifications
-    from ihuyi_voice.store.redis import RedisStore
-    from ihuyi_voice.store.redis_connection import RedisConnection
-    from ihuyi_voice.store.redis_server import Server
+    from ihuyi_voice.store.redis.connection import RedisConnection
+    from ihuyi_voice.store.redis.server import Server
+    from ihuyi_voice.store.redis.store import RedisStore
     from ihuyi_voice.store.sql.connection import Connection
     from ihuyi_voice.store.sql.database import Database
     from ihuyi_voice.store.sql.store import SqlStore

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -251,3 +252,14 @@ def test_an_arrow_that_runs_forwards_is_allowed(module: str, source: str) -> Non
 def test_an_import_for_type_checkers_differs_from_one_at_run_time() -> None:
     source = "import typing\nif TYPE_CHECKING:\n    import aiohttp\nelse:\n    import ssl"
     assert {("typing", True), ("aiohttp", False), ("ssl", True)} == set(imports(source, "wire"))
+
+
+@pytest.mark.parametrize("rooms", [("errors", "models", "wire"), ("sandbox",), ("transport",)])
+def test_modules_form_no_cycle(rooms: tuple[str, ...]) -> None:
+    graph = {
+        f"{PACKAGE}.{module}": {name for name, _ in imports(path.read_text("utf-8"), module)}
+        for module, path in MODULES.items()
+        if room_of(module) in rooms
+    }
+    assert len(graph) > 2
+    TopologicalSorter(graph).prepare()

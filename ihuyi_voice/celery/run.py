@@ -8,7 +8,6 @@ are pending: the chunk is delivered again, or the job resumed.
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
@@ -21,6 +20,7 @@ from ..models import OutcomeStatus
 from ..store.jobs import JobOutcome
 from .chunks import masked
 from .pace import LeasedPace, step_deadline
+from .recording import Recording
 
 if TYPE_CHECKING:
     from .._limits import JobLimits
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from ..store.jobs import Jobs
     from .chunks import Chunk, NumberedRow
 
-# Outcomes that wake the recording task, and outcomes of one step.
-_BATCH, _MOST = 100, 500
+# Keys of one look at the store.
+_MOST = 500
 # Seconds between two looks at requests that other processes have under way.
 _OTHERS_PAUSE = 1.0
 
@@ -72,13 +72,11 @@ class ChunkRun:
         self._limits = limits
         self._run: BulkRun | None = None
         self._is_stopping = False
-        self._outcomes: list[JobOutcome] = []
         self._earlier: list[_Earlier] = []
         # The rows that were sent once more, and what is recorded of those that have no
         # other outcome in the end.
         self._asked: set[int] = set()
         self._unknown: dict[int, JobOutcome] = {}
-        self._cause: str | None = None
 
     async def in_loop(self, client: AsyncVoiceClient) -> None:
         """Run to the end. A cancellation starts no more rows; what is in flight finishes."""
@@ -100,25 +98,25 @@ class ChunkRun:
 
     async def _to_the_end(self, client: AsyncVoiceClient) -> None:
         self._client = client
-        self._news = anyio.Event()
+        self._recording = Recording(self._jobs, self._chunk, self._limits)
         try:
             todo = await self._rows_to_send()
         except Exception as error:  # noqa: BLE001 - the thread that waits looks at it
             self.failure = error
             return
         self._pace = LeasedPace(client, self._jobs, self._chunk)
-        async with anyio.create_task_group() as recording:
-            recording.start_soon(self._record_now_and_then)
+        async with anyio.create_task_group() as beside:
+            beside.start_soon(self._recording.run)
             try:
                 await self._send_all(todo)
             except NotSentError as error:
                 self.failure = error
             except Exception as error:  # noqa: BLE001 - it would come back with each delivery
                 self.fault = error
-                self._cause = f"a fault of the program ({type(error).__name__})"
-            recording.cancel_scope.cancel()
+                self._recording.stop_job(f"a fault of the program ({type(error).__name__})")
+            beside.cancel_scope.cancel()
         try:
-            await self._record_the_rest()
+            await self._recording.finish(self._pace)
         except Exception as error:  # noqa: BLE001 - as above
             self.failure = error
 
@@ -138,7 +136,7 @@ class ChunkRun:
             await self._send(todo)
             todo = await self._rows_of_others()
         if not self._is_stopping:
-            self._outcomes += self._unknown.values()
+            self._recording.add(*self._unknown.values())
 
     async def _rows_of_others(self) -> list[NumberedRow]:
         """Wait until other processes have ended their requests of rows of this chunk.
@@ -155,14 +153,14 @@ class ChunkRun:
         keys = [self._chunk.key(one.row[0]) for one in earlier]
         has_waited = False
         while (seconds := await self._seconds_under_way(keys)) > 0.0:
-            if self._is_stopping or self._cause is not None:
+            if self._is_stopping or self._recording.cause is not None:
                 return []
             has_waited = True
             await anyio.sleep(min(seconds, _OTHERS_PAUSE))
         again = [one.row for one in earlier if has_waited or one.row[0] not in self._asked]
         self._asked.update(index for index, _ in again)
         self._unknown.update((one.row[0], one.outcome) for one in earlier)
-        return again if self._cause is None else []
+        return again if self._recording.cause is None else []
 
     async def _seconds_under_way(self, keys: list[str]) -> float:
         seconds = 0.0
@@ -195,13 +193,11 @@ class ChunkRun:
             cause = stopped.cause
             if isinstance(cause, StoreError):
                 raise cause from None
-            self._cause = in_words(cause)
+            self._recording.stop_job(in_words(cause))
 
     def _stops(self, outcome: Outcome) -> bool:
         if is_account_level(outcome):
-            # At once: what is in flight here may take seconds to finish.
-            self._cause = in_words(outcome.error)
-            self._news.set()
+            self._recording.stop_job(in_words(outcome.error))
             return True
         return isinstance(outcome.error, StoreError)
 
@@ -217,59 +213,14 @@ class ChunkRun:
         if is_earlier:
             self._earlier.append(_Earlier(row, _job_outcome(row[0], outcome)))
         else:
-            self._outcomes.append(_job_outcome(row[0], outcome))
-        if len(self._outcomes) >= _BATCH:
-            self._news.set()
+            self._recording.add(_job_outcome(row[0], outcome))
         canary = self._pace.canary
-        if canary is not None and canary.index == outcome.index and self._cause is None:
+        if canary is not None and canary.index == outcome.index and self._recording.cause is None:
             self._pace.canary = None
             was_sent = not is_earlier and outcome.status not in _NOT_SENT_NOW
             await self._jobs.note_canary(
                 self._chunk.job, canary.token, step_deadline(), was_sent=was_sent
             )
-
-    # --- recording ------------------------------------------------------------------
-
-    async def _record_now_and_then(self) -> None:
-        while True:
-            with anyio.move_on_after(self._limits.linger):
-                await self._news.wait()
-            self._news = anyio.Event()
-            try:
-                await self._record()
-            except Exception:  # noqa: BLE001 - the end of the chunk tries again, and says it
-                await anyio.sleep(self._limits.linger)
-
-    async def _record(self) -> None:
-        chunk, generation = self._chunk, self._chunk.plan.generation
-        if self._cause is not None:
-            # Before the outcomes: a job with a refused account must not become completed.
-            await self._jobs.stop(chunk.job, generation, self._cause, step_deadline())
-        while self._outcomes:
-            some = self._outcomes[:_MOST]
-            await self._jobs.record(chunk.job, generation, some, step_deadline())
-            del self._outcomes[: len(some)]
-
-    async def _record_the_rest(self) -> None:
-        """Record all there is before the message is acknowledged."""
-        end = time.monotonic() + self._limits.last
-        while not await self._recorded_all(end):  # noqa: ASYNC110 - it waits for the store
-            await anyio.sleep(self._limits.linger)
-
-    async def _recorded_all(self, end: float) -> bool:
-        """Record all; False where that fails before `end`."""
-        canary = self._pace.canary
-        try:
-            await self._record()
-            if canary is not None:
-                await self._jobs.note_canary(
-                    self._chunk.job, canary.token, step_deadline(), was_sent=False
-                )
-        except StoreError:
-            if time.monotonic() >= end:
-                raise
-            return False
-        return True
 
 
 def in_words(error: BaseException | None) -> str:

@@ -162,7 +162,7 @@ def test_a_row_that_cannot_be_asked_about_once_more(
 
     async def then_end(self: ChunkRun) -> None:
         if ended_by == "a stop of the job":
-            self._cause = "the account is empty"
+            self._recording.stop_job("the account is empty")
         else:
             self._is_stopping = True
 
@@ -355,6 +355,24 @@ def test_outcomes_are_recorded_once_the_store_works_again(
     desk.gateway.chaos = Chaos(latency=0.1)
     desk.jobs.submit(rows(6), job="spring", concurrency=2)
     assert "SUCCESS" == desk.deliver()
+    assert {ACCEPTED: 6} == counts(desk)
+
+
+def test_many_outcomes_are_recorded_at_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    record = Jobs.record
+
+    async def noted(self: Jobs, job: str, generation: int, some: Any, deadline: float) -> None:
+        sizes.append(len(some))
+        await record(self, job, generation, some, deadline)
+
+    monkeypatch.setattr(Jobs, "record", noted)
+    within(desk.jobs, JobLimits(retry=0, batch=2, linger=1000.0))
+    desk.gateway.chaos = Chaos(latency=0.1)
+    desk.jobs.submit(rows(6), job="spring", concurrency=1)
+    assert "SUCCESS" == desk.deliver()
+    # Without a full batch there is one record, at the end of the chunk.
+    assert len(sizes) > 1
     assert {ACCEPTED: 6} == counts(desk)
 
 

@@ -24,9 +24,10 @@ from ihuyi_voice import (
 )
 from ihuyi_voice.models import Secret
 from ihuyi_voice.sandbox import SandboxGateway
-from ihuyi_voice.store import redis_connection, redis_server
 from ihuyi_voice.store.limits import KEEP_SECONDS, Release, Reservation
 from ihuyi_voice.store.redis import RedisStore
+from ihuyi_voice.store.redis import connection as redis_connection
+from ihuyi_voice.store.redis import server as redis_server
 from ihuyi_voice.store.writer.operations import Work
 from tests.inside import server_of
 
@@ -151,7 +152,7 @@ def test_without_redis_py_the_command_that_installs_it_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "redis", None)
-    for name in ("redis", "redis_server", "redis_connection"):
+    for name in ("redis", "redis.store", "redis.server", "redis.connection"):
         monkeypatch.delitem(sys.modules, f"ihuyi_voice.store.{name}")
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'ihuyi-voice\[redis\]'"):
         Store.open("redis://host")
@@ -237,6 +238,8 @@ def test_a_user_without_a_needed_command_is_refused(server: RedisServer) -> None
 
 def test_it_keeps_no_keys(store: Store) -> None:
     assert store.claims is None
+    with pytest.raises(InvalidRequestError, match=r"a job cannot be kept in redis://"):
+        _ = store.jobs
     assert ([], 0) == (store.unknown(), store.purge(timedelta()))
     assert {"accepted": 0, "refused": 0, "not_sent": 0, "unknown": 0} == store.summary()
     with pytest.raises(InvalidRequestError, match="keeps no idempotency keys, so there is none"):
