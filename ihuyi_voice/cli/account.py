@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 import typer
 
 from .language import gettext as _
-from .language import mark
+from .language import local, mark
 from .statuses import EXIT_BELOW, EXIT_CTRL_C, EXIT_STATUSES, EXIT_USAGE
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Account:
                 store=store,
             )
         except (TypeError, ValueError) as error:
-            fail(str(error))
+            fail(local(error))
 
     def check(self) -> None:
         """End the program where the account is incomplete; this may prompt for the key."""

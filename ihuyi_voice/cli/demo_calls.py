@@ -28,7 +28,7 @@ from ..wire import normalize_mobile
 from .account import run_async
 from .bulk.file import FileRow
 from .bulk.progress import COLOURS, SendOptions, Tally, outcome_table, say, send
-from .language import Phrase, mark
+from .language import Phrase, local, mark
 from .language import gettext as _
 
 if TYPE_CHECKING:
@@ -220,5 +220,5 @@ def _print_errors(console: Console, rows: list[Shown]) -> None:
     say(console, _("What the exceptions say:"))
     for number, row in enumerate(rows, 1):
         if isinstance(row.result, IhuyiVoiceError):
-            text = f"{type(row.result).__name__}: {row.result}"
+            text = f"{type(row.result).__name__}: {local(row.result)}"
             console.print(Padding(Text(f"{number:2}  {text}"), (0, 0, 0, 1)))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-import time
 from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 import typer
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from .._extras import INSTALL
@@ -21,7 +20,9 @@ from ..errors import InvalidRequestError, OutcomeStatus, StoreError
 from ..store.jobs import JobState
 from .account import fail
 from .bulk.file import BulkFile, BulkFileError, FileRow
+from .bulk.progress import say
 from .chosen_store import VARIABLE, fail_of_store, open_store
+from .job_progress import ENDED, followed
 from .language import gettext as _
 from .language import local
 from .statuses import EXIT_STATUSES
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
 
     from ..celery import BulkJobs
     from ..store.jobs import JobStatus
-
-_ENDED = (JobState.COMPLETED, JobState.STOPPED, JobState.CANCELED)
-# Seconds between two looks at a job.
-_PAUSE = 0.5
 
 
 class KnowsJobs(Protocol):
@@ -67,14 +64,14 @@ def run(  # noqa: PLR0913 - the options of the command
         as_json: print JSON.
     """
     try:
-        with _opened(celery, store) as jobs:
+        with _opened(celery, store) as (jobs, place):
             act(jobs)
-            status = _followed(jobs, name) if follow else jobs.status(name)
+            status = followed(jobs, name) if follow else jobs.status(name)
     except StoreError as error:
         fail_of_store(error)
     except (LookupError, InvalidRequestError, BulkFileError) as error:
         fail(local(error))
-    _print(status, as_json=as_json)
+    _print(status, place, as_json=as_json)
     raise typer.Exit(_exit_status(status))
 
 
@@ -86,16 +83,17 @@ def resume(name: str, celery: str, open_file: Callable[[], BulkFile], concurrenc
 
 
 @contextmanager
-def _opened(celery: str | None, store: str | None) -> Iterator[KnowsJobs]:
-    """What knows the jobs; without an application, the store alone."""
+def _opened(celery: str | None, store: str | None) -> Iterator[tuple[KnowsJobs, str]]:
+    """What knows the jobs, and where their store is; without an application, the store alone."""
     if celery is not None:
-        yield load_jobs(celery)
+        jobs = load_jobs(celery)
+        yield jobs, jobs._opened_store().place  # noqa: SLF001 - ours
         return
     if not store:
         text = _("name the job's store by --store or {variable}, or its application by --celery")
         fail(text.format(variable=VARIABLE))
     with open_store(store, create=False) as opened:
-        yield opened.jobs
+        yield opened.jobs, opened.place
 
 
 def load_jobs(target: str) -> BulkJobs:
@@ -111,7 +109,7 @@ def load_jobs(target: str) -> BulkJobs:
     try:
         found = jobs_of(getattr(import_module(module), name))
     except (ImportError, AttributeError, ValueError) as error:
-        fail(f"--celery {target}: {error}")
+        fail(f"--celery {target}: {local(error)}")
     if found is None:
         text = _("--celery {target} is no Celery application with a BulkJobs")
         fail(text.format(target=target))
@@ -137,44 +135,7 @@ def pairs(rows: Iterable[FileRow]) -> Iterator[tuple[str, str]]:
     return ((row.mobile, row.content) for row in rows if not row.problem)
 
 
-def _followed(jobs: KnowsJobs, name: str) -> JobStatus:
-    """Show the progress until the job has ended, or Ctrl-C; returns its last status."""
-    bar = Progress(
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.description}"),
-        console=Console(stderr=True),
-    )
-    task = bar.add_task("", total=None)
-    status = jobs.status(name)
-    try:
-        with bar:
-            while True:
-                bar.update(
-                    task,
-                    completed=status.done,
-                    # Without rows there is no percentage.
-                    total=status.total or None,
-                    description=_in_one_line(status),
-                )
-                if status.state in _ENDED:
-                    break
-                time.sleep(_PAUSE)
-                status = jobs.status(name)
-    except KeyboardInterrupt:
-        typer.echo(_("ihuyi-voice: job {name!r} goes on").format(name=name), err=True)
-    return status
-
-
-def _in_one_line(status: JobStatus) -> str:
-    counts = status.counts
-    shown = [OutcomeStatus.ACCEPTED, OutcomeStatus.REFUSED, OutcomeStatus.UNKNOWN]
-    others = [one for one, count in counts.items() if count and one not in shown]
-    words = [f"{_(one.value)} {counts[one]}" for one in (*shown, *others)]
-    return "  ".join([_(status.state.value), *words])
-
-
-def _print(status: JobStatus, *, as_json: bool) -> None:
+def _print(status: JobStatus, place: str, *, as_json: bool) -> None:
     counts = {one.value: count for one, count in status.counts.items()}
     if as_json:
         report = {
@@ -194,14 +155,14 @@ def _print(status: JobStatus, *, as_json: bool) -> None:
     table = Table("", _("rows"), box=box.SIMPLE)
     for word, count in [
         *counts.items(),
-        (_("pending"), status.pending),
+        (_("to send"), status.pending),
         (_("total"), status.total),
     ]:
         table.add_row(_(word), str(count))
     console = Console()
     console.print(f"{status.job}: {_(status.state.value)}", markup=False, highlight=False)
     if status.stopped_by is not None:
-        text = _("stopped by {cause}").format(cause=status.stopped_by)
+        text = _("stopped by {cause}").format(cause=local(status.stopped_by))
         console.print(text, markup=False, soft_wrap=True)
     if not status.is_enqueued:
         console.print(
@@ -209,10 +170,20 @@ def _print(status: JobStatus, *, as_json: bool) -> None:
             soft_wrap=True,
         )
     console.print(table)
+    if unknown := status.counts[OutcomeStatus.UNKNOWN]:
+        where = _("listed by: ihuyi-voice store {place}").format(place=shlex.quote(place))
+        say(console, _("Unknown rows: {count}, {where}.").format(count=unknown, where=where))
+        say(
+            console,
+            _(
+                "Resolve each there, then resume the job: it counts the placed calls as accepted"
+                " and sends the others. Until then they stay unknown here."
+            ),
+        )
 
 
 def _exit_status(status: JobStatus) -> int:
-    if status.state not in _ENDED:
+    if status.state not in ENDED:
         return 0
     if status.counts[OutcomeStatus.UNKNOWN]:
         return EXIT_STATUSES[OutcomeStatus.UNKNOWN]

@@ -15,7 +15,7 @@ import typer
 
 from .account import fail, run_async
 from .language import gettext as _
-from .language import mark, ngettext
+from .language import local, mark, ngettext
 from .sandbox_output import Output, attempt_line, other_line
 from .signals import Interruptions
 
@@ -128,7 +128,7 @@ def sandbox(  # noqa: PLR0913 - one argument per option
             multiline_refusals=multiline_refusals,
         )
     except ValueError as error:
-        fail(str(error))
+        fail(local(error))
     output = Output()
     if not quiet:
         gateway.on_attempt = lambda attempt: output.print(attempt_line(attempt))

@@ -22,7 +22,7 @@ from ..errors import OutcomeStatus, StoreError
 from .account import EXIT_STATUSES, fail
 from .chosen_store import VARIABLE, fail_of_store, open_store, own_path
 from .language import gettext as _
-from .language import mark, ngettext
+from .language import local, mark, ngettext
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +49,7 @@ def _opened(url: str) -> Iterator[Store]:
     except StoreError as error:
         fail_of_store(error)
     except (LookupError, ValueError) as error:
-        fail(str(error.args[0]))
+        fail(local(error.args[0]))
 
 
 def list_unknown(url: str, *, as_json: bool) -> None:

@@ -331,15 +331,24 @@ def test_codes_of_mixed_lengths_are_not_sent_by_yes_alone(gateway: Gateway, path
 def test_doubts_are_asked_about_on_a_terminal(
     gateway: Gateway, path: Path, answer: str, calls: int
 ) -> None:
-    """Also with --yes, which was given before they were known."""
     gateway.balance = 2
     write(path, [(A, "482913"), (B, "42917"), (C, "771050")])
-    screen = Screen("bulk", str(path), "--yes")
+    screen = Screen("bulk", str(path))
     screen.wait_for(f"Place 3 calls via {gateway.netloc}? [y/N]: ")
     assert 2 == len(re.findall(r"^Careful: the ", screen.text(), re.MULTILINE))
     screen.type(f"{answer}\n")
     screen.read_to_end()
     assert (3 if calls else 0, calls) == (screen.status, len(gateway.calls))
+
+
+def test_yes_never_waits_for_an_answer_even_on_a_terminal(gateway: Gateway, path: Path) -> None:
+    gateway.balance = 2
+    write(path, [(A, "482913"), (B, "429170"), (C, "771050")])
+    screen = Screen("bulk", str(path), "--yes")
+    text = screen.read_to_end()
+    assert (2, []) == (screen.status, gateway.attempts)
+    assert "nothing was sent: the balance of 2 is too small for 3 calls" in text
+    assert "[y/N]" not in text
 
 
 def test_a_balance_that_is_too_small_is_not_used_by_yes_alone(gateway: Gateway, path: Path) -> None:

@@ -18,7 +18,7 @@ from ..language import Phrase, mark
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MOBILE, CONTENT, KEY = "mobile", "content", "idempotency_key"
+MOBILE, CONTENT, KEY = mark("mobile"), mark("content"), "idempotency_key"
 ROLES = (MOBILE, CONTENT, KEY)
 
 # Compared without case, blanks, underscores, hyphens and dots. Only names that

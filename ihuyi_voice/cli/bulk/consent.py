@@ -57,7 +57,8 @@ class Consent:
         """Return if the answer is yes; otherwise end the program."""
         if self.yes and not doubts:
             return
-        if not sys.stdin.isatty():
+        # With --yes a script runs, which must not wait for an answer to a doubt.
+        if self.yes or not sys.stdin.isatty():
             if doubts:
                 fail(_("nothing was sent: {doubts}").format(doubts=_("; and ").join(doubts)))
             fail(_("nothing was sent: there is no terminal to ask on; give --yes to send"))

@@ -325,7 +325,7 @@ def _explained(column: str, cell: object, problem: str) -> Phrase | str:
     if isinstance(cell, str) and column == CONTENT and re.fullmatch("[0-9]{1,3}", cell):
         return Phrase("{problem}; {advice}", problem=problem, advice=_LOST_ZEROS)
     if isinstance(cell, str) and (words := damage(cell)):
-        return Phrase("{column} {damage}", column=column, damage=words)
+        return Phrase("{column} {damage}", column=Phrase(column), damage=words)
     if isinstance(cell, float):
         return Phrase(
             "{problem}: a decimal number loses digits and zeros, write it in quotes",

@@ -184,7 +184,7 @@ class _Run:
                 ),
             )
         except InvalidRequestError as error:
-            fail(str(error))
+            fail(local(error))
         except (StoreError, BulkFileError, KeyboardInterrupt) as error:
             # Some chunks may be in the broker.
             reason = local(error) or type(error).__name__
@@ -291,7 +291,7 @@ def _print_balance(console: Console, account: Account, to_send: int) -> int:
         with account.client(VoiceClient) as client:
             remaining = client.query_balance().remaining
     except IhuyiVoiceError as error:
-        fail(_("nothing was sent: the balance is not known: {error}").format(error=error))
+        fail(_("nothing was sent: the balance is not known: {error}").format(error=local(error)))
     say(console, _("to send {count}, balance {balance}").format(count=to_send, balance=remaining))
     if remaining < to_send:
         text = _("the balance is {count} short: the run will stop when it is used up")
@@ -313,9 +313,11 @@ def _findings(name: str, check: Check, *, with_store: bool) -> Iterator[str]:
     yield _("{name}: {rows}, {bad} bad, {duplicates}").format(
         name=name, rows=rows, bad=check.bad, duplicates=duplicates
     )
-    numbered_by = _("line") if check.numbered_by == "line" else _("item")
+    numbered = _("  line {number}: {problem}")
+    if check.numbered_by != "line":
+        numbered = _("  item {number}: {problem}")
     for line, problem in check.problems:
-        yield f"  {numbered_by} {line}: {local(problem)}"
+        yield numbered.format(number=line, problem=local(problem))
     if more := check.bad - len(check.problems):
         yield _("  and {count} more").format(count=more)
     if check.ignored:
