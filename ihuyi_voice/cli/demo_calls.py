@@ -15,7 +15,6 @@ from rich import box
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
 from .._pipeline import status_of
 from ..client import AsyncVoiceClient
@@ -30,6 +29,7 @@ from .bulk.file import FileRow
 from .bulk.progress import COLOURS, SendOptions, Tally, outcome_table, say, send
 from .language import Phrase, local, mark
 from .language import gettext as _
+from .wrapping import WrappedText
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,7 +108,7 @@ def _print_sums(
         if max(seen.values()) == 1
         else _("A request reached the gateway twice: please report this."),
     ):
-        console.print(f"\n{line}", highlight=False, markup=False)
+        console.print(Padding(WrappedText(line), (1, 0, 0, 0), expand=False))
 
 
 def _blocking(client: VoiceClient) -> list[Shown]:
@@ -221,4 +221,4 @@ def _print_errors(console: Console, rows: list[Shown]) -> None:
     for number, row in enumerate(rows, 1):
         if isinstance(row.result, IhuyiVoiceError):
             text = f"{type(row.result).__name__}: {local(row.result)}"
-            console.print(Padding(Text(f"{number:2}  {text}"), (0, 0, 0, 1)))
+            console.print(Padding(WrappedText(f"{number:2}  {text}"), (0, 0, 0, 1)))
