@@ -291,13 +291,13 @@ def test_it_asks_on_a_terminal(
     monkeypatch.delenv("IHUYI_VOICE_API_KEY")
     write(path, many(2))
     screen = Screen("bulk", str(path))
-    screen.wait_for("APIKEY: ")
+    screen.wait_for("API key of account sandbox (IHUYI_VOICE_API_KEY is not set): ")
     screen.type("sandbox-key\n")
     screen.wait_for(f"Place 2 calls via {gateway.netloc}? [y/N]: ")
     screen.type(f"{answer}\n")
     text = screen.read_to_end()
     assert (0, calls) == (screen.status, len(gateway.attempts))
-    assert 1 == text.count("APIKEY")
+    assert 1 == text.count("API key of account")
     assert "sandbox-key" not in text
     assert ("nothing was sent" in text) == (not calls)
 
@@ -490,7 +490,7 @@ def test_no_credentials(monkeypatch: pytest.MonkeyPatch, path: Path, yes: bool) 
     result = bulk(path, *["--yes"] * yes)
     assert (2, "") == (result.exit_code, result.stdout)
     assert result.stderr.endswith(
-        "ihuyi-voice: no APIID: set IHUYI_VOICE_API_ID, or give --api-id\n"
+        "ihuyi-voice: no API ID: set IHUYI_VOICE_API_ID, or give --api-id\n"
     )
 
 

@@ -234,7 +234,7 @@ def test_unset_credentials_are_one_clear_line(
     monkeypatch.delenv("IHUYI_VOICE_API_ID")
     no_id = run(*command)
     assert one_line(no_id.stderr) == (
-        "ihuyi-voice: no APIID: set IHUYI_VOICE_API_ID, or give --api-id"
+        "ihuyi-voice: no API ID: set IHUYI_VOICE_API_ID, or give --api-id"
     )
     assert gateway.attempts == []
 
@@ -271,13 +271,14 @@ def test_the_key_from_a_prompt_that_does_not_show_it(
     ) as process:
         assert process.stderr is not None
         # What is typed before the prompt is thrown away.
-        prompt = process.stderr.read(len("APIKEY: "))
+        expected = "API key of account sandbox (IHUYI_VOICE_API_KEY is not set): "
+        prompt = process.stderr.read(len(expected))
         os.write(ours, b"sandbox-key\n")
         out, err = process.communicate(timeout=20)
     os.close(theirs)
     os.close(ours)
     assert (0, "1000\n") == (process.returncode, out)
-    assert prompt == "APIKEY: "
+    assert expected == prompt
     assert "sandbox-key" not in out + err
     assert gateway.balance == 1000
 

@@ -224,7 +224,7 @@ def test_the_table_of_exit_statuses_is_whole(locale: str, name: str) -> None:
 def test_an_error_of_the_command_and_of_typer_in_chinese() -> None:
     locale = "zh_CN.UTF-8"
     status, _, err = command("balance", locale=locale, IHUYI_VOICE_API_ID="")
-    assert (2, "ihuyi-voice: 没有 APIID：请设置 IHUYI_VOICE_API_ID，或使用 --api-id\n") == (
+    assert (2, "ihuyi-voice: 没有 API ID：请设置 IHUYI_VOICE_API_ID，或使用 --api-id\n") == (
         status,
         err,
     )
