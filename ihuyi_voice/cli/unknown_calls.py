@@ -29,7 +29,7 @@ def print_unknown(claims: Sequence[UnknownClaim], url: str) -> None:
     """
     reasons = list(dict.fromkeys(map(_reason, claims)))
     with_number = len(reasons) > 1
-    header = [_("key"), _("mobile"), _("claimed at"), _("resolvable"), _("why")]
+    header = [_("key"), _("mobile"), _("claimed at"), _("resolve"), _("why")]
     rows = [header[: 4 + with_number]]
     for claim in claims:
         moment = claim.claimed_at.astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -144,7 +144,7 @@ def question_for_workers(to_send: int, application: str) -> str:
 
 
 def about_duplicates(count: int) -> str:
-    """A sentence for the question about rows that call a number again; "" for none."""
+    """A line before the question, about rows that call a number again; "" for none."""
     if not count:
         return ""
     text = ngettext(
@@ -152,7 +152,7 @@ def about_duplicates(count: int) -> str:
         "{count} rows call a number that an earlier row of the file calls too.",
         count,
     )
-    return text.format(count=count) + " "
+    return text.format(count=count) + "\n"
 
 
 def _is_loopback(host: str) -> bool:

@@ -343,8 +343,7 @@ def _repeats(check: Check, numbered_by: str) -> Iterator[str]:
         yield _("  and {count} more").format(count=more)
     if check.repeats:
         yield _(
-            "each row is a call of its own, so a repeated number rings again, within its limit of"
-            " calls: delete the rows that shall not"
+            "each row is a call of its own: delete the rows that must not ring their number again"
         )
 
 
