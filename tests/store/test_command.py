@@ -236,7 +236,7 @@ def test_list_shows_when_a_claim_can_be_resolved(file: str) -> None:
     assert LIVE < last["resolvable_in"] <= LIVE + DELIVERY
     lines = run(file).stdout.splitlines()
     assert re.search(r" in 1\d+ s +1$", lines[lines.index("k") + 1])
-    assert lines[lines.index("unknown") + 1].endswith(" now" + " " * 9 + "2")
+    assert re.search(r" now +2$", lines[lines.index("unknown") + 1])
 
 
 @pytest.mark.parametrize("age", ["30d", "12h", "15m", "30s"])
