@@ -60,6 +60,12 @@ class _Translated:
         pieces = map(_, self.collect_usage_pieces(ctx))  # type: ignore[attr-defined] # as above
         formatter.write_usage(ctx.command_path, " ".join(pieces), prefix=_("Usage: "))
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401, ARG002 - typer's or click's
+        """Print the help; `formatter` gets nothing."""
+        from .help_page import print_help  # noqa: PLC0415 - no other use needs it
+
+        print_help(self, ctx)
+
 
 class Command(_Translated, TyperCommand):
     """One command."""
