@@ -111,6 +111,8 @@ def main() -> None:
     options = parser.parse_args()
     best = measure(rounds=options.rounds, count=options.count)
     console = Console()
+    # Wide enough for the table when the output goes to a file.
+    console = Console(width=max(console.width, 100)) if not console.is_terminal else console
     console.print(table_of(best))
     console.print(f"p99 at 100 in flight, submit / aiohttp-best: {p99_at_100(best):.2f}, mark 1.05")
     if options.json:

@@ -124,9 +124,10 @@ def test_the_python_runs(block: str, tmp_path: Path) -> None:
 def test_the_shell_commands_run(block: str, tmp_path: Path) -> None:
     gateway = SandboxGateway()
     with gateway.serve_in_thread() as url:
+        is_set = "export IHUYI_VOICE_BASE_URL" in block
         done = subprocess.run(
             ["bash", "-eu", "-c", block.replace("http://127.0.0.1:8765", url)],
-            env=environment("http://nowhere.invalid" if "export" in block else url, tmp_path),
+            env=environment("http://nowhere.invalid" if is_set else url, tmp_path),
             cwd=tmp_path,
             capture_output=True,
             encoding="utf-8",

@@ -24,9 +24,10 @@ from ihuyi_voice import (
 )
 from ihuyi_voice.models import Secret
 from ihuyi_voice.sandbox import SandboxGateway
-from ihuyi_voice.store import redis_connection, redis_server
 from ihuyi_voice.store.limits import KEEP_SECONDS, Release, Reservation
 from ihuyi_voice.store.redis import RedisStore
+from ihuyi_voice.store.redis import connection as redis_connection
+from ihuyi_voice.store.redis import server as redis_server
 from ihuyi_voice.store.writer.operations import Work
 
 from .redis_server import free_port, running_redis
@@ -150,7 +151,7 @@ def test_without_redis_py_the_command_that_installs_it_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "redis", None)
-    for name in ("redis", "redis_server", "redis_connection"):
+    for name in ("redis", "redis.store", "redis.server", "redis.connection"):
         monkeypatch.delitem(sys.modules, f"ihuyi_voice.store.{name}")
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'ihuyi-voice\[redis\]'"):
         Store.open("redis://host")

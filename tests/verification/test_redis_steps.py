@@ -20,9 +20,9 @@ from ihuyi_voice import (
     VerificationStatus,
 )
 from ihuyi_voice.errors import StoreError
-from ihuyi_voice.store import redis_server
 from ihuyi_voice.store.limits import DAY
 from ihuyi_voice.store.redis import RedisStore
+from ihuyi_voice.store.redis import server as redis_server
 from ihuyi_voice.store.verifications import (
     Found,
     NewRecord,

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from redis.exceptions import RedisError, WatchError
 
-from ..models import VerificationStatus
-from .limits import KEEP_SECONDS, Start
-from .verifications import Record
+from ...models import VerificationStatus
+from ..limits import KEEP_SECONDS, Start
+from ..verifications import Record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import redis
     from redis.client import Pipeline
 
-    from .writer.operations import Step
+    from ..writer.operations import Step
 
 STARTS = "ihuyi_voice:starts:"
 """The keys of starts, by the hash of a number: sorted sets of tokens by their times."""

@@ -10,13 +10,13 @@ from redis.backoff import NoBackoff
 from redis.connection import parse_url
 from redis.retry import Retry
 
-from ..errors import StoreError
-from .redis_connection import RedisConnection
+from ...errors import StoreError
+from .connection import RedisConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..models import Secret
+    from ...models import Secret
 
 T = TypeVar("T")
 

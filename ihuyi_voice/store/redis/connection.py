@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, TypeAlias
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError
 
-from ..errors import StoreError
-from .entry import FailureScope
-from .limits import KEEP_SECONDS, Release, Reservation
-from .redis_steps import STARTS, ForeignKeyError, StepRun
-from .writer.operations import Committed
+from ...errors import StoreError
+from ..entry import FailureScope
+from ..limits import KEEP_SECONDS, Release, Reservation
+from ..writer.operations import Committed
+from .steps import STARTS, ForeignKeyError, StepRun
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     import redis
 
-    from .redis_server import Server
-    from .writer.operations import Step, Work
+    from ..writer.operations import Step, Work
+    from .server import Server
 
 # What the script returns, or the server instead.
 Answer: TypeAlias = "bytes | Exception"

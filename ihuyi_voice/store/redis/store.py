@@ -1,7 +1,7 @@
 """`RedisStore`: limits and verifications in a Redis server. It keeps no idempotency keys.
 
-`redis_server.py` reads the URL and opens connections, `redis_connection.py` sends
-what `writer/` has queued, and `redis_steps.py` runs the steps of verifications.
+`server.py` reads the URL and opens connections, `connection.py` sends what
+`writer/` has queued, and `steps.py` runs the steps of verifications.
 
 What a failover may lose. Redis confirms a reservation before it is on the disk
 and before a replica has it. A crash of the server, or a replica that takes over,
@@ -21,22 +21,22 @@ import weakref
 from datetime import timedelta
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from ..errors import InvalidRequestError, StoreError
-from .limits import Release, Reservation
-from .redis_server import Server, server_of
-from .store import Store, checked_clock
-from .verifications import Verifications
-from .writer.writer import Writer
+from ...errors import InvalidRequestError, StoreError
+from ..limits import Release, Reservation
+from ..store import Store, checked_clock
+from ..verifications import Verifications
+from ..writer.writer import Writer
+from .server import Server, server_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from typing_extensions import Self
 
-    from ..models import Secret
-    from .entry import UnknownClaim
-    from .limits import Windows
-    from .verifications import Transaction
+    from ...models import Secret
+    from ..entry import UnknownClaim
+    from ..limits import Windows
+    from ..verifications import Transaction
 
 T = TypeVar("T")
 
