@@ -49,8 +49,8 @@ class _Translated:
         """The parameters, `--help` included."""
         params: list[Any] = super().get_params(ctx)  # type: ignore[misc] # of typer's class
         for param in params:
-            if getattr(param, "help", None):
-                param.help = _(param.help)
+            # Not every parameter has one.
+            param.help = (text := getattr(param, "help", None)) and _(text)
             if isinstance(getattr(param, "show_default", None), str):
                 param.show_default = _(param.show_default)
         return params

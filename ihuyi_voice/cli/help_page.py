@@ -40,39 +40,29 @@ def print_help(command: Any, ctx: Any) -> None:  # noqa: ANN401 - typer's or cli
     console.print(Padding(Text(command.get_usage(ctx), style="bold"), 1))
     console.print(Padding(_wrapped(command.help or ""), (0, 1)))
     console.print()
-    params = command.get_params(ctx)
-    arguments = [one for one in params if one.param_type_name == "argument"]
-    options = [one for one in params if one.param_type_name == "option"]
     types = pieces_of_hints(command.callback)
-    _print_panel(
-        console,
-        _("Arguments"),
-        ((_argument(one), _about(one, types.get(one.name, ()))) for one in arguments),
-    )
-    _print_panel(
-        console,
-        _("Options"),
-        (
-            (_option(one, types.get(one.name, ())), _about(one, types.get(one.name, ())))
-            for one in options
-        ),
-    )
+    params = [(one, types.get(one.name, [])) for one in command.get_params(ctx)]
+    arguments = [pair for pair in params if pair[0].param_type_name == "argument"]
+    options = [pair for pair in params if pair[0].param_type_name == "option"]
+    _print_panel(console, _("Arguments"), [(_argument(one[0]), _about(*one)) for one in arguments])
+    _print_panel(console, _("Options"), [(_option(*one), _about(*one)) for one in options])
     if hasattr(command, "list_commands"):
-        _print_panel(console, _("Commands"), _commands(command, ctx))
+        _print_panel(console, _("Commands"), list(_commands(command, ctx)))
     if command.epilog:
         for line in command.epilog.split("\n\n"):
             console.print(Padding(_wrapped(line), (0, 1)))
 
 
-def _print_panel(console: Console, title: str, rows: Iterable[tuple[Text, Text]]) -> None:
+def _print_panel(console: Console, title: str, rows: list[tuple[Text, Text]]) -> None:
+    if not rows:
+        return
     table = Table(box=None, show_header=False, expand=True, pad_edge=False, padding=(0, 2, 0, 0))
     # Folded, where the terminal is too narrow for a name.
     table.add_column(overflow="fold", no_wrap=True)
     table.add_column(overflow="fold", ratio=1)
     for row in rows:
         table.add_row(*row)
-    if table.row_count:
-        console.print(Panel(table, title=title, title_align="left", border_style="dim"))
+    console.print(Panel(table, title=title, title_align="left", border_style="dim"))
 
 
 def _commands(group: Any, ctx: Any) -> Iterator[tuple[Text, Text]]:  # noqa: ANN401 - as above

@@ -56,8 +56,6 @@ def _opened(url: str) -> Iterator[Store]:
             yield opened
     except StoreError as error:
         fail_of_store(error)
-    except (LookupError, ValueError) as error:
-        fail(local(error.args[0]))
 
 
 def list_unknown(url: str, *, as_json: bool) -> None:

@@ -160,10 +160,8 @@ def _must_be(ctx: Any, param: Any) -> str | None:  # noqa: ANN401 - typer's or c
     return None
 
 
-def pieces_of_hints(function: Callable[..., object] | None) -> dict[str, list[Any]]:
+def pieces_of_hints(function: Callable[..., object]) -> dict[str, list[Any]]:
     """For each parameter: the types in its annotation, and typer's values beside them."""
-    if function is None:
-        return {}
     hints = get_type_hints(inspect.unwrap(function), include_extras=True)
     return {name: list(_pieces(hint)) for name, hint in hints.items()}
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _WIDE = "\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef\u2018-\u201d"
-_OPENING, _CLOSING = "（“‘《【", "，。；：！？、）”’》】"  # noqa: RUF001 - Chinese
+_OPENING, _CLOSING = r"（“‘《【\[", r"，。；：！？、）”’》】\]"  # noqa: RUF001 - Chinese
 # What stays on one line: a Chinese character, a word, or a number with its unit, with the
 # punctuation around it and the blanks after it.
 _unit = re.compile(

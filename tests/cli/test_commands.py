@@ -554,7 +554,7 @@ def test_help(command: str) -> None:
             "C.UTF-8",
         ),
         (
-            "命令行需要附加组件：pip install 'ihuyi-voice[cli]'，或在克隆目录中安装 '.[cli]'\n",
+            "命令行需要可选依赖：pip install 'ihuyi-voice[cli]'，或在克隆目录中安装 '.[cli]'\n",
             "zh_CN.UTF-8",
         ),
     ],

@@ -29,6 +29,9 @@ def lines(text: str, width: int) -> list[str]:
         (["用 --yes", "发送"], 9, "用 --yes 发送"),
         # What is longer than a line is cut.
         (["aaaa", "aaaa", "a b"], 4, "aaaaaaaaa b"),
+        (["用", "--draw-co", "des"], 9, "用 --draw-codes"),
+        (["没有表头", "--draw-codes"], 13, "没有表头--draw-codes"),
+        (["列", "[行]"], 4, "列 [行]"),
         (["one", "", "two"], 10, "one\n\ntwo"),
         (["  字"], 4, "  字"),
     ],
