@@ -184,13 +184,14 @@ async def _async(gateway: SandboxGateway, url: str) -> list[Shown]:
         rows.append(Shown(what, mobile, result))
 
     await show(mark("a plain call"), "13712345678", url)
-    for what, chaos in (
-        (mark("closed after the call was placed"), Chaos(close_after_placing=1.0)),
-        (mark("a proxy's 502 page as the answer"), Chaos(html_502=1.0)),
-        (mark("no answer within half a second"), Chaos(no_answer=1.0)),
+    # Numbers that differ when they are masked: this is one call to each of three phones.
+    for mobile, what, chaos in (
+        ("13612340007", mark("closed after the call was placed"), Chaos(close_after_placing=1.0)),
+        ("13612340008", mark("a proxy's 502 page as the answer"), Chaos(html_502=1.0)),
+        ("13612340009", mark("no answer within half a second"), Chaos(no_answer=1.0)),
     ):
         gateway.chaos = chaos
-        await show(what, "13612345678", url, patience=0.5)
+        await show(what, mobile, url, patience=0.5)
     gateway.chaos = Chaos()
     with socket.socket() as unused:
         # Bound, so that no other program gets the port; it does not listen, so nothing answers.
@@ -218,7 +219,11 @@ def _print_calls(console: Console, client: str, rows: list[Shown], first: int = 
 
 def _print_errors(console: Console, rows: list[Shown]) -> None:
     say(console, _("What the exceptions say:"))
+    # A column of its own, so that a long text never runs below the numbers.
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(justify="right", min_width=2)
+    table.add_column(overflow="fold")
     for number, row in enumerate(rows, 1):
         if isinstance(row.result, IhuyiVoiceError):
-            text = f"{type(row.result).__name__}: {row.result}"
-            console.print(Padding(Text(f"{number:2}  {text}"), (0, 0, 0, 1)))
+            table.add_row(str(number), Text(f"{type(row.result).__name__}: {row.result}"))
+    console.print(Padding(table, (0, 0, 0, 1)))

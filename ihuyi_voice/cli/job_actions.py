@@ -19,8 +19,10 @@ from rich.table import Table
 from .._extras import INSTALL
 from ..errors import InvalidRequestError, OutcomeStatus, StoreError
 from ..store.jobs import JobState
-from .account import fail
+from .account import account_of_environment, fail, fail_interrupted
+from .bulk.consent import known_balance, question_for_workers
 from .bulk.file import BulkFile, BulkFileError, FileRow
+from .bulk.progress import say
 from .chosen_store import VARIABLE, fail_of_store, open_store
 from .language import gettext as _
 from .language import local
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
 
     from ..celery import BulkJobs
     from ..store.jobs import JobStatus
+    from .bulk.consent import Consent
 
+_NOT_SENT_AGAIN = (OutcomeStatus.ACCEPTED, OutcomeStatus.REPLAYED, OutcomeStatus.UNKNOWN)
 _ENDED = (JobState.COMPLETED, JobState.STOPPED, JobState.CANCELED)
 # Seconds between two looks at a job.
 _PAUSE = 0.5
@@ -53,6 +57,7 @@ def run(  # noqa: PLR0913 - the options of the command
     *,
     celery: str | None,
     store: str | None,
+    is_cancel: bool,
     follow: bool,
     as_json: bool,
 ) -> NoReturn:
@@ -63,6 +68,7 @@ def run(  # noqa: PLR0913 - the options of the command
         act: what to do before the state is shown.
         celery: the application that has the job; None for the store alone.
         store: where the job is, if there is no application.
+        is_cancel: whether `act` cancels the job.
         follow: show the progress until the job has ended.
         as_json: print JSON.
     """
@@ -75,14 +81,44 @@ def run(  # noqa: PLR0913 - the options of the command
     except (LookupError, InvalidRequestError, BulkFileError) as error:
         fail(local(error))
     _print(status, as_json=as_json)
+    if is_cancel and status.state is JobState.CANCELED:
+        text = _("no worker takes more rows; rows that workers already took may still ring a phone")
+        typer.echo(f"ihuyi-voice: {text}", err=True)
+        raise typer.Exit
     raise typer.Exit(_exit_status(status))
 
 
-def resume(name: str, celery: str, open_file: Callable[[], BulkFile], concurrency: int) -> None:
-    """Enqueue the job's file again."""
+def resume(
+    name: str,
+    celery: str,
+    open_file: Callable[[], BulkFile],
+    concurrency: int,
+    consent: Consent,
+) -> None:
+    """Ask, and enqueue the job's file again."""
+    jobs = load_jobs(celery)
     with closing(open_file()) as rows:
-        rows.check()
-        enqueue(name, lambda: load_jobs(celery).resume(name, pairs(rows), concurrency=concurrency))
+        good = rows.check().good
+        counts = jobs.status(name).counts
+        to_send = good - sum(counts[one] for one in _NOT_SENT_AGAIN)
+        _ask(to_send, good, celery, consent)
+        enqueue(name, lambda: jobs.resume(name, pairs(rows), concurrency=concurrency))
+
+
+def _ask(to_send: int, rows: int, celery: str, consent: Consent) -> None:
+    """Return if the rows may be enqueued; otherwise end the program."""
+    console = Console(stderr=True)
+    text = _("rows {rows}, accepted or unknown earlier {earlier}")
+    say(console, text.format(rows=rows, earlier=rows - to_send))
+    if to_send <= 0:
+        say(console, _("to send 0"))
+        return
+    try:
+        remaining = known_balance(console, account_of_environment(), to_send)
+        doubts = [] if remaining is None else consent.doubts_of_balance(to_send, remaining)
+        consent.ask(console, question_for_workers(to_send, celery), doubts)
+    except (KeyboardInterrupt, typer.Abort) as interruption:
+        fail_interrupted(interruption)
 
 
 @contextmanager

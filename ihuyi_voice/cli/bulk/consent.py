@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import typer
 
+from ...errors import IhuyiVoiceError
+from ...sync.client import VoiceClient
 from ..account import fail
 from ..language import gettext as _
 from ..language import ngettext
@@ -19,6 +21,7 @@ from .progress import say
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..account import Account
     from .file import Check
 
 
@@ -67,6 +70,50 @@ class Consent:
             fail(_("nothing was sent"), 0)
 
 
+def print_balance(console: Console, account: Account, to_send: int) -> int:
+    """Print how many calls are to be sent and are left; a failed query ends the program."""
+    try:
+        remaining = _balance(account)
+    except IhuyiVoiceError as error:
+        fail(_("nothing was sent: the balance is not known: {error}").format(error=error))
+    _say_balance(console, to_send, remaining)
+    return remaining
+
+
+def known_balance(console: Console, account: Account | None, to_send: int) -> int | None:
+    """As `print_balance`, for calls of workers: None where the balance is not known here.
+
+    Args:
+        console: of standard error.
+        account: None where this program has none.
+        to_send: how many calls.
+    """
+    why = _("IHUYI_VOICE_API_ID and IHUYI_VOICE_API_KEY are not both set")
+    if account is not None:
+        try:
+            remaining = _balance(account)
+        except IhuyiVoiceError as error:
+            why = str(error)
+        else:
+            _say_balance(console, to_send, remaining)
+            return remaining
+    text = _("to send {count}, balance not known: {reason}")
+    say(console, text.format(count=to_send, reason=why))
+    return None
+
+
+def _balance(account: Account) -> int:
+    with account.client(VoiceClient) as client:
+        return client.query_balance().remaining
+
+
+def _say_balance(console: Console, to_send: int, remaining: int) -> None:
+    say(console, _("to send {count}, balance {balance}").format(count=to_send, balance=remaining))
+    if remaining < to_send:
+        text = _("the balance is {count} short: the run will stop when it is used up")
+        say(console, text.format(count=to_send - remaining))
+
+
 def question(to_send: int, base_url: str) -> str:
     """The question before sending; it names the gateway."""
     parts = urlsplit(base_url)
@@ -94,6 +141,18 @@ def question_for_workers(to_send: int, application: str) -> str:
         to_send,
     )
     return text.format(count=to_send, application=application)
+
+
+def about_duplicates(count: int) -> str:
+    """A line before the question, about rows that call a number again; "" for none."""
+    if not count:
+        return ""
+    text = ngettext(
+        "{count} row calls a number that an earlier row of the file calls too.",
+        "{count} rows call a number that an earlier row of the file calls too.",
+        count,
+    )
+    return text.format(count=count) + "\n"
 
 
 def _is_loopback(host: str) -> bool:
