@@ -14,6 +14,7 @@ import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trustme
 from rich.console import Console
@@ -21,6 +22,9 @@ from rich.table import Table
 
 from .candidates.timed import TIMED
 from .rounds import ROOT, environment, stub_gateway
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 IN_FLIGHT = (1, 10, 100)
 # The package that a candidate needs, where it is not the name of a dependency.
@@ -36,14 +40,15 @@ def installed() -> list[str]:
     return [name for name in TIMED if find_spec(_NEEDS.get(name, "aiohttp")) is not None]
 
 
-def measure(*, rounds: int, count: int) -> Figures:
+def measure(*, rounds: int, count: int, in_flight: Sequence[int] = IN_FLIGHT) -> Figures:
     """Measure every candidate.
 
     Args:
         rounds: how often each runs.
         count: sends of one run.
+        in_flight: how many sends at once; a run for each.
     """
-    best: Figures = {name: {str(n): {} for n in IN_FLIGHT} for name in installed()}
+    best: Figures = {name: {str(n): {} for n in in_flight} for name in installed()}
     with tempfile.TemporaryDirectory() as folder:
         authority = trustme.CA()
         ca, certificate = Path(folder, "ca.pem"), Path(folder, "server.pem")
@@ -86,13 +91,13 @@ def table_of(best: Figures) -> Table:
     """The figures for people; cold is a client's first call, idle its memory after one call."""
     table = Table(title="One send over TLS, least of rounds: p50 / p99 in ms", title_justify="left")
     table.add_column("", no_wrap=True)
-    for number in IN_FLIGHT:
+    for number in next(iter(best.values())):
         table.add_column(f"{number} in flight", justify="right", no_wrap=True)
     table.add_column("cold ms", justify="right", no_wrap=True)
     table.add_column("idle KB", justify="right", no_wrap=True)
     for name, by_number in best.items():
         cells = [f"{took['p50_ms']:.1f} / {took['p99_ms']:.1f}" for took in by_number.values()]
-        alone = by_number["1"]
+        alone = next(iter(by_number.values()))
         table.add_row(name, *cells, f"{alone['cold_ms']:.1f}", f"{alone['idle_kb']:.0f}")
     return table
 
@@ -107,9 +112,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.latency", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--count", type=int, default=3000, help="sends of one run")
+    parser.add_argument(
+        "--in-flight",
+        type=int,
+        nargs="+",
+        default=IN_FLIGHT,
+        help="sends at once; 1 comes first, 100 is needed",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     options = parser.parse_args()
-    best = measure(rounds=options.rounds, count=options.count)
+    best = measure(rounds=options.rounds, count=options.count, in_flight=options.in_flight)
     console = Console()
     # Wide enough for the table when the output goes to a file.
     console = Console(width=max(console.width, 100)) if not console.is_terminal else console

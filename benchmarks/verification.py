@@ -6,6 +6,7 @@ so that a slow moment of the machine affects all of them.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import statistics
@@ -23,10 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
 _WARM_UP = 10
-_ROUNDS = 300
 
 
-async def measure(url: str) -> dict[str, dict[str, float]]:
+async def measure(url: str, rounds: int) -> dict[str, dict[str, float]]:
     """The least and the median milliseconds of each; `submit` has a key, as `start`'s call has."""
     took: dict[str, list[float]] = {"submit": [], "start": [], "check": []}
 
@@ -39,7 +39,7 @@ async def measure(url: str) -> dict[str, dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder, Store.open(Path(folder, "store.db")) as store:
         async with AsyncVoiceClient(ACCOUNT, API_KEY, base_url=url, store=store) as client:
             verifier = AsyncVerifier(client, key=b"0123456789abcdef" * 2)
-            for serial in range(_WARM_UP + _ROUNDS):
+            for serial in range(_WARM_UP + rounds):
                 other, mobile = f"138{serial:08d}", f"139{serial:08d}"
                 await timed("submit", client.submit(other, "112512", idempotency_key=other))
                 id_ = verifier.new_id()
@@ -53,5 +53,8 @@ async def measure(url: str) -> dict[str, dict[str, float]]:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="benchmarks.verification", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=300)
+    options = parser.parse_args()
     with stub_gateway() as stub_url:
-        print(json.dumps(asyncio.run(measure(stub_url))))
+        print(json.dumps(asyncio.run(measure(stub_url, options.rounds))))

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.store.mariadb import MariaDbServer
     from tests.store.postgres import PostgresServer
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _a_failed_test_waits_for_no_process() -> Iterator[None]:
+    """The end of a `with Popen(...)` block waits, without a limit, for a process that may hang."""
+    leave: Callable[..., None] = subprocess.Popen.__exit__
+
+    def kill_and_leave(
+        process: subprocess.Popen[bytes], exc_type: type[BaseException] | None, *rest: object
+    ) -> None:
+        if exc_type is not None:
+            process.kill()
+        leave(process, exc_type, *rest)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(subprocess.Popen, "__exit__", kill_and_leave)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -263,7 +263,7 @@ def test_a_candidate_that_does_not_exist_is_named() -> None:
 
 @unless_missing("sqlalchemy")
 def test_a_verification_is_timed_beside_a_submit() -> None:
-    done = run("benchmarks.verification")
+    done = run("benchmarks.verification", "--rounds=20")
     assert (0, "") == (done.returncode, done.stderr)
     took = json.loads(done.stdout)
     assert {"submit", "start", "check"} == took.keys()
@@ -287,6 +287,8 @@ def test_the_start_of_the_command_is_measured() -> None:
         text=True,
         check=True,
         timeout=60,
+        # With a home of the tests' own.
+        env={k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")},
     )
     lines = done.stdout.splitlines()
     assert lines[0].startswith("start of the command")
@@ -296,14 +298,15 @@ def test_the_start_of_the_command_is_measured() -> None:
 
 def test_the_latency_of_every_candidate_is_measured_over_tls(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
-    done = run("benchmarks.latency", "--rounds=1", "--count=100", f"--json={figures}")
+    options = ("--rounds=1", "--count=20", "--in-flight", "1", "100")
+    done = run("benchmarks.latency", *options, f"--json={figures}")
     assert (0, "") == (done.returncode, done.stderr)
     assert "p99 at 100 in flight, submit / aiohttp-best: " in done.stdout
     measured = json.loads(figures.read_text(encoding="utf-8"))
     # Peers that are not installed are left out.
     assert ["submit", "aiohttp-best", "aiohttp"] == list(measured)[:3]
     for by_number in measured.values():
-        assert ["1", "10", "100"] == list(by_number)
+        assert ["1", "100"] == list(by_number)
         for took in by_number.values():
             assert 0 < took["p50_ms"] <= took["p99_ms"]
         assert by_number["1"]["cold_ms"] > 0

@@ -128,7 +128,7 @@ async def test_two_thousand_submits_at_once(url: str) -> None:
     assert counted[OutcomeStatus.INVALID] == 100
     assert counted[OutcomeStatus.LIMITED] > 100
     assert counted[OutcomeStatus.UNKNOWN] > 100
-    assert counted[OutcomeStatus.REFUSED] > 20
+    assert counted[OutcomeStatus.REFUSED] > 0
     assert counted[OutcomeStatus.ACCEPTED] > 500
 
 

@@ -165,8 +165,13 @@ def run_async(main: Callable[..., Awaitable[Returned]], *arguments: object) -> R
     import anyio  # noqa: PLC0415 - no help needs it
 
     from .._loops import fast_loop_factory  # noqa: PLC0415 - no help needs it
+    from .signals import woken_by_signals  # noqa: PLC0415 - no help needs it
 
-    return anyio.run(main, *arguments, backend_options={"loop_factory": fast_loop_factory()})
+    async def woken() -> Returned:
+        with woken_by_signals():
+            return await main(*arguments)
+
+    return anyio.run(woken, backend_options={"loop_factory": fast_loop_factory()})
 
 
 def fail(message: str, status: int = EXIT_USAGE) -> NoReturn:

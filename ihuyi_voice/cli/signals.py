@@ -114,3 +114,36 @@ class Interruptions:
         self._collected.append(number)
         if self._wake is not None:
             self._wake()
+
+
+@contextmanager
+def woken_by_signals() -> Iterator[None]:
+    """Let each signal end the wait of the running event loop.
+
+    Python calls a handler once its main thread runs Python code again. A signal that
+    arrives just before the loop waits, or in another thread, does not end the wait.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        # Python delivers signals only to that.
+        yield
+        return
+    import asyncio  # noqa: PLC0415 - no help needs it
+    import socket  # noqa: PLC0415 - no help needs it
+
+    loop = asyncio.get_running_loop()
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        reader.settimeout(0)
+        writer.settimeout(0)
+        # A loop that has one of its own, as uvloop and the loops of Windows, keeps it.
+        earlier = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        if earlier != -1:
+            signal.set_wakeup_fd(earlier)
+            yield
+            return
+        try:
+            loop.add_reader(reader, reader.recv, 4096)
+            yield
+        finally:
+            signal.set_wakeup_fd(-1)
+            loop.remove_reader(reader)

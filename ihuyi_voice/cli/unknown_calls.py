@@ -43,6 +43,11 @@ def print_unknown(claims: Sequence[UnknownClaim], url: str) -> None:
             typer.echo(_("why {number}: {reason}").format(number=number, reason=reason))
         else:
             typer.echo(_("why: {reason}").format(reason=reason))
+    if wait := max(map(_wait, claims)):
+        text = _(
+            "all may be resolved in {seconds} s: until then the network may still deliver a request"
+        )
+        typer.echo(text.format(seconds=wait))
     for line in _advice(shlex.quote(url), len(claims)):
         typer.echo(line)
 
@@ -51,8 +56,13 @@ def _reason(claim: UnknownClaim) -> str:
     return claim.reason or _("its process ended without an outcome")
 
 
+def _wait(claim: UnknownClaim) -> int:
+    """In whole seconds: the figure that `resolve` names when it refuses."""
+    return math.ceil(claim.resolvable_in)
+
+
 def _when(claim: UnknownClaim) -> str:
-    wait = math.ceil(claim.resolvable_in)
+    wait = _wait(claim)
     return _("in {seconds} s").format(seconds=wait) if wait else _("now")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -132,8 +133,16 @@ async def test_an_exception_of_a_source_leaves_the_block_unwrapped(
     assert {S.ACCEPTED: 40} == counted(run.report)
 
 
-@pytest.mark.parametrize("make", FOREIGN, ids=ids)
-@pytest.mark.parametrize("kind", ["list", "generator", "async_generator"])
+# Each class from a generator; a list and an asynchronous generator with those that are special.
+@pytest.mark.parametrize(
+    ("kind", "make"),
+    [
+        *(("generator", make) for make in FOREIGN),
+        ("async_generator", asyncio.CancelledError),
+        ("async_generator", GeneratorExit),
+        ("list", KeyboardInterrupt),
+    ],
+)
 def test_an_exception_in_a_blocking_run_does_not_affect_other_calls_of_the_client(
     kind: str, make: Callable[[], BaseException]
 ) -> None:
@@ -155,8 +164,10 @@ def test_an_exception_in_a_blocking_run_does_not_affect_other_calls_of_the_clien
         assert voice.submit(*pair(99)).voice_id
 
 
-@pytest.mark.parametrize("make", FOREIGN, ids=ids)
-@pytest.mark.parametrize("status", [S.ACCEPTED, S.INVALID, S.UNKNOWN])
+@pytest.mark.parametrize(
+    ("status", "make"),
+    [*zip(itertools.cycle([S.ACCEPTED, S.INVALID, S.UNKNOWN]), FOREIGN, strict=False)],
+)
 async def test_an_exception_of_a_predicate_is_raised_after_the_outcomes_of_the_taken_rows(
     gateway: Gateway, status: OutcomeStatus, make: Callable[[], BaseException]
 ) -> None:

@@ -98,9 +98,9 @@ async def test_a_consumer_that_pauses_in_a_long_run_bounds_the_rows_read_ahead(
     spy = Spy(pairs(600))
     rows: Rows = source(kind, spy)
     async with client(gateway.url) as voice, voice.submit_many(rows, concurrency=4) as run:
-        async for _ in run:
-            if run.report.total == 480:
-                break
+        outcomes = aiter(run)
+        while run.report.total < 480:
+            await anext(outcomes)
         await until(lambda: spy.taken >= 480 + 4 + read_ahead(480) // 2)
         await turns()
         assert 480 + 4 + read_ahead(spy.taken) >= spy.taken > 480 + 4 + READ_AHEAD

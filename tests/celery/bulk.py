@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from celery import Celery
 
+from ihuyi_voice import VoiceClient
 from ihuyi_voice.celery import BulkJobs
 
 if TYPE_CHECKING:
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 app = Celery("bulk", broker=os.environ["REDIS_URL"])
 app.conf.broker_transport_options = {"visibility_timeout": int(os.environ["VISIBILITY_TIMEOUT"])}
 app.conf.worker_prefetch_multiplier = 1
+
+# What a killed worker had in flight is unknown, and its chunk ends, only after this time.
+timeout = float(os.environ.get("REQUEST_TIMEOUT", "15"))
+VoiceClient.from_env = partial(VoiceClient.from_env, timeout=timeout)  # type: ignore[method-assign]
 
 
 def note(event: SubmitEvent) -> None:

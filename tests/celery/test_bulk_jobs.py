@@ -1,9 +1,11 @@
-"""Bulk jobs: real worker processes, a real broker, and a gateway of the test's."""
+"""Bulk jobs: real worker processes, a real broker, and a gateway of the test's.
+
+A rate that several processes share, and a job that is resumed after its account ran dry,
+are in tests/soak/test_jobs.py, as are more kills.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ from ihuyi_voice.celery import BulkJobs, JobState
 from ihuyi_voice.sandbox import Chaos
 from tests.store.postgres import running_server
 
-from .site import CODE, kill, row, rows, taken_by, until, waiting_messages
+from .site import CODE, kill, row, rows, shows_code, taken_by, until, waiting_messages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,92 +43,49 @@ def test_a_job_from_its_submission_to_its_end(site: Site) -> None:
     ids = {attempt.mobile: attempt.voice_id for attempt in site.gateway.attempts}
     assert ids["13900000007"] == outcomes[7].voice_id
     # A process reports the rows of a chunk when the chunk has ended, which the status precedes.
-    until(lambda: len(site.events()) == 250)
+    until(lambda: len(site.events()) == 250, every=0.1)
     assert {("accepted", outcome.mobile) for outcome in outcomes} == {
         (status, mobile) for _, status, mobile in site.events()
     }
     said = site.said()
     assert "ihuyi_voice.chunk" in said
-    assert CODE not in said
+    assert not shows_code(said)
     assert "1390000" not in said
 
 
-def test_workers_are_killed_and_no_phone_rings_twice(site: Site) -> None:
+def test_a_worker_is_killed_and_no_phone_rings_twice(site: Site) -> None:
+    site.environment["REQUEST_TIMEOUT"] = "5"
     site.gateway.balance = 10_000
     site.gateway.chaos = Chaos(latency=0.02)
-    site.jobs.submit(rows(1500), job="spring", chunk_size=100, concurrency=10)
-    killed = 4
-    for number in range(killed):
-        worker = site.worker()
-        taken_by(site, 150 * (number + 1))
-        kill(worker)
-        status = site.jobs.status("spring")
-        assert status.total == status.done + status.pending
-        assert status.counts[ACCEPTED] <= site.gateway.placed
+    site.jobs.submit(rows(300), job="spring", chunk_size=60, concurrency=10)
+    worker = site.worker()
+    taken_by(site, 100)
+    kill(worker)
+    status = site.jobs.status("spring")
+    assert status.total == status.done + status.pending
+    assert status.counts[ACCEPTED] <= site.gateway.placed
     site.wait_until_lost()
-    site.worker()
     site.worker()
     status = site.status_at_end()
     assert JobState.COMPLETED is status.state, site.said()
     assert {1} == set(site.calls().values())
     unknown = status.counts[OutcomeStatus.UNKNOWN]
-    assert unknown <= 10 * killed
-    assert 1500 == status.counts[ACCEPTED] + unknown
+    assert unknown <= 10
+    assert 300 == status.counts[ACCEPTED] + unknown
     # What no outcome states as unknown is at the gateway exactly as it is stated.
     accepted = {o.index for o in site.jobs.outcomes("spring") if o.status is ACCEPTED}
     assert {row(index)[0] for index in accepted} <= set(site.calls())
 
 
-def test_one_refusal_of_the_account_stops_all_and_resume_sends_the_rest(site: Site) -> None:
-    site.gateway.balance = 300
-    site.jobs.submit(rows(1000), job="spring", chunk_size=100, concurrency=10)
-    site.worker()
-    site.worker()
-    status = site.status_at_end()
-    assert JobState.STOPPED is status.state
-    assert status.stopped_by is not None
-    assert "InsufficientBalanceError" in status.stopped_by
-    until(lambda: 300 == site.jobs.status("spring").counts[ACCEPTED])
-    # In flight when the account ran dry.
-    assert site.gateway.taken - 300 <= 2 * 10
-    until(lambda: 300 + site.jobs.status("spring").counts[REFUSED] == site.gateway.taken)
-    refused = site.gateway.taken - 300
-    site.gateway.balance = 10_000
-    status = site.jobs.resume("spring", rows(1000), chunk_size=70)
-    assert (1000, None) == (status.total, status.stopped_by)
-    status = site.status_at_end()
-    assert (JobState.COMPLETED, 1000) == (status.state, status.counts[ACCEPTED]), site.said()
-    assert {1} == set(site.calls().values())
-    assert 1000 + refused == site.gateway.taken
-
-
 def test_an_account_that_is_refused_from_the_start_costs_one_request(site: Site) -> None:
     site.gateway.balance = 0
     site.jobs.submit(rows(400), job="spring", chunk_size=50)
-    site.worker()
-    site.worker()
+    site.worker(2)
     status = site.status_at_end()
     assert JobState.STOPPED is status.state
     assert 1 == site.gateway.taken
     until(lambda: 1 == site.jobs.status("spring").counts[REFUSED])
     assert 399 == site.jobs.status("spring").pending
-
-
-def test_all_workers_together_keep_the_rate(site: Site) -> None:
-    rate, lease, processes = 60, 6, 2
-    for _ in range(processes):
-        site.worker()
-    site.jobs.submit(rows(400), job="spring", rate=rate, chunk_size=40)
-    status = site.status_at_end()
-    assert (JobState.COMPLETED, 400) == (status.state, status.counts[ACCEPTED]), site.said()
-    # When the rows started, by the store's clock: claims are made at once after the start.
-    with contextlib.closing(sqlite3.connect(site.folder / "calls.db")) as store:
-        query = "SELECT claimed_at FROM ihuyi_voice_calls ORDER BY claimed_at"
-        starts = [at for (at,) in store.execute(query)]
-    most = max(sum(at <= other < at + 1 for other in starts) for at in starts)
-    # One tenth more, because a loaded machine delays some claims.
-    assert most <= 1.1 * (rate + lease * processes)
-    assert 400 / (rate + lease * processes) - 1 < starts[-1] - starts[0]
 
 
 @pytest.fixture
@@ -145,35 +104,19 @@ class TestServer:
     def test_the_store_restarts_in_the_middle(self, site: Site, postgres: PostgresServer) -> None:
         site.gateway.balance = 10_000
         site.gateway.chaos = Chaos(latency=0.02)
-        site.jobs.submit(rows(1000), job="spring", chunk_size=250, concurrency=10)
-        site.worker()
-        site.worker()
-        taken_by(site, 200)
+        site.jobs.submit(rows(400), job="spring", chunk_size=100, concurrency=10)
+        site.worker(2)
+        taken_by(site, 100)
         postgres.stop()
-        until(lambda: "tried again in 5 s" in site.said())
+        until(lambda: "tried again in 5 s" in site.said(), every=0.1)
         postgres.start()
         status = site.status_at_end()
-        assert (JobState.COMPLETED, 1000) == (status.state, status.done), site.said()
+        assert (JobState.COMPLETED, 400) == (status.state, status.done), site.said()
         assert {1} == set(site.calls().values())
         # In flight at the moment of the stop: their outcomes could not be recorded in time.
         assert status.counts[OutcomeStatus.UNKNOWN] <= 2 * 10
-        assert 1000 == status.counts[ACCEPTED] + status.counts[OutcomeStatus.UNKNOWN]
-        assert CODE not in site.said()
-
-    def test_two_workers_of_which_one_is_killed(self, site: Site) -> None:
-        site.gateway.balance = 10_000
-        site.gateway.chaos = Chaos(latency=0.02)
-        site.jobs.submit(rows(1500), job="spring", chunk_size=100, concurrency=10)
-        site.worker()
-        for number in range(3):
-            worker = site.worker()
-            taken_by(site, 300 * (number + 1))
-            kill(worker)
-        site.worker()
-        status = site.status_at_end()
-        assert (JobState.COMPLETED, 1500) == (status.state, status.done), site.said()
-        assert {1} == set(site.calls().values())
-        assert status.counts[OutcomeStatus.UNKNOWN] <= 3 * 10
+        assert 400 == status.counts[ACCEPTED] + status.counts[OutcomeStatus.UNKNOWN]
+        assert not shows_code(site.said())
 
 
 def test_cancel_ends_a_job_within_a_lease(site: Site) -> None:

@@ -357,6 +357,25 @@ def test_outcomes_are_recorded_once_the_store_works_again(
     assert {ACCEPTED: 6} == counts(desk)
 
 
+def test_many_outcomes_are_recorded_at_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    record = Jobs.record
+
+    async def noted(self: Jobs, job: str, generation: int, some: Any, deadline: float) -> None:
+        sizes.append(len(some))
+        await record(self, job, generation, some, deadline)
+
+    monkeypatch.setattr(Jobs, "record", noted)
+    monkeypatch.setattr("ihuyi_voice.celery.run._LINGER", 1000.0)
+    monkeypatch.setattr("ihuyi_voice.celery.run._BATCH", 2)
+    desk.gateway.chaos = Chaos(latency=0.1)
+    desk.jobs.submit(rows(6), job="spring", concurrency=1)
+    assert "SUCCESS" == desk.deliver()
+    # Without a full batch there is one record, at the end of the chunk.
+    assert len(sizes) > 1
+    assert {ACCEPTED: 6} == counts(desk)
+
+
 def test_outcomes_that_cannot_be_recorded_are_found_by_the_next_delivery(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

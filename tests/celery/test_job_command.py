@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from typer.testing import CliRunner
+
+from ihuyi_voice.cli.app import app
 
 from .site import row
 
@@ -97,25 +101,43 @@ def test_a_job_that_the_account_stops(site: Site, file: str) -> None:
     assert "stopped by InsufficientBalanceError" in out
 
 
+APPLICATION = """
+from celery import Celery
+from ihuyi_voice.celery import BulkJobs
+app = Celery("bulk", broker="memory://")
+jobs = BulkJobs(app, store="calls.db")
+several = Celery("several", broker="memory://")
+BulkJobs(several, store="calls.db")
+BulkJobs(several, store="calls.db", name="other")
+"""
+OF_SHOP = ["--celery", "shop_of_jobs:app"]
+
+
 @pytest.mark.parametrize(
     ("words", "arguments"),
     [
-        ("the store has no job 'spring'", ["job", "spring", "--celery", APP]),
-        ("resume needs the job's file", ["job", "spring", "resume", "--celery", APP]),
+        ("the store has no job 'spring'", ["job", "spring", *OF_SHOP]),
+        ("resume needs the job's file", ["job", "spring", "resume", *OF_SHOP]),
         ("No module named 'nothing'", ["job", "spring", "--celery", "nothing:app"]),
         ("is no Celery application with a BulkJobs", ["job", "x", "--celery", "sys:path"]),
         ("has no attribute", ["job", "x", "--celery", "sys:nothing"]),
-        ("several BulkJobs", ["job", "x", "--celery", "several:app"]),
-        ("cannot read", ["job", "x", "resume", "nothing.csv", "--celery", APP]),
-        ("--celery takes no --out", ["bulk", "rows.csv", "--celery", APP, "--out", "x.csv"]),
-        ("keys of its own", ["bulk", "keys.csv", "--celery", APP, "--yes"]),
+        ("several BulkJobs", ["job", "x", "--celery", "shop_of_jobs:several"]),
+        ("cannot read", ["job", "x", "resume", "nothing.csv", *OF_SHOP]),
+        ("--celery takes no --out", ["bulk", "rows.csv", *OF_SHOP, "--out", "x.csv"]),
+        ("keys of its own", ["bulk", "keys.csv", *OF_SHOP, "--yes"]),
     ],
 )
-def test_what_is_wrong(site: Site, words: str, arguments: list[str]) -> None:
-    (site.folder / "keys.csv").write_text("mobile,content,idempotency_key\n13912345678,1125,a\n")
-    (site.folder / "several.py").write_text(
-        "from tests.celery.bulk import *\nBulkJobs(app, store='x.db', name='other')\n"
-    )
-    status, _, err = command(site, *arguments)
-    assert 2 == status, err
-    assert words in err.replace("\n", " ")
+def test_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # The command adds the working directory.
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "shop_of_jobs", raising=False)
+    for name in ("ID", "KEY"):
+        monkeypatch.setenv(f"IHUYI_VOICE_API_{name}", "sandbox")
+    Path("shop_of_jobs.py").write_text(APPLICATION)
+    Path("keys.csv").write_text("mobile,content,idempotency_key\n13912345678,1125,a\n")
+    result = CliRunner().invoke(app, arguments)
+    assert 2 == result.exit_code, result.stderr
+    assert words in result.stderr.replace("\n", " ")

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from ihuyi_voice import __version__
+from ihuyi_voice.__main__ import main
 from ihuyi_voice.cli.app import _Commands
 from ihuyi_voice.cli.commands import load
 
@@ -79,3 +80,11 @@ def test_the_table_agrees_with_each_command(name: str) -> None:
     command = load(name, entry)
     assert name == command.name
     assert entry.summary == str(command.help).partition("\n\n")[0]
+
+
+def test_a_module_of_no_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ihuyi_voice.__main__.guard_streams", lambda: None)
+    monkeypatch.setattr("ihuyi_voice.__main__.use_locale", lambda: None)
+    monkeypatch.setitem(sys.modules, "ihuyi_voice.cli.signals", None)
+    with pytest.raises(ModuleNotFoundError, match=r"ihuyi_voice\.cli\.signals"):
+        main()

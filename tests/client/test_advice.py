@@ -158,7 +158,7 @@ def test_a_call_that_the_loop_thread_does_not_answer(
     expected: str, name: str, *, may_have_rung: bool
 ) -> None:
     request = SubmitRequest(MOBILE, "1125", "order-1") if "key" in name else None
-    with client_of("http://127.0.0.1:9", timeout=0.01) as client:
+    with client_of("http://127.0.0.1:9", timeout=1.0) as client:
         client._within(Limits(grace=0.05, exit=0.1))
         with pytest.raises(OutcomeUnknownError, match=expected) as caught:
             client._call(name.partition(" ")[0], lambda _: anyio.sleep_forever(), request)

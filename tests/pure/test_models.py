@@ -25,6 +25,7 @@ from ihuyi_voice.models import (
     SubmitRequest,
     SubmitResult,
     generate_code,
+    mask_key,
     mask_mobile,
 )
 from tests.pure import BOUNDED, MOBILE
@@ -72,6 +73,21 @@ def test_a_generated_code_has_the_length_asked_for(length: int) -> None:
     assert {length} == {len(code) for code in codes}
     assert all(code.isascii() and code.isdigit() for code in codes)
     assert 40 < len(codes)
+
+
+@pytest.mark.parametrize(
+    ("shown", "key", "content"),
+    [
+        ("login-****", "login-13912345678", ""),
+        ("login-****-****", "login-13912345678-1125", "1125"),
+        ("order-****", "order-1125", 1125),
+        (None, 4711, "1125"),
+    ],
+)
+def test_a_key_is_shown_without_number_and_code(
+    shown: str | None, key: object, content: object
+) -> None:
+    assert shown == mask_key(key, "13912345678", content)
 
 
 def test_a_generated_code_has_six_digits_by_default() -> None:

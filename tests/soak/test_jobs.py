@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import re
 import signal
 import time
 from bisect import bisect_left
@@ -24,13 +23,13 @@ from ihuyi_voice import OutcomeStatus
 from ihuyi_voice.celery import JobState
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
 from tests.celery.site import (
-    CODE,
     ENDED,
     all_overdue,
     kill,
     row,
     rows,
     running_site,
+    shows_code,
     taken_by,
     until,
     waiting_messages,
@@ -38,6 +37,7 @@ from tests.celery.site import (
 from tests.soak.namespaces import inside
 from tests.soak.watch import watching
 from tests.store import mariadb, postgres
+from tests.store.support import unmeasured
 from tests.transport.wire import ADDRESS, Wire, ip, laid_wire
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ def site(tmp_path: Path, place: str, gateway: SandboxGateway) -> Iterator[Site]:
         gateway.serve_in_thread() as url,
         running_site(tmp_path, place, gateway, url) as site,
     ):
+        # The tests of tests/celery measure what the workers run.
+        site.environment = unmeasured(site.environment)
         yield site
 
 
@@ -118,9 +120,8 @@ def is_over(site: Site) -> bool:
     return site.jobs.status("spring").state in ENDED
 
 
-def shows_code(said: str) -> bool:
-    """Whether the code of all rows is there, and not as a part of a masked number or an id."""
-    return re.search(rf"(?<![\d*]){CODE}(?!\d)", said) is not None
+def wait_for_end(site: Site) -> None:
+    until(lambda: is_over(site), PATIENCE, every=0.1)
 
 
 def sending_processes(worker: subprocess.Popen[bytes]) -> list[int]:
@@ -139,7 +140,7 @@ def kill_one(site: Site, dice: random.Random, whole_worker: bool) -> str:
     if whole_worker:
         kill(site.workers[-1])
         # A worker looks for chunks of lost ones when it starts, and then every 100 s.
-        until(lambda: all_overdue(site))
+        until(lambda: all_overdue(site), every=0.1)
         site.worker(2)
         return "worker"
     # A worker that was just started, or lost a process, has none for a moment.
@@ -159,6 +160,8 @@ class TestKills:
     def test_each_row_is_placed_once_and_each_status_is_true(self, site: Site) -> None:
         dice = random.Random(SEED)
         began = time.monotonic()
+        if not FULL:  # pragma: no branch - one or the other
+            site.environment["REQUEST_TIMEOUT"] = "5"
         site.worker(2)
         site.jobs.submit(
             rows(SIZE.rows), job="spring", chunk_size=SIZE.chunk, concurrency=SIZE.concurrency
@@ -173,13 +176,13 @@ class TestKills:
                 # One in four, and at least one: the broker notices it only after its timeout.
                 which = kill_one(site, dice, whole_worker=number % 4 == 1)
                 moments.append(f"{which} at {site.gateway.taken}")
-            until(lambda: is_over(site) or not waiting_messages(site), PATIENCE)
+            until(lambda: is_over(site) or not waiting_messages(site), PATIENCE, every=0.1)
             if not is_over(site):  # pragma: no cover - a kill in a moment of microseconds
                 # Redis gives a message away before the worker notes that it has it.
                 moments.append("a message lost by the broker")
                 watch.may_fall = True
                 site.jobs.resume("spring", rows(SIZE.rows), chunk_size=SIZE.chunk)
-                until(lambda: is_over(site), PATIENCE)
+                wait_for_end(site)
         status = site.jobs.status("spring")
         context = f"IHUYI_VOICE_SOAK_SEED={SEED}, killed: {', '.join(moments)}"
         assert JobState.COMPLETED is status.state, f"{context}\n{site.said()}"
@@ -215,8 +218,10 @@ def test_a_dry_account_stops_all_processes_and_resume_sends_the_rest(
         assert DRY.rows == status.done + status.pending
         gateway.balance = DRY.rows
         watch.may_fall = True
+        # In chunks of another size.
+        options["chunk_size"] -= 7
         site.jobs.resume("spring", rows(DRY.rows), **options)
-        until(lambda: is_over(site), PATIENCE)
+        wait_for_end(site)
     assert JobState.COMPLETED is site.jobs.status("spring").state, site.said()
     assert {ACCEPTED: DRY.rows} == check_rows(site, DRY.rows)
     # Exactly the rest.
@@ -236,9 +241,9 @@ def test_three_processes_keep_one_rate(site: Site, gateway: SandboxGateway) -> N
     until(lambda: len(sending_processes(site.workers[0])) >= processes)
     with watching(site):
         site.jobs.submit(rows(count), job="spring", rate=rate, chunk_size=100)
-        until(lambda: is_over(site), PATIENCE)
+        wait_for_end(site)
     assert {ACCEPTED: count} == check_rows(site, count), site.said()
-    until(lambda: len(site.events()) == count)
+    until(lambda: len(site.events()) == count, every=0.1)
     starts = [began for began, _, _ in site.events()]
     taken = [attempt.time for attempt in gateway.attempts]
     seconds = max(starts) - min(starts)
@@ -262,9 +267,9 @@ def test_the_broker_restarts_in_the_middle(site: Site) -> None:
         site.jobs.submit(rows(count), job="spring", chunk_size=50, concurrency=10)
         taken_by(site, count // 4)
         site.broker.stop()
-        until(lambda: "Connection to broker lost" in site.said())
+        until(lambda: "Connection to broker lost" in site.said(), every=0.1)
         site.broker.start()
-        until(lambda: is_over(site), PATIENCE)
+        wait_for_end(site)
     assert JobState.COMPLETED is site.jobs.status("spring").state, site.said()
     # No process ended, so no outcome is unknown.
     assert {ACCEPTED: count} == check_rows(site, count)
@@ -297,6 +302,7 @@ def test_the_network_between_workers_and_store_is_cut(
         site = ended.enter_context(
             running_site(tmp_path, server.url, gateway, url, visibility_timeout=60)
         )
+        site.environment = unmeasured(site.environment)
         site.environment["CALLS_STORE"] = (
             # Lost packets count as a failure after 2 s instead of 10.
             f"postgresql+psycopg://postgres@{ADDRESS}/postgres?tcp_user_timeout=2000"
@@ -307,10 +313,10 @@ def test_the_network_between_workers_and_store_is_cut(
         site.jobs.submit(rows(count), job="spring", chunk_size=50, concurrency=10)
         taken_by(site, count // 4)
         wire.cut()
-        until(lambda: "tried again in 5 s" in site.said())
+        until(lambda: "tried again in 5 s" in site.said(), every=0.1)
         taken = gateway.taken
         wire.heal()
-        until(lambda: is_over(site), PATIENCE)
+        wait_for_end(site)
         assert JobState.COMPLETED is site.jobs.status("spring").state, site.said()
         counts = check_rows(site, count)
         # Calls whose outcome could not be recorded while the network was cut.

@@ -42,10 +42,10 @@ class Watch:
 
     def ask(self) -> None:
         """Ask until the block is left."""
-        while not self._over.wait(0.005):
+        while not self._over.wait(0.03):
             try:
                 status = self._site.jobs.status(self._job)
-            except (StoreError, LookupError):
+            except (StoreError, LookupError):  # pragma: no cover - depends on the moment
                 # The store is away, or the job is not submitted yet.
                 self.failed += 1
                 continue

@@ -85,7 +85,9 @@ class MariaDbServer:
         self._process.wait(timeout=60)
 
     def connect(self, user: str = "root") -> pymysql.Connection[Cursor]:
-        return pymysql.connect(host="127.0.0.1", port=self.port, user=user, autocommit=True)
+        return pymysql.connect(
+            host="127.0.0.1", port=self.port, user=user, autocommit=True, ssl_disabled=True
+        )
 
     def execute(self, statement: str) -> tuple[tuple[object, ...], ...]:
         """Execute one statement as root; returns its rows."""
@@ -106,7 +108,9 @@ class MariaDbServer:
 
     @property
     def url(self) -> str:
-        return self.url_of("root")
+        # PyMySQL reads all authorities' certificates for each connection, also where it then
+        # uses no TLS: 20 ms.
+        return f"{self.url_of('root')}?ssl_disabled=true"
 
     @property
     def _common(self) -> list[str]:

@@ -7,7 +7,7 @@ import time
 
 from ihuyi_voice.store.answer import NO_ANSWER
 from ihuyi_voice.store.entry import EntryState, NewClaim, Settlement
-from ihuyi_voice.store.writer.backlog import Backlog
+from ihuyi_voice.store.writer.backlog import Backlog, split
 from ihuyi_voice.store.writer.operations import (
     ClaimOperation,
     LookupOperation,
@@ -31,6 +31,11 @@ def settlement_of(key: str) -> SettleOperation:
     return SettleOperation(
         Settlement(key, "token", EntryState.ACCEPTED, NO_ANSWER, 0.0, 0.0), future=None
     )
+
+
+async def test_settlements_are_split_from_the_others() -> None:
+    settlement, claim = settlement_of("a"), claim_of("b")
+    assert ([settlement], [claim]) == split([settlement, claim])
 
 
 async def test_a_batch_has_each_key_once_per_kind() -> None:

@@ -8,6 +8,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -226,6 +227,25 @@ def test_standard_input_without_keys_resolves_nothing(file: str, problem: str, l
     assert (2, "", True) == (result.exit_code, result.stdout, problem in result.stderr)
     with Store.open(file) as store:
         assert 2 == store.summary()["unknown"]
+
+
+def test_the_list_and_a_refused_resolve_name_the_same_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "calls.db")
+    clock = Clock(time.time())
+    with open_store(path, clock=clock) as store:
+        asyncio.run(claimed(store, "k", live=25.0))
+    clock.time += 0.5
+    monkeypatch.setattr(
+        "ihuyi_voice.cli.store_actions.open_store",
+        lambda url, *, create: open_store(url, create=create, clock=clock),
+    )
+    said = run(path).stdout
+    assert " in 85 s\n" in said
+    assert "all may be resolved in 85 s: until then the network may still deliver" in said
+    assert 85 == json.loads(run(path, "--json").stdout)["resolvable_in"]
+    assert "it may be resolved in 85 s" in refused(path, "resolve", "k", "--placed")
 
 
 def test_list_shows_when_a_claim_can_be_resolved(file: str) -> None:

@@ -14,7 +14,6 @@ from ihuyi_voice.errors import InvalidRequestError
 from ihuyi_voice.models import OutcomeStatus
 from ihuyi_voice.store.jobs import JobOutcome, JobState, Lease
 from ihuyi_voice.store.jobs.values import Opening
-from ihuyi_voice.store.store import jobless
 
 from .support import MASKED, Clock, open_store, start
 
@@ -368,9 +367,3 @@ async def test_processes_that_lease_and_record_at_once(place: str) -> None:
         status = store.jobs.status(JOB)
         assert (JobState.COMPLETED, 12) == (status.state, status.counts[ACCEPTED])
         assert 12 == len(list(store.jobs.outcomes(JOB)))
-
-
-def test_a_store_that_keeps_no_keys_keeps_no_jobs() -> None:
-    place = "redis://host:6379/0"
-    with pytest.raises(InvalidRequestError, match=f"a job cannot be kept in {place}"):
-        raise jobless(place)

@@ -73,30 +73,6 @@ def test_one_of_two_processes_sends_and_the_other_gets_the_settlement(place: str
     assert [("mine\n", ""), ("other accepted 900100200\n", "")] == sorted(ends)
 
 
-MANY = """
-    async def one(store, key):
-        answer = await claim(store, key)
-        if answer.entry is None:
-            await store.settle(key, answer.token, EntryState.ACCEPTED, StoredAnswer(voice_id="1"))
-            return key
-        return ""
-    async def main():
-        with open_store(place, patience=30) as store:
-            keys = [str(i) for i in range(300)]
-            print(*await asyncio.gather(*(one(store, key) for key in keys)))
-    asyncio.run(main())
-"""
-
-
-def test_three_processes_with_the_same_keys_send_each_key_once(place: str) -> None:
-    with contextlib.ExitStack() as stack:
-        processes = [stack.enter_context(start(place, MANY)) for _ in range(3)]
-        ends = [process.communicate(timeout=60) for process in processes]
-    assert ["", "", ""] == [err for _, err in ends]
-    sent = [key for out, _ in ends for key in out.split()]
-    assert sorted(str(i) for i in range(300)) == sorted(sent)
-
-
 def test_a_claim_outlives_its_killed_process(place: str) -> None:
     script = """
         async def main():

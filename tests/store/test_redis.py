@@ -237,6 +237,8 @@ def test_a_user_without_a_needed_command_is_refused(server: RedisServer) -> None
 
 def test_it_keeps_no_keys(store: Store) -> None:
     assert store.claims is None
+    with pytest.raises(InvalidRequestError, match=r"a job cannot be kept in redis://"):
+        _ = store.jobs
     assert ([], 0) == (store.unknown(), store.purge(timedelta()))
     assert {"accepted": 0, "refused": 0, "not_sent": 0, "unknown": 0} == store.summary()
     with pytest.raises(InvalidRequestError, match="keeps no idempotency keys, so there is none"):

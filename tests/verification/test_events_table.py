@@ -253,7 +253,8 @@ def test_resend_fails(
     assert face.check(started.id, code).approved
 
 
-@pytest.mark.parametrize("how", UNKNOWN)
+# The ways are told apart before either kind of call: `test_start_unknown` has all of them.
+@pytest.mark.parametrize("how", ["closed after placing"])
 def test_resend_unknown(verifier: Face, gateway: VoiceGateway, clock: Clock, how: str) -> None:
     started = verifier.start()
     clock.pass_(COOLDOWN)
@@ -410,11 +411,11 @@ def test_cancel(verifier: Face, gateway: VoiceGateway, clock: Clock) -> None:
     assert CANCELED is verifier.get(started.id).status
 
 
-@pytest.mark.parametrize("id_", ["0" * 32, "", "0" * 31, "Z" * 32, None, 7, "'; --", "0" * 10_000])
-def test_unknown_ids(verifier: Face, id_: object) -> None:
-    for act in (verifier.get, verifier.cancel):
-        with pytest.raises(LookupError, match="no verification with this id"):
-            act(id_)
-    assert not verifier.check(id_, "123456")
-    assert ["unknown_id"] == [event.reason for event in verifier.events]
-    assert ["checked"] == verifier.names()
+def test_unknown_ids(verifier: Face) -> None:
+    for id_ in ("0" * 32, "", "0" * 31, "Z" * 32, None, 7, "'; --", "0" * 10_000):
+        for act in (verifier.get, verifier.cancel):
+            with pytest.raises(LookupError, match="no verification with this id"):
+                act(id_)
+        assert not verifier.check(id_, "123456")
+        assert ["unknown_id"] == [event.reason for event in verifier.events], id_
+        assert ["checked"] == verifier.names()
