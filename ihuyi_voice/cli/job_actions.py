@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from contextlib import closing, contextmanager
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from ..store.jobs import JobStatus
     from .bulk.consent import Consent
 
-_NOT_SENT_AGAIN = (OutcomeStatus.ACCEPTED, OutcomeStatus.REPLAYED, OutcomeStatus.UNKNOWN)
+_NOT_SENT_AGAIN = (OutcomeStatus.ACCEPTED, OutcomeStatus.REPLAYED)
 
 
 class KnowsJobs(Protocol):
@@ -97,9 +98,19 @@ def resume(
     with closing(open_file()) as rows:
         good = rows.check().good
         counts = jobs.status(name).counts
-        to_send = good - sum(counts[one] for one in _NOT_SENT_AGAIN)
+        to_send = good - sum(counts[one] for one in _NOT_SENT_AGAIN) - _unresolved(jobs, name)
         _ask(to_send, good, celery, consent)
         enqueue(name, lambda: jobs.resume(name, pairs(rows), concurrency=concurrency))
+
+
+def _unresolved(jobs: BulkJobs, name: str) -> int:
+    """How many calls of the job are unknown in the store. A resume does not send them.
+
+    The job's own count still has those that a person resolved, and they may be sent.
+    """
+    is_of_job = re.compile(rf"job:{re.escape(name)}:[0-9]+").fullmatch
+    unknown = jobs._opened_store().unknown()  # noqa: SLF001 - ours
+    return sum(is_of_job(claim.key) is not None for claim in unknown)
 
 
 def _ask(to_send: int, rows: int, celery: str, consent: Consent) -> None:

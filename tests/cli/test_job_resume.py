@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,14 +30,23 @@ jobs = BulkJobs(app, store="jobs.db")
 
 
 class Desk:
-    """A `BulkJobs` whose job has these outcomes; it keeps the rows that are enqueued."""
+    """A `BulkJobs` whose job has these outcomes; it keeps the rows that are enqueued.
+
+    Attributes:
+        unresolved: the keys of the unknown calls in its store.
+    """
 
     def __init__(self, **counts: int) -> None:
         self.counts = {one: counts.get(one.value, 0) for one in OutcomeStatus}
         self.rows: list[tuple[str, str]] = []
+        self.unresolved = [f"job:spring:{index}" for index in range(counts.get("unknown", 0))]
 
     def status(self, job: str) -> JobStatus:
         return JobStatus(job, JobState.SCHEDULED, self.counts, 5, True, None, None, None, None)
+
+    def _opened_store(self) -> SimpleNamespace:
+        claims = [SimpleNamespace(key=key) for key in self.unresolved]
+        return SimpleNamespace(place="jobs.db", unknown=lambda: claims)
 
     def resume(self, job: str, rows: Iterable[tuple[str, str]], **_: object) -> JobStatus:
         self.rows += rows
@@ -109,6 +119,18 @@ def test_it_does_not_ask_where_nothing_is_to_be_sent(
     assert (0, 5) == (result.exit_code, len(desk.rows))
     assert "to send 0\n" in result.stderr
     assert not voice_gateway.attempts
+
+
+def test_it_asks_for_rows_that_a_person_resolved_since(
+    voice_gateway: VoiceGateway, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the resume, the job counts them as unknown."""
+    desk = Desk(accepted=3, unknown=2)
+    # The other keys are not of this job.
+    desk.unresolved = ["job:spring:4", "job:spring:x:4", "job:other:3", "login-7"]
+    result = resume(monkeypatch, desk, file)
+    assert (2, []) == (result.exit_code, desk.rows)
+    assert f"to send 1, balance {voice_gateway.balance}\n" in result.stderr
 
 
 @pytest.mark.parametrize("answer", ["n", "Ctrl-C"])
