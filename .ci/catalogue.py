@@ -39,14 +39,15 @@ def extracted() -> Catalog:
 
 
 def spoken_values() -> list[str]:
-    """What the command shows of the library: outcomes, states, meanings of codes, and advice."""
+    """What the command shows of the library: outcomes, states, texts of errors, advice."""
     sys.path.insert(0, str(PACKAGE.parent))
     from ihuyi_voice._extras import INSTALL  # noqa: PLC0415 - found by the line above
+    from ihuyi_voice.cli.library_texts import TEMPLATES  # noqa: PLC0415 - as above
     from ihuyi_voice.errors import CODES, OutcomeStatus  # noqa: PLC0415 - as above
     from ihuyi_voice.store.jobs import JobState  # noqa: PLC0415 - as above
 
     states = [one.value for one in (*OutcomeStatus, *JobState)]
-    return [*states, *(code.meaning for code in CODES.values()), INSTALL]
+    return [*states, *(code.meaning for code in CODES.values()), *TEMPLATES, INSTALL]
 
 
 def read() -> Catalog:

@@ -405,7 +405,7 @@ CODES: dict[int, Code] = {
         Code(ACCEPTED, None, "提交成功", "accepted"),
         Code(0, SubmitFailedError, "提交失败", "submit failed"),
         Code(400, AccessDeniedError, "非法ip访问", "the caller's IP address is refused"),
-        Code(401, AuthenticationError, "帐号不能为空", "the account (APIID) is missing"),
+        Code(401, AuthenticationError, "帐号不能为空", "the account (API ID) is missing"),
         Code(402, AuthenticationError, "密码不能为空", "the password is missing"),
         Code(
             405,

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 
+from ..models import DEFAULT_BASE_URL
 from .language import gettext as _
-from .language import mark
+from .language import local, mark
 from .statuses import EXIT_BELOW, EXIT_CTRL_C, EXIT_STATUSES, EXIT_USAGE
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ __all__ = [
     "AsJson",
     "BaseUrl",
     "Timeout",
+    "account_of_environment",
     "fail",
     "fail_interrupted",
     "run_async",
@@ -49,14 +51,16 @@ Returned = TypeVar("Returned")
 ApiId = Annotated[
     str | None,
     typer.Option(
-        envvar="IHUYI_VOICE_API_ID", help=mark("The account's APIID."), show_default=False
+        envvar="IHUYI_VOICE_API_ID",
+        help=mark("The account's API ID. Without it a prompt asks for it."),
+        show_default=False,
     ),
 ]
 ApiKeyFile = Annotated[
     Path | None,
     typer.Option(
         help=mark(
-            "A file that holds the account's APIKEY and nothing else. Without it the key is read"
+            "A file that holds the account's API key and nothing else. Without it the key is read"
             " from IHUYI_VOICE_API_KEY, or a prompt asks for it."
         ),
         show_default=False,
@@ -86,6 +90,7 @@ class Account:
     api_key_file: Path | None
     base_url: str
     timeout: float
+    _known_id: str | None = field(default=None, init=False)
     _known_key: Secret | None = field(default=None, init=False)
 
     def client(
@@ -103,10 +108,10 @@ class Account:
                 store=store,
             )
         except (TypeError, ValueError) as error:
-            fail(str(error))
+            fail(local(error))
 
     def check(self) -> None:
-        """End the program where the account is incomplete; this may prompt for the key."""
+        """End the program where the account is incomplete; this may prompt for the rest."""
         self._id()
         self._key()
 
@@ -117,7 +122,13 @@ class Account:
         return Fingerprints(self._key())
 
     def _id(self) -> str:
-        return self.api_id or fail(_("no APIID: set IHUYI_VOICE_API_ID, or give --api-id"))
+        self._known_id = self._known_id or self.api_id or self._asked_id()
+        return self._known_id
+
+    def _asked_id(self) -> str:
+        if not sys.stdin.isatty():
+            fail(_("no API ID: set IHUYI_VOICE_API_ID, or give --api-id"))
+        return str(typer.prompt(_("API ID (IHUYI_VOICE_API_ID is not set)"), err=True)).strip()
 
     def _key(self) -> str:
         from ..models import Secret  # noqa: PLC0415 - no help needs it
@@ -134,9 +145,19 @@ class Account:
         if key := os.environ.get("IHUYI_VOICE_API_KEY"):
             return key
         if sys.stdin.isatty():
-            key = typer.prompt("APIKEY", hide_input=True, err=True)
-            return str(key)
+            text = _("API key of account {account} (IHUYI_VOICE_API_KEY is not set)")
+            text = text.format(account=self._id())
+            return str(typer.prompt(text, hide_input=True, err=True))
         return fail(_("no API key: set IHUYI_VOICE_API_KEY, or give --api-key-file"))
+
+
+def account_of_environment() -> Account | None:
+    """The account that the environment names whole; None where something is missing."""
+    api_id = os.environ.get("IHUYI_VOICE_API_ID")
+    if not (api_id and os.environ.get("IHUYI_VOICE_API_KEY")):
+        return None
+    base_url = os.environ.get("IHUYI_VOICE_BASE_URL") or DEFAULT_BASE_URL
+    return Account(api_id, None, base_url, timeout=15.0)
 
 
 def run_async(main: Callable[..., Awaitable[Returned]], *arguments: object) -> Returned:

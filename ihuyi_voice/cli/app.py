@@ -68,8 +68,9 @@ app: typer.Typer = typer.Typer(
     help=mark(
         "Voice-verification calls through iHuyi (互亿无线): no phone rings twice for one request,"
         " every request ends in one stated outcome, no secret leaks.\n\n"
-        "Credentials: IHUYI_VOICE_API_ID and IHUYI_VOICE_API_KEY in the environment, or --api-id"
-        " and --api-key-file, or a prompt. To try it without an account:"
+        "Credentials: the API ID and API key of your account (the vendor's APIID and APIKEY) in"
+        " IHUYI_VOICE_API_ID and IHUYI_VOICE_API_KEY, or by --api-id and --api-key-file, or at a"
+        " prompt. To try it without an account:"
         " [bold]ihuyi-voice demo[/bold]."
     ),
     no_args_is_help=True,

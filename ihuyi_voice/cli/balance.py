@@ -22,7 +22,7 @@ from .account import (
     fail_interrupted,
 )
 from .language import gettext as _
-from .language import mark
+from .language import local, mark
 from .signals import Interruptions
 
 if TYPE_CHECKING:
@@ -73,5 +73,5 @@ def _fail(error: IhuyiVoiceError, *, as_json: bool) -> NoReturn:
         raise typer.Exit(EXIT_STATUSES[status])
     if isinstance(error, NotSentError | OutcomeUnknownError):
         # Its advice says that the balance is not known.
-        fail(str(error), EXIT_STATUSES[status])
-    fail(_("the balance is not known: {error}").format(error=error), EXIT_STATUSES[status])
+        fail(local(error), EXIT_STATUSES[status])
+    fail(_("the balance is not known: {error}").format(error=local(error)), EXIT_STATUSES[status])

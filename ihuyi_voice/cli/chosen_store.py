@@ -17,7 +17,7 @@ import typer
 from ..errors import OutcomeStatus, StoreError
 from .account import EXIT_STATUSES, fail
 from .language import gettext as _
-from .language import mark
+from .language import local, mark
 
 if TYPE_CHECKING:
     from ..store.store import Store
@@ -108,12 +108,12 @@ def open_store(url: str, *, create: bool) -> Store:
     try:
         return Store.open(url, create=create)
     except (ModuleNotFoundError, LookupError, ValueError) as error:
-        fail(str(error))
+        fail(local(error))
 
 
 def fail_of_store(error: StoreError) -> NoReturn:
     """End the program because the store failed before anything was sent."""
-    fail(str(error), EXIT_STATUSES[OutcomeStatus.NOT_SENT])
+    fail(local(error), EXIT_STATUSES[OutcomeStatus.NOT_SENT])
 
 
 def _has_password(url: str) -> bool:

@@ -49,7 +49,8 @@ class _Translated:
         """The parameters, `--help` included."""
         params: list[Any] = super().get_params(ctx)  # type: ignore[misc] # of typer's class
         for param in params:
-            param.help = param.help and _(param.help)
+            # Not every parameter has one.
+            param.help = (text := getattr(param, "help", None)) and _(text)
             if isinstance(getattr(param, "show_default", None), str):
                 param.show_default = _(param.show_default)
         return params
@@ -58,6 +59,12 @@ class _Translated:
         """Write the line about the usage."""
         pieces = map(_, self.collect_usage_pieces(ctx))  # type: ignore[attr-defined] # as above
         formatter.write_usage(ctx.command_path, " ".join(pieces), prefix=_("Usage: "))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401, ARG002 - typer's or click's
+        """Print the help; `formatter` gets nothing."""
+        from .help_page import print_help  # noqa: PLC0415 - no other use needs it
+
+        print_help(self, ctx)
 
 
 class Command(_Translated, TyperCommand):

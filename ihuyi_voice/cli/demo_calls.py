@@ -15,7 +15,6 @@ from rich import box
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
 from .._pipeline import status_of
 from ..client import AsyncVoiceClient
@@ -28,8 +27,9 @@ from ..wire import normalize_mobile
 from .account import run_async
 from .bulk.file import FileRow
 from .bulk.progress import COLOURS, SendOptions, Tally, outcome_table, say, send
-from .language import Phrase, mark
+from .language import Phrase, local, mark
 from .language import gettext as _
+from .wrapping import WrappedText
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,7 +108,7 @@ def _print_sums(
         if max(seen.values()) == 1
         else _("A request reached the gateway twice: please report this."),
     ):
-        console.print(f"\n{line}", highlight=False, markup=False)
+        console.print(Padding(WrappedText(line), (1, 0, 0, 0), expand=False))
 
 
 def _blocking(client: VoiceClient) -> list[Shown]:
@@ -184,13 +184,14 @@ async def _async(gateway: SandboxGateway, url: str) -> list[Shown]:
         rows.append(Shown(what, mobile, result))
 
     await show(mark("a plain call"), "13712345678", url)
-    for what, chaos in (
-        (mark("closed after the call was placed"), Chaos(close_after_placing=1.0)),
-        (mark("a proxy's 502 page as the answer"), Chaos(html_502=1.0)),
-        (mark("no answer within half a second"), Chaos(no_answer=1.0)),
+    # Numbers that differ when they are masked: this is one call to each of three phones.
+    for mobile, what, chaos in (
+        ("13612340007", mark("closed after the call was placed"), Chaos(close_after_placing=1.0)),
+        ("13612340008", mark("a proxy's 502 page as the answer"), Chaos(html_502=1.0)),
+        ("13612340009", mark("no answer within half a second"), Chaos(no_answer=1.0)),
     ):
         gateway.chaos = chaos
-        await show(what, "13612345678", url, patience=0.5)
+        await show(what, mobile, url, patience=0.5)
     gateway.chaos = Chaos()
     with socket.socket() as unused:
         # Bound, so that no other program gets the port; it does not listen, so nothing answers.
@@ -218,7 +219,12 @@ def _print_calls(console: Console, client: str, rows: list[Shown], first: int = 
 
 def _print_errors(console: Console, rows: list[Shown]) -> None:
     say(console, _("What the exceptions say:"))
+    # A column of its own, so that a long text never runs below the numbers.
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(justify="right", min_width=2)
+    table.add_column(overflow="fold")
     for number, row in enumerate(rows, 1):
         if isinstance(row.result, IhuyiVoiceError):
-            text = f"{type(row.result).__name__}: {row.result}"
-            console.print(Padding(Text(f"{number:2}  {text}"), (0, 0, 0, 1)))
+            text = f"{type(row.result).__name__}: {local(row.result)}"
+            table.add_row(str(number), WrappedText(text))
+    console.print(Padding(table, (0, 0, 0, 1)))

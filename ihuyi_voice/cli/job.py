@@ -15,8 +15,10 @@ from .language import mark
 
 HELP = mark(
     "Look at a [bold]job[/bold] that workers send, cancel it, or resume it.\n\n"
-    "The exit status is 0 while the job runs or if all its rows were accepted; 3 if some were not,"
-    " or the job was stopped or canceled; 6 if some are unknown: their phones may have rung."
+    "status exits with 0 while the job runs or if all its rows were accepted; with 3 if some were"
+    " not, or the job was stopped or canceled; with 6 if some are unknown: their phones may have"
+    " rung. cancel exits with 0 if the job is canceled then; rows that workers already took may"
+    " still ring. resume asks before it enqueues, and exits like status."
 )
 
 
@@ -58,8 +60,8 @@ def job(  # noqa: PLR0913 - one argument per option
         JobAction,
         typer.Argument(
             help=mark(
-                "status: print its state and outcomes. cancel: no worker starts more rows. resume:"
-                " enqueue its file again; only rows that were not accepted are sent."
+                "status: print its state and outcomes. cancel: no worker takes more rows. resume:"
+                " enqueue its file again; rows that were accepted or are unknown are not sent."
             )
         ),
     ] = JobAction.STATUS,
@@ -78,6 +80,8 @@ def job(  # noqa: PLR0913 - one argument per option
     encoding: bulk_options.Encoding = None,
     limit: bulk_options.Limit = None,
     concurrency: bulk_options.Concurrency = 50,
+    partial: bulk_options.Partial = False,
+    yes: bulk_options.Yes = False,
     follow: Annotated[
         bool,
         typer.Option("--follow", help=mark("Show the progress until the job has ended.")),
@@ -91,6 +95,7 @@ def job(  # noqa: PLR0913 - one argument per option
         fail(_("resume needs --celery: the application whose workers send the rows"))
     # Imported here, because `--help` must not load the client.
     from .bulk.columns import ColumnOptions  # noqa: PLC0415 - see above
+    from .bulk.consent import Consent  # noqa: PLC0415 - see above
     from .bulk.file import BulkFile  # noqa: PLC0415 - see above
     from .job_actions import KnowsJobs, resume, run  # noqa: PLC0415 - see above
 
@@ -104,6 +109,9 @@ def job(  # noqa: PLR0913 - one argument per option
                 celery,
                 lambda: BulkFile(file, limit, columns, draw_codes=False, encoding=encoding),
                 concurrency,
+                # The codes were agreed to when the job was submitted.
+                Consent(yes=yes, mixed_lengths=True, partial=partial),
             )
 
-    run(name, act, celery=celery, store=store, follow=follow, as_json=as_json)
+    is_cancel = action is JobAction.CANCEL
+    run(name, act, celery=celery, store=store, is_cancel=is_cancel, follow=follow, as_json=as_json)

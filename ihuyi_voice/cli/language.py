@@ -1,8 +1,8 @@
 """The language of the command: English, or Chinese where the locale says so.
 
 The catalogue is in `ihuyi_voice/locale`; `.ci/catalogue.py` keeps it. Everything
-that a program reads (`--json`, the `--out` file) stays English, and so do the
-exceptions of the library.
+that a program reads (`--json`, the `--out` file) stays English. The exceptions of the
+library are English too; `local` translates the texts that `library_texts` knows.
 """
 
 from __future__ import annotations
@@ -78,10 +78,16 @@ class Phrase:
 
 
 def local(thing: object) -> str:
-    """A phrase, or an exception that was made from one, in the language of the command."""
+    """A phrase, an exception, or the text of one, in the language of the command."""
     if isinstance(thing, BaseException) and thing.args and isinstance(thing.args[0], Phrase):
         thing = thing.args[0]
-    return thing.local() if isinstance(thing, Phrase) else str(thing)
+    if isinstance(thing, Phrase):
+        return thing.local()
+    if is_english():
+        return str(thing)
+    from .library_texts import translated  # noqa: PLC0415 - only Chinese needs it
+
+    return translated(str(thing))
 
 
 def _is_chinese() -> bool:

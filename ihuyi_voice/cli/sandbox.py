@@ -15,7 +15,7 @@ import typer
 
 from .account import fail, run_async
 from .language import gettext as _
-from .language import mark, ngettext
+from .language import local, mark, ngettext
 from .sandbox_output import Output, attempt_line, other_line
 from .signals import Interruptions
 
@@ -45,7 +45,7 @@ def sandbox(  # noqa: PLR0913 - one argument per option
         list[str] | None,
         typer.Option(
             help=mark(
-                "The account's APIID. Give the option again for more accounts. Without it:"
+                "The account's API ID. Give the option again for more accounts. Without it:"
                 " IHUYI_VOICE_API_ID, or sandbox."
             ),
             show_default=False,
@@ -55,7 +55,7 @@ def sandbox(  # noqa: PLR0913 - one argument per option
         list[str] | None,
         typer.Option(
             help=mark(
-                "The account's APIKEY: one for all accounts, or one for each, in their order."
+                "The account's API key: one for all accounts, or one for each, in their order."
                 " Other users of this machine can read it: give none that is real here. Without"
                 " it: IHUYI_VOICE_API_KEY, or sandbox-key."
             ),
@@ -128,7 +128,7 @@ def sandbox(  # noqa: PLR0913 - one argument per option
             multiline_refusals=multiline_refusals,
         )
     except ValueError as error:
-        fail(str(error))
+        fail(local(error))
     output = Output()
     if not quiet:
         gateway.on_attempt = lambda attempt: output.print(attempt_line(attempt))
@@ -160,7 +160,7 @@ def _cannot_listen(host: str, port: int, error: OSError) -> str:
 
 
 def _accounts(names: list[str] | None, keys: list[str] | None) -> dict[str, str]:
-    """The APIKEY of each account, in the order of the options."""
+    """The API key of each account, in the order of the options."""
     names = names or [os.environ.get("IHUYI_VOICE_API_ID") or _DEFAULT_ACCOUNT]
     keys = keys or [os.environ.get("IHUYI_VOICE_API_KEY") or _DEFAULT_KEY]
     if len(keys) == 1:

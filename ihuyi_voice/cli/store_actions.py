@@ -13,22 +13,27 @@ from typing import TYPE_CHECKING
 
 import typer
 from rich import box
-from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from ..errors import OutcomeStatus, StoreError
-from .account import EXIT_STATUSES, fail
+from .account import EXIT_STATUSES, EXIT_USAGE, fail
 from .chosen_store import VARIABLE, fail_of_store, open_store, own_path
 from .language import gettext as _
-from .language import mark, ngettext
+from .language import local, mark, ngettext
+from .unknown_calls import print_unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from ..store.entry import UnknownClaim
     from ..store.store import Store
+
+OWN = "-"
+"""In the place of a URL: the store that `submit` and `bulk` use."""
+
+STDIN = "-"
+"""In the place of a key: those on standard input, one a line."""
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _MEANINGS = {
@@ -41,15 +46,16 @@ _MEANINGS = {
 
 @contextmanager
 def _opened(url: str) -> Iterator[Store]:
-    if url == "-":
+    is_default = url == OWN
+    if is_default:
         url = os.environ.get(VARIABLE) or str(own_path())
     try:
         with open_store(url, create=False) as opened:
+            if is_default:
+                typer.echo(_("store: {place}").format(place=opened.place), err=True)
             yield opened
     except StoreError as error:
         fail_of_store(error)
-    except (LookupError, ValueError) as error:
-        fail(str(error.args[0]))
 
 
 def list_unknown(url: str, *, as_json: bool) -> None:
@@ -60,7 +66,7 @@ def list_unknown(url: str, *, as_json: bool) -> None:
         for claim in claims:
             typer.echo(json.dumps(_facts(claim)))
     elif claims:
-        _print_claims(claims)
+        print_unknown(claims, url)
     else:
         typer.echo(_("no unknown calls"))
     if claims:
@@ -78,45 +84,12 @@ def _facts(claim: UnknownClaim) -> dict[str, object]:
     }
 
 
-def _print_claims(claims: list[UnknownClaim]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    # People copy the key and look up the number: never cut them, even in a narrow terminal.
-    table.add_column(_("key"), no_wrap=True, min_width=max(cell_len(claim.key) for claim in claims))
-    table.add_column(_("mobile"), no_wrap=True, min_width=11)
-    table.add_column(_("claimed at"), no_wrap=True, min_width=19)
-    table.add_column(_("age"), no_wrap=True, justify="right")
-    table.add_column(_("resolvable"), no_wrap=True)
-    table.add_column(_("reason"))
-    for claim in claims:
-        moment = claim.claimed_at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-        reason = claim.reason or _("its process ended without an outcome")
-        wait = math.ceil(claim.resolvable_in)
-        when = _("in {seconds} s").format(seconds=wait) if wait else _("now")
-        # As Text, because brackets in a key are no markup.
-        cells = (claim.key, claim.mobile, moment, _age(claim.age), when, reason)
-        table.add_row(*(Text(cell) for cell in cells))
-    _print_wide(table)
-    typer.echo(
-        _(
-            "These phones may have rung. Look each up on the account's page, then:"
-            " ihuyi-voice store URL resolve KEY --placed (or --not-placed)"
-        )
-    )
-
-
 def _print_wide(table: Table) -> None:
     """Print it as wide as the terminal, or wider if a column needs it."""
     console = Console()
     unbounded = console.options.update(max_width=sys.maxsize)
     console.width = max(console.width, console.measure(table, options=unbounded).minimum)
     console.print(table)
-
-
-def _age(seconds: float) -> str:
-    for unit, name in (("d", 86_400), ("h", 3600), ("m", 60)):
-        if seconds >= name:
-            return f"{seconds / name:.0f}{unit}"
-    return f"{max(seconds, 0):.0f}s"
 
 
 def summary(url: str, *, as_json: bool) -> None:
@@ -135,15 +108,70 @@ def summary(url: str, *, as_json: bool) -> None:
     _print_wide(table)
 
 
-def resolve(url: str, key: str, *, placed: bool, as_json: bool) -> None:
-    """Record what the account's page shows for one call."""
+def resolve(url: str, keys: Iterable[str], *, placed: bool, as_json: bool) -> None:
+    """Record what the account's page shows for some calls; each key has a result of its own.
+
+    Args:
+        url: of the store.
+        keys: `-` among them for the keys on standard input.
+        placed: whether the calls were placed.
+        as_json: print a JSON object for each key.
+    """
+    asked = list(dict.fromkeys(_with_those_of_stdin(keys)))
+    if not asked:
+        fail(_("there is no key on standard input"))
+    problems = 0
     with _opened(url) as opened:
+        for key in asked:
+            problem = _resolve_one(opened, key, placed=placed)
+            problems += problem is not None
+            _print_resolved(key, problem, placed=placed, as_json=as_json)
+    if problems and len(asked) > 1:
+        text = _("resolved {resolved} of {count} keys")
+        fail(text.format(resolved=len(asked) - problems, count=len(asked)))
+    if problems:
+        raise typer.Exit(EXIT_USAGE)
+
+
+def _with_those_of_stdin(keys: Iterable[str]) -> Iterator[str]:
+    for key in keys:
+        if key == STDIN:
+            yield from (_key_in(line.strip()) for line in sys.stdin if line.strip())
+        else:
+            yield key
+
+
+def _key_in(line: str) -> str:
+    """The key of a line: a key as it is, or what `list --json` prints of a call."""
+    if not line.startswith("{"):
+        return line
+    try:
+        key = json.loads(line)["key"]
+    except (ValueError, LookupError):
+        key = None
+    if not isinstance(key, str):
+        fail(_("standard input has a line that is neither a key nor JSON with a key"))
+    return key
+
+
+def _resolve_one(opened: Store, key: str, *, placed: bool) -> str | None:
+    """Returns why the key could not be resolved."""
+    try:
         opened.resolve(key, placed=placed)
+    except (LookupError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def _print_resolved(key: str, problem: str | None, *, placed: bool, as_json: bool) -> None:
+    if problem is not None:
+        typer.echo(f"ihuyi-voice: {local(problem)}", err=True)
     if as_json:
-        typer.echo(json.dumps({"key": key, "placed": placed}))
-    elif placed:
+        result = {"placed": placed} if problem is None else {"error": problem}
+        typer.echo(json.dumps({"key": key, **result}))
+    elif problem is None and placed:
         typer.echo(_("{key}: recorded as placed; it is never sent again").format(key=key))
-    else:
+    elif problem is None:
         typer.echo(_("{key}: recorded as not placed; it may be sent again").format(key=key))
 
 

@@ -148,8 +148,7 @@ def _must_be(ctx: Any, param: Any) -> str | None:  # noqa: ANN401 - typer's or c
     """What a value must be, from the annotation of the command's function; None if unknown."""
     if param is None or ctx.command.callback is None:
         return None
-    hints = get_type_hints(inspect.unwrap(ctx.command.callback), include_extras=True)
-    pieces = list(_pieces(hints.get(param.name)))
+    pieces = pieces_of_hints(ctx.command.callback).get(param.name, [])
     bounds = next((piece for piece in pieces if hasattr(piece, "min")), None)
     for piece in pieces:
         if isinstance(piece, type) and issubclass(piece, Enum):
@@ -159,6 +158,12 @@ def _must_be(ctx: Any, param: Any) -> str | None:  # noqa: ANN401 - typer's or c
             what = _("a whole number") if piece is int else _("a number")
             return _number(what, getattr(bounds, "min", None), getattr(bounds, "max", None))
     return None
+
+
+def pieces_of_hints(function: Callable[..., object]) -> dict[str, list[Any]]:
+    """For each parameter: the types in its annotation, and typer's values beside them."""
+    hints = get_type_hints(inspect.unwrap(function), include_extras=True)
+    return {name: list(_pieces(hint)) for name, hint in hints.items()}
 
 
 def _number(what: str, least: float | None, most: float | None) -> str:

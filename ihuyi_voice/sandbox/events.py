@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from ihuyi_voice.errors import CODES
+from ihuyi_voice.errors import ACCEPTED, CODES
 
 from .page_files import TEXTS, problem_name
 from .settings import DEFAULT_KEEP, DEFAULTS
@@ -99,7 +99,7 @@ def summary(attempt: Attempt) -> dict[str, object]:
         "voice_id": attempt.voice_id,
         "fault": attempt.fault,
     }
-    return shown if attempt.why is None else shown | {"why": _why(attempt.why)}
+    return shown | _reasons(attempt)
 
 
 def other_summary(other: OtherRequest) -> dict[str, object]:
@@ -117,7 +117,23 @@ def other_summary(other: OtherRequest) -> dict[str, object]:
         "status": other.status,
         "fault": other.fault,
     }
-    return shown if other.why is None else shown | {"why": _why(other.why)}
+    return shown | _reasons(other)
+
+
+def _reasons(recorded: Attempt | OtherRequest) -> dict[str, object]:
+    """Why it was refused, as far as that is known: nothing for what was not."""
+    shown: dict[str, object] = {}
+    if recorded.code not in (None, ACCEPTED) and (meaning := _meaning(recorded)):
+        shown["meaning"] = meaning
+    if recorded.why is not None:
+        shown["why"] = _why(recorded.why)
+    return shown
+
+
+def _meaning(recorded: Attempt | OtherRequest) -> str | None:
+    """The vendor's text of the code in English; None for a code that nothing is known of."""
+    known = None if recorded.code is None else CODES.get(recorded.code)
+    return None if known is None else known.meaning
 
 
 def _why(reason: Reason) -> dict[str, object]:
@@ -143,9 +159,8 @@ def other_details(other: OtherRequest) -> bytes:
 
 def _exchange(recorded: Attempt | OtherRequest) -> dict[str, object]:
     """The request as it was received, and the answer as it was sent."""
-    known = None if recorded.code is None else CODES.get(recorded.code)
     return {
-        "meaning": None if known is None else known.meaning,
+        "meaning": _meaning(recorded),
         "ip": recorded.ip,
         "request": recorded.request,
         "form": list(zip(recorded.fields, recorded.values, strict=True)),

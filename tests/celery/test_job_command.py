@@ -73,14 +73,23 @@ def test_a_file_from_bulk_to_its_end(site: Site, file: str) -> None:
 
 def test_cancel_and_resume(site: Site, file: str) -> None:
     bulk(site, file)
-    status, out, _ = command(site, "job", "spring", "cancel", "--celery", f"{APP[:-3]}jobs")
-    assert 3 == status
-    assert "spring: canceled" in out
-    status, out, err = command(site, "job", "spring", "resume", file, "--celery", APP)
+    status, out, err = command(site, "job", "spring", "cancel", "--celery", f"{APP[:-3]}jobs")
+    assert (0, True) == (status, "spring: canceled" in out)
+    assert (
+        "ihuyi-voice: no worker takes more rows; rows that workers already took may still ring a"
+        " phone\n"
+    ) == err
+    assert 3 == command(site, "job", "spring", "--celery", APP)[0]
+    asked = command(site, "job", "spring", "resume", file, "--celery", APP)
+    assert (2, True) == (asked[0], "give --yes to send" in asked[2])
+    status, out, err = command(site, "job", "spring", "resume", file, "--celery", APP, "--yes")
     assert 0 == status, err
     site.worker()
     status, out, _ = command(site, "job", "spring", "status", "--follow", "--celery", APP)
     assert (0, 20) == (status, site.gateway.placed)
+    # What has ended is left as it is.
+    status, out, err = command(site, "job", "spring", "cancel", "--celery", APP)
+    assert (0, "", True) == (status, err, "spring: completed" in out)
 
 
 def test_a_job_that_the_account_stops(site: Site, file: str) -> None:

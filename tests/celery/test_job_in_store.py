@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from kombu.exceptions import OperationalError
+from rich.console import Console
 from typer.testing import CliRunner
 
 from ihuyi_voice import OutcomeStatus
@@ -61,7 +62,7 @@ def test_status_and_cancel_need_the_store_alone(place: str) -> None:
     assert "not all rows are enqueued" in done.stdout
     done = run("spring", "cancel", "--json", store=place)
     report = json.loads(done.stdout)
-    assert (3, "canceled", 1, 3) == (
+    assert (0, "canceled", 1, 3) == (
         done.exit_code,
         report["state"],
         report["pending"],
@@ -81,23 +82,49 @@ def test_unknown_rows_have_their_exit_status(place: str) -> None:
     done = run("spring", store=place)
     assert 6 == done.exit_code
     assert "spring: completed" in done.stdout
+    assert f"Unknown rows: 1, listed by: ihuyi-voice store {place}.\n" in done.stdout
+    assert "then resume the job" in done.stdout
 
 
 def test_follow_shows_each_change(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def cancel(_: float) -> None:
-        with open_store(place) as store:
-            store.jobs.cancel("spring")
+    """Without a terminal: a line at first, one after some seconds, and one for the change."""
+    pauses: list[float] = []
 
-    monkeypatch.setattr("ihuyi_voice.cli.job_actions.time", SimpleNamespace(sleep=cancel))
+    def cancel_later(seconds: float) -> None:
+        pauses.append(seconds)
+        if sum(pauses) > 6:
+            with open_store(place) as store:
+                store.jobs.cancel("spring")
+
+    monkeypatch.setattr("ihuyi_voice.cli.job_progress.time", SimpleNamespace(sleep=cancel_later))
     done = run("spring", "--follow", store=place)
     assert (3, True) == (done.exit_code, "spring: canceled" in done.stdout)
+    counts = "accepted 1  refused 0  unknown 0  limited 1"
+    assert [
+        f"2/3  scheduled  {counts}",
+        f"2/3  scheduled  {counts}",
+        f"2/3  canceled  {counts}",
+    ] == done.stderr.splitlines()
+
+
+def test_follow_shows_a_bar_on_a_terminal(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "ihuyi_voice.cli.job_progress.Console",
+        lambda **_: Console(stderr=True, force_terminal=True, width=100),
+    )
+    with open_store(place) as store:
+        store.jobs.cancel("spring")
+    done = run("spring", "--follow", store=place)
+    assert 3 == done.exit_code
+    assert "\x1b" in done.stderr
+    assert "canceled  accepted 1" in done.stderr
 
 
 def test_ctrl_c_ends_the_look_and_not_the_job(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ihuyi_voice.cli.job_actions.time", SimpleNamespace(sleep=interrupt))
+    monkeypatch.setattr("ihuyi_voice.cli.job_progress.time", SimpleNamespace(sleep=interrupt))
     done = run("spring", "--follow", store=place)
     assert (0, True) == (done.exit_code, "job 'spring' goes on" in done.stderr)
     assert "spring: scheduled" in done.stdout

@@ -47,6 +47,8 @@ BLACKLISTED = "13800000000"
 STATUSES = {"accepted", "refused", "unknown", "not_sent", "limited", "invalid", "replayed"}
 COLUMNS = ["line", "mobile", "status", "code", "voice_id", "detail", "idempotency_key"]
 
+ADVICE = "each row is a call of its own: delete the rows that must not ring their number again"
+
 Rows = list[tuple[str, str]]
 
 
@@ -230,6 +232,8 @@ def test_as_a_new_user_would(gateway: Gateway, path: Path) -> None:
         f"{path}: 4 rows, 1 bad, 1 duplicate number\n"
         "  line 3: mobile must be a mainland number: 1, then 3-9, then nine digits;"
         " it has 10 digits\n"
+        "  line 5 repeats the number of line 2: both are sent\n"
+        f"{ADVICE}\n"
     )
     assert {(A, "1125"), (A, "4829"), (B, "0042")} == set(placed(gateway))
     assert 3 == len(gateway.attempts)
@@ -267,6 +271,8 @@ def test_what_is_said_before_sending(gateway: Gateway, path: Path) -> None:
         f"{path}: 11 rows, 7 bad, 1 duplicate number",
         *(f"  line {line}: {problem}" for line in range(6, 11)),
         "  and 2 more",
+        "  line 3 repeats the number of line 2: both are sent",
+        ADVICE,
         "ignored columns: user id",
         drawn,
         keys,
@@ -293,15 +299,28 @@ def test_it_asks_on_a_terminal(
     monkeypatch.delenv("IHUYI_VOICE_API_KEY")
     write(path, many(2))
     screen = Screen("bulk", str(path))
-    screen.wait_for("APIKEY: ")
+    screen.wait_for("API key of account sandbox (IHUYI_VOICE_API_KEY is not set): ")
     screen.type("sandbox-key\n")
     screen.wait_for(f"Place 2 calls via {gateway.netloc}? [y/N]: ")
     screen.type(f"{answer}\n")
     text = screen.read_to_end()
     assert (0, calls) == (screen.status, len(gateway.attempts))
-    assert 1 == text.count("APIKEY")
+    assert 1 == text.count("API key of account")
     assert "sandbox-key" not in text
     assert ("nothing was sent" in text) == (not calls)
+
+
+def test_the_question_says_that_a_number_repeats(gateway: Gateway, path: Path) -> None:
+    # Seven more rows for the first number: five of them are listed.
+    write(path, [(A, "1125"), *((A, f"{n:04d}") for n in range(7)), (B, "0042")])
+    screen = Screen("bulk", str(path))
+    screen.wait_for("7 rows call a number that an earlier row of the file calls too.\r\nPlace 9 ")
+    screen.type("n\n")
+    text = screen.read_to_end()
+    assert 5 == text.count("repeats the number of line 2: both are sent")
+    assert "line 3 repeats" in text
+    assert ("  and 2 more", True) == (re.findall(r"  and \d+ more", text)[0], ADVICE in text)
+    assert (0, []) == (screen.status, gateway.attempts)
 
 
 # --- codes that may be wrong ---------------------------------------------------
@@ -333,15 +352,24 @@ def test_codes_of_mixed_lengths_are_not_sent_by_yes_alone(gateway: Gateway, path
 def test_doubts_are_asked_about_on_a_terminal(
     gateway: Gateway, path: Path, answer: str, calls: int
 ) -> None:
-    """Also with --yes, which was given before they were known."""
     gateway.balance = 2
     write(path, [(A, "482913"), (B, "42917"), (C, "771050")])
-    screen = Screen("bulk", str(path), "--yes")
+    screen = Screen("bulk", str(path))
     screen.wait_for(f"Place 3 calls via {gateway.netloc}? [y/N]: ")
     assert 2 == len(re.findall(r"^Careful: the ", screen.text(), re.MULTILINE))
     screen.type(f"{answer}\n")
     screen.read_to_end()
     assert (3 if calls else 0, calls) == (screen.status, len(gateway.calls))
+
+
+def test_yes_never_waits_for_an_answer_even_on_a_terminal(gateway: Gateway, path: Path) -> None:
+    gateway.balance = 2
+    write(path, [(A, "482913"), (B, "429170"), (C, "771050")])
+    screen = Screen("bulk", str(path), "--yes")
+    text = screen.read_to_end()
+    assert (2, []) == (screen.status, gateway.attempts)
+    assert "nothing was sent: the balance of 2 is too small for 3 calls" in text
+    assert "[y/N]" not in text
 
 
 def test_a_balance_that_is_too_small_is_not_used_by_yes_alone(gateway: Gateway, path: Path) -> None:
@@ -492,7 +520,7 @@ def test_no_credentials(monkeypatch: pytest.MonkeyPatch, path: Path, yes: bool) 
     result = bulk(path, *["--yes"] * yes)
     assert (2, "") == (result.exit_code, result.stdout)
     assert result.stderr.endswith(
-        "ihuyi-voice: no APIID: set IHUYI_VOICE_API_ID, or give --api-id\n"
+        "ihuyi-voice: no API ID: set IHUYI_VOICE_API_ID, or give --api-id\n"
     )
 
 

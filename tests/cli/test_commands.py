@@ -10,15 +10,17 @@ import signal
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
 import pytest
+import typer
 from rich.cells import cell_len
 from typer.testing import CliRunner
 
 from ihuyi_voice import BlockedMobileError, QuotaExceededError, VoiceClient
-from ihuyi_voice.cli.account import EXIT_STATUSES
+from ihuyi_voice.cli.account import EXIT_STATUSES, Account
 from ihuyi_voice.cli.app import app
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
 
@@ -234,7 +236,7 @@ def test_unset_credentials_are_one_clear_line(
     monkeypatch.delenv("IHUYI_VOICE_API_ID")
     no_id = run(*command)
     assert one_line(no_id.stderr) == (
-        "ihuyi-voice: no APIID: set IHUYI_VOICE_API_ID, or give --api-id"
+        "ihuyi-voice: no API ID: set IHUYI_VOICE_API_ID, or give --api-id"
     )
     assert gateway.attempts == []
 
@@ -271,15 +273,36 @@ def test_the_key_from_a_prompt_that_does_not_show_it(
     ) as process:
         assert process.stderr is not None
         # What is typed before the prompt is thrown away.
-        prompt = process.stderr.read(len("APIKEY: "))
+        expected = "API key of account sandbox (IHUYI_VOICE_API_KEY is not set): "
+        prompt = process.stderr.read(len(expected))
         os.write(ours, b"sandbox-key\n")
         out, err = process.communicate(timeout=20)
     os.close(theirs)
     os.close(ours)
     assert (0, "1000\n") == (process.returncode, out)
-    assert prompt == "APIKEY: "
+    assert expected == prompt
     assert "sandbox-key" not in out + err
     assert gateway.balance == 1000
+
+
+def test_the_api_id_from_a_prompt(monkeypatch: pytest.MonkeyPatch, gateway: SandboxGateway) -> None:
+    """It is asked for once, before the key, which belongs to it."""
+    monkeypatch.delenv("IHUYI_VOICE_API_ID")
+    monkeypatch.delenv("IHUYI_VOICE_API_KEY")
+    monkeypatch.setattr("ihuyi_voice.cli.account.sys.stdin", SimpleNamespace(isatty=lambda: True))
+    asked = []
+
+    def prompt(text: str, *, hide_input: bool = False, err: bool) -> str:
+        asked.append((text, hide_input, err))
+        return "sandbox-key" if hide_input else " sandbox "
+
+    monkeypatch.setattr(typer, "prompt", prompt)
+    Account(None, None, os.environ["IHUYI_VOICE_BASE_URL"], 15.0).client(VoiceClient).close()
+    assert [
+        ("API ID (IHUYI_VOICE_API_ID is not set)", False, True),
+        ("API key of account sandbox (IHUYI_VOICE_API_KEY is not set)", True, True),
+    ] == asked
+    assert [] == gateway.attempts
 
 
 def test_there_is_no_option_for_the_key(gateway: SandboxGateway) -> None:
@@ -466,6 +489,13 @@ def test_the_demo_shows_every_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "and 10 calls with an unknown outcome" in text
     assert "500 requests reached the gateway: 497 were placed, 3 refused. Each came once" in text
     assert "13912345678" not in out
+    # Three phones, which the masked numbers tell apart.
+    assert 3 == len(set(re.findall(r"136\*{4}\d{4} +unknown", out)))
+    said = out.partition("What the exceptions say:\n")[2].partition("A login")[0]
+    assert ["3", "4", "5", "7", "8", "9", "10"] == re.findall(r"^ +(\d+)  \w", said, re.MULTILINE)
+    assert {" " * 5} == {
+        line[:5] for line in said.splitlines() if line and not re.match(r" +\d+  ", line)
+    }
 
 
 def test_the_demo_fits_80_columns_in_chinese(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -524,7 +554,7 @@ def test_help(command: str) -> None:
             "C.UTF-8",
         ),
         (
-            "命令行需要附加组件：pip install 'ihuyi-voice[cli]'，或在克隆目录中安装 '.[cli]'\n",
+            "命令行需要可选依赖：pip install 'ihuyi-voice[cli]'，或在克隆目录中安装 '.[cli]'\n",
             "zh_CN.UTF-8",
         ),
     ],

@@ -17,9 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from rich.cells import cell_len
+from typer.main import get_command
 
 import ihuyi_voice
 from ihuyi_voice.cli import language
+from ihuyi_voice.cli.app import app
+from ihuyi_voice.cli.chosen_store import own_path
+from ihuyi_voice.cli.commands import load
 from ihuyi_voice.cli.exit_help import EXIT_HELP
 from ihuyi_voice.cli.language import Phrase, local, mark, ngettext, use_locale
 from ihuyi_voice.cli.statuses import EXIT_BELOW, EXIT_CTRL_C, EXIT_STATUSES
@@ -196,12 +200,39 @@ def test_the_library_reads_no_catalogue() -> None:
 # --- what the command prints --------------------------------------------------
 
 
+def names_of(command: str) -> set[str]:
+    """The long names of all options of a command, or of the group for `--help`."""
+    if command == "--help":
+        params = get_command(app).params
+    else:
+        params = load(command, command_table()[command]).params
+    names = {name for one in params for name in (*one.opts, *one.secondary_opts)}
+    return {name for name in names if name.startswith("--")}
+
+
+@pytest.mark.parametrize("columns", ["30", "60"])
+def test_the_help_of_a_narrow_terminal_is_folded_and_not_cut(columns: str) -> None:
+    status, out, err = command("sandbox", "--help", COLUMNS=columns)
+    assert (0, "") == (status, err)
+    assert "…" not in out
+    assert "--no-multiline-refusals" in re.sub(r"[\s│]", "", out)
+
+
 @pytest.mark.parametrize("arguments", HELPS, ids=" ".join)
 @pytest.mark.parametrize("locale", ["C.UTF-8", "zh_CN.UTF-8"])
 def test_help_fits_80_columns_in_both_languages(locale: str, arguments: list[str]) -> None:
     status, out, err = command(*arguments, locale=locale)
     assert (0, "") == (status, err)
     assert 80 >= max(map(cell_len, out.splitlines()))
+    # Nothing is cut: names are whole, and a long default is broken over lines.
+    assert "…" not in out
+    shown = set(re.findall(r"(?<![\w-])--[\w-]+", out, re.ASCII))
+    assert names_of(arguments[0]) <= shown
+    # No part of one: the texts name the options of other commands, too.
+    assert shown <= set.union({"--help"}, *map(names_of, ["--help", *COMMANDS]))
+    assert re.sub(r"[\s│]", "", str(own_path())) in re.sub(r"[\s│]", "", out) or (
+        arguments[0] not in {"submit", "bulk"}
+    )
     is_chinese = locale.startswith("zh")
     assert is_chinese is ("用法：" in out)
     # A narrow column breaks it over two lines.
@@ -225,7 +256,7 @@ def check_the_table_of_exit_statuses(out: str) -> None:
 def test_an_error_of_the_command_and_of_typer_in_chinese() -> None:
     locale = "zh_CN.UTF-8"
     status, _, err = command("balance", locale=locale, IHUYI_VOICE_API_ID="")
-    assert (2, "ihuyi-voice: 没有 APIID：请设置 IHUYI_VOICE_API_ID，或使用 --api-id\n") == (
+    assert (2, "ihuyi-voice: 没有 API ID：请设置 IHUYI_VOICE_API_ID，或使用 --api-id\n") == (
         status,
         err,
     )

@@ -81,9 +81,9 @@ def test_the_line_says_why_in_chinese() -> None:
         other_line(OtherRequest("closed", "POST /y", "", 0.0, "", 0)),
     ]
     assert [
-        f"已拒绝 4030：黑名单  手机号 '{MOBILE}'  验证码 '{CONTENT}'",
+        f"被拒绝 4030：黑名单  手机号 '{MOBILE}'  验证码 '{CONTENT}'",
         "余额查询，应答 405：MD5 不对",
         "未知 'GET /x'  405：不支持此 HTTP 方法：请用 GET 或 POST",
         "无法识别 ''  400：of another kind",
-        "未读取 'POST /y'  0：故障注入在读取之前断开了连接",
+        "未读取 'POST /y'  0：设置的故障在读取之前断开了连接",
     ] == [line.partition("  ")[2] for line in lines]

@@ -264,7 +264,12 @@ def test_a_signal_during_the_balance_query_sends_nothing(
 
 
 @pytest.mark.parametrize(
-    ("key", "prompt"), [("sandbox-key", "[y/N]: "), ("", "APIKEY: ")], ids=["question", "key"]
+    ("key", "prompt"),
+    [
+        ("sandbox-key", "[y/N]: "),
+        ("", "API key of account sandbox (IHUYI_VOICE_API_KEY is not set): "),
+    ],
+    ids=["question", "key"],
 )
 def test_ctrl_c_at_a_prompt_sends_nothing(
     gateway: Gateway, path: Path, monkeypatch: pytest.MonkeyPatch, key: str, prompt: str

@@ -21,9 +21,9 @@ exceptions = import_module(UsageError.__module__)
 ERRORS = [
     ("缺少参数 mobile。", "submit"),
     ("没有选项 '--nope'。", "--nope"),
-    ("没有命令 'sandbx'。是不是 sandbox？", "sandbx"),
+    ("没有命令 'sandbx'。是否想输入 sandbox？", "sandbx"),
     ("没有命令 'xyz'。", "xyz"),
-    ("没有选项 '--fail-belov'。是不是 --fail-below？", "balance --fail-belov 3"),
+    ("没有选项 '--fail-belov'。是否想输入 --fail-below？", "balance --fail-belov 3"),
     ("没有选项 '--key'。", "submit 13900000000 --key"),
     ("选项 --content 需要一个值。", "submit 13900000000 --content"),
     ("选项 --json 不带值。", "balance --json=1"),
@@ -57,7 +57,7 @@ def test_the_whole_of_an_error_is_chinese() -> None:
     assert (2, "") == (status, out)
     usage, hint, *box = err.splitlines()
     assert usage.lower().startswith("用法：ihuyi-voice submit [选项] ")
-    assert hint == "试试 'ihuyi-voice submit --help' 查看帮助。"
+    assert hint == "请运行 ihuyi-voice submit --help 查看帮助。"
     assert "─ 错误 ─" in box[0]
     assert "│ 选项 --content 需要一个值。" in box[1]
     _, _, err = command("--nope", locale="zh_CN.UTF-8")

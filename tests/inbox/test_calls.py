@@ -11,6 +11,7 @@ from urllib.error import HTTPError
 
 import pytest
 
+from ihuyi_voice.errors import CODES
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
 from tests.inbox.inbox import Inbox
 from tests.inbox.needs import Page, expect
@@ -59,7 +60,7 @@ with VoiceClient.from_env() as client:
     expect(row.locator(".code")).to_have_text("1125")
     expect(row.locator(".number")).to_have_text(MOBILE)
     expect(row).to_contain_text("Placed")
-    expect(row).to_contain_text("2 提交成功")
+    expect(row).to_contain_text("2 提交成功 (submit succeeded)")
     expect(row).to_contain_text("voice id 100000001")
     expect(row.locator("time")).to_have_text(re.compile(r"^\d\d:\d\d:\d\d$"))
 
@@ -83,6 +84,7 @@ def test_the_newest_is_first_and_a_refusal_says_why(inbox: Inbox) -> None:
     refused = inbox.rows.nth(1)
     expect(refused).to_contain_text("Refused")
     expect(refused).to_contain_text("4070 语音验证码内容必须为4-6位数字")
+    expect(refused.locator(".reason")).to_have_text(CODES[4070].meaning)
     expect(refused.get_by_role("button")).to_have_text(["Details"])
 
 

@@ -147,7 +147,9 @@ def test_the_account_is_frozen_and_unfrozen(inbox: Inbox) -> None:
 
 def test_a_freeze_for_abuse_says_what_it_answers(inbox: Inbox) -> None:
     said = inbox.page.locator("#frozen-help")
-    expect(said).to_have_text("All is refused with 4050 账号被冻结", use_inner_text=True)
+    expect(said).to_have_text(
+        "All is refused with 4050, the account is frozen: 账号被冻结", use_inner_text=True
+    )
     inbox.gateway.abuse_limit = 1
     inbox.call(content="1")
     expect(said).to_have_text(
@@ -156,7 +158,9 @@ def test_a_freeze_for_abuse_says_what_it_answers(inbox: Inbox) -> None:
     assert b"<code>408</code>" in inbox.call()
     with inbox.page.expect_response("**/settings"):
         inbox.page.get_by_role("switch", name="Frozen").uncheck()
-    expect(said).to_have_text("All is refused with 4050 账号被冻结", use_inner_text=True)
+    expect(said).to_have_text(
+        "All is refused with 4050, the account is frozen: 账号被冻结", use_inner_text=True
+    )
 
 
 def test_an_answer_that_is_not_json_is_explained(inbox: Inbox) -> None:

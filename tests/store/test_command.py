@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,6 @@ from typer.testing import CliRunner
 
 from ihuyi_voice import Store, StoreError
 from ihuyi_voice.cli.app import app
-from ihuyi_voice.cli.store_actions import _age
 from ihuyi_voice.store.entry import EntryState
 from ihuyi_voice.store.sql.store import SqlStore
 
@@ -75,8 +76,51 @@ def test_list_shows_unknown_keys_in_full(
     assert result.stdout.index(LONG_KEY) < result.stdout.index("unknown")
     assert "139****5678" in result.stdout
     assert "its process ended without an outcome" in " ".join(result.stdout.split())
-    assert "resolve KEY --placed" in result.stdout
+    assert f"ihuyi-voice store {file} resolve KEY... --placed (or --not-placed)" in result.stdout
     assert "accepted" not in result.stdout
+
+
+def test_a_list_of_many_calls_has_a_line_for_each_and_their_reason_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of keys as a job derives them, after its process was killed."""
+    monkeypatch.setenv("COLUMNS", "80")
+    keys = [f"row:{n:032x}" for n in range(50)]
+    path = str(tmp_path / "calls.db")
+
+    async def fill(store: SqlStore) -> None:
+        for key in keys:
+            await claimed(store, key)
+
+    with open_store(path, clock=Clock()) as store:
+        asyncio.run(fill(store))
+    lines = run(path).stdout.splitlines()
+    assert 80 >= max(map(len, lines[:53]))
+    assert ["key", *keys] == [line.split()[0] for line in lines[:51]]
+    assert {" now"} == {line[-4:] for line in lines[1:51]}
+    assert [
+        "",
+        "why: its process ended without an outcome",
+        "These phones may have rung. Look each up on the account's page, then record it:",
+        f"  ihuyi-voice store {path} resolve KEY... --placed (or --not-placed)",
+        "If all were placed, or none was, this resolves all of them (or --not-placed):",
+    ] == lines[51:-1]
+    # The line resolves all of them.
+    command = f"ihuyi-voice store {path}"
+    assert f"  {command} --json | {command} resolve - --placed" == lines[-1]
+    listed = run(path, "--json").stdout
+    result = CliRunner().invoke(app, ["store", path, "resolve", "-", "--placed"], input=listed)
+    assert (0, 50) == (result.exit_code, result.stdout.count("recorded as placed"))
+    assert "no unknown calls\n" == run(path).stdout
+
+
+def test_one_call_needs_no_line_for_all(tmp_path: Path) -> None:
+    path = str(tmp_path / "calls.db")
+    with open_store(path, clock=Clock()) as store:
+        asyncio.run(claimed(store, "k"))
+    assert run(path).stdout.endswith(
+        f"  ihuyi-voice store {path} resolve KEY... --placed (or --not-placed)\n"
+    )
 
 
 def test_list_as_json(file: str) -> None:
@@ -143,15 +187,76 @@ def test_keys_that_cannot_be_resolved(file: str, tmp_path: Path) -> None:
     )
 
 
+def test_many_keys_are_resolved_each_with_its_result(file: str) -> None:
+    keys = ("unknown", "no such", "accepted", LONG_KEY, "unknown")
+    result = run(file, "resolve", *keys, "--not-placed")
+    said = "recorded as not placed; it may be sent again"
+    assert (2, f"unknown: {said}\n{LONG_KEY}: {said}\n") == (result.exit_code, result.stdout)
+    assert (
+        "ihuyi-voice: the store has no key 'no such'\n"
+        "ihuyi-voice: 'accepted' is settled already, as accepted\n"
+        "ihuyi-voice: resolved 2 of 4 keys\n"
+    ) == result.stderr
+
+
+def test_keys_from_standard_input_as_they_are_and_as_json(file: str) -> None:
+    lines = "unknown\n\n" + json.dumps({"key": LONG_KEY, "age": 1}) + "\nno such\n"
+    result = CliRunner().invoke(
+        app, ["store", file, "resolve", "-", "--placed", "--json"], input=lines
+    )
+    assert 2 == result.exit_code
+    assert [
+        {"key": "unknown", "placed": True},
+        {"key": LONG_KEY, "placed": True},
+        {"key": "no such", "error": "the store has no key 'no such'"},
+    ] == [json.loads(line) for line in result.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("problem", "lines"),
+    [
+        ("there is no key on standard input", "\n"),
+        ("neither a key nor JSON with a key", "{unknown\n"),
+        ("neither a key nor JSON with a key", '{"name": "unknown"}\n'),
+        ("neither a key nor JSON with a key", '{"key": 1}\n'),
+    ],
+)
+def test_standard_input_without_keys_resolves_nothing(file: str, problem: str, lines: str) -> None:
+    lines = lines if "no key" in problem else f"unknown\n{lines}"
+    result = CliRunner().invoke(app, ["store", file, "resolve", "-", "--placed"], input=lines)
+    assert (2, "", True) == (result.exit_code, result.stdout, problem in result.stderr)
+    with Store.open(file) as store:
+        assert 2 == store.summary()["unknown"]
+
+
+def test_the_list_and_a_refused_resolve_name_the_same_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "calls.db")
+    clock = Clock(time.time())
+    with open_store(path, clock=clock) as store:
+        asyncio.run(claimed(store, "k", live=25.0))
+    clock.time += 0.5
+    monkeypatch.setattr(
+        "ihuyi_voice.cli.store_actions.open_store",
+        lambda url, *, create: open_store(url, create=create, clock=clock),
+    )
+    said = run(path).stdout
+    assert " in 85 s\n" in said
+    assert "all may be resolved in 85 s: until then the network may still deliver" in said
+    assert 85 == json.loads(run(path, "--json").stdout)["resolvable_in"]
+    assert "it may be resolved in 85 s" in refused(path, "resolve", "k", "--placed")
+
+
 def test_list_shows_when_a_claim_can_be_resolved(file: str) -> None:
     with open_store(file) as store:
         asyncio.run(claimed(store, "k", live=LIVE))
     *_, last = (json.loads(line) for line in run(file, "--json").stdout.splitlines())
     assert "k" == last["key"]
     assert LIVE < last["resolvable_in"] <= LIVE + DELIVERY
-    rows = {line.split()[0]: line for line in run(file).stdout.splitlines() if line.strip()}
-    assert " in 1" in rows["k"]
-    assert " now " in rows["unknown"]
+    lines = run(file).stdout.splitlines()
+    assert re.search(r" in 1\d+ s +1$", lines[lines.index("k") + 1])
+    assert re.search(r" now +2$", lines[lines.index("unknown") + 1])
 
 
 @pytest.mark.parametrize("age", ["30d", "12h", "15m", "30s"])
@@ -310,15 +415,30 @@ def test_a_hyphen_is_the_store_that_the_variable_names(
     file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IHUYI_VOICE_STORE", f"sqlite:///{file}")
-    assert 2 == json.loads(run("-", "summary", "--json").stdout)["unknown"]
+    result = run("-", "summary", "--json")
+    assert 2 == json.loads(result.stdout)["unknown"]
+    assert f"store: {file}\n" == result.stderr
 
 
-@pytest.mark.parametrize(
-    ("age", "seconds"),
-    [("0s", -5), ("59s", 59), ("1m", 60), ("2h", 7200), ("3d", 3 * 86_400)],
-)
-def test_an_age_is_shown_in_its_largest_unit(age: str, seconds: float) -> None:
-    assert age == _age(seconds)
+def test_without_an_argument_it_lists_the_store_of_submit_and_bulk(
+    file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IHUYI_VOICE_STORE", file)
+    result = run()
+    assert (6, f"store: {file}\n") == (result.exit_code, result.stderr)
+    assert LONG_KEY in result.stdout
+    assert "ihuyi-voice store - resolve KEY..." in result.stdout
+
+
+def test_an_action_without_a_store_says_where_the_store_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = "name the store before the action: ihuyi-voice store - summary"
+    assert message == refused("summary")
+    # A store may have such a name.
+    Store.open("summary").close()
+    assert "no unknown calls\n" == run("summary").stdout
 
 
 def test_help_names_every_action() -> None:

@@ -18,7 +18,7 @@ from ..language import Phrase, mark
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MOBILE, CONTENT, KEY = "mobile", "content", "idempotency_key"
+MOBILE, CONTENT, KEY = mark("mobile"), mark("content"), "idempotency_key"
 ROLES = (MOBILE, CONTENT, KEY)
 
 # Compared without case, blanks, underscores, hyphens and dots. Only names that
@@ -215,7 +215,7 @@ def _columns(
                 "it has {count} columns for the {role}, {names}: say which one with {option}, by"
                 " its number in the file where the names are the same; {found}",
                 count=len(places),
-                role=role,
+                role=Phrase(role),
                 names=", ".join(shown(names[place]) for place in places),
                 option=_OPTIONS[role],
                 found=_found(names),

@@ -11,14 +11,17 @@ from urllib.parse import urlsplit
 
 import typer
 
+from ...errors import IhuyiVoiceError
+from ...sync.client import VoiceClient
 from ..account import fail
 from ..language import gettext as _
-from ..language import ngettext
+from ..language import local, ngettext
 from .progress import say
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..account import Account
     from .file import Check
 
 
@@ -57,7 +60,8 @@ class Consent:
         """Return if the answer is yes; otherwise end the program."""
         if self.yes and not doubts:
             return
-        if not sys.stdin.isatty():
+        # With --yes a script runs, which must not wait for an answer to a doubt.
+        if self.yes or not sys.stdin.isatty():
             if doubts:
                 fail(_("nothing was sent: {doubts}").format(doubts=_("; and ").join(doubts)))
             fail(_("nothing was sent: there is no terminal to ask on; give --yes to send"))
@@ -65,6 +69,50 @@ class Consent:
             say(console, _("Careful: {doubt}.").format(doubt=doubt))
         if not typer.confirm(question, err=True):
             fail(_("nothing was sent"), 0)
+
+
+def print_balance(console: Console, account: Account, to_send: int) -> int:
+    """Print how many calls are to be sent and are left; a failed query ends the program."""
+    try:
+        remaining = _balance(account)
+    except IhuyiVoiceError as error:
+        fail(_("nothing was sent: the balance is not known: {error}").format(error=local(error)))
+    _say_balance(console, to_send, remaining)
+    return remaining
+
+
+def known_balance(console: Console, account: Account | None, to_send: int) -> int | None:
+    """As `print_balance`, for calls of workers: None where the balance is not known here.
+
+    Args:
+        console: of standard error.
+        account: None where this program has none.
+        to_send: how many calls.
+    """
+    why = _("IHUYI_VOICE_API_ID and IHUYI_VOICE_API_KEY are not both set")
+    if account is not None:
+        try:
+            remaining = _balance(account)
+        except IhuyiVoiceError as error:
+            why = local(error)
+        else:
+            _say_balance(console, to_send, remaining)
+            return remaining
+    text = _("to send {count}, balance not known: {reason}")
+    say(console, text.format(count=to_send, reason=why))
+    return None
+
+
+def _balance(account: Account) -> int:
+    with account.client(VoiceClient) as client:
+        return client.query_balance().remaining
+
+
+def _say_balance(console: Console, to_send: int, remaining: int) -> None:
+    say(console, _("to send {count}, balance {balance}").format(count=to_send, balance=remaining))
+    if remaining < to_send:
+        text = _("the balance is {count} short: the run will stop when it is used up")
+        say(console, text.format(count=to_send - remaining))
 
 
 def question(to_send: int, base_url: str) -> str:
@@ -94,6 +142,18 @@ def question_for_workers(to_send: int, application: str) -> str:
         to_send,
     )
     return text.format(count=to_send, application=application)
+
+
+def about_duplicates(count: int) -> str:
+    """A line before the question, about rows that call a number again; "" for none."""
+    if not count:
+        return ""
+    text = ngettext(
+        "{count} row calls a number that an earlier row of the file calls too.",
+        "{count} rows call a number that an earlier row of the file calls too.",
+        count,
+    )
+    return text.format(count=count) + "\n"
 
 
 def _is_loopback(host: str) -> bool:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from .keys import RowKeys
     from .records import Cells
 
+# Bad rows, and rows with a number that came before, of which the line is kept.
+_MOST_SHOWN = 5
 _SAVE_AS = Phrase("save it as CSV UTF-8 (in Excel: File, Save As, CSV UTF-8)")
 _NO_CONTENT = Phrase(
     "it has no content (the code to read out); --draw-codes draws one for such rows"
@@ -86,6 +88,7 @@ class Check:
         problems: line and problem of the first few bad rows.
         bad: how many rows cannot be sent.
         duplicates: how many rows call a number that an earlier row calls.
+        repeats: the lines of the first few of them, and of the earlier row of each.
         drawn: how many rows have no code of their own.
         keys: how many rows have an idempotency key.
         keyless: how many good rows have none.
@@ -103,6 +106,7 @@ class Check:
     keyless: int = 0
     revealing_keys: int = 0
     problems: list[tuple[int, Phrase | str]] = field(default_factory=list)
+    repeats: list[tuple[int, int]] = field(default_factory=list)
     lengths: Counter[int] = field(default_factory=Counter)
     ignored: tuple[str, ...] = ()
     numbered_by: str = "line"
@@ -170,23 +174,26 @@ class BulkFile:
             BulkFileError: the file cannot be read to its end, or has no rows.
         """
         found = Check()
-        mobiles: set[int] = set()
+        # The line in which each number comes first.
+        lines: dict[int, int] = {}
         for row in self._read(found):
             found.rows += 1
             found.drawn += row.drawn
             found.keys += row.key is not None
             if row.problem:
                 found.bad += 1
-                if len(found.problems) < 5:
+                if len(found.problems) < _MOST_SHOWN:
                     found.problems.append((row.line, row.problem))
                 continue
             found.keyless += row.key is None
             found.revealing_keys += _reveals(row)
             if not row.drawn:
                 found.lengths[len(row.content)] += 1
-            mobile = int(row.mobile)
-            found.duplicates += mobile in mobiles
-            mobiles.add(mobile)
+            earlier = lines.setdefault(int(row.mobile), row.line)
+            if earlier != row.line:
+                found.duplicates += 1
+                if len(found.repeats) < _MOST_SHOWN:
+                    found.repeats.append((row.line, earlier))
         if not found.rows:
             msg = Phrase("{name} has no rows: nothing to send", name=self.name)
             raise BulkFileError(msg)
@@ -325,7 +332,7 @@ def _explained(column: str, cell: object, problem: str) -> Phrase | str:
     if isinstance(cell, str) and column == CONTENT and re.fullmatch("[0-9]{1,3}", cell):
         return Phrase("{problem}; {advice}", problem=problem, advice=_LOST_ZEROS)
     if isinstance(cell, str) and (words := damage(cell)):
-        return Phrase("{column} {damage}", column=column, damage=words)
+        return Phrase("{column} {damage}", column=Phrase(column), damage=words)
     if isinstance(cell, float):
         return Phrase(
             "{problem}: a decimal number loses digits and zeros, write it in quotes",

@@ -14,15 +14,14 @@ import typer
 from rich.console import Console
 
 from ...client import AsyncVoiceClient
-from ...errors import IhuyiVoiceError, InvalidRequestError, OutcomeStatus, StoreError
-from ...sync.client import VoiceClient
+from ...errors import InvalidRequestError, OutcomeStatus, StoreError
 from ..account import EXIT_USAGE, Account, fail, fail_interrupted, run_async
 from ..chosen_store import NONE, fail_of_store, open_chosen
 from ..language import gettext as _
 from ..language import local, ngettext
 from ..signals import Interruptions
 from ..statuses import EXIT_STATUSES
-from .consent import question, question_for_workers
+from .consent import about_duplicates, print_balance, question, question_for_workers
 from .file import BulkFile, BulkFileError, Check
 from .known import Known, look_up
 from .progress import OutFile, SendOptions, Tally, outcome_table, say, send
@@ -155,7 +154,7 @@ class _Run:
                 self.place = stack.enter_context(store).place
                 self._look_up(rows, check, _keys_of(store))
             client = self.account.client(AsyncVoiceClient, self.sending.concurrency or 1, store)
-            self._ask(check.good - self.known.rows, doubts)
+            self._ask(check.good - self.known.rows, check.duplicates, doubts)
             out = _open_out(self.out, show_codes=self.show_codes)
             run_async(self._send_rows, client, rows, out, signals)
 
@@ -171,7 +170,7 @@ class _Run:
         from ..job_actions import enqueue, load_jobs, pairs  # noqa: PLC0415 - it imports the parts of this command
 
         jobs = load_jobs(celery)
-        self._ask(check.good, doubts, celery)
+        self._ask(check.good, check.duplicates, doubts, celery)
         sending = self.sending
         try:
             status = enqueue(
@@ -184,7 +183,7 @@ class _Run:
                 ),
             )
         except InvalidRequestError as error:
-            fail(str(error))
+            fail(local(error))
         except (StoreError, BulkFileError, KeyboardInterrupt) as error:
             # Some chunks may be in the broker.
             reason = local(error) or type(error).__name__
@@ -226,18 +225,20 @@ class _Run:
         for line in self.known.lines(self.rows):
             say(self.console, line)
 
-    def _ask(self, to_send: int, doubts: list[str], workers: str | None = None) -> None:
+    def _ask(
+        self, to_send: int, duplicates: int, doubts: list[str], workers: str | None = None
+    ) -> None:
         """Return if the calls may be placed, by workers or here; otherwise end the program."""
         if not to_send:
             # Without a balance query, so that this works while the gateway is unreachable.
             say(self.console, _("to send 0"))
             return
-        remaining = _print_balance(self.console, self.account, to_send)
+        remaining = print_balance(self.console, self.account, to_send)
         doubts = doubts + self.consent.doubts_of_balance(to_send, remaining)
         text = question(to_send, self.account.base_url)
         if workers is not None:
             text = question_for_workers(to_send, workers)
-        self.consent.ask(self.console, text, doubts)
+        self.consent.ask(self.console, about_duplicates(duplicates) + text, doubts)
 
     async def _send_rows(
         self,
@@ -286,19 +287,6 @@ def _open_out(path: Path | None, *, show_codes: bool) -> OutFile | None:
         fail(text.format(path=path, reason=error.strerror or error))
 
 
-def _print_balance(console: Console, account: Account, to_send: int) -> int:
-    try:
-        with account.client(VoiceClient) as client:
-            remaining = client.query_balance().remaining
-    except IhuyiVoiceError as error:
-        fail(_("nothing was sent: the balance is not known: {error}").format(error=error))
-    say(console, _("to send {count}, balance {balance}").format(count=to_send, balance=remaining))
-    if remaining < to_send:
-        text = _("the balance is {count} short: the run will stop when it is used up")
-        say(console, text.format(count=to_send - remaining))
-    return remaining
-
-
 def _print_check(console: Console, name: str, check: Check, *, with_store: bool) -> None:
     for line in _findings(name, check, with_store=with_store):
         say(console, line)
@@ -315,9 +303,11 @@ def _findings(name: str, check: Check, *, with_store: bool) -> Iterator[str]:
     )
     numbered_by = _("line") if check.numbered_by == "line" else _("item")
     for line, problem in check.problems:
-        yield f"  {numbered_by} {line}: {local(problem)}"
+        text = _("  {what} {line}: {problem}")
+        yield text.format(what=numbered_by, line=line, problem=local(problem))
     if more := check.bad - len(check.problems):
         yield _("  and {count} more").format(count=more)
+    yield from _repeats(check, numbered_by)
     if check.ignored:
         yield _ignored(check.ignored)
     if check.mixed_lengths:
@@ -344,6 +334,18 @@ def _findings(name: str, check: Check, *, with_store: bool) -> Iterator[str]:
             "rows with an idempotency_key: {count}; within this file a key is sent once, across"
             " runs nothing remembers it with --store none"
         ).format(count=check.keys)
+
+
+def _repeats(check: Check, numbered_by: str) -> Iterator[str]:
+    for line, earlier in check.repeats:
+        text = _("  {what} {line} repeats the number of {what} {earlier}: both are sent")
+        yield text.format(what=numbered_by, line=line, earlier=earlier)
+    if more := check.duplicates - len(check.repeats):
+        yield _("  and {count} more").format(count=more)
+    if check.repeats:
+        yield _(
+            "each row is a call of its own: delete the rows that must not ring their number again"
+        )
 
 
 def _ignored(names: tuple[str, ...]) -> str:

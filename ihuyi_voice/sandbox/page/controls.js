@@ -197,7 +197,7 @@ function secondsField(id, value, name) {
 }
 
 function inSeconds(field) {
-  return el("span", { className: "unit" }, field, el("span", { "aria-hidden": "true" }, "s"));
+  return el("span", { className: "unit" }, field, el("span", { "aria-hidden": "true" }, t("late_unit")));
 }
 
 function changeChaos(changed) {

@@ -2,7 +2,7 @@
 
 import { el, visible } from "./dom.js";
 import { listen } from "./listen.js";
-import { t } from "./texts.js";
+import { language, t } from "./texts.js";
 
 const two = (n) => String(n).padStart(2, "0");
 
@@ -49,7 +49,10 @@ function verdict(entry) {
 }
 
 function words(entry) {
-  if (entry.code !== null) return [`${entry.code} `, el("span", { lang: "zh-CN" }, entry.msg)];
+  if (entry.code !== null) {
+    const words = [`${entry.code} `, el("span", { lang: "zh-CN" }, entry.msg)];
+    return entry.code === 2 && language === "en" ? [...words, ` (${t(entry.kind ? "query_succeeded" : "submit_succeeded")})`] : words;
+  }
   return entry.status === 0 ? [] : [t("status", { status: entry.status })];
 }
 
@@ -60,6 +63,11 @@ export function reason(entry) {
   if (entry.problem) return el("span", { className: "reason" }, t(`problem_${entry.problem}`));
   // What the sandbox has no text for is in English.
   return entry.reason ? el("span", { className: "reason", lang: "en" }, visible(entry.reason)) : null;
+}
+
+/** The vendor's text in English; null in Chinese, and where a sentence says more. */
+function meaning(entry) {
+  return language === "en" && entry.meaning && !entry.why ? el("span", { className: "reason" }, entry.meaning) : null;
 }
 
 /** The fault of the answer, or null; in a row it is marked as chaos. */
@@ -99,7 +107,7 @@ export function row(entry, receipt, open) {
     : t("details_of", { number: visible(entry.mobile) || t("no_number") });
   const details = el("button", { type: "button", className: "open", "aria-label": label, "aria-haspopup": "dialog" }, t("details"));
   const isPlaced = !entry.isOther && entry.voice_id !== null;
-  const why = entry.kind === "closed" ? null : reason(entry);
+  const why = entry.kind === "closed" ? null : (reason(entry) ?? meaning(entry));
   const asides = el("span", { className: "asides" }, why, fault(entry, true), el("span", { className: "receipt" }));
   const item = el(
     "li",
