@@ -11,11 +11,14 @@ of the main thread, and must be able to wait for another thread.
 
 from __future__ import annotations
 
+import _socket
+import _thread
 import contextlib
-import importlib
+import select
 import socket
 import sys
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,14 +27,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_MODULES = {one.__name__: one for one in (_socket, _thread, select, socket, time)}
 
-def unpatched(module: str, name: str) -> Any:  # noqa: ANN401 - an attribute of any module
+
+def unpatched(module: str, name: str) -> Any:  # noqa: ANN401 - an attribute of any of these
     """The attribute of a module as it was before gevent or eventlet replaced it."""
     if (monkey := sys.modules.get("gevent.monkey")) is not None:
         return monkey.get_original(module, name)
     if (patcher := sys.modules.get("eventlet.patcher")) is not None:
         return getattr(patcher.original(module), name)
-    return getattr(importlib.import_module(module), name)
+    # No import: a signal handler that interrupts one would wait for its lock for ever.
+    return getattr(_MODULES[module], name)
 
 
 def threads_are_greenlets() -> bool:

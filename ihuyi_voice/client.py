@@ -11,6 +11,7 @@ import copy
 import os
 import time
 from dataclasses import replace
+from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,14 @@ if TYPE_CHECKING:
     from .models import AnswerFormat, Balance, Settings, SubmitResult
     from .store.store import Store
     from .transport.base import Transport
+
+
+class _State(Enum):
+    """Where a client is in its life."""
+
+    NEW = "not yet used"
+    OPEN = "open"
+    CLOSED = "closed"
 
 
 class AsyncVoiceClient:
@@ -155,10 +164,11 @@ class AsyncVoiceClient:
         _check_store(store, self._quota, require_key=require_key)
         self._clock = clock
         self._log = RequestLog(settings.base_url, checked_on_event(on_event))
-        self._closed = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._transport: Transport | None = None
-        self._pipeline: Pipeline | None = None
+        self._state = _State.NEW
+        # What it has while it is open.
+        self._loop: asyncio.AbstractEventLoop
+        self._transport: Transport
+        self._pipeline: Pipeline
 
     @property
     def base_url(self) -> str:
@@ -324,13 +334,15 @@ class AsyncVoiceClient:
 
         Closing twice does no harm; a closed client cannot be used again.
         """
-        if self._closed:
+        state = self._state
+        if state is _State.CLOSED:
             return
-        if self._transport is not None:
+        if state is _State.OPEN:
+            # Refused in another loop.
             self._opened()
-        self._closed = True
+        self._state = _State.CLOSED
         try:
-            if self._transport is not None:
+            if state is _State.OPEN:
                 await self._transport.aclose()
         finally:
             if self._owned_store is not None:
@@ -349,11 +361,10 @@ class AsyncVoiceClient:
         await self.aclose()
 
     def __repr__(self) -> str:
-        if not hasattr(self, "_pipeline"):
+        if not hasattr(self, "_state"):
             # The constructor raised, and a tool shows the object.
             return f"<{type(self).__name__} not made>"
-        state = "closed" if self._closed else "open" if self._transport else "not yet used"
-        return f"<{type(self).__name__} {self.base_url} {state}>"
+        return f"<{type(self).__name__} {self.base_url} {self._state.value}>"
 
     def _within(self, limits: Limits) -> Self:
         """Use other limits, from the first use on. For tests."""
@@ -392,7 +403,7 @@ class AsyncVoiceClient:
         Raises:
             RuntimeError: the client is closed, or cannot run here.
         """
-        if self._closed:
+        if self._state is _State.CLOSED:
             msg = "this client is closed: make a new one"
             raise RuntimeError(msg)
         try:
@@ -404,10 +415,11 @@ class AsyncVoiceClient:
                 " VoiceClient in a thread"
             )
             raise RuntimeError(msg) from None
-        if self._pipeline is None:
+        if self._state is _State.NEW:
             self._loop = loop
             self._transport = self._open_transport(self._settings)
             self._pipeline = self._new_pipeline(self._transport)
+            self._state = _State.OPEN
         elif loop is not self._loop:
             msg = (
                 "this client belongs to another event loop, the one it was first used in:"

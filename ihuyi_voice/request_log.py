@@ -123,6 +123,10 @@ class Entry:
                 raise
 
 
+# Seconds for a delivery of another thread at the exit: a function of `on_event` may take longer.
+_EXIT_SECONDS = 1.0
+
+
 class DeferredLog:
     """Entries of a loop thread, delivered later by the threads that use the client.
 
@@ -177,6 +181,21 @@ class DeferredLog:
                         raise
         finally:
             self._delivering.discard(me)
+
+    def write_at_exit(self) -> None:
+        """Deliver what there is, and wait a moment for what other threads deliver.
+
+        At its exit the interpreter stops daemon threads, also in a delivery.
+        """
+        self.write()
+        end = time.monotonic() + _EXIT_SECONDS
+        while self._others_deliver() and time.monotonic() < end:
+            time.sleep(0.001)
+
+    def _others_deliver(self) -> bool:
+        pid, ident = os.getpid(), threading.get_ident()
+        # A copy: the other threads change the set.
+        return any(one[0] == pid and one[1] != ident for one in tuple(self._delivering))
 
 
 def _lowest_enabled_level() -> int:

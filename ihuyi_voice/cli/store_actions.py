@@ -136,7 +136,9 @@ def resolve(url: str, keys: Iterable[str], *, placed: bool, as_json: bool) -> No
 def _with_those_of_stdin(keys: Iterable[str]) -> Iterator[str]:
     for key in keys:
         if key == STDIN:
-            yield from (_key_in(line.strip()) for line in sys.stdin if line.strip())
+            yield from (
+                _key_in(line.strip()) for line in sys.stdin.read().splitlines() if line.strip()
+            )
         else:
             yield key
 

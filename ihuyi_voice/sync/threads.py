@@ -66,7 +66,7 @@ class LoopThreads:
         """Cancel the calls and end the thread: the client is unreachable, or the program exits."""
         self._exiting = True
         self.current.stop(Stop.CANCEL, self.cancel_seconds)
-        self._log.write()
+        self._log.write_at_exit()
 
     def after_call(self) -> None:
         """End the thread of a call that was made at exit, after the finalizer ran."""

@@ -37,7 +37,9 @@ def run(folder: Path, *sessions: str, go_after: str = "") -> tuple[int, str, lis
     """
     output = ""
     environment = {
-        k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "COVERAGE_"))
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("PYTEST_", "COVERAGE_", "CI_FLAKY"))
     }
     with subprocess.Popen(
         [sys.executable, SCRIPT, *sessions],

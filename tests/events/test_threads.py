@@ -55,6 +55,33 @@ def test_an_event_comes_before_its_outcome_is_returned(voice_gateway: VoiceGatew
     assert 50 == len(events)
 
 
+def test_the_exit_waits_for_what_another_thread_delivers() -> None:
+    log = DeferredLog()
+    begun, goes_on = threading.Event(), threading.Event()
+    done: list[str] = []
+
+    def slow(_: object) -> None:
+        begun.set()
+        goes_on.wait(20)
+        done.append("delivered")
+
+    def leave() -> None:
+        log.write_at_exit()
+        done.append("exited")
+
+    log.add(entry(slow))
+    threads = [threading.Thread(target=log.write), threading.Thread(target=leave)]
+    threads[0].start()
+    assert begun.wait(20)
+    threads[1].start()
+    # Without its wait it would have ended.
+    threads[1].join(0.2)
+    goes_on.set()
+    for thread in threads:
+        thread.join()
+    assert ["delivered", "exited"] == done
+
+
 async def test_a_cancelled_submit_is_unknown_once(voice_gateway: VoiceGateway) -> None:
     voice_gateway.chaos = Chaos(no_answer=1.0)
     events: list[SubmitEvent] = []
