@@ -81,7 +81,6 @@ TELLS_PYTHONS_APART = tuple(
         "sync/test_processes.py",
         "sync/test_signals.py",
         "store/test_failures.py",
-        "store/test_processes.py",
         "quota/test_waiting.py",
         "plugin/test_fixtures.py",
         "receipts/test_end_to_end.py",
@@ -89,7 +88,10 @@ TELLS_PYTHONS_APART = tuple(
     )
 )
 
-# Nor does the SQL of a database that is a server.
+# The lowest session has enough processes without these.
+FORKS_OF_STORES = ("tests/store/test_processes.py",)
+
+# The SQL of a database that is a server does not tell Pythons apart.
 NO_SERVERS = ("-k", "not postgresql and not mariadb")
 
 # What meets the libraries whose lowest versions we support: aiohttp, anyio, orjson, xmltodict,
@@ -102,8 +104,6 @@ MEETS_LIBRARIES = tuple(
         "sandbox",
         "receipts",
         "test_aioresponses.py",
-        "bulk/test_endings.py",
-        "bulk/test_sources.py",
         "cli/test_bulk_columns.py",
         "cli/test_bulk_command.py",
         "cli/test_bulk_file.py",
@@ -159,7 +159,8 @@ def tests(session: nox.Session) -> None:
             _copy(HERE / name, Path(elsewhere, name))
         with session.chdir(elsewhere):
             session.run("python", "-c", _ASSERT_INSTALLED)
-            _pytest(session, *([] if session.posargs else (*TELLS_PYTHONS_APART, *NO_SERVERS)))
+            selected = (*TELLS_PYTHONS_APART, *FORKS_OF_STORES, *NO_SERVERS)
+            _pytest(session, *([] if session.posargs else selected))
 
 
 @nox.session(python=PYTHONS[0])
@@ -244,37 +245,45 @@ def coverage(session: nox.Session) -> None:
     session.run("coverage", "erase")
     apart = [f"--ignore={path}" for path in RUN_ON_GREENLETS]
     _pytest(session, *apart, command=("coverage", "run", "-m", "pytest"))
-    _rest_of_coverage(session)
+    _measure_greenlets(session)
+    _report_coverage(session)
 
 
 @nox.session(python=PYTHONS[-1], default=False)
 def coverage_rest(session: nox.Session) -> None:
-    """What `coverage` does after its first run, which in CI is that of the README's command."""
+    """What `coverage` runs beside its first run, which in CI is that of the README's command."""
     session.install("-e", ".[test,bench]")
     # The README's environment lacks the peers of the benchmark.
     _pytest(session, *TESTS_OF_PEERS)
-    _rest_of_coverage(session)
+    _measure_greenlets(session)
 
 
-def _rest_of_coverage(session: nox.Session) -> None:
+@nox.session(python=PYTHONS[-1], default=False)
+def coverage_report(session: nox.Session) -> None:
+    """What both have measured."""
+    session.install("coverage[toml]")
+    _report_coverage(session)
+
+
+def _measure_greenlets(session: nox.Session) -> None:
     greenlets = "--concurrency=thread,greenlet"
     _pytest(session, *RUN_ON_GREENLETS, command=("coverage", "run", greenlets, "-m", "pytest"))
+
+
+def _report_coverage(session: nox.Session) -> None:
     session.run("coverage", "combine", "--quiet")
     # A few branches run only when threads race, so a run may miss one of them.
     session.run("coverage", "report", "--precision=2", "--fail-under=99.95")
 
 
-@nox.session
+@nox.session(default=False)
 def soak(session: nox.Session) -> None:
-    """The long bulk runs at their full size: every row accounted for, memory flat."""
+    """Long runs and jobs at their full size: every row accounted for, memory flat. 15 minutes.
+
+    Before a release: with the other tests they run at a small size.
+    """
     session.install("-e", ".[test]")
-    # Jobs of 100,000 rows take half an hour: they run at their small size with the other tests.
-    _pytest(
-        session,
-        "tests/soak",
-        "--ignore=tests/soak/test_jobs.py",
-        env={"IHUYI_VOICE_SOAK": "1"},
-    )
+    session.run("pytest", "-n0", "-s", "tests/soak", env={"IHUYI_VOICE_SOAK": "1"})
 
 
 @nox.session(default=False)

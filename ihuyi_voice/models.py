@@ -13,11 +13,14 @@ import sys
 from dataclasses import dataclass, field
 from datetime import timedelta, timezone
 from enum import Enum
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote_plus, unquote, urlsplit
 
 from ._limits import Limits
 from .errors import BulkReport, IhuyiVoiceError, InvalidRequestError, OutcomeStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # `BulkReport` and `OutcomeStatus` are defined beside the errors, which hold them.
 __all__ = [
@@ -57,9 +60,9 @@ MOBILE_PATTERN = r"1[3-9][0-9]{9}"
 """A mainland mobile number as the gateway takes it."""
 MOBILE_PREFIX = r"(?:\+86|0086|86)"
 """What people write before it."""
-is_mobile = re.compile(MOBILE_PATTERN).fullmatch
+is_mobile: Callable[[str], re.Match[str] | None] = re.compile(MOBILE_PATTERN).fullmatch
 """Whether a text is a number as the gateway takes it."""
-is_content = re.compile(r"[0-9]{4,6}").fullmatch
+is_content: Callable[[str], re.Match[str] | None] = re.compile(r"[0-9]{4,6}").fullmatch
 """Whether a text is a verification code as the gateway takes it."""
 
 BEIJING = timezone(timedelta(hours=8), "UTC+8")
