@@ -224,8 +224,8 @@ def stop(worker: subprocess.Popen[bytes]) -> None:
 
 
 def shows_code(said: str) -> bool:
-    """Whether the code of all rows is there, and not as a part of a masked number or an id."""
-    return re.search(rf"(?<![\d*]){CODE}(?!\d)", said) is not None
+    """Whether the code of all rows is there, and not as a part of a number or of a task's id."""
+    return re.search(rf"(?<![\w*.-]){CODE}(?![\w-])", said) is not None
 
 
 def waiting_messages(site: Site) -> int:
