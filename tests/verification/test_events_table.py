@@ -253,7 +253,7 @@ def test_resend_fails(
     assert face.check(started.id, code).approved
 
 
-# The ways are told apart before either kind of call: `test_start_unknown` has all of them.
+# The ways differ before either kind of call: `test_start_unknown` has all of them.
 @pytest.mark.parametrize("how", ["closed after placing"])
 def test_resend_unknown(verifier: Face, gateway: VoiceGateway, clock: Clock, how: str) -> None:
     started = verifier.start()
