@@ -2,11 +2,10 @@
 
 This is the only module that translates aiohttp's exceptions. It sends each body
 once: no retry, no redirect, no decoding, no signing. The parts of aiohttp that
-it replaces are in `connector.py` and `resolver.py`.
+it replaces are in `connector.py`, `request.py` and `resolver.py`.
 
-Whether something may have been written is known, not guessed:
-`ResettingConnector.connect` provides every connection, and nothing can be
-written without one. An exception before that becomes a `NotSentError`, a later one
+Whether something may have been written is known, not guessed: `Sending.write` writes
+every request. An exception before that becomes a `NotSentError`, a later one
 an `OutcomeUnknownError`. The class of the exception only selects the text.
 aiohttp's frames hold the body, the headers and the proxy, so no exception that
 leaves this module carries them.
@@ -29,18 +28,10 @@ from yarl import URL
 
 from ..errors import NotSentError, OutcomeUnknownError
 from ..models import Secret
-from .connector import (
-    Deadlines,
-    Form,
-    LeanRequest,
-    ResettingConnector,
-    Sending,
-    WholeResponse,
-    current_sending,
-    marking,
-    read_answer,
-)
+from .connector import ResettingConnector
+from .request import Form, LeanRequest, WholeResponse, read_answer, recording
 from .resolver import DaemonResolver
+from .sending import Deadlines, Sending, Writes, current_sending
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -85,7 +76,8 @@ WORDS: dict[str, str] = {
     "InvalidUrlClientError": "the URL is not valid",
     "NonHttpUrlClientError": "the URL is not valid",
     "ClientError": "aiohttp failed",
-    # Not from aiohttp: the system or a caller's trace config may raise these.
+    # Not from aiohttp: our classes, the system or a caller's trace config raise these.
+    "EarlyAnswerError": "an answer came before the request was written",
     "ConnectionError": "the connection broke",
     "TimeoutError": "it took too long",
     "OSError": "the system refused",
@@ -122,8 +114,10 @@ class AiohttpTransport:
         self._timeout = _only_connecting(settings.connect_timeout)
         self._closing_turns = settings.limits.closing_turns
         self._proxy = None if settings.proxy is None else _Proxy(settings.proxy, self._base)
+        headers = {"Host": str(base.host_port_subcomponent), **_HEADERS}
         self._traced = bool(trace_configs)
         self._deadlines = Deadlines()
+        self._writes = Writes()
         self._session = aiohttp.ClientSession(
             connector=ResettingConnector(
                 limit=0,
@@ -132,19 +126,19 @@ class AiohttpTransport:
                 resolver=DaemonResolver(settings.connect_timeout),
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers=_HEADERS if self._proxy is None else self._proxy.session_headers(),
+            headers=headers if self._proxy is None else self._proxy.session_headers(headers),
             request_class=LeanRequest,
             response_class=WholeResponse,
             auto_decompress=False,
             timeout=self._timeout,
             trust_env=False,
-            trace_configs=marking(trace_configs),
+            trace_configs=recording(trace_configs),
         )
 
     async def post(self, target: str, body: SignedBody, exchange: Exchange) -> Answer:
         """See `Transport.post`."""
         remaining = self._remaining(exchange)
-        sending = Sending(exchange, connect_seconds=min(self._connect_seconds, remaining))
+        sending = Sending(exchange, self._writes, min(self._connect_seconds, remaining))
         error: BaseException | None = None
         self._deadlines.add(sending)
         token = current_sending.set(sending)
@@ -244,24 +238,30 @@ class AiohttpTransport:
         if not exchange.may_have_been_written and (
             sending.connecting or isinstance(exception, _ONLY_CONNECTING)
         ):
-            # aiohttp's limit for connecting may end at the same moment; its error says more.
-            is_timeout = isinstance(exception, aiohttp.ConnectionTimeoutError)
-            if sending.expired or (is_timeout and sending.phase is not None):
-                error = NotSentError(self._too_late(sending))
-            else:
-                error = NotSentError(self._words(exception, cause))
+            error = NotSentError(self._why_not_written(exception, cause, sending))
             error.__cause__ = cause
             return error
         exchange.may_have_been_written = True
         if sending.failure is not None:
-            return OutcomeUnknownError(
-                f"an unexpected exception ({type(sending.failure).__name__})"
-            )
+            return OutcomeUnknownError(_unexpected(sending.failure))
         if sending.expired:
             return OutcomeUnknownError(
                 f"no whole answer from {self._gateway()} within {self._timeout_seconds:g} s"
             )
         return OutcomeUnknownError(self._words(exception, cause))
+
+    def _why_not_written(
+        self, exception: Exception, cause: OSError | None, sending: Sending
+    ) -> str:
+        if sending.failure is not None:
+            return _unexpected(sending.failure)
+        if sending.expired and sending.connection is not None:
+            return f"it was too late to write the request to {self._gateway()}"
+        # aiohttp's limit for connecting may end at the same moment; its error says more.
+        is_timeout = isinstance(exception, aiohttp.ConnectionTimeoutError)
+        if sending.expired or (is_timeout and sending.phase is not None):
+            return self._too_late(sending)
+        return self._words(exception, cause)
 
     def _too_late(self, sending: Sending) -> str:
         """That no connection came in time, and what connecting did at last."""
@@ -309,9 +309,9 @@ class _Proxy:
         if url.user or url.password:
             self._authorization = Secret(_basic(url.user or "", url.password or ""))
 
-    def session_headers(self) -> dict[str, str]:
+    def session_headers(self, headers: dict[str, str]) -> dict[str, str]:
         """The headers of every request; without a tunnel they also reach the proxy."""
-        return _HEADERS if self._tunnel else {**_HEADERS, **self._headers()}
+        return headers if self._tunnel else {**headers, **self._headers()}
 
     def tunnel_headers(self) -> dict[str, str] | None:
         """The headers that only the proxy gets, to make a tunnel; None without one."""
@@ -321,6 +321,10 @@ class _Proxy:
         if self._authorization is None:
             return {}
         return {"Proxy-Authorization": self._authorization.reveal()}
+
+
+def _unexpected(failure: Exception) -> str:
+    return f"an unexpected exception ({type(failure).__name__})"
 
 
 def _host_and_port(host: object, port: object) -> str:

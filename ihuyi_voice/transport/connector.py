@@ -7,45 +7,34 @@ since its last answer. A forked child closes its duplicates of the sockets at
 once, because a connection lives as long as its last duplicate.
 
 This module overrides, and tests check on the lowest and the newest aiohttp that we allow:
-`TCPConnector.connect`, `_get`, `_release` and `_wrap_create_connection`,
-`ResponseHandler.close`, `connection_made` and `connection_lost`,
-`ClientRequest.update_body_from_data` and `write_bytes`, and `ClientResponse.start`.
+`TCPConnector.connect`, `_get`, `_release`, `_create_connection` and
+`_wrap_create_connection`, and `ResponseHandler.close`, `connection_made` and `connection_lost`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import math
 import os
 import socket
 import struct
-import time
 import weakref
-from contextvars import ContextVar
-from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import aiohappyeyeballs
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
-from aiohttp.payload import BytesPayload
-from multidict import CIMultiDict
 
 from .._threads import unpatched
-from ..models import Answer
-from ..wire import CONTENT_TYPE, MAX_ANSWER_BYTES
+from .sending import Phase, current_sending
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    import asyncio
+    from collections.abc import Callable
 
     from aiohttp.client_reqrep import ClientRequest, ConnectionKey
     from aiohttp.connector import AddrInfoType, Connection
     from aiohttp.tracing import Trace
-    from typing_extensions import Self
-
-    from .base import Exchange
 
 # Bytes to read at once: the C library asks the system for buffers of 128 KB and more.
 _READ_BYTES = 64 * 1024
@@ -56,145 +45,6 @@ _SO_MEMINFO = 55
 _NOTHING = bytes(4)
 # Seconds until the next address of a host is tried beside the first.
 _HAPPY_EYEBALLS_SECONDS = 0.25
-# Where a request keeps its body: a plain attribute in the older aiohttp we allow.
-_BODY = "_body" if hasattr(aiohttp.ClientRequest, "update_body") else "body"
-
-# The coarsest clock of an event loop: uvloop counts milliseconds.
-_TIMER_SECONDS = 0.001
-
-# Carries the state of one POST from `AiohttpTransport.post` to here, through aiohttp.
-current_sending: ContextVar[Sending] = ContextVar("ihuyi_voice_sending")
-
-
-class Phase(Enum):
-    """What connecting does, as the end of a message about a timeout."""
-
-    LOOK_UP = "the look-up of the host name did not end"
-    CONNECT = "the connection was not accepted"
-    HANDSHAKE = "the TLS handshake did not end"
-    PROXY = "the proxy did not open the connection"
-
-
-class Sending:
-    """One POST in flight: its connection, and how far it got.
-
-    Attributes:
-        exchange: the request that is sent.
-        connect_seconds: how long it may take to connect.
-        connecting: aiohttp has begun to get a connection.
-        phase: what connecting does now; None before it begins.
-        connection: the connection; None before there is one.
-        protocol: what reads and writes on that connection.
-        expired: the deadline has passed.
-        failure: what `exchange.outlived` raised just before the write.
-        answer: the whole answer, once it is read.
-    """
-
-    __slots__ = (
-        "answer",
-        "connect_seconds",
-        "connecting",
-        "connection",
-        "exchange",
-        "expired",
-        "failure",
-        "phase",
-        "protocol",
-    )
-
-    def __init__(self, exchange: Exchange, connect_seconds: float = math.inf) -> None:
-        self.exchange: Exchange = exchange
-        self.connect_seconds: float = connect_seconds
-        self.connecting: bool = False
-        self.phase: Phase | None = None
-        self.connection: Connection | None = None
-        self.protocol: ResettingProtocol | None = None
-        self.expired: bool = False
-        self.failure: Exception | None = None
-        self.answer: Answer | None = None
-
-    def expire(self) -> None:
-        """Cut the connection at the deadline; the request then ends by itself.
-
-        Nothing is cancelled, so a deadline and a cancellation cannot be
-        mistaken for each other. Before there is a connection, `connect` sees
-        that the deadline has passed. A connection that was returned to the pool
-        has no transport here any more and is not touched.
-        """
-        self.expired = True
-        if self.connection is not None and self.connection.transport is not None:
-            self.connection.transport.abort()
-
-    def is_late(self) -> bool:
-        """Whether nothing may be written any more."""
-        # A timer may fire some microseconds before its time.
-        return self.expired or self.exchange.is_late()
-
-    def may_write(self) -> bool:
-        """Whether the body may be written now; if not, cut the connection.
-
-        The body may not be written if `outlived` raises.
-        """
-        try:
-            late = self.expired or self.exchange.is_late()
-        except Exception as failure:  # noqa: BLE001 - `outlived` may raise anything
-            self.failure = failure
-            late = True
-        if late:
-            self.expire()
-        return not late
-
-
-class Deadlines:
-    """Ends every POST in flight at its deadline, with one timer for all of them.
-
-    A timer for each POST would be simpler, but its creation and cancellation
-    cost 4 us, one twentieth of what a send costs. Almost no request reaches its
-    deadline, so the timer fires about once per `timeout`.
-    """
-
-    def __init__(self) -> None:
-        self._sendings: dict[Sending, None] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._due = math.inf
-
-    def add(self, sending: Sending) -> None:
-        """Let this POST expire at its deadline, unless `remove` comes first."""
-        self._sendings[sending] = None
-        if sending.exchange.deadline < self._due:
-            self._wait_until(sending.exchange.deadline)
-
-    def remove(self, sending: Sending) -> None:
-        """Forget a POST that has ended."""
-        del self._sendings[sending]
-
-    def close(self) -> None:
-        """End the timer once every POST has ended."""
-        if self._timer is not None and not self._sendings:
-            self._timer.cancel()
-
-    def _wait_until(self, due: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._due = due
-        seconds = max(due - time.monotonic(), _TIMER_SECONDS)
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
-
-    def _look(self) -> None:
-        """Expire each POST that has reached its deadline, and wait for the next deadline."""
-        # A timer may fire early, by one step of the loop's clock.
-        now = time.monotonic() + _TIMER_SECONDS
-        due = math.inf
-        for sending in self._sendings:
-            if sending.expired:
-                continue
-            if sending.exchange.deadline <= now:
-                sending.expire()
-            else:
-                due = min(due, sending.exchange.deadline)
-        self._due = due
-        if due < math.inf:
-            self._wait_until(due)
 
 
 # --- sockets -------------------------------------------------------------------
@@ -307,7 +157,7 @@ class ResettingProtocol(ResponseHandler):
 
 
 class ResettingConnector(aiohttp.TCPConnector):
-    """Provides connections, and records it: before that, nothing was written."""
+    """Provides the connections, and records which one a request has."""
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 - as the base class takes them
         super().__init__(**options)
@@ -319,21 +169,8 @@ class ResettingConnector(aiohttp.TCPConnector):
         """Return a connection for one request; nothing is written yet."""
         sending = current_sending.get()
         sending.connecting = True
-        connection = await super().connect(req, traces=traces, timeout=timeout)
-        try:
-            late = sending.is_late()
-        except BaseException:
-            connection.close()
-            raise
-        if late:
-            connection.release()
-            msg = "the deadline passed while the connection was made"
-            raise TimeoutError(msg)
-        sending.connection = connection
-        sending.protocol = connection.protocol  # type: ignore[assignment]
-        if not traces:
-            # With traces, the last of them sets it: see `marking`.
-            sending.exchange.may_have_been_written = True
+        sending.connection = connection = await super().connect(req, traces, timeout)
+        sending.protocol = connection.protocol  # type: ignore[assignment] # see `_factory`
         return connection
 
     async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
@@ -391,104 +228,3 @@ class ResettingConnector(aiohttp.TCPConnector):
         return await super()._wrap_existing_connection(
             *arguments, sock=sock, req=req, timeout=timeout, client_error=client_error, **options
         )
-
-
-# --- one request and its answer ----------------------------------------------------
-
-
-class Form(BytesPayload):
-    """The body of one request, which no repr shows.
-
-    All bodies share one headers object; the base class makes one for each.
-    """
-
-    _encoding = None
-    _filename = None
-    _headers = CIMultiDict({"Content-Type": CONTENT_TYPE})
-
-    def __init__(self, body: bytes) -> None:
-        self._value = body
-        self._size = len(body)
-
-
-class LeanRequest(aiohttp.ClientRequest):
-    """A `Form` with the session's headers and no other.
-
-    It accepts no compression, so a small answer cannot unpack into a large
-    one. The session's `skip_auto_headers` would do the same with three copies
-    of the headers per request. The body is never compressed, chunked or held
-    back until a "100 Continue", so the methods for that do nothing.
-    """
-
-    def update_auto_headers(self, skip_auto_headers: object) -> None:
-        """Add no header: the session has a User-Agent."""
-
-    def update_content_encoding(self, data: object) -> None:
-        """Send the body as it is."""
-
-    def update_transfer_encoding(self) -> None:
-        """Send the body in one piece."""
-
-    def update_expect_continue(self, expect: bool = False) -> None:  # noqa: FBT001, FBT002 - aiohttp's
-        """Send the body at once."""
-
-    def update_body_from_data(self, body: Form) -> None:  # type: ignore[override] # bodies are forms
-        """Take a `Form` as it is; aiohttp's own method also takes all other kinds of body."""
-        setattr(self, _BODY, body)
-        self.headers["Content-Type"] = CONTENT_TYPE
-        self.headers["Content-Length"] = str(body.size)
-
-    # Any arguments: aiohttp 3.11 passes one argument less.
-    async def write_bytes(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - see above
-        """Write the body, unless it is too late for that."""
-        sending = current_sending.get()
-        sending.exchange.may_have_been_written = True
-        # Up to Python 3.11 this runs in its own task, which other tasks may delay.
-        if sending.may_write():
-            await super().write_bytes(*arguments, **options)
-
-
-class WholeResponse(aiohttp.ClientResponse):
-    """A response that is read completely before a trace config sees it."""
-
-    async def start(self, connection: Connection) -> Self:
-        """Read head and body."""
-        await super().start(connection)
-        answer = current_sending.get().answer = await read_answer(self)
-        # For trace configs that read it.
-        self._body = answer.body
-        return self
-
-
-async def read_answer(response: aiohttp.ClientResponse) -> Answer:
-    """Read the answer, up to the size that is accepted."""
-    content = response.content
-    body = await content.readany()
-    while not content.at_eof() and len(body) <= MAX_ANSWER_BYTES:
-        body += await content.readany()
-    if len(body) > MAX_ANSWER_BYTES:
-        # The rest is not read, so the connection cannot be reused.
-        response.close()
-        body = body[: MAX_ANSWER_BYTES + 1]
-    return Answer(response.status, body, response.headers.get("Date"))
-
-
-def marking(trace_configs: Sequence[aiohttp.TraceConfig]) -> list[aiohttp.TraceConfig]:
-    """The caller's trace configs between two that record how far the request got.
-
-    A caller's callback may raise or wait for ever. Before the first config's signal
-    nothing was done, and before the last config's headers signal nothing was written.
-    """
-    if not trace_configs:
-        return []
-
-    async def begin(*_: object) -> None:
-        current_sending.get().connecting = True
-
-    async def write(*_: object) -> None:
-        current_sending.get().exchange.may_have_been_written = True
-
-    first, last = aiohttp.TraceConfig(), aiohttp.TraceConfig()
-    first.on_request_start.append(begin)
-    last.on_request_headers_sent.append(write)
-    return [first, *trace_configs, last]

@@ -50,7 +50,7 @@ SIGNALS: dict[str, tuple[Behaviour, type[Exception] | SubmitResult, int]] = {
     "on_dns_resolvehost_start": (answer, NotSentError, 0),
     "on_dns_cache_miss": (answer, NotSentError, 0),
     "on_request_headers_sent": (answer, NotSentError, 0),
-    "on_request_chunk_sent": (answer, OutcomeUnknownError, 0),
+    "on_request_chunk_sent": (answer, NotSentError, 0),
     "on_request_end": (answer, ACCEPTED_RESULT, 1),
     "on_request_exception": (close_after_reading, OutcomeUnknownError, 1),
     # Never sent here: it is for those who read the body later.
