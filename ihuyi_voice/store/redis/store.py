@@ -15,38 +15,26 @@ guess is not counted, and the code of an approval that is lost is accepted again
 
 from __future__ import annotations
 
-import math
 import time
-import weakref
-from datetime import timedelta
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn
 
-from ...errors import InvalidRequestError, StoreError
-from ..limits import Release, Reservation
-from ..store import Store, checked_clock
-from ..verifications import Verifications
+from ...errors import InvalidRequestError
+from ..queued import QueuedStore, check_age
+from ..store import checked_clock
 from ..writer.writer import Writer
 from .server import Server, server_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import timedelta
 
     from typing_extensions import Self
 
     from ...models import Secret
     from ..entry import UnknownClaim
-    from ..limits import Windows
-    from ..verifications import Transaction
-
-T = TypeVar("T")
-
-# Seconds to wait for the last batch: in `close`, and at the end of the program.
-_CLOSE_TIMEOUT, _EXIT_TIMEOUT = 30.0, 10.0
-
-_NOTHING_SENT = "nothing was sent, no phone rang"
 
 
-class RedisStore(Store):
+class RedisStore(QueuedStore):
     """A `Store` in Redis 5 or newer: limits and verifications, and no idempotency keys.
 
     After a crash of the server or a failover, the last starts of a number and
@@ -57,10 +45,7 @@ class RedisStore(Store):
     def __init__(self, server: Server) -> None:
         self.is_new: bool = False
         self._server = server
-        self._writer = Writer(server.connect, time.time, place=server.place, on_server=True)
-        self._finalizer = weakref.finalize(
-            self, self._writer.stop, _EXIT_TIMEOUT, greenlets_run=False
-        )
+        super().__init__(Writer(server.connect, time.time, place=server.place, on_server=True))
 
     @classmethod
     def at(
@@ -83,33 +68,6 @@ class RedisStore(Store):
     def place(self) -> str:
         """See `Store`."""
         return self._server.place
-
-    @property
-    def limits(self) -> Self:
-        """See `Store`."""
-        return self
-
-    @property
-    def verifications(self) -> Verifications:
-        """See `Store`."""
-        return Verifications(self)
-
-    async def run(self, step: Callable[[Transaction], T], deadline: float) -> T:
-        """See `StepRunner`."""
-        return await self._writer.run(step, deadline)
-
-    async def run_later(self, step: Callable[[Transaction], object], deadline: float) -> None:  # noqa: ARG002 - it never waits
-        """See `StepRunner`."""
-        self._writer.run_later(step)
-
-    def close(self) -> None:
-        """See `Store`."""
-        self._finalizer.detach()
-        self._writer.stop(_CLOSE_TIMEOUT)
-
-    def __repr__(self) -> str:
-        state = "closed" if self._writer.closed else "open"
-        return f"<{type(self).__name__} {self.place} {state}>"
 
     # --- for the operator ------------------------------------------------------
 
@@ -135,34 +93,6 @@ class RedisStore(Store):
 
     def purge(self, older_than: timedelta) -> int:
         """See `Store`: always 0, because starts and verifications expire by themselves."""
-        if older_than < timedelta(0):
-            msg = f"older_than must not be negative, not {older_than}"
-            raise ValueError(msg)
+        check_age(older_than)
         self._writer.check_usable()
         return 0
-
-    # --- for the clients -------------------------------------------------------
-
-    async def reserve(
-        self, number: str, token: str, windows: Windows, *, deadline: float = math.inf
-    ) -> float:
-        """See `LimitStore`; it fails at the deadline (monotonic seconds).
-
-        Raises:
-            StoreError: the server failed, or the deadline passed first.
-            RuntimeError: the store is closed.
-        """
-        try:
-            return await self._writer.reserve(Reservation(number, token, windows), deadline)
-        except StoreError as error:
-            msg = f"{error.reason}; {_NOTHING_SENT}"
-            raise StoreError(msg) from error.__cause__
-
-    async def release(self, number: str, token: str) -> None:
-        """See `LimitStore`; where it fails, it is retried until the program ends.
-
-        Raises:
-            StoreError: it is not recorded yet.
-            RuntimeError: the store is closed.
-        """
-        await self._writer.release(Release(number, token))

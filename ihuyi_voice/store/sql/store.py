@@ -14,8 +14,7 @@ import asyncio
 import math
 import secrets
 import time
-import weakref
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from ..._threads import call_blocking
@@ -34,9 +33,9 @@ from ..entry import (
     row_prefix,
 )
 from ..jobs import Jobs
-from ..limits import Limited, Release, Reservation
-from ..store import Store, checked_clock
-from ..verifications import Verifications
+from ..limits import Release, Reservation
+from ..queued import NOTHING_SENT, QueuedStore, check_age
+from ..store import checked_clock
 from ..writer import bounds
 from ..writer.operations import Work
 from ..writer.writer import Writer
@@ -45,27 +44,24 @@ from .migrations import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import timedelta
 
     from typing_extensions import Self
 
     from ...models import Secret, Unrecorded
-    from ..limits import Windows
+    from ..limits import Limited
     from ..verifications import Transaction
     from .connection import Connection
 
 T = TypeVar("T")
 
-# Seconds to wait for the last transaction: in `close`, and at the end of the program.
-_CLOSE_TIMEOUT, _EXIT_TIMEOUT = 30.0, 10.0
-
-_NOTHING_SENT = "nothing was sent, no phone rang"
 _BY_HAND = {
     EntryState.ACCEPTED: StoredAnswer(msg="recorded by hand: placed"),
     EntryState.NOT_SENT: StoredAnswer(msg="recorded by hand: not placed"),
 }
 
 
-class SqlStore(Store):
+class SqlStore(QueuedStore):
     """A `Store` in an SQLite file, in PostgreSQL, or in MySQL or MariaDB.
 
     Attributes:
@@ -77,15 +73,9 @@ class SqlStore(Store):
         self.patience: float = patience
         self._database = database
         self.is_new: bool = database.is_new
-        self._writer = Writer(
-            self._database.connect,
-            self._database.clock,
-            place=self._database.place,
-            on_server=self._database.path is None,
-        )
-        self._finalizer = weakref.finalize(
-            self, self._writer.stop, _EXIT_TIMEOUT, greenlets_run=False
-        )
+        on_server = database.path is None
+        writer = Writer(database.connect, database.clock, place=database.place, on_server=on_server)
+        super().__init__(writer)
 
     @classmethod
     def at(
@@ -102,27 +92,9 @@ class SqlStore(Store):
         return self._database.place
 
     @property
-    def limits(self) -> Self:
-        """See `Store`."""
-        return self
-
-    @property
     def claims(self) -> Self:
         """See `Store`."""
         return self
-
-    @property
-    def verifications(self) -> Verifications:
-        """See `Store`."""
-        return Verifications(self)
-
-    async def run(self, step: Callable[[Transaction], T], deadline: float) -> T:
-        """See `StepRunner`."""
-        return await self._writer.run(step, deadline)
-
-    async def run_later(self, step: Callable[[Transaction], object], deadline: float) -> None:  # noqa: ARG002 - it never waits
-        """See `StepRunner`."""
-        self._writer.run_later(step)
 
     @property
     def jobs(self) -> Jobs:
@@ -146,15 +118,6 @@ class SqlStore(Store):
     def clock(self) -> float:
         """The store's clock, Unix time in seconds."""
         return self._database.clock()
-
-    def close(self) -> None:
-        """See `Store`."""
-        self._finalizer.detach()
-        self._writer.stop(_CLOSE_TIMEOUT)
-
-    def __repr__(self) -> str:
-        state = "closed" if self._writer.closed else "open"
-        return f"<{type(self).__name__} {self.place} {state}>"
 
     # --- for the operator ------------------------------------------------------
 
@@ -205,9 +168,7 @@ class SqlStore(Store):
 
     def purge(self, older_than: timedelta) -> int:
         """See `Store`."""
-        if older_than < timedelta(0):
-            msg = f"older_than must not be negative, not {older_than}"
-            raise ValueError(msg)
+        check_age(older_than)
         before = self.clock() - older_than.total_seconds()
         return self._aside(lambda connection: connection.purge(before))
 
@@ -317,7 +278,7 @@ class SqlStore(Store):
                 else:
                     claim = Claim("", entry)
         except StoreError as error:
-            msg = f"{error.reason}; {_NOTHING_SENT}"
+            msg = f"{error.reason}; {NOTHING_SENT}"
             raise StoreError(msg) from error.__cause__
         if claim.entry is not None:
             _check_matches(claim.entry, fingerprint, mobile)
@@ -381,30 +342,6 @@ class SqlStore(Store):
                 " meanwhile; that record is kept"
             )
             raise StoreError(msg)
-
-    async def reserve(
-        self, number: str, token: str, windows: Windows, *, deadline: float = math.inf
-    ) -> float:
-        """See `LimitStore`; it fails at the deadline (monotonic seconds).
-
-        Raises:
-            StoreError: the database failed, or the deadline passed first.
-            RuntimeError: the store is closed.
-        """
-        try:
-            return await self._writer.reserve(Reservation(number, token, windows), deadline)
-        except StoreError as error:
-            msg = f"{error.reason}; {_NOTHING_SENT}"
-            raise StoreError(msg) from error.__cause__
-
-    async def release(self, number: str, token: str) -> None:
-        """See `LimitStore`; where it fails, it is retried until the program ends.
-
-        Raises:
-            StoreError: it is not recorded yet.
-            RuntimeError: the store is closed.
-        """
-        await self._writer.release(Release(number, token))
 
     async def find(
         self, key: str, fingerprint: Fingerprint, mobile: str, deadline: float
