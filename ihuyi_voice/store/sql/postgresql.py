@@ -54,6 +54,21 @@ def _options() -> dict[str, object]:
     }
 
 
+# A server waits without any of these time limits for the rest of a batch of statements whose
+# client was cut off in its middle, and the batch keeps its locks. So the server asks such a
+# client whether it is there. Before release 12 there is no `tcp_user_timeout`.
+_SET_UP = f"""
+    SET synchronous_commit = on;
+    SET lock_timeout = {int(LOCK_TIMEOUT * 1000)};
+    SET statement_timeout = '{STATEMENT_TIMEOUT}s';
+    SET idle_in_transaction_session_timeout = '{STATEMENT_TIMEOUT}s';
+    SET tcp_keepalives_idle = {STATEMENT_TIMEOUT};
+    SET tcp_keepalives_interval = {CONNECT_TIMEOUT};
+    SET tcp_keepalives_count = 2;
+    SELECT set_config(name, '{STATEMENT_TIMEOUT * 1000}', false)
+        FROM pg_settings WHERE name = 'tcp_user_timeout'
+"""  # noqa: S608 - our own numbers
+
 _LOCK_STARTS = _lock_starts()
 _NOW = select(func.extract("epoch", func.clock_timestamp()))
 
@@ -149,10 +164,7 @@ class PostgreSql:
 
 def _set_up(raw: DBAPIConnection, _: object) -> None:
     cursor = raw.cursor()
-    cursor.execute("SET synchronous_commit = on")
-    cursor.execute(f"SET lock_timeout = {int(LOCK_TIMEOUT * 1000)}")
-    cursor.execute(f"SET statement_timeout = '{STATEMENT_TIMEOUT}s'")
-    cursor.execute(f"SET idle_in_transaction_session_timeout = '{STATEMENT_TIMEOUT}s'")
+    cursor.execute(_SET_UP)
     cursor.close()
     # Otherwise the first rollback undoes the settings.
     raw.commit()
