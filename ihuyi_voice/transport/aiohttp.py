@@ -31,7 +31,7 @@ from ..models import Secret
 from .connector import ResettingConnector
 from .request import Form, LeanRequest, WholeResponse, read_answer, recording
 from .resolver import DaemonResolver
-from .sending import Deadlines, Sending, Writes, current_sending
+from .sending import Deadlines, EarlyAnswerError, InheritedError, Sending, current_sending
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -77,7 +77,8 @@ WORDS: dict[str, str] = {
     "NonHttpUrlClientError": "the URL is not valid",
     "ClientError": "aiohttp failed",
     # Not from aiohttp: our classes, the system or a caller's trace config raise these.
-    "EarlyAnswerError": "an answer came before the request was written",
+    "EarlyAnswerError": "the gateway answered or hung up before the request was written",
+    "InheritedError": "the process that this one was forked from sends it",
     "ConnectionError": "the connection broke",
     "TimeoutError": "it took too long",
     "OSError": "the system refused",
@@ -117,7 +118,6 @@ class AiohttpTransport:
         headers = {"Host": str(base.host_port_subcomponent), **_HEADERS}
         self._traced = bool(trace_configs)
         self._deadlines = Deadlines()
-        self._writes = Writes()
         self._session = aiohttp.ClientSession(
             connector=ResettingConnector(
                 limit=0,
@@ -138,13 +138,14 @@ class AiohttpTransport:
     async def post(self, target: str, body: SignedBody, exchange: Exchange) -> Answer:
         """See `Transport.post`."""
         remaining = self._remaining(exchange)
-        sending = Sending(exchange, self._writes, min(self._connect_seconds, remaining))
+        sending = Sending(exchange, min(self._connect_seconds, remaining))
         error: BaseException | None = None
         self._deadlines.add(sending)
         token = current_sending.set(sending)
         try:
             answering = self._start(target, body, remaining)
-            may_hang = self._traced or aiohttp.ClientSession._request is not _REQUEST  # noqa: SLF001 - as above
+            request = getattr(aiohttp.ClientSession, "_request", None)
+            may_hang = self._traced or request is not _REQUEST
             response = await (_in_time(answering, sending) if may_hang else answering)
             if sending.answer is None:
                 # A test double replaces aiohttp's session.
@@ -171,8 +172,12 @@ class AiohttpTransport:
         """Seconds left for a request that may still be sent.
 
         Raises:
+            OutcomeUnknownError: the process that this one was forked from sends it.
             NotSentError: its deadline has passed, or the client is closed.
         """
+        if exchange.is_inherited():
+            exchange.may_have_been_written = True
+            raise OutcomeUnknownError(WORDS["InheritedError"])
         remaining = exchange.remaining()
         if exchange.is_late():
             msg = (
@@ -226,6 +231,7 @@ class AiohttpTransport:
 
     def _translate(self, exception: BaseException, sending: Sending) -> BaseException | None:
         """The error to raise for an exception, without its frames; None: the answer counts."""
+        sending.withdraw()
         if not isinstance(exception, Exception):
             # A cancellation, KeyboardInterrupt or SystemExit.
             exception.__context__ = exception.__cause__ = None
@@ -235,6 +241,8 @@ class AiohttpTransport:
             return None
         exchange = sending.exchange
         cause = _system_error(exception)
+        if exchange.is_inherited():
+            exchange.may_have_been_written = True
         if not exchange.may_have_been_written and (
             sending.connecting or isinstance(exception, _ONLY_CONNECTING)
         ):
@@ -243,7 +251,7 @@ class AiohttpTransport:
             return error
         exchange.may_have_been_written = True
         if sending.failure is not None:
-            return OutcomeUnknownError(_unexpected(sending.failure))
+            return OutcomeUnknownError(self._failed(sending.failure))
         if sending.expired:
             return OutcomeUnknownError(
                 f"no whole answer from {self._gateway()} within {self._timeout_seconds:g} s"
@@ -254,7 +262,7 @@ class AiohttpTransport:
         self, exception: Exception, cause: OSError | None, sending: Sending
     ) -> str:
         if sending.failure is not None:
-            return _unexpected(sending.failure)
+            return self._failed(sending.failure)
         if sending.expired and sending.connection is not None:
             return f"it was too late to write the request to {self._gateway()}"
         # aiohttp's limit for connecting may end at the same moment; its error says more.
@@ -262,6 +270,12 @@ class AiohttpTransport:
         if sending.expired or (is_timeout and sending.phase is not None):
             return self._too_late(sending)
         return self._words(exception, cause)
+
+    def _failed(self, failure: Exception) -> str:
+        """What failed just before the write; `outlived` may raise anything."""
+        if isinstance(failure, EarlyAnswerError | InheritedError):
+            return self._words(failure, None)
+        return f"an unexpected exception ({type(failure).__name__})"
 
     def _too_late(self, sending: Sending) -> str:
         """That no connection came in time, and what connecting did at last."""
@@ -321,10 +335,6 @@ class _Proxy:
         if self._authorization is None:
             return {}
         return {"Proxy-Authorization": self._authorization.reveal()}
-
-
-def _unexpected(failure: Exception) -> str:
-    return f"an unexpected exception ({type(failure).__name__})"
 
 
 def _host_and_port(host: object, port: object) -> str:

@@ -7,6 +7,7 @@ Nothing here sends, and nothing here knows an HTTP library.
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Protocol
 
@@ -64,6 +65,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_pid",
         "attempts",
         "began",
         "deadline",
@@ -76,6 +78,7 @@ class Exchange:
     )
 
     def __init__(self, deadline: float, began: float | None = None) -> None:
+        self._pid = os.getpid()
         self.began: float = time.monotonic() if began is None else began
         self.attempts: int = 0
         self.http_status: int | None = None
@@ -89,6 +92,10 @@ class Exchange:
     def remaining(self) -> float:
         """Seconds left until the deadline; negative when it has passed."""
         return self.deadline - time.monotonic()
+
+    def is_inherited(self) -> bool:
+        """Whether it began in the process that this one was forked from, which sends it."""
+        return self._pid != os.getpid()
 
     def is_late(self) -> bool:
         """Whether the request must not be written any more.

@@ -26,7 +26,8 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
 from .._threads import unpatched
-from .sending import Phase, current_sending
+from .request import LeanRequest
+from .sending import EarlyAnswerError, Phase, current_sending
 
 if TYPE_CHECKING:
     import asyncio
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from aiohttp.client_reqrep import ClientRequest, ConnectionKey
     from aiohttp.connector import AddrInfoType, Connection
+    from aiohttp.http_parser import HttpParser
     from aiohttp.tracing import Trace
 
 # Bytes to read at once: the C library asks the system for buffers of 128 KB and more.
@@ -128,11 +130,14 @@ class ResettingProtocol(ResponseHandler):
         super().__init__(loop)
         self.lost: bool = False
         self._is_quiet: Callable[[], bool] | None = None
+        self._may_get_tickets: bool = False
+        self._kept_parser: HttpParser[Any] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
         super().connection_made(transport)
         self._is_quiet = _quiet_check(_sockets[transport.get_extra_info("socket").fileno()])
+        self._may_get_tickets = transport.get_extra_info("sslcontext") is not None
         # asyncio's transport allocates a buffer of `max_size` for every read. The
         # system provides its 256 KB newly each time: a fifth of the cost of a send.
         if getattr(transport, "max_size", 0) > _READ_BYTES:
@@ -152,8 +157,27 @@ class ResettingProtocol(ResponseHandler):
         super().close()
 
     def is_clean(self) -> bool:
-        """Whether nothing was received since the last answer, the end included."""
-        return not self.should_close and self._is_quiet is not None and self._is_quiet()
+        """Whether nothing was received since the last answer, the end included.
+
+        The system cannot say it of a new TLS connection: the session tickets
+        that the server sends after the handshake may not have been read yet.
+        """
+        if self.should_close or self._is_quiet is None:
+            return False
+        return self._may_get_tickets or self._is_quiet()
+
+    def keep_unparsed(self) -> None:
+        """Keep what is received, without parsing it: then `is_clean` sees each byte of it."""
+        self._kept_parser, self._parser = self._parser, None
+
+    def expect_answer(self) -> None:
+        """Parse what is received from now on, as the answer to a request."""
+        self._parser = self._kept_parser
+
+    def rest(self) -> None:
+        """Expect nothing more: the answer was read."""
+        self._parser = self._kept_parser = None
+        self._may_get_tickets = False
 
 
 class ResettingConnector(aiohttp.TCPConnector):
@@ -166,11 +190,22 @@ class ResettingConnector(aiohttp.TCPConnector):
     async def connect(
         self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> Connection:
-        """Return a connection for one request; nothing is written yet."""
+        """Return a connection for one request; nothing is written yet.
+
+        Raises:
+            EarlyAnswerError: the connection was new and received something.
+        """
         sending = current_sending.get()
         sending.connecting = True
         sending.connection = connection = await super().connect(req, traces, timeout)
         sending.protocol = connection.protocol  # type: ignore[assignment] # see `_factory`
+        if connection.protocol.should_close:  # type: ignore[union-attr] # always one
+            # A part of an answer would disappear in the parser that the connection gets next.
+            connection.close()
+            raise EarlyAnswerError
+        if not isinstance(req, LeanRequest):
+            # From a class that replaces aiohttp's session: it writes when it likes.
+            sending.exchange.may_have_been_written = True
         return connection
 
     async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
@@ -193,7 +228,7 @@ class ResettingConnector(aiohttp.TCPConnector):
         super()._release(key, protocol, should_close=should_close)
         # Without a parser the protocol keeps later bytes, and `should_close` sees them. At
         # once: a moment later another request may have the connection, and a parser on it.
-        protocol._parser = None  # noqa: SLF001 - ours
+        protocol.rest()  # type: ignore[attr-defined] # see `_factory`
 
     async def _create_connection(
         self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout

@@ -27,10 +27,6 @@ if TYPE_CHECKING:
 _BODY = "_body" if hasattr(aiohttp.ClientRequest, "update_body") else "body"
 
 
-class EarlyAnswerError(Exception):
-    """There is an answer, and the request was not written yet."""
-
-
 class Form(BytesPayload):
     """The body of one request, which no repr shows.
 
@@ -78,13 +74,14 @@ class LeanRequest(aiohttp.ClientRequest):
         self.headers["Content-Type"] = CONTENT_TYPE
         self.headers["Content-Length"] = str(body.size)
 
-    async def send(self, conn: Connection) -> aiohttp.ClientResponse:  # noqa: ARG002 - aiohttp's
-        """Hand head and body to `Writes`, and return the response, which is not read yet.
+    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        """Let head and body be written soon, and return the response, which is not read yet.
 
         aiohttp's own method writes the body in a task of its own, also where the task has
         no chance to run before the request is given up. A form needs no task: the
         kernel takes some hundred bytes at once.
         """
+        conn.protocol.keep_unparsed()  # type: ignore[union-attr] # our connector's
         url = self.url
         body: bytes = getattr(self, _BODY).body
         for trace in self._traces:
@@ -105,8 +102,7 @@ class LeanRequest(aiohttp.ClientRequest):
             **_MORE_OF_A_RESPONSE,
         )
         # Last, because an exception after it would hide the answer.
-        sending = current_sending.get()
-        sending.writes.add(sending, head + body)
+        current_sending.get().write_soon(head + body)
         return response
 
 
@@ -128,19 +124,9 @@ class WholeResponse(aiohttp.ClientResponse):
     """A response that is read completely before a trace config sees it."""
 
     async def start(self, connection: Connection) -> Self:
-        """Read head and body.
-
-        Raises:
-            EarlyAnswerError: it came before the request was written, so it answers another.
-        """
+        """Read head and body."""
         await super().start(connection)
-        sending = current_sending.get()
-        if not sending.exchange.may_have_been_written:
-            # `Writes` writes nothing to a closed connection.
-            if sending.protocol is not None:  # pragma: no branch - for type checkers
-                sending.protocol.close()
-            raise EarlyAnswerError
-        answer = sending.answer = await read_answer(self)
+        answer = current_sending.get().answer = await read_answer(self)
         # For trace configs that read it.
         self._body = answer.body
         return self

@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import deque
 from contextvars import ContextVar
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from aiohttp.connector import Connection
@@ -36,19 +35,28 @@ class Phase(Enum):
     PROXY = "the proxy did not open the connection"
 
 
+class EarlyAnswerError(Exception):
+    """The gateway answered or closed the connection before the request was written."""
+
+
+class InheritedError(Exception):
+    """The process that this one was forked from sends the request."""
+
+
 class Wire(Protocol):
     """The protocol of a connection, as far as a request needs it.
 
     Attributes:
-        transport: None once the connection is closed.
         lost: the connection is over and its socket closed.
     """
 
-    transport: asyncio.Transport | None
     lost: bool
 
-    def close(self) -> None:
-        """Reset the connection."""
+    def is_clean(self) -> bool:
+        """Whether nothing was received that no request has asked for, the end included."""
+
+    def expect_answer(self) -> None:
+        """Take what is received from now on as the answer."""
 
 
 class Sending:
@@ -56,7 +64,6 @@ class Sending:
 
     Attributes:
         exchange: the request that is sent.
-        writes: writes it, with those of other requests.
         connect_seconds: how long it may take to connect.
         connecting: aiohttp has begun to get a connection.
         phase: what connecting does now; None before it begins.
@@ -64,10 +71,12 @@ class Sending:
         protocol: what reads and writes on that connection.
         expired: the deadline has passed, or something failed just before the write.
         failure: what failed there, such as `exchange.outlived`.
+        is_written: the request was written, which happens once.
         answer: the whole answer, once it is read.
     """
 
     __slots__ = (
+        "_data",
         "answer",
         "connect_seconds",
         "connecting",
@@ -75,16 +84,14 @@ class Sending:
         "exchange",
         "expired",
         "failure",
+        "is_written",
         "phase",
         "protocol",
-        "writes",
     )
 
-    def __init__(
-        self, exchange: Exchange, writes: Writes, connect_seconds: float = math.inf
-    ) -> None:
+    def __init__(self, exchange: Exchange, connect_seconds: float = math.inf) -> None:
+        self._data: bytes | None = None
         self.exchange: Exchange = exchange
-        self.writes: Writes = writes
         self.connect_seconds: float = connect_seconds
         self.connecting: bool = False
         self.phase: Phase | None = None
@@ -92,6 +99,7 @@ class Sending:
         self.protocol: Wire | None = None
         self.expired: bool = False
         self.failure: Exception | None = None
+        self.is_written: bool = False
         self.answer: Answer | None = None
 
     def expire(self) -> None:
@@ -106,29 +114,62 @@ class Sending:
         if self.connection is not None and self.connection.transport is not None:
             self.connection.transport.abort()
 
-    def write(self, data: bytes) -> None:
-        """Write the request, unless it is too late or the connection is lost.
+    def write_soon(self, data: bytes) -> None:
+        """Write the request, head and body, in the next turn of the loop.
 
-        If nothing is written, the connection is cut, so that the request ends.
+        A write to a process of the same machine, such as a proxy, wakes it up, which
+        costs up to 10 us: a tenth of a send. It is not asleep where others were
+        written just before, and the requests of one turn are written in a row.
         """
-        transport = None if self.protocol is None else self.protocol.transport
-        if transport is None:
+        self._data = data
+        asyncio.get_running_loop().call_soon(self._write)
+
+    def withdraw(self) -> None:
+        """Never write the request, if it still waits."""
+        self._data = None
+
+    def _write(self) -> None:
+        """Write the request, unless something has happened to it or to its connection.
+
+        If nothing is written, the connection is cut, so that the request ends. No variable
+        here holds the request, and no traceback that leaves has a frame that does.
+        """
+        # A connection that was returned to the pool has no transport here.
+        transport = None if self.connection is None else self.connection.transport
+        if transport is None or self._data is None:
             return
         try:
             if transport.is_closing():
                 return
-            # A timer may fire some microseconds before its time.
-            if self.expired or self.exchange.is_late():
+            if not self._may_write():
                 self.expire()
                 return
-            self.exchange.may_have_been_written = True
-            transport.write(data)
-        except BaseException as failure:
+            self.is_written = self.exchange.may_have_been_written = True
+            transport.write(self._data)
+        except BaseException as failure:  # noqa: BLE001 - see the next line
             # From `outlived`, or from a signal handler, whose exception is for the loop.
             self.expire()
             if not isinstance(failure, Exception):
-                raise
-            self.failure = failure
+                raise failure.with_traceback(None)  # noqa: B904 - the same exception
+            self.failure = failure.with_traceback(None)
+        finally:
+            self._data = None
+
+    def _may_write(self) -> bool:
+        """Look at the last moment, because a process may be stopped for hours between two lines."""
+        if self.exchange.is_inherited():
+            # Only the parent knows how far it gets.
+            self.exchange.may_have_been_written = True
+            raise InheritedError
+        # A timer may fire some microseconds before its time. Something between
+        # us and aiohttp, such as a middleware, may send a request again.
+        if self.expired or self.is_written or self.exchange.is_late():
+            return False
+        if self.protocol is not None:  # pragma: no branch - for type checkers
+            if not self.protocol.is_clean():
+                raise EarlyAnswerError
+            self.protocol.expect_answer()
+        return True
 
 
 class Deadlines:
@@ -181,40 +222,3 @@ class Deadlines:
         self._due = due
         if due < math.inf:
             self._wait_until(due)
-
-
-class _Write(NamedTuple):
-    """The bytes of one request, head and body."""
-
-    sending: Sending
-    data: bytes
-
-
-class Writes:
-    """Writes the requests of one turn of the loop together, in the next turn.
-
-    A write to a process of the same machine, such as a proxy, wakes it up, which
-    costs up to 10 us: a tenth of a send. It is not asleep where others were
-    written just before. Each write is checked at the last moment: see `Sending.write`.
-    """
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._waiting: deque[_Write] = deque()
-
-    def add(self, sending: Sending, data: bytes) -> None:
-        """Let a request be written in the next turn, unless its connection is closed before."""
-        if not self._waiting:
-            self._loop.call_soon(self._write_all)
-        self._waiting.append(_Write(sending, data))
-
-    def _write_all(self) -> None:
-        waiting = self._waiting
-        try:
-            while waiting:
-                write = waiting.popleft()
-                write.sending.write(write.data)
-        finally:
-            if waiting:
-                # A signal handler raised. The loop may still end the other requests.
-                self._loop.call_soon(self._write_all)
