@@ -438,7 +438,7 @@ async def test_a_connection_that_ends_at_once_takes_no_submit(behaviour: Behavio
     """Whether its end is seen before or after the write depends on the system."""
     rogue = Rogue(behaviour)
     async with rogue.running(), client(rogue.url) as voice:
-        with pytest.raises((NotSentError, OutcomeUnknownError), match="hung up|connection"):
+        with pytest.raises((NotSentError, OutcomeUnknownError), match=r"hung up|connection"):
             await voice.submit(MOBILE, "1125")
     assert 0 == rogue.submits
 
