@@ -199,7 +199,8 @@ class ResettingConnector(aiohttp.TCPConnector):
         sending.connecting = True
         sending.connection = connection = await super().connect(req, traces, timeout)
         sending.protocol = connection.protocol  # type: ignore[assignment] # see `_factory`
-        if connection.protocol.should_close:  # type: ignore[union-attr] # always one
+        is_new = sending.phase is not None
+        if is_new and connection.protocol.should_close:  # type: ignore[union-attr] # always one
             # A part of an answer would disappear in the parser that the connection gets next.
             connection.close()
             raise EarlyAnswerError

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # The coarsest clock of an event loop: uvloop counts milliseconds.
 _TIMER_SECONDS = 0.001
+# After this, the second timer of a deadline follows.
+_SPARE_SECONDS = 0.5
 
 # Carries the state of one POST from `AiohttpTransport.post` through aiohttp.
 current_sending: ContextVar[Sending] = ContextVar("ihuyi_voice_sending")
@@ -177,12 +179,13 @@ class Deadlines:
 
     A timer for each POST would be simpler, but its creation and cancellation
     cost 4 us, one twentieth of what a send costs. Almost no request reaches its
-    deadline, so the timer fires about once per `timeout`.
+    deadline, so the timer fires about once per `timeout`. A second one follows,
+    for the case that a signal handler raises just as the first one fires.
     """
 
     def __init__(self) -> None:
         self._sendings: dict[Sending, None] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._timers: list[asyncio.TimerHandle] = []
         self._due = math.inf
 
     def add(self, sending: Sending) -> None:
@@ -197,15 +200,22 @@ class Deadlines:
 
     def close(self) -> None:
         """End the timer once every POST has ended."""
-        if self._timer is not None and not self._sendings:
-            self._timer.cancel()
+        if not self._sendings:
+            self._cancel_timers()
 
     def _wait_until(self, due: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._cancel_timers()
         self._due = due
         seconds = max(due - time.monotonic(), _TIMER_SECONDS)
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
+        loop = asyncio.get_running_loop()
+        self._timers = [
+            loop.call_later(after, self._look) for after in (seconds, seconds + _SPARE_SECONDS)
+        ]
+
+    def _cancel_timers(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
 
     def _look(self) -> None:
         """Expire each POST that has reached its deadline, and wait for the next deadline."""
@@ -220,5 +230,6 @@ class Deadlines:
             else:
                 due = min(due, sending.exchange.deadline)
         self._due = due
+        self._cancel_timers()
         if due < math.inf:
             self._wait_until(due)

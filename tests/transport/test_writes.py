@@ -278,6 +278,43 @@ def test_a_signal_handler_that_raises_before_a_write_stops_no_later_request(
     loop.close()
 
 
+def test_a_signal_handler_that_raises_at_a_deadline_lets_every_request_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the timer of the deadlines fires, where no line of its callback can catch anything."""
+    loop = asyncio.new_event_loop()
+    call_later = loop.call_later
+    interrupts = [KeyboardInterrupt()]
+
+    def interrupt() -> None:
+        raise interrupts.pop()
+
+    def schedule(
+        seconds: float, callback: Any, *arguments: Any, **options: Any
+    ) -> asyncio.TimerHandle:
+        if interrupts and "Deadlines." in repr(callback):
+            # The second timer is as it is.
+            monkeypatch.undo()
+            return call_later(seconds, interrupt)
+        return call_later(seconds, callback, *arguments, **options)
+
+    async def never_answer(connection: Connection) -> None:
+        await connection.read_request()
+        await connection.until_hung_up()
+
+    async def submit() -> None:
+        async with Rogue(never_answer).running() as rogue, client(rogue.url, timeout=0.2) as voice:
+            with pytest.raises(OutcomeUnknownError, match="no whole answer"):
+                await asyncio.wait_for(voice.submit(MOBILE, "1125"), 30)
+
+    monkeypatch.setattr(loop, "call_later", schedule)
+    submitting = loop.create_task(submit())
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(submitting)
+    loop.run_until_complete(submitting)
+    loop.close()
+
+
 # --- classes that replace aiohttp's session -----------------------------------------
 
 
