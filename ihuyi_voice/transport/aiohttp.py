@@ -4,7 +4,7 @@ This is the only module that translates aiohttp's exceptions. It sends each body
 once: no retry, no redirect, no decoding, no signing. The parts of aiohttp that
 it replaces are in `connector.py`, `request.py` and `resolver.py`.
 
-Whether something may have been written is known, not guessed: `Sending.write` writes
+Whether something may have been written is known, not guessed: `Sending` writes
 every request. An exception before that becomes a `NotSentError`, a later one
 an `OutcomeUnknownError`. The class of the exception only selects the text.
 aiohttp's frames hold the body, the headers and the proxy, so no exception that

@@ -9,6 +9,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import anyio
 import pytest
 
 from ihuyi_voice import NotSentError, OutcomeUnknownError, SubmitResult
@@ -289,14 +290,11 @@ def test_a_signal_handler_that_raises_at_a_deadline_lets_every_request_end(
     def interrupt() -> None:
         raise interrupts.pop()
 
-    def schedule(
-        seconds: float, callback: Any, *arguments: Any, **options: Any
-    ) -> asyncio.TimerHandle:
-        if interrupts and "Deadlines." in repr(callback):
-            # The second timer is as it is.
-            monkeypatch.undo()
-            return call_later(seconds, interrupt)
-        return call_later(seconds, callback, *arguments, **options)
+    def schedule(seconds: float, callback: Any) -> asyncio.TimerHandle:
+        """For the first timer, which is that of the deadlines."""
+        assert "Deadlines." in repr(callback)
+        monkeypatch.undo()
+        return call_later(seconds, interrupt)
 
     async def never_answer(connection: Connection) -> None:
         await connection.read_request()
@@ -305,7 +303,9 @@ def test_a_signal_handler_that_raises_at_a_deadline_lets_every_request_end(
     async def submit() -> None:
         async with Rogue(never_answer).running() as rogue, client(rogue.url, timeout=0.2) as voice:
             with pytest.raises(OutcomeUnknownError, match="no whole answer"):
-                await asyncio.wait_for(voice.submit(MOBILE, "1125"), 30)
+                # Unlike `asyncio.wait_for` it does not use `call_later`.
+                with anyio.fail_after(30):
+                    await voice.submit(MOBILE, "1125")
 
     monkeypatch.setattr(loop, "call_later", schedule)
     submitting = loop.create_task(submit())
