@@ -193,9 +193,9 @@ class _Write(NamedTuple):
 class Writes:
     """Writes the requests of one turn of the loop together, in the next turn.
 
-    A write to a process of the same machine, such as a proxy, wakes it up, which
-    costs up to 10 us: a tenth of a send. It is not asleep where others were
-    written just before. Each write is checked at the last moment: see `Sending.write`.
+    A write to a process of the same machine, such as a proxy, has to wake it up,
+    which costs up to 10 us: a tenth of a send. After a write just before, that
+    process is still awake. Each write is checked at the last moment: see `Sending.write`.
     """
 
     def __init__(self) -> None:
@@ -216,5 +216,5 @@ class Writes:
                 write.sending.write(write.data)
         finally:
             if waiting:
-                # A signal handler raised. The loop may still end the other requests.
+                # A signal handler raised. If the loop runs again, it writes the others.
                 self._loop.call_soon(self._write_all)
