@@ -580,6 +580,22 @@ async def test_each_request_has_its_own_deadline() -> None:
     assert rogue.submits == 2
 
 
+async def test_a_later_request_does_not_postpone_a_deadline() -> None:
+    rogue = Rogue(never_answer)
+    async with rogue.running(), client(rogue.url, timeout=60.0) as voice:
+        soon = Exchange(time.monotonic() + 1.0)
+        first = asyncio.create_task(pipeline_of(voice).send(Admitted(MOBILE, "1125"), soon))
+        while rogue.submits < 1:
+            await asyncio.sleep(0)
+        patient = asyncio.create_task(voice.submit(MOBILE, "1126"))
+        with anyio.fail_after(30), pytest.raises(OutcomeUnknownError, match="no whole answer"):
+            await first
+        assert not patient.done()
+        patient.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await patient
+
+
 async def test_a_timer_that_fires_before_there_is_a_connection_prevents_the_write(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
