@@ -596,6 +596,14 @@ async def test_a_later_request_does_not_postpone_a_deadline() -> None:
             await patient
 
 
+async def test_a_request_after_all_others_have_expired_has_a_deadline_too() -> None:
+    async with Rogue(never_answer).running() as rogue, client(rogue.url, timeout=60.0) as voice:
+        for content in ("1125", "1126"):
+            exchange = Exchange(time.monotonic() + 0.3)
+            with anyio.fail_after(30), pytest.raises(OutcomeUnknownError, match="no whole answer"):
+                await pipeline_of(voice).send(Admitted(MOBILE, content), exchange)
+
+
 async def test_a_timer_that_fires_before_there_is_a_connection_prevents_the_write(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
