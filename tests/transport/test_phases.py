@@ -464,6 +464,10 @@ async def test_a_gigabyte_is_not_read() -> None:
     async with rogue.running(), client(rogue.url) as voice:
         with pytest.raises(OutcomeUnknownError, match="longer than 65536 bytes"):
             await voice.submit(MOBILE, "1125")
+        # The connection is closed at once, and not with the client.
+        with anyio.fail_after(30):
+            while rogue.open_connections:
+                await asyncio.sleep(0)
     assert rogue.submits == 1
     # What the sockets' buffers took, and no more.
     assert sent < 50_000_000
