@@ -289,6 +289,14 @@ def test_a_canary_that_could_not_be_sent_is_followed_by_another(
     assert [False, False] == were_sent
 
 
+def test_the_reason_of_an_invalid_row_does_not_name_its_place_in_the_chunk(desk: Desk) -> None:
+    desk.jobs.submit([row(0), ("123", CODE)], job="spring")
+    desk.deliver()
+    _, invalid = desk.jobs.outcomes("spring")
+    assert INVALID is invalid.status
+    assert invalid.msg.startswith("mobile must be a mainland number")
+
+
 def test_a_job_with_a_slow_rate_has_small_chunks(desk: Desk) -> None:
     desk.jobs.submit(rows(25), job="spring", rate=0.2)
     assert [12, 12, 1] == [len(ChunkRows.unpacked(message[3])) for message in desk.messages]
