@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .pace import LeasedPace
 
 # Outcomes of one step.
-_MOST = 500
+_MOST_OUTCOMES = 500
 
 
 class Recording:
@@ -39,7 +39,7 @@ class Recording:
         self._news = anyio.Event()
 
     def add(self, *outcomes: JobOutcome) -> None:
-        """Keep outcomes until they are written."""
+        """Keep outcomes until `run` or `finish` writes them; a full batch wakes `run`."""
         self._outcomes += outcomes
         if len(self._outcomes) >= self._limits.batch:
             self._news.set()
@@ -64,14 +64,22 @@ class Recording:
         """Write all there is before the message is acknowledged.
 
         Raises:
-            StoreError: the store failed for some seconds.
+            StoreError: the store still failed after `JobLimits.last` seconds.
         """
         end = time.monotonic() + self._limits.last
-        while not await self._has_written_all(pace, end):  # noqa: ASYNC110 - it waits for the store
+        while not await self._try_to_write_all(pace, end):  # noqa: ASYNC110 - it waits for the store
             await anyio.sleep(self._limits.linger)
 
-    async def _has_written_all(self, pace: LeasedPace, end: float) -> bool:
-        """Write all; False where that fails before `end`."""
+    async def _try_to_write_all(self, pace: LeasedPace, end: float) -> bool:
+        """Write all that there is; False where the store fails.
+
+        Args:
+            pace: says whether the canary has not ended.
+            end: until when a failure is not raised, in monotonic seconds.
+
+        Raises:
+            StoreError: the store failed after `end`.
+        """
         canary = pace.canary
         try:
             await self._write()
@@ -91,6 +99,6 @@ class Recording:
             # Before the outcomes: a job with a refused account must not become completed.
             await self._jobs.stop(chunk.job, generation, self.cause, step_deadline())
         while self._outcomes:
-            some = self._outcomes[:_MOST]
+            some = self._outcomes[:_MOST_OUTCOMES]
             await self._jobs.record(chunk.job, generation, some, step_deadline())
             del self._outcomes[: len(some)]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .chunks import Chunk, NumberedRow
 
 # Keys of one look at the store.
-_MOST = 500
+_MOST_KEYS = 500
 # Seconds between two looks at requests that other processes have under way.
 _OTHERS_PAUSE = 1.0
 
@@ -73,9 +73,9 @@ class ChunkRun:
         self._run: BulkRun | None = None
         self._is_stopping = False
         self._earlier: list[_Earlier] = []
-        # The rows that were sent once more, and what is recorded of those that have no
-        # other outcome in the end.
-        self._asked: set[int] = set()
+        # The rows that were sent once more, by their numbers in the job; and for each row
+        # of another process what is recorded where the row gets no other outcome.
+        self._sent_again: set[int] = set()
         self._unknown: dict[int, JobOutcome] = {}
 
     async def in_loop(self, client: AsyncVoiceClient) -> None:
@@ -157,15 +157,15 @@ class ChunkRun:
                 return []
             has_waited = True
             await anyio.sleep(min(seconds, _OTHERS_PAUSE))
-        again = [one.row for one in earlier if has_waited or one.row[0] not in self._asked]
-        self._asked.update(index for index, _ in again)
+        again = [one.row for one in earlier if has_waited or one.row[0] not in self._sent_again]
+        self._sent_again.update(index for index, _ in again)
         self._unknown.update((one.row[0], one.outcome) for one in earlier)
         return again if self._recording.cause is None else []
 
     async def _seconds_under_way(self, keys: list[str]) -> float:
         seconds = 0.0
-        for first in range(0, len(keys), _MOST):
-            some = keys[first : first + _MOST]
+        for first in range(0, len(keys), _MOST_KEYS):
+            some = keys[first : first + _MOST_KEYS]
             seconds = max(seconds, await self._jobs.seconds_under_way(some, step_deadline()))
         return seconds
 

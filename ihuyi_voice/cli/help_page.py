@@ -40,12 +40,16 @@ def print_help(command: Any, ctx: Any) -> None:  # noqa: ANN401 - typer's or cli
     console.print(Padding(Text(command.get_usage(ctx), style="bold"), 1))
     console.print(Padding(_wrapped(command.help or ""), (0, 1)))
     console.print()
-    types = pieces_of_hints(command.callback)
-    params = [(one, types.get(one.name, [])) for one in command.get_params(ctx)]
-    arguments = [pair for pair in params if pair[0].param_type_name == "argument"]
-    options = [pair for pair in params if pair[0].param_type_name == "option"]
-    _print_panel(console, _("Arguments"), [(_argument(one[0]), _about(*one)) for one in arguments])
-    _print_panel(console, _("Options"), [(_option(*one), _about(*one)) for one in options])
+    hints = pieces_of_hints(command.callback)
+    arguments, options = [], []
+    for param in command.get_params(ctx):
+        types = hints.get(param.name, [])
+        if param.param_type_name == "argument":
+            arguments.append((_argument(param), _about(param, types)))
+        else:
+            options.append((_option(param, types), _about(param, types)))
+    _print_panel(console, _("Arguments"), arguments)
+    _print_panel(console, _("Options"), options)
     if hasattr(command, "list_commands"):
         _print_panel(console, _("Commands"), list(_commands(command, ctx)))
     if command.epilog:

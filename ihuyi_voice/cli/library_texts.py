@@ -151,7 +151,7 @@ _TEXTS = (
         "base_url must be scheme and host alone, without a path or query: the path"
         " /webservice/voice.php is added by the client"
     ),
-    ("{name} is empty or has blanks around it; copy it from the account's page without them"),
+    "{name} is empty or has blanks around it; copy it from the account's page without them",
     "timeout must be a finite number of seconds above 0, not {value}",
     "{gateway} through the proxy {proxy}",
 )
@@ -166,20 +166,20 @@ TEMPLATES: tuple[str, ...] = (
 
 def translated(text: str) -> str:
     """The text of an error of the library, as far as it is known, in the command's language."""
-    return _known(text) or text
+    return _translation(text) or text
 
 
-def _known(text: str) -> str | None:
-    """The translation; None if the text fits no template."""
+def _translation(text: str) -> str | None:
+    """The text in the command's language; None if it fits no template."""
     for template, pattern in _patterns():
         match = pattern.fullmatch(text)
         if match is None:
             continue
         values = match.groupdict()
-        known = _known(values["known"]) if "known" in values else ""
-        if known is not None:
-            shown = {name: translated(value) for name, value in values.items()}
-            return gettext(template).format(**shown)
+        if "known" in values and _translation(values["known"]) is None:
+            continue
+        shown = {name: translated(value) for name, value in values.items()}
+        return gettext(template).format(**shown)
     return None
 
 

@@ -1,13 +1,13 @@
 """Usage errors in whole sentences of the command's language.
 
-typer translates few of its own sentences, and click's are none of its catalogue. Here
-each error of a known kind is said in the language of the command; of any other one the
-library's own text stays. Only names and attributes are read that both have: click,
-which typer used first, and the copy of click in later releases of typer.
+typer translates few of its own sentences and none of click's. This module says each
+error of a known kind in the language of the command, and leaves the library's own text
+to every other error. It reads only names and attributes that both have: click, which
+typer used first, and the copy of click in later releases of typer.
 
-What a wrong value must be is read from the command's own annotations: the libraries'
+What a wrong value must be comes from the command's own annotations: the libraries'
 English differs from release to release, and some of it is that of a validator. So this
-is said in English, too; all other English is theirs.
+module says it in English, too; all other English texts are theirs.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class _Explained(typer.BadParameter):
 def explained(error: Any, ctx: Any) -> Exception:  # noqa: ANN401 - typer's or click's
     """The error to raise instead of one that typer raised; the same one if its kind is unknown.
 
+    In English it is always the same one, which says what a wrong value must be.
+
     Args:
         error: a `UsageError`.
         ctx: the context of the command that was read.
@@ -61,7 +63,14 @@ def unknown_command(
     name: str,
     names: Collection[str],
 ) -> Exception:
-    """As `explained`, for a name that is no command."""
+    """As `explained`, for a name that is no command.
+
+    Args:
+        error: a `UsageError`.
+        ctx: the context of the group.
+        name: what the user wrote.
+        names: the commands that there are.
+    """
     if is_english() or type(error) is not UsageError:
         return error  # type: ignore[no-any-return] # as above
     from difflib import get_close_matches  # noqa: PLC0415 - only a mistake needs it

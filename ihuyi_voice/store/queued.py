@@ -31,6 +31,7 @@ T = TypeVar("T")
 _CLOSE_TIMEOUT, _EXIT_TIMEOUT = 30.0, 10.0
 
 NOTHING_SENT = "nothing was sent, no phone rang"
+"""The end of the reason where a store fails before a request."""
 
 
 class QueuedStore(Store):

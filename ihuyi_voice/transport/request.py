@@ -1,7 +1,8 @@
 """One request and its answer: aiohttp's classes for both, with some parts overridden.
 
 This module overrides, and tests check on the lowest and the newest aiohttp that we allow:
-`ClientRequest.update_headers`, `update_body_from_data` and `send`, and `ClientResponse.start`.
+`ClientRequest.send` and the `update_...` methods that set up headers and body, and
+`ClientResponse.start`.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ class _NoWriter:
     output_size = 0
 
 
-# Newer responses ask what wrote the request.
+# Only newer responses take what wrote the request.
 _MORE_OF_A_RESPONSE: dict[str, Any] = {
     name: value
     for name, value in {"stream_writer": _NoWriter}.items()

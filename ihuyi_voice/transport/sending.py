@@ -119,9 +119,9 @@ class Sending:
     def write_soon(self, data: bytes) -> None:
         """Write the request, head and body, in the next turn of the loop.
 
-        A write to a process of the same machine, such as a proxy, wakes it up, which
-        costs up to 10 us: a tenth of a send. It is not asleep where others were
-        written just before, and the requests of one turn are written in a row.
+        A write to a process of the same machine, such as a proxy, has to wake it up,
+        which costs up to 10 us: a tenth of a send. After a write just before, that
+        process is still awake, and the requests of one turn are written in a row.
         """
         self._data = data
         asyncio.get_running_loop().call_soon(self._write)

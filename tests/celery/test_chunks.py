@@ -30,10 +30,12 @@ from ihuyi_voice.celery import BulkJobs, JobState
 from ihuyi_voice.celery.chunks import Chunk, ChunkRows, Plan
 from ihuyi_voice.celery.jobs import jobs_of
 from ihuyi_voice.celery.pace import LeasedPace
+from ihuyi_voice.celery.run import ChunkRun
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
 from ihuyi_voice.store.answer import StoredAnswer
 from ihuyi_voice.store.entry import EntryState, Fingerprints
 from ihuyi_voice.store.jobs import Jobs, Lease
+from ihuyi_voice.store.jobs.values import Opening
 from tests.inside import after_sending, close_jobs, within
 from tests.store.support import claim, open_store
 
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import FrameType
 
-    from ihuyi_voice.celery.run import ChunkRun
     from ihuyi_voice.store.entry import Claim
     from ihuyi_voice.store.sql.store import SqlStore
 
@@ -103,19 +104,26 @@ def test_a_row_is_placed_once_however_often_its_message_is_delivered(desk: Desk)
     assert JobState.COMPLETED is desk.jobs.status("spring").state
 
 
-def test_nothing_is_said_of_a_row_that_another_worker_is_sending(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The message was delivered again while its first worker goes on."""
-    asked = threading.Event()
+def note_looks_at_others(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """An event that is set once a chunk knows that another worker has a request under way."""
+    waits = threading.Event()
     seconds_under_way = Jobs.seconds_under_way
 
     async def noted(self: Jobs, *arguments: Any) -> float:
         seconds = await seconds_under_way(self, *arguments)
-        asked.set()
+        if seconds > 0.0:
+            waits.set()
         return seconds
 
     monkeypatch.setattr(Jobs, "seconds_under_way", noted)
+    return waits
+
+
+def test_nothing_is_said_of_a_row_that_another_worker_is_sending(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message was delivered again while its first worker goes on."""
+    asked = note_looks_at_others(monkeypatch)
     desk.jobs.submit(rows(4), job="spring")
     claimed = asyncio.run(claim_row(desk.store, 2, live=60.0))
     thread = threading.Thread(target=desk.deliver)
@@ -279,6 +287,14 @@ def test_a_canary_that_could_not_be_sent_is_followed_by_another(
     desk.deliver()
     assert {OutcomeStatus.NOT_SENT: 2} == counts(desk)
     assert [False, False] == were_sent
+
+
+def test_the_reason_of_an_invalid_row_does_not_name_its_place_in_the_chunk(desk: Desk) -> None:
+    desk.jobs.submit([row(0), ("123", CODE)], job="spring")
+    desk.deliver()
+    _, invalid = desk.jobs.outcomes("spring")
+    assert INVALID is invalid.status
+    assert invalid.msg.startswith("mobile must be a mainland number")
 
 
 def test_a_job_with_a_slow_rate_has_small_chunks(desk: Desk) -> None:
@@ -482,16 +498,22 @@ def test_a_worker_without_credentials(
 
 
 @pytest.mark.parametrize("when", ["sending", "waiting for another worker"])
-def test_a_soft_time_limit_ends_a_chunk_and_puts_it_back(desk: Desk, when: str) -> None:
+def test_a_soft_time_limit_ends_a_chunk_and_puts_it_back(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
     """Celery raises it in the main thread; here a signal does."""
+    asked = note_looks_at_others(monkeypatch)
     desk.gateway.chaos = Chaos(latency=0.2)
     desk.jobs.submit(rows(8), job="spring", concurrency=2)
     (message,) = desk.messages
     if when != "sending":
         asyncio.run(claim_row(desk.store, 7, live=60.0))
-    taken = 3 if when == "sending" else 7
-    with AlarmOnce(lambda: desk.gateway.taken >= taken):
+    is_time = asked.is_set if when != "sending" else lambda: desk.gateway.taken >= 3
+    began = time.monotonic()
+    with AlarmOnce(is_time):
         assert "REJECTED" == desk.deliver()
+    # Not as long as the other worker's request may take.
+    assert time.monotonic() - began < 50
     status = desk.jobs.status("spring")
     # What was in flight has ended, and the rest is pending.
     assert status.done == desk.gateway.taken == status.counts[ACCEPTED]
@@ -554,6 +576,33 @@ async def test_a_run_uses_no_lease_of_the_run_before() -> None:
     pace.begin(5)
     assert not pace.take_start()
     assert await pace.wait_for_start(0)
+
+
+async def test_a_run_that_is_cancelled_before_its_first_row_starts_none() -> None:
+    """While it asks the store which rows have ended."""
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def opening(*_: object) -> Opening:
+        asked.set()
+        await answered.wait()
+        return Opening("", frozenset())
+
+    # No row can be leased, and no request made.
+    jobs: Any = SimpleNamespace(opening=opening)
+    client: Any = SimpleNamespace(_settings=SimpleNamespace(limits=Limits(), timeout=1.0))
+    run = ChunkRun(jobs, Chunk("spring", Plan(1, 5, None), 0, ChunkRows([[*row(0)]])), JobLimits())
+    running = asyncio.create_task(run.in_loop(client))
+    await asked.wait()
+    running.cancel()
+    # Until the cancellation has reached the run, which waits for the store.
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not running.done()
+    answered.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert run.ended.is_set()
+    assert (None, None) == (run.failure, run.fault)
 
 
 @pytest.mark.parametrize("when", ["opening", "pausing"])

@@ -107,17 +107,53 @@ def test_follow_shows_each_change(place: str, monkeypatch: pytest.MonkeyPatch) -
     ] == done.stderr.splitlines()
 
 
-def test_follow_shows_a_bar_on_a_terminal(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "ihuyi_voice.cli.job_progress.Console",
         lambda **_: Console(stderr=True, force_terminal=True, width=100),
     )
+
+
+def test_follow_shows_a_bar_on_a_terminal(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_terminal(monkeypatch)
     with open_store(place) as store:
         store.jobs.cancel("spring")
     done = run("spring", "--follow", store=place)
     assert 3 == done.exit_code
     assert "\x1b" in done.stderr
+    assert " 67%" in done.stderr
     assert "canceled  accepted 1" in done.stderr
+
+
+def test_the_bar_of_a_job_without_rows_shows_no_percentage(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_a_terminal(monkeypatch)
+    with open_store(place) as store:
+        store.jobs.create("summer", None)
+        store.jobs.cancel("summer")
+    done = run("summer", "--follow", store=place)
+    assert "canceled  accepted 0" in done.stderr
+    assert "%" not in done.stderr
+
+
+@pytest.mark.parametrize(("status", "state"), [(3, "stopped"), (0, "completed")])
+def test_follow_ends_with_the_job(
+    place: str, monkeypatch: pytest.MonkeyPatch, status: int, state: str
+) -> None:
+    with open_store(place) as store:
+        generation = store.jobs.create("summer", None)
+        if state == "stopped":
+            store.jobs.stop_blocking("summer", generation, "the account is empty")
+        else:
+            store.jobs.note_enqueued("summer", generation, 0, all_rows=True)
+    # A pause would raise.
+    monkeypatch.setattr("ihuyi_voice.cli.job_progress.time", SimpleNamespace())
+    done = run("summer", "--follow", store=place)
+    assert (status, f"0/0  {state}  accepted 0  refused 0  unknown 0\n") == (
+        done.exit_code,
+        done.stderr,
+    )
 
 
 def test_ctrl_c_ends_the_look_and_not_the_job(place: str, monkeypatch: pytest.MonkeyPatch) -> None:

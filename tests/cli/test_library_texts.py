@@ -81,7 +81,15 @@ ENGLISH_WORD = re.compile(r"[a-z]{3,}")
             "存储不可用：calls.db: no words of ours；没有发送，电话没有响铃",
             StoreError("calls.db: no words of ours; nothing was sent, no phone rang"),
         ),
+        (
+            # Servers say more than a line.
+            "存储不可用：h/d: no words\nof ours；没有发送，电话没有响铃",
+            StoreError("h/d: no words\nof ours; nothing was sent, no phone rang"),
+        ),
+        ("第 7 行（从 0 算起）：内容为空", "row 7: it is empty"),
         ("no words of ours", InvalidRequestError("no words of ours")),
+        # Not a text with a number.
+        ("it has some new digits", "it has some new digits"),
         (
             "余额不足（InsufficientBalanceError）",
             "InsufficientBalanceError: the balance is used up",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from importlib import import_module
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from ihuyi_voice.cli.app import app
@@ -88,6 +89,8 @@ def test_in_english_only_a_wrong_value_is_said_otherwise(expected: str, argument
 
 # --- what no command of ours does, but another release of typer may
 
+RANGE = typer.Option(min=-5, max=0)
+
 
 def context(*params: Any, callback: Any = None) -> Any:
     command = SimpleNamespace(get_params=lambda _: params, callback=callback)
@@ -101,6 +104,10 @@ def option(**attributes: Any) -> Any:
 
 def takes_text(key: str = "") -> None:
     """Its annotation says nothing of what a value must be."""
+
+
+def takes_zero_or_less(key: Annotated[int, RANGE] = 0) -> None:
+    """Its annotation has a limit of 0."""
 
 
 class OfAnotherReleaseError(UsageError):  # type: ignore[misc] # which typer decides
@@ -137,9 +144,24 @@ def test_a_command_that_is_not_known_keeps_the_text_of_another_error() -> None:
         ("--a / --b 的值无效：no。", exceptions.BadParameter("no", param_hint=["--a", "--b"])),
         ("--key / -k 的值无效：no。", exceptions.BadParameter("no", param=option())),
         ("选项 -k 需要一个值。", exceptions.BadOptionUsage("-k", "no")),
+        ("选项 --no-key 需要一个值。", exceptions.BadOptionUsage("--no-key", "no")),
+        ("没有选项 '--kye'。", exceptions.NoSuchOption("--kye")),
+        # An argument may be of several lines.
+        (
+            "多余的参数：a\nb。",
+            UsageError("Got unexpected extra argument (a\nb)"),
+        ),
     ],
 )
 def test_what_is_known_of_an_error_is_said(expected: str, error: Any) -> None:
+    known = option(secondary_opts=["--no-key"] if "--no-key" in expected else [])
     for callback in (takes_text, None):
-        shown: Any = explained(error, context(option(), callback=callback))
+        shown: Any = explained(error, context(known, callback=callback))
         assert (expected, 2) == (shown.format_message(), shown.exit_code)
+
+
+@pytest.mark.usefixtures("chinese")
+def test_a_limit_of_0_is_said() -> None:
+    error = exceptions.BadParameter("no", param=option(secondary_opts=["--no-key"]))
+    shown: Any = explained(error, context(callback=takes_zero_or_less))
+    assert "--key / -k / --no-key 的值无效：必须是 -5 到 0 的整数。" == shown.format_message()

@@ -26,6 +26,9 @@ def lines(text: str, width: int) -> list[str]:
         # A number stays with its unit; a word is not broken.
         (["其中有", "10 次未知"], 9, "其中有 10 次未知"),
         (["the phone", "rings"], 10, "the phone rings"),
+        # The blank after a word needs no room.
+        (["the phone", "rings"], 9, "the phone rings"),
+        (["其中有", "1,000 次未"], 13, "其中有 1,000 次未"),
         (["用 --yes", "发送"], 9, "用 --yes 发送"),
         # What is longer than a line is cut.
         (["aaaa", "aaaa", "a b"], 4, "aaaaaaaaa b"),
@@ -33,6 +36,7 @@ def lines(text: str, width: int) -> list[str]:
         (["没有表头", "--draw-codes"], 13, "没有表头--draw-codes"),
         (["列", "[行]"], 4, "列 [行]"),
         (["one", "", "two"], 10, "one\n\ntwo"),
+        (["one", ""], 10, "one\n"),
         (["  字"], 4, "  字"),
     ],
 )

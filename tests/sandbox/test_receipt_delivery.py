@@ -164,10 +164,10 @@ async def test_the_wait_grows_by_the_interval(monkeypatch: pytest.MonkeyPatch) -
     def at_once(
         delay: float, callback: Any, *arguments: Any, **options: Any
     ) -> asyncio.TimerHandle:
-        if callback.__module__ == receipt_delivery.__name__:
-            delays.append(delay)
-            delay = 0.0
-        return call_later(delay, callback, *arguments, **options)
+        # aiohttp's own timers are left as they are.
+        is_push = callback.__module__ == receipt_delivery.__name__
+        delays.extend([delay] if is_push else [])
+        return call_later(0.0 if is_push else delay, callback, *arguments, **options)
 
     monkeypatch.setattr(loop, "call_later", at_once)
     async with Receiver((200, "no")).listening() as receiver:

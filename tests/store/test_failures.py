@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +110,18 @@ async def test_a_store_on_a_read_only_disk_can_be_read(
 
 
 # --- locked ------------------------------------------------------------------
+
+
+async def test_a_reservation_waits_no_longer_than_its_deadline(
+    in_file: SqlStore, tmp_path: Path
+) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "calls.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        # Before SQLite gives up, whose message is another one.
+        with pytest.raises(StoreError, match=f"did not answer in time{NOTHING_SENT}$"):
+            await in_file.reserve("n", "late", ((1, 60.0),), deadline=time.monotonic() + 0.1)
+    # It took no place.
+    assert 0.0 == await in_file.reserve("n", "next", ((1, 60.0),))
 
 
 async def test_a_file_that_stays_locked(

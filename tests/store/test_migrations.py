@@ -158,6 +158,16 @@ async def test_two_processes_that_upgrade_at_once_still_know_the_keys(
             assert SCHEMA_VERSION == connection.version
 
 
+def test_a_store_that_another_process_has_upgraded_is_not_changed(place: str) -> None:
+    """A process waited for the lock of the schema, and then finds nothing to do."""
+    with open_store(place) as store:
+        with database_of(store).connect() as connection:
+            assert not connection.migrate()
+        # A store with another id would be refused here.
+        with database_of(store).connect() as connection:
+            assert SCHEMA_VERSION == connection.version
+
+
 async def test_a_process_of_an_earlier_release_that_is_still_running(
     place: str, execute: Callable[[str], None]
 ) -> None:

@@ -157,8 +157,8 @@ loop, url, trusted = sys.argv[1:]
 async def main():
     # Below those of the connections; closed, its number is free for the child.
     below = open(os.devnull)
+    # Known before the connections, and closed while something still refers to it.
     closed = resetting_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ()))
-    closed.close()
     voice = client(url, ssl_context=ssl.create_default_context(cafile=trusted), timeout=60.0)
     submits = [asyncio.create_task(voice.submit(MOBILE, content)) for content in ("1125", "1126")]
     await submits[0]
@@ -166,17 +166,22 @@ async def main():
     while not select.select([0], [], [], 0)[0]:
         await asyncio.sleep(0.01)
     sys.stdin.readline()
+    number = closed.fileno()
+    closed.close()
+    # Its number is the pipe's now, which the child keeps.
     alive, end = os.pipe()
+    assert number in (alive, end)
     if loop == "asyncio":
         below.close()
     if os.fork() == 0:
+        has_pipe = os.path.sameopenfile(alive, end)
         os.close(end)
         del voice, submits
         opened = [open(os.devnull) for _ in range(50)]
         gc.collect()
         for file in opened:
             os.fstat(file.fileno())
-        print("forked", flush=True)
+        print("forked" if has_pipe else "forked without the pipe", flush=True)
         os.read(alive, 1)
         os._exit(0)
     sys.stdin.readline()

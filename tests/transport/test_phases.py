@@ -472,6 +472,10 @@ async def test_a_gigabyte_is_not_read() -> None:
     async with rogue.running(), client(rogue.url) as voice:
         with pytest.raises(OutcomeUnknownError, match="longer than 65536 bytes"):
             await voice.submit(MOBILE, "1125")
+        # The connection is closed at once, and not with the client.
+        with anyio.fail_after(30):
+            while rogue.open_connections:
+                await asyncio.sleep(0)
     assert rogue.submits == 1
     # What the sockets' buffers took, and no more.
     assert sent < 50_000_000
@@ -586,6 +590,30 @@ async def test_each_request_has_its_own_deadline() -> None:
         with pytest.raises(asyncio.CancelledError):
             await patient
     assert rogue.submits == 2
+
+
+async def test_a_later_request_does_not_postpone_a_deadline() -> None:
+    rogue = Rogue(never_answer)
+    async with rogue.running(), client(rogue.url, timeout=60.0) as voice:
+        soon = Exchange(time.monotonic() + 1.0)
+        first = asyncio.create_task(pipeline_of(voice).send(Admitted(MOBILE, "1125"), soon))
+        while rogue.submits < 1:
+            await asyncio.sleep(0)
+        patient = asyncio.create_task(voice.submit(MOBILE, "1126"))
+        with anyio.fail_after(30), pytest.raises(OutcomeUnknownError, match="no whole answer"):
+            await first
+        assert not patient.done()
+        patient.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await patient
+
+
+async def test_a_request_after_all_others_have_expired_has_a_deadline_too() -> None:
+    async with Rogue(never_answer).running() as rogue, client(rogue.url, timeout=60.0) as voice:
+        for content in ("1125", "1126"):
+            exchange = Exchange(time.monotonic() + 0.3)
+            with anyio.fail_after(30), pytest.raises(OutcomeUnknownError, match="no whole answer"):
+                await pipeline_of(voice).send(Admitted(MOBILE, content), exchange)
 
 
 async def test_a_timer_that_fires_before_there_is_a_connection_prevents_the_write(
