@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from typing import TYPE_CHECKING
@@ -9,10 +10,26 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from tests.store.mariadb import MariaDbServer
     from tests.store.postgres import PostgresServer
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Measure the coverage of the processes of tests that are marked so, and of no others.
+
+    Measuring doubles a process's CPU time, and most run what other tests run in their own
+    process. A test whose processes or forks run something that no other test does is marked
+    `measures_processes`; the report of the coverage shows where the mark is missing.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        if item.get_closest_marker("measures_processes") is None:
+            for name in tuple(os.environ):
+                if name.startswith("COVERAGE_"):
+                    patched.delenv(name)
+        return (yield)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -59,6 +59,7 @@ def test_all_names_can_be_taken_at_once() -> None:
     assert "\n" == run(script)
 
 
+@pytest.mark.measures_processes
 def test_all_names_are_listed_before_they_are_used() -> None:
     script = (
         "import ihuyi_voice, sys; print({*ihuyi_voice.__all__} <= {*dir(ihuyi_voice)},"

@@ -113,6 +113,7 @@ def test_ctrl_c_in_the_consuming_thread(gateway: SandboxGateway, url: str, where
     assert 5 == len(gateway.attempts)
 
 
+@pytest.mark.measures_processes
 def test_ctrl_c_while_the_block_waits_for_requests_in_flight(
     gateway: SandboxGateway, url: str
 ) -> None:
@@ -190,6 +191,7 @@ def test_a_run_made_before_a_fork_works_in_parent_and_child(
     assert {1, 2} == set(Counter(call.mobile for call in gateway.calls).values())
 
 
+@pytest.mark.measures_processes
 def test_forked_inside_the_block(gateway: SandboxGateway, url: str) -> None:
     """The run stays with the parent. The child neither hangs nor sends."""
     gateway.chaos = Chaos(latency=0.2)

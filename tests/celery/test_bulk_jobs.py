@@ -101,6 +101,7 @@ class TestServer:
     def place(self, postgres: PostgresServer) -> str:
         return postgres.url
 
+    @pytest.mark.measures_processes
     def test_the_store_restarts_in_the_middle(self, site: Site, postgres: PostgresServer) -> None:
         site.gateway.balance = 10_000
         site.gateway.chaos = Chaos(latency=0.02)
@@ -119,6 +120,7 @@ class TestServer:
         assert not shows_code(site.said())
 
 
+@pytest.mark.measures_processes
 def test_cancel_ends_a_job_within_a_lease(site: Site) -> None:
     site.jobs.submit(rows(1000), job="spring", rate=50, chunk_size=100)
     site.worker()

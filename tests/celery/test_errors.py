@@ -104,6 +104,7 @@ def environment() -> Iterator[dict[str, str]]:
         yield environment
 
 
+@pytest.mark.measures_processes
 def test_every_error_that_a_worker_raises_arrives_equal(environment: dict[str, str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", CUSTOMER],

@@ -47,6 +47,7 @@ def bulk(site: Site, file: str, *more: str) -> tuple[int, str, str]:
     return command(site, "bulk", file, "--celery", APP, "--job", "spring", "--yes", *more)
 
 
+@pytest.mark.measures_processes
 def test_a_file_from_bulk_to_its_end(site: Site, file: str) -> None:
     status, _, err = bulk(site, file)
     assert 0 == status, err
@@ -92,6 +93,7 @@ def test_cancel_and_resume(site: Site, file: str) -> None:
     assert (0, "", True) == (status, err, "spring: completed" in out)
 
 
+@pytest.mark.measures_processes
 def test_a_job_that_the_account_stops(site: Site, file: str) -> None:
     site.gateway.balance = 0
     bulk(site, file, "--partial")

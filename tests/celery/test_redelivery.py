@@ -217,6 +217,7 @@ def test_killed_between_settling_and_acknowledging(shop: Shop, gateway: SandboxG
     assert {"accepted": 1} == summary(shop)
 
 
+@pytest.mark.measures_processes
 def test_only_the_process_that_calls_is_killed(shop: Shop, gateway: SandboxGateway) -> None:
     """As the kernel does to a process out of memory; Celery delivers again by itself."""
     customer = shop.customer()

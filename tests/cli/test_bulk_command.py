@@ -310,6 +310,7 @@ def test_it_asks_on_a_terminal(
     assert ("nothing was sent" in text) == (not calls)
 
 
+@pytest.mark.measures_processes
 def test_the_question_says_that_a_number_repeats(gateway: Gateway, path: Path) -> None:
     # Seven more rows for the first number: five of them are listed.
     write(path, [(A, "1125"), *((A, f"{n:04d}") for n in range(7)), (B, "0042")])
@@ -348,6 +349,7 @@ def test_codes_of_mixed_lengths_are_not_sent_by_yes_alone(gateway: Gateway, path
     assert warning in allowed.stderr
 
 
+@pytest.mark.measures_processes
 @pytest.mark.parametrize(("answer", "calls"), [("y", 2), ("n", 0)])
 def test_doubts_are_asked_about_on_a_terminal(
     gateway: Gateway, path: Path, answer: str, calls: int

@@ -370,6 +370,7 @@ def test_the_sandbox_pushes_receipts_and_counts_what_it_no_longer_remembers() ->
     assert out.endswith("2 placed of 2 submits\n")
 
 
+@pytest.mark.measures_processes
 @pytest.mark.parametrize(
     ("expected", "host"),
     [(1, "0.0.0.0"), (0, "localhost")],  # noqa: S104 - what is warned about
@@ -543,6 +544,7 @@ def test_help(command: str) -> None:
     assert len(result.stdout) > 100
 
 
+@pytest.mark.measures_processes
 @pytest.mark.parametrize(
     ("expected", "locale"),
     [

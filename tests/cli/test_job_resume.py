@@ -133,6 +133,7 @@ def test_it_asks_for_rows_that_a_person_resolved_since(
     assert f"to send 1, balance {voice_gateway.balance}\n" in result.stderr
 
 
+@pytest.mark.measures_processes
 @pytest.mark.parametrize("answer", ["n", "Ctrl-C"])
 def test_it_asks_on_a_terminal(
     voice_gateway: VoiceGateway,

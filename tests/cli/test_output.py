@@ -117,6 +117,7 @@ def test_the_exit_status_is_that_of_the_outcome(  # noqa: PLR0917 - parameters
         assert 4 == (folder / "out.csv").read_text().count("\n")
 
 
+@pytest.mark.measures_processes
 def test_a_full_output_is_said_on_standard_error(gateway: Gateway, folder: Path) -> None:
     done = shell("balance >/dev/full", gateway, folder)
     assert (
@@ -127,6 +128,7 @@ def test_a_full_output_is_said_on_standard_error(gateway: Gateway, folder: Path)
     assert b"" == shell("--help | true", gateway, folder).stderr
 
 
+@pytest.mark.measures_processes
 @pytest.mark.parametrize("unusable", ["", "2>/dev/full", "<&- 2>&-"])
 def test_a_sandbox_whose_reader_left_answers(gateway: Gateway, unusable: str) -> None:
     with subprocess.Popen(

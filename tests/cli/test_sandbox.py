@@ -111,6 +111,7 @@ def test_several_accounts_and_no_key_is_printed() -> None:
     assert "-k" not in "".join(printed)
 
 
+@pytest.mark.measures_processes
 def test_the_account_of_the_environment_is_taken() -> None:
     with running(IHUYI_VOICE_API_ID="VM3", IHUYI_VOICE_API_KEY="third-k") as (process, lines):
         assert accepts(url_in(lines), "VM3", "third-k")
@@ -118,6 +119,7 @@ def test_the_account_of_the_environment_is_taken() -> None:
         assert "third-k" not in "".join(lines + stopped(process))
 
 
+@pytest.mark.measures_processes
 def test_an_option_counts_before_the_environment_and_one_key_is_for_all_accounts() -> None:
     options = ("--account", "A", "--account", "B")
     with running(*options, lines=5, IHUYI_VOICE_API_ID="VM3") as (process, lines):
@@ -192,6 +194,7 @@ def test_every_request_is_printed_without_its_secrets() -> None:
     ] == printed
 
 
+@pytest.mark.measures_processes
 def test_quiet_prints_the_url_and_the_count_alone() -> None:
     with running("--quiet") as (process, lines):
         with VoiceClient("sandbox", "sandbox-key", base_url=url_in(lines)) as client:

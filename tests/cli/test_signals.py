@@ -129,6 +129,7 @@ def test_the_first_signal_finishes_what_is_in_flight(
     assert f"would call {report['accepted']} phones a second time" in last
 
 
+@pytest.mark.measures_processes
 @pytest.mark.parametrize(
     ("first", "second"),
     [
@@ -263,6 +264,7 @@ def test_a_signal_during_the_balance_query_sends_nothing(
     assert [] == gateway.attempts
 
 
+@pytest.mark.measures_processes
 @pytest.mark.parametrize(
     ("key", "prompt"),
     [

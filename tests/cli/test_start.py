@@ -67,6 +67,7 @@ def test_the_help_of_all_commands_imports_no_part_of_the_library() -> None:
     } - {"ihuyi_voice.__main__"}
 
 
+@pytest.mark.measures_processes
 def test_the_version_imports_no_command() -> None:
     out, modules = imported("--version")
     assert f"ihuyi-voice {__version__}\n" == out

@@ -1085,6 +1085,7 @@ print("parent", submit("before"), submit("child"), submit("parent"), store.summa
 """
 
 
+@pytest.mark.measures_processes
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_forked_child_goes_on_with_the_store(path: Path) -> None:
     gateway = SandboxGateway()

@@ -298,6 +298,7 @@ def test_structlog_logs_verifications(voice_gateway: VoiceGateway) -> None:
 # --- without the library ------------------------------------------------------
 
 
+@pytest.mark.measures_processes
 @pytest.mark.parametrize(
     ("extra", "module"),
     [

@@ -145,6 +145,7 @@ def test_nothing_is_left_after_a_test(run: Run, pytester: pytest.Pytester) -> No
         assert 0 != connecting.connect_ex((address.hostname, address.port))
 
 
+@pytest.mark.measures_processes
 def test_a_failing_assertion_lists_the_calls_and_refusals(run: Run) -> None:
     source = """
     def test_fails(voice_gateway, voice_client):

@@ -20,7 +20,6 @@ from ihuyi_voice import VoiceClient
 from ihuyi_voice.sandbox import Chaos
 from ihuyi_voice.testing import VoiceGateway
 from tests.recipes.site import GUNICORN, GUNICORN_LOG, Recipe, served
-from tests.store.support import unmeasured
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,8 +88,7 @@ def run(gateway: VoiceGateway, folder: Path, script: str, *options: str, **varia
         [sys.executable, *options, "script.py"],
         cwd=folder,
         env={
-            # All that the blocks run of the package, other tests run too.
-            **unmeasured(),
+            **os.environ,
             "PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)]),
             "IHUYI_VOICE_API_ID": gateway.api_id,
             "IHUYI_VOICE_API_KEY": gateway.api_key,

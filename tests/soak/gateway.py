@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 from urllib.request import Request, urlopen
 
-from tests.store.support import unmeasured
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -61,7 +59,6 @@ def sandbox(balance: int, *options: str) -> Iterator[Sandbox]:
     with subprocess.Popen(
         [*command, "--balance", str(balance), *options],
         stdout=subprocess.PIPE,
-        env=unmeasured(),
         encoding="utf-8",
     ) as process:
         assert process.stdout is not None

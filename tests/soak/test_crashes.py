@@ -26,7 +26,7 @@ from ihuyi_voice.store.entry import UNSETTLED, Entry, EntryState, Fingerprints
 from ihuyi_voice.store.writer.operations import Work
 from tests.inside import database_of
 from tests.soak.gateway import Sandbox, sandbox
-from tests.store.support import open_store, unmeasured
+from tests.store.support import open_store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +78,7 @@ class Job:
                 # A short timeout, after which no run waits for a claim of a killed one.
                 [*command, *options, "--concurrency", str(CONCURRENCY), "--timeout", "1"],
                 cwd=self.folder,
-                env=unmeasured()
+                env=os.environ
                 | {
                     "IHUYI_VOICE_API_ID": "sandbox",
                     "IHUYI_VOICE_API_KEY": API_KEY,

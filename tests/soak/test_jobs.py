@@ -37,7 +37,6 @@ from tests.celery.site import (
 from tests.soak.namespaces import inside
 from tests.soak.watch import watching
 from tests.store import mariadb, postgres
-from tests.store.support import unmeasured
 from tests.transport.wire import ADDRESS, Wire, ip, laid_wire
 
 if TYPE_CHECKING:
@@ -86,8 +85,6 @@ def site(tmp_path: Path, place: str, gateway: SandboxGateway) -> Iterator[Site]:
         gateway.serve_in_thread() as url,
         running_site(tmp_path, place, gateway, url) as site,
     ):
-        # The tests of tests/celery measure what the workers run.
-        site.environment = unmeasured(site.environment)
         yield site
 
 
@@ -302,7 +299,6 @@ def test_the_network_between_workers_and_store_is_cut(
         site = ended.enter_context(
             running_site(tmp_path, server.url, gateway, url, visibility_timeout=60)
         )
-        site.environment = unmeasured(site.environment)
         site.environment["CALLS_STORE"] = (
             # Lost packets count as a failure after 2 s instead of 10.
             f"postgresql+psycopg://postgres@{ADDRESS}/postgres?tcp_user_timeout=2000"

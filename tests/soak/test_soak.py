@@ -220,6 +220,7 @@ def _blacklisted(counted: Counter[OutcomeStatus], rows: int) -> dict[OutcomeStat
     return {OutcomeStatus.REFUSED: refused, OutcomeStatus.LIMITED: rows - refused}
 
 
+@pytest.mark.measures_processes
 def test_every_chaos_at_once(tmp_path: Path) -> None:
     count = 5_000 if FULL else 2_000
     with sandbox(count, *REMEMBERS, "--blacklist", BLACKLISTED) as gateway:

@@ -16,7 +16,7 @@ from ihuyi_voice.store.entry import Claim, Entry, EntryState, Fingerprints
 from ihuyi_voice.store.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from ihuyi_voice.store.sql.store import SqlStore
 
@@ -102,14 +102,6 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
-def unmeasured(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment of processes whose coverage is not measured.
-
-    For those that run much, all of which other tests run too: it doubles their time.
-    """
-    return {name: value for name, value in environment.items() if not name.startswith("COVERAGE_")}
-
-
 PRELUDE = """
 import asyncio, os, signal, sys, time
 from ihuyi_voice.errors import *
@@ -121,13 +113,12 @@ place = sys.argv[1]
 """
 
 
-def start(place: str, script: str, *, measured: bool = False) -> subprocess.Popen[str]:
+def start(place: str, script: str) -> subprocess.Popen[str]:
     """Start an interpreter that runs a script on the place of a store; warnings are errors.
 
     Args:
         place: of the store.
         script: follows the prelude.
-        measured: whether coverage counts what it runs, because no test does so in its own process.
     """
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", PRELUDE + textwrap.dedent(script), place],
@@ -136,7 +127,7 @@ def start(place: str, script: str, *, measured: bool = False) -> subprocess.Pope
         stderr=subprocess.PIPE,
         text=True,
         env={
-            **(os.environ if measured else unmeasured()),
+            **os.environ,
             "PYTHONUNBUFFERED": "1",
             "PYTHONPATH": os.getcwd(),  # noqa: PTH109
         },
@@ -145,7 +136,7 @@ def start(place: str, script: str, *, measured: bool = False) -> subprocess.Pope
 
 def run(place: str, script: str) -> tuple[int, str, str]:
     """Run a script; returns its exit status, stdout and stderr."""
-    with start(place, script, measured=True) as process:
+    with start(place, script) as process:
         try:
             out, err = process.communicate(timeout=60)
         finally:

@@ -18,7 +18,7 @@ import pytest
 
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
 
-from .support import open_store, unmeasured, until
+from .support import open_store, until
 from .test_several_processes import place_of
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def test_after_each_kill_no_key_is_sent_twice(
         for kill in range(KILLS):
             # The last call that this worker places, of those that the limits allow.
             last = (kill + 1) * NUMBERS * ALLOWED // (KILLS + 1) - CONCURRENCY
-            with subprocess.Popen([*command, url], env=unmeasured()) as worker:
+            with subprocess.Popen([*command, url]) as worker:
                 try:
                     asyncio.run(until(partial(has_taken, gateway, last)))
                     assert worker.poll() is None
@@ -75,7 +75,7 @@ def test_after_each_kill_no_key_is_sent_twice(
                     worker.kill()
             with open_store(place) as store:
                 assert store.summary()["unknown"] <= CONCURRENCY * (kill + 1)
-        subprocess.run([*command, url], env=unmeasured(), check=True, timeout=120)
+        subprocess.run([*command, url], check=True, timeout=120)
     calls = Counter(attempt.content for attempt in gateway.attempts)
     numbers = Counter(attempt.mobile for attempt in gateway.attempts)
     assert {1} == {*calls.values()}

@@ -385,6 +385,7 @@ def test_without_psycopg(path: Path) -> None:
     assert expected == without("psycopg", "postgresql+psycopg://joe@host/calls", path)
 
 
+@pytest.mark.measures_processes
 def test_another_missing_module_is_reported_unchanged(path: Path) -> None:
     status, out, err = run(
         str(path),

@@ -176,6 +176,7 @@ def in_child(act: Callable[[], str]) -> str:
     return text
 
 
+@pytest.mark.measures_processes
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("aside", [False, True])
 async def test_a_fork_that_cannot_wait_for_a_transaction(

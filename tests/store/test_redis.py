@@ -614,6 +614,7 @@ def test_a_server_that_is_no_redis_is_an_error_without_the_password(
 # --- greenlets -----------------------------------------------------------------------
 
 
+@pytest.mark.measures_processes
 @pytest.mark.parametrize("framework", ["gevent", "eventlet"])
 def test_in_patched_threads(url: str, framework: str) -> None:
     pytest.importorskip(framework, reason=f"{framework} is not installed")

@@ -17,7 +17,6 @@ import pytest
 from ihuyi_voice.sandbox import SandboxGateway
 
 from .redis_server import running_redis
-from .support import unmeasured
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,7 +126,6 @@ class Senders:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                env=unmeasured(),
             )
             for mobile in self._mobiles
         ]

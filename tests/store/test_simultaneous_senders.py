@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 from ihuyi_voice.sandbox import Chaos, SandboxGateway
 
-from .support import open_store, start, unmeasured
+from .support import open_store, start
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +26,7 @@ def bulk(file: Path, place: str, url: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-W", "error", "-m", "ihuyi_voice", "bulk", str(file)]
     return subprocess.Popen(
         [*command, "--store", place, "--yes", "--json", "--concurrency", "10"],
-        env=unmeasured()
+        env=os.environ
         | {
             "IHUYI_VOICE_API_ID": "sandbox",
             "IHUYI_VOICE_API_KEY": "sandbox-key",

@@ -24,7 +24,6 @@ import pytest
 from ihuyi_voice.sandbox import SandboxGateway
 
 from .redis_server import running_redis
-from .support import unmeasured
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,7 +96,7 @@ def gateway() -> Iterator[tuple[SandboxGateway, str]]:
 def environment(gateway: tuple[SandboxGateway, str], tmp_path: Path) -> dict[str, str]:
     """What each worker is started with."""
     return {
-        **unmeasured(),
+        **os.environ,
         "IHUYI_VOICE_API_ID": "sandbox",
         "IHUYI_VOICE_API_KEY": "sandbox-key",
         "IHUYI_VOICE_BASE_URL": gateway[1],

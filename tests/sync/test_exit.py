@@ -113,6 +113,7 @@ def test_a_fork_at_any_moment_of_the_first_use(gateway: SandboxGateway) -> None:
     assert 80 == len({call.mobile for call in gateway.calls}) == len(gateway.calls)
 
 
+@pytest.mark.measures_processes
 def test_a_fork_while_the_first_failure_is_retried(gateway: SandboxGateway) -> None:
     """The retry must not import anything in the thread at that moment."""
     script = """

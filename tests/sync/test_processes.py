@@ -213,6 +213,7 @@ def test_fifty_threads_share_one_loop_thread(gateway: SandboxGateway) -> None:
     assert len({call.mobile for call in gateway.calls}) == len(gateway.calls) == 500
 
 
+@pytest.mark.measures_processes
 def test_ctrl_c_during_a_call_returns_at_once_and_cancels(gateway: SandboxGateway) -> None:
     gateway.chaos = Chaos(no_answer=1.0)
     script = """
@@ -353,6 +354,7 @@ def test_ctrl_c_before_a_call_has_begun_places_no_call(gateway: SandboxGateway) 
     assert 1 == len(gateway.attempts)
 
 
+@pytest.mark.measures_processes
 def test_a_call_canceled_before_its_first_step_ends(gateway: SandboxGateway) -> None:
     script = """
     from concurrent.futures import CancelledError

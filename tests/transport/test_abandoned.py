@@ -61,6 +61,7 @@ def line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
+@pytest.mark.measures_processes
 def test_nothing_is_delivered_once_the_wire_is_whole_again(wire: Wire, tmp_path: Path) -> None:
     authority = trustme.CA()
     issued = authority.issue_cert(ADDRESS)
@@ -199,6 +200,7 @@ run(loop, main)
 """
 
 
+@pytest.mark.measures_processes
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_forked_child_holds_no_connection_of_its_parent(
     server: BlockingServer, loop: str, tmp_path: Path

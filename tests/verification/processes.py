@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
-
-from tests.store.support import unmeasured
 
 _ROOT = Path(__file__).parents[2]
 _PRELUDE = """
@@ -26,7 +25,7 @@ def python(script: str, *arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         cwd=_ROOT,
-        env={**unmeasured(), "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(_ROOT)},
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(_ROOT)},
     )
 
 
