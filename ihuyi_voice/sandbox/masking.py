@@ -24,6 +24,8 @@ LONGEST_TEXT = 2_000
 _LONGEST_LINE = 400
 _HARMLESS = ("method", "account", "mobile", "content", "time", "format")
 
+# Not `password` alone: people try programs for other gateways, and one that calls its field
+# `pwd` sends a real password in it, which the inbox would show.
 _names_a_secret = re.compile(r"pass|pwd|key|secret|token|sign", re.IGNORECASE).search
 # A whole form or JSON in one name or value.
 _holds_a_secret = re.compile(
