@@ -199,9 +199,8 @@ class Deadlines:
         del self._sendings[sending]
 
     def close(self) -> None:
-        """End the timer once every POST has ended."""
-        if not self._sendings:
-            self._cancel_timers()
+        """End the timers once every connection is closed: there is nothing left to cut."""
+        self._cancel_timers()
 
     def _wait_until(self, due: float) -> None:
         self._cancel_timers()

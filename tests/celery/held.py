@@ -37,6 +37,6 @@ class HeldClient(VoiceClient):
         return result
 
 
-if "HELD" in os.environ:
+if "HELD" in os.environ:  # pragma: no branch - without it, another test measures the recipe
     # The recipe looks the class up when it makes its client.
     vars(calls).update(VoiceClient=HeldClient)

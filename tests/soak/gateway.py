@@ -36,13 +36,10 @@ class Sandbox:
         """Whether it received so many submits in time, and before the sender ended."""
         end = time.monotonic() + seconds
         with self._news:
-            while self.taken < count:
-                left = end - time.monotonic()
-                if left <= 0 or sender.poll() is not None:
-                    return False
+            while self.taken < count and time.monotonic() < end and sender.poll() is None:
                 # The end of the sender does not notify this condition: poll it.
-                self._news.wait(min(left, 0.05))
-        return True
+                self._news.wait(0.05)
+            return self.taken >= count
 
     def count(self, output: IO[str]) -> None:
         """Read its output until it ends, also so that the pipe does not fill."""

@@ -28,8 +28,7 @@ def begin_a_batch(connection: PGconn) -> None:
     for statement in (b"BEGIN", LOCKS_ROWS):
         connection.send_query_params(statement, None)
         connection.send_flush_request()
-        while connection.flush():
-            pass
+        assert not connection.flush()
         while connection.get_result() is not None:
             pass
     with socket.socket(fileno=os.dup(connection.socket)) as sock:

@@ -127,6 +127,23 @@ async def test_a_trace_config_may_read_the_answer() -> None:
     assert [ACCEPTED] == bodies
 
 
+async def test_a_request_that_hangs_while_its_client_is_closed_ends_at_its_deadline() -> None:
+    has_begun = asyncio.Event()
+
+    async def begin_and_hang(*_: object) -> None:
+        has_begun.set()
+        await asyncio.Event().wait()
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_start.append(begin_and_hang)
+    voice = client("http://127.0.0.1:1", trace_configs=[trace], timeout=1.0)
+    async with voice:
+        submit = asyncio.create_task(voice.submit(MOBILE, "1125"))
+        await has_begun.wait()
+    with pytest.raises(NotSentError, match="within 1 s"):
+        await asyncio.wait_for(submit, 30)
+
+
 async def test_a_cancellation_passes_a_trace_config_that_hangs() -> None:
     trace = aiohttp.TraceConfig()
     trace.on_request_end.append(hang)
