@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 PACKAGE = "ihuyi_voice"
 FOLDER = Path(ihuyi_voice.__file__).parent
 
-# Room: its modules and subpackages, and the rooms below it. A module may import those that
-# stand before it in its room, and all of the rooms below. A new module needs its place here.
+# Room: its modules and subpackages, and the rooms below it. A module may import those listed
+# before it in its room, and all of the rooms below. A new module needs its place here.
 ROOMS: dict[str, tuple[list[str], list[str]]] = {
     "basis": (["_limits", "_threads", "_loops", "_cancellation", "_extras"], []),
     "protocol": (["errors", "_advice", "models", "events", "wire"], ["basis"]),
