@@ -248,6 +248,8 @@ async def test_a_cancellation_does_not_end_a_call_in_a_thread(
     with pytest.raises(asyncio.CancelledError):
         await call
     await asyncio.to_thread(client.close)
+    # The thread of the call logs it.
+    await asyncio.get_running_loop().shutdown_default_executor()
     assert 1 == len(gateway.calls)
     assert "submit 139****5678 accepted" in caplog.text
 

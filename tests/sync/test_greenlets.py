@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from ihuyi_voice.sandbox import SandboxGateway
     from tests.store.postgres import PostgresServer
 
+# Only here is the library run where threads are greenlets.
+pytestmark = pytest.mark.measures_processes
+
 PATCH = {
     "gevent": "import gevent, gevent.monkey\ngevent.monkey.patch_all()\n",
     "eventlet": "import eventlet\neventlet.monkey_patch()\n",
